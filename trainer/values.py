@@ -1,0 +1,127 @@
+"""The small value types that options are made of, and the errors a user meets.
+
+Standard library only, and nothing of ours: everything else may import this.
+"""
+
+import ast
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+
+class TrainerError(Exception):
+    """Something about the data, files or network is wrong. One clear line; exit status 1."""
+
+    exit_status = 1
+
+
+class UsageError(TrainerError):
+    """A flag or its value is wrong. One clear line; exit status 2."""
+
+    exit_status = 2
+
+
+@dataclass(frozen=True)
+class Duration:
+    """A length of training with its unit: `10epochs`, `500steps`, `20000examples` or `10%`."""
+
+    amount: float
+    unit: str
+
+    @classmethod
+    def parse(cls, text: str, flag: str = "") -> "Duration":
+        """Reads a duration.
+
+        Raises:
+          UsageError: `text` is not a number followed by a unit.
+        """
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(epoch|step|example|%)s?\s*", str(text))
+        if not match:
+            where = f"{flag}=" if flag else ""
+            raise UsageError(
+                f"{where}{text}: a length needs a number and a unit: 10epochs, 500steps, 20000examples or 10%"
+            )
+        unit = match[2] if match[2] == "%" else match[2] + "s"
+        return cls(float(match[1]), unit)
+
+    def to_steps(self, *, num_examples: int, batch_size: int, total_steps: int | None = None) -> int:
+        """Returns the number of updates, rounded half up, at least 1 unless the amount is 0.
+
+        Args:
+          num_examples: size of the training split.
+          batch_size: examples per update.
+          total_steps: what a percentage is taken of.
+
+        Raises:
+          UsageError: a percentage where there is nothing to take it of.
+        """
+        # An epoch is a whole number of batches: the last one is padded, not carried over.
+        per_epoch = math.ceil(num_examples / batch_size)
+        if self.unit == "%" and total_steps is None:
+            raise UsageError(f"{self} is a share of nothing here: use epochs, steps or examples")
+        steps = {
+            "steps": self.amount,
+            "epochs": self.amount * per_epoch,
+            "examples": self.amount / batch_size,
+            "%": self.amount * (total_steps or 0) / 100,
+        }[self.unit]
+        return max(1, math.floor(steps + 0.5)) if self.amount > 0 else 0
+
+    def __str__(self) -> str:
+        return f"{self.amount:g}{self.unit}"
+
+
+@dataclass(frozen=True)
+class Call:
+    """A name with arguments, as in `mlp(1024,512)` or `crop(0.6)`."""
+
+    name: str
+    args: tuple[Any, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.name}({','.join(map(str, self.args))})" if self.args else self.name
+
+
+def parse_calls(text: str) -> list[Call]:
+    """Reads a list such as `flip,crop(0.6)`; arguments are numbers or words.
+
+    Raises:
+      UsageError: the text is not such a list.
+    """
+    if not text.strip():
+        return []
+    try:
+        tree = ast.parse(f"[{text}]", mode="eval").body
+        return [_call(node) for node in tree.elts]  # type: ignore[attr-defined]
+    except (SyntaxError, ValueError):
+        raise UsageError(f"{text!r} is not a list of names with arguments, such as flip,crop(0.6)") from None
+
+
+def _call(node: ast.expr) -> Call:
+    if isinstance(node, ast.Name):
+        return Call(node.id)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
+        return Call(node.func.id, tuple(ast.literal_eval(arg) for arg in node.args))
+    raise ValueError(f"not a name or a call: {ast.dump(node)}")
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a backbone wants to be fed and what it gives, so that nobody has to guess.
+
+    `height_px` and `width_px` are those of this run; `any_size` tells whether another could be
+    asked for. Images are RGB float32 in `value_range`; features are [B, feature_width] float32.
+    """
+
+    height_px: int
+    width_px: int
+    value_range: tuple[float, float]
+    feature_width: int
+    any_size: bool
+    resize: str = "bilinear"
+    dtype: str = "float32"
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return (self.height_px, self.width_px, 3)
