@@ -99,5 +99,6 @@ def open_source(address: str, options: SourceOptions) -> Source:
                 rest, name=address, num_examples=options.synthetic_examples, seed=options.synthetic_seed
             )
     raise UsageError(
-        f"--source={address} is none of tfds:NAME[:CONFIG], folder:PATH, archive:PATH_OR_URL, synthetic:flowers"
+        f"--source={address} is none of tfds:NAME[:CONFIG], folder:PATH, archive:PATH_OR_URL, "
+        "synthetic:flowers"
     )
