@@ -129,7 +129,7 @@ class PlanConfig:
         choices=BN_MODES,
     )
     optimizer: str = option("adam", "Update rule.", choices=OPTIMIZERS)
-    momentum: float = option(0.9, "Momentum of sgd and rmsprop.")
+    momentum: float = option(0.9, "Momentum of sgd.")
     weight_decay: float = option(0.0, "Decoupled weight decay of adamw and sgd, per unit of learning rate.")
     lr_schedule: str = option(
         "constant",

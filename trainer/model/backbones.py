@@ -1,10 +1,13 @@
-"""Pretrained networks behind one interface: `hub:`, `savedmodel:`, `keras:`, `efficientnet_lite0`."""
+"""Pretrained networks behind one interface: `hub:`, `savedmodel:`, `keras:`, `efficientnet_lite0`.
+
+A new kind of backbone is one file beside this one and one line in `open_backbone`.
+"""
 
 from typing import Protocol
 
 import tensorflow as tf
 
-from trainer.values import Contract
+from trainer.values import Contract, UsageError
 
 
 class Backbone(Protocol):
@@ -28,3 +31,61 @@ class Backbone(Protocol):
     def regularization_losses(self) -> list[tf.Tensor]:
         """Returns the scalar penalties the network brings for being trained; may be empty."""
         ...
+
+
+def open_backbone(
+    address: str,
+    *,
+    weights: str = "imagenet",
+    image_size: int = 0,
+    value_range: tuple[float, float] | None = None,
+    cache_dir: str = "",
+) -> Backbone:
+    """Opens `hub:HANDLE`, `savedmodel:PATH`, `keras:NAME` or `efficientnet_lite0`.
+
+    Args:
+      address: the value of --backbone.
+      weights: `imagenet`, `none` (random, the same each time) or, for keras:, a weights file.
+      image_size: side in px; 0: what the network asks for.
+      value_range: of the pixels a hub: or savedmodel: module wants; None: (0, 1).
+      cache_dir: the value of --cache_dir.
+
+    Raises:
+      UsageError: the address names nothing known, or does not go with another option.
+      TrainerError: the network cannot be had or used; the message says what was tried.
+    """
+    scheme, _, rest = address.partition(":")
+    is_module = scheme in ("hub", "savedmodel") and rest
+    if is_module and weights != "imagenet":
+        raise UsageError(f"--weights={weights}: {address} brings its own weights; leave --weights away")
+    if value_range is not None and not is_module:
+        raise UsageError(f"--value_range: {address} has its own; only hub: and savedmodel: leave it open")
+    # Imported on demand: each needs only some of tensorflow_hub and tf_keras.
+    if is_module:
+        from trainer.model.hub_cache import fetched_folder, is_remote, local_folder
+        from trainer.model.hub_modules import HubBackbone
+        from trainer.model.published_sizes import published_size
+
+        if scheme == "hub" and is_remote(rest):
+            folder = fetched_folder(rest, cache_dir=cache_dir)
+        else:
+            folder = local_folder(rest, flag=f"--backbone={address}")
+        return HubBackbone(
+            address,
+            folder,
+            image_size=image_size,
+            value_range=value_range,
+            default_size=published_size(rest),
+        )
+    if scheme == "keras" and rest:
+        from trainer.model.keras_apps import open_keras_application
+
+        return open_keras_application(rest, weights=weights, image_size=image_size)
+    if address == "efficientnet_lite0":
+        from trainer.model.efficientnet_lite0 import open_efficientnet_lite0
+
+        return open_efficientnet_lite0(weights=weights, image_size=image_size, cache_dir=cache_dir)
+    raise UsageError(
+        f"--backbone={address} is none of efficientnet_lite0, hub:HANDLE (an address or a folder), "
+        "savedmodel:PATH, keras:NAME"
+    )

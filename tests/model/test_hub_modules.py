@@ -1,0 +1,193 @@
+"""hub: with a local folder and savedmodel:, on modules whose answers are known by hand."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.model.modules import PENALTY, save_tiny, save_with_signature
+from trainer.model.backbones import open_backbone
+from trainer.model.published_sizes import published_size
+from trainer.model.variable_names import unique_names
+from trainer.values import Contract, TrainerError, UsageError
+
+RED, WHITE = [1.0, 0.0, 0.0], [1.0, 1.0, 1.0]
+
+
+def pictures(*colours, size=4):
+    return tf.constant(np.array([np.tile(c, (size, size, 1)) for c in colours], np.float32))
+
+
+@pytest.fixture(scope="module")
+def open_folder(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("open") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def fixed_folder(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("fixed") / "tiny", image_size=8)
+
+
+def traced_step(backbone, *, training, bn_batch):
+    """A step as the loop traces it: features, penalties and gradients of all variables."""
+    variables = list(backbone.variables.values())
+
+    @tf.function
+    def step(images):
+        with tf.GradientTape() as tape:
+            features = backbone(images, training=training, bn_batch=bn_batch)
+            losses = backbone.regularization_losses()
+            loss = tf.reduce_sum(features) + sum(losses)
+        gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
+        return features, losses, gradients
+
+    return step
+
+
+def test_contract_of_an_open_module(open_folder):
+    backbone = open_backbone(f"hub:{open_folder}", image_size=4)
+    assert backbone.contract == Contract(4, 4, (0.0, 1.0), feature_width=2, any_size=True)
+    assert list(backbone.variables) == ["conv/kernel", "bn/beta", "bn/moving_mean"]
+    assert all(isinstance(v, tf.Variable) for v in backbone.variables.values())
+
+
+def test_features_and_any_batch_size(open_folder):
+    backbone = open_backbone(f"savedmodel:{open_folder}", image_size=4)
+    for colours, expected in (([RED, WHITE], [[1, 0], [2, 2]]), ([WHITE], [[2, 2]])):
+        features = backbone(pictures(*colours), training=False, bn_batch=False)
+        np.testing.assert_allclose(features, expected)
+
+
+def test_frozen_brings_no_penalty_and_moves_nothing(open_folder):
+    backbone = open_backbone(f"hub:{open_folder}", image_size=4)
+    # bn_batch without training must not move the statistics of a frozen backbone.
+    _, losses, _ = traced_step(backbone, training=False, bn_batch=True)(pictures(RED))
+    assert losses == []
+    np.testing.assert_array_equal(backbone.variables["bn/moving_mean"], [0, 0])
+
+
+def test_training_with_stored_statistics(open_folder):
+    backbone = open_backbone(f"hub:{open_folder}", image_size=4)
+    features, losses, gradients = traced_step(backbone, training=True, bn_batch=False)(pictures(RED, WHITE))
+    np.testing.assert_allclose(features, [[1, 0], [2, 2]])
+    np.testing.assert_allclose(losses, [PENALTY * 4])
+    # d sum(features)/d beta = 2 pictures; d/d kernel = summed colours, plus 2 * PENALTY * kernel.
+    np.testing.assert_allclose(gradients[1], [2, 2])
+    np.testing.assert_allclose(gradients[0], [[3, 2], [1, 2], [2, 2]])
+    np.testing.assert_array_equal(backbone.variables["bn/moving_mean"], [0, 0])
+
+
+def test_training_with_batch_statistics(open_folder):
+    backbone = open_backbone(f"hub:{open_folder}", image_size=4)
+    features, _, _ = traced_step(backbone, training=True, bn_batch=True)(pictures(RED, WHITE))
+    np.testing.assert_allclose(features, [[-0.5, -1], [0.5, 1]])
+    np.testing.assert_allclose(backbone.variables["bn/moving_mean"], [0.75, 0.5])
+
+
+def test_phases_one_after_the_other(open_folder):
+    backbone = open_backbone(f"hub:{open_folder}", image_size=4)
+    for training, count in ((False, 0), (True, 1), (False, 0)):
+        _, losses, _ = traced_step(backbone, training=training, bn_batch=False)(pictures(RED))
+        assert len(losses) == count
+
+
+def test_fixed_size(fixed_folder):
+    for size in (0, 8):
+        contract = open_backbone(f"hub:{fixed_folder}", image_size=size).contract
+        assert (contract.height_px, contract.width_px, contract.any_size) == (8, 8, False)
+    with pytest.raises(UsageError, match=r"--image_size=9: .*8x8 px, not 9x9"):
+        open_backbone(f"hub:{fixed_folder}", image_size=9)
+
+
+def test_unknown_module_of_open_size_asks(open_folder):
+    with pytest.raises(UsageError, match="--image_size"):
+        open_backbone(f"hub:{open_folder}")
+
+
+def test_value_range(open_folder):
+    backbone = open_backbone(f"hub:{open_folder}", image_size=4, value_range=(-1.0, 1.0))
+    assert backbone.contract.value_range == (-1.0, 1.0)
+    with pytest.raises(UsageError, match="--value_range"):
+        open_backbone("efficientnet_lite0", value_range=(0, 1))
+    with pytest.raises(UsageError, match="--weights=none"):
+        open_backbone(f"hub:{open_folder}", weights="none")
+
+
+def test_feature_maps_are_averaged(tmp_path, caplog):
+    with caplog.at_level("INFO", "trainer"):
+        backbone = open_backbone(f"hub:{save_tiny(tmp_path / 'maps', output='maps')}", image_size=4)
+    assert "averaged" in caplog.text
+    assert backbone.contract.feature_width == 2
+    np.testing.assert_allclose(backbone(pictures(WHITE), training=False, bn_batch=False), [[2, 2]])
+
+
+def test_signature_only_is_frozen_only(tmp_path):
+    backbone = open_backbone(f"savedmodel:{save_with_signature(tmp_path / 'served')}")
+    assert backbone.contract == Contract(8, 8, (0.0, 1.0), feature_width=2, any_size=False)
+    np.testing.assert_allclose(backbone(pictures(WHITE, size=8), training=False, bn_batch=False), [[2, 2]])
+    assert backbone.variables == {}
+    with pytest.raises(UsageError, match="--schedule=frozen"):
+        backbone(pictures(WHITE, size=8), training=True, bn_batch=False)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"output": "dict"}, "returns a dict of a, b"),
+        ({"dtype": tf.uint8}, "wants uint8"),
+        ({"batch": 1, "image_size": 4}, r"wants float32 \(1, 4, 4, 3\)"),
+    ],
+)
+def test_modules_that_do_not_fit(tmp_path, kwargs, message):
+    with pytest.raises(TrainerError, match=message) as caught:
+        open_backbone(f"hub:{save_tiny(tmp_path / 'odd', **kwargs)}", image_size=4)
+    assert "\n" not in str(caught.value)
+
+
+def test_two_inputs_do_not_fit(tmp_path):
+    with pytest.raises(TrainerError, match="picture_0, picture_1"):
+        open_backbone(f"savedmodel:{save_with_signature(tmp_path / 'served', inputs=2)}")
+
+
+def test_wrong_folders(tmp_path, open_folder):
+    for scheme in ("hub", "savedmodel"):
+        with pytest.raises(TrainerError, match=f"{scheme}:.*no folder .*/nowhere"):
+            open_backbone(f"{scheme}:{tmp_path}/nowhere")
+        with pytest.raises(TrainerError, match=r"not a whole SavedModel: saved_model.pb is missing"):
+            open_backbone(f"{scheme}:{tmp_path}")
+
+
+def test_unknown_address():
+    for address in ("resnet", "hub:", "keras:", "https://tfhub.dev/x"):
+        with pytest.raises(UsageError, match=r"--backbone=.*hub:HANDLE"):
+            open_backbone(address)
+
+
+def test_names_are_unique(tmp_path):
+    backbone = open_backbone(f"hub:{save_tiny(tmp_path / 'twice', repeat_name=True)}", image_size=4)
+    assert list(backbone.variables) == ["conv/kernel", "conv/kernel~2", "bn/moving_mean"]
+    variables = [tf.Variable(0.0, name=name) for name in ("a", "a~2", "a")]
+    assert list(unique_names(variables)) == ["a", "a~2", "a~3"]
+
+
+@pytest.mark.parametrize(
+    ("handle", "size"),
+    [
+        ("https://tfhub.dev/google/imagenet/inception_v3/feature_vector/4", 299),
+        ("https://tfhub.dev/google/imagenet/inception_resnet_v2/feature_vector/5", 299),
+        ("https://tfhub.dev/google/imagenet/mobilenet_v2_100_160/feature_vector/5", 160),
+        ("https://tfhub.dev/google/imagenet/mobilenet_v3_small_075_224/feature_vector/5", 224),
+        ("https://tfhub.dev/google/imagenet/resnet_v2_50/feature_vector/5", 224),
+        ("https://tfhub.dev/google/imagenet/inception_v1/feature_vector/5", 224),
+        ("https://tfhub.dev/google/imagenet/nasnet_large/feature_vector/5", 331),
+        ("https://tfhub.dev/google/imagenet/nasnet_mobile/feature_vector/5", 224),
+        ("https://tfhub.dev/google/imagenet/efficientnet_v2_imagenet1k_b0/feature_vector/2", 224),
+        ("https://tfhub.dev/google/imagenet/efficientnet_v2_imagenet21k_s/feature_vector/2", 384),
+        ("https://tfhub.dev/google/imagenet/efficientnet_v2_imagenet21k_ft1k_xl/feature_vector/2", 512),
+        ("https://tfhub.dev/tensorflow/efficientnet/b4/feature-vector/1", 380),
+        ("https://tfhub.dev/tensorflow/efficientnet/b7/feature-vector/1", 600),
+        ("https://www.kaggle.com/models/google/bit/TensorFlow2/m-r50x1/1", 224),
+        ("https://tfhub.dev/somebody/something/1", 0),
+    ],
+)
+def test_published_sizes(handle, size):
+    assert published_size(handle) == size

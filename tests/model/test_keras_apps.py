@@ -1,0 +1,167 @@
+"""keras: models of tf_keras.applications: names, sizes, preprocessing, weights."""
+
+import gc
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from trainer.model import keras_apps
+from trainer.model.backbones import open_backbone
+from trainer.values import Contract, TrainerError, UsageError
+
+FETCHED_NAME = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_96_no_top.h5"
+
+
+@pytest.fixture(scope="module")
+def mobilenet():
+    return open_backbone("keras:mobilenetv2", weights="none", image_size=96)
+
+
+@pytest.fixture(scope="module")
+def ramp():
+    """A MobileNetV2 whose kernels hold numbers that tell it from a freshly made one."""
+    network = tf_keras.applications.MobileNetV2(input_shape=(96, 96, 3), weights=None)
+    for number, layer in enumerate(network.layers):
+        layer.set_weights([np.full_like(w, 0.001 * number) for w in layer.get_weights()])
+    return network
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A fresh home folder, and a network where nobody answers."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("http_proxy", "https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    return tmp_path
+
+
+def test_contract_and_names(mobilenet):
+    assert mobilenet.name == "keras:MobileNetV2"
+    assert mobilenet.contract == Contract(96, 96, (0.0, 255.0), feature_width=1280, any_size=True)
+    assert "block_11_expand/kernel" in mobilenet.variables
+    assert "bn_Conv1/moving_mean" in mobilenet.variables
+    assert len(mobilenet.variables) == 260
+
+
+def test_its_own_preprocessing_is_inside(mobilenet):
+    images = tf.random.stateless_uniform([2, 96, 96, 3], [0, 0], 0, 255)
+    network = tf_keras.applications.MobileNetV2(
+        include_top=False, weights=None, input_shape=(96, 96, 3), pooling="avg"
+    )
+    network.set_weights([v.numpy() for v in mobilenet.variables.values()])
+    expected = network(images / 127.5 - 1.0, training=False)
+    features = mobilenet(images, training=False, bn_batch=False)
+    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
+    assert features.shape == (2, 1280)
+
+
+def test_statistics_move_only_in_training_with_bn_batch():
+    backbone = open_backbone("keras:MobileNetV2", weights="none", image_size=32)
+    mean = backbone.variables["bn_Conv1/moving_mean"]
+    images = tf.random.stateless_uniform([2, 32, 32, 3], [0, 0], 0, 255)
+    for training, bn_batch in ((False, False), (True, False), (False, True)):
+        backbone(images, training=training, bn_batch=bn_batch)
+        np.testing.assert_array_equal(mean, np.zeros(32))
+    backbone(images, training=True, bn_batch=True)
+    assert np.abs(mean.numpy()).max() > 0
+
+
+def test_random_weights_are_the_same_each_time(mobilenet):
+    tf.random.set_seed(99)
+    again = open_backbone("keras:MobileNetV2", weights="none", image_size=96)
+    for name, variable in mobilenet.variables.items():
+        np.testing.assert_array_equal(variable, again.variables[name])
+    assert np.std(again.variables["Conv1/kernel"]) > 0
+
+
+def test_names_last_when_keras_counts_on():
+    one, two = (open_backbone("keras:Xception", weights="none", image_size=71).variables for _ in range(2))
+    assert list(one) == list(two)
+    assert {"conv2d/kernel", "conv2d_3/kernel", "batch_normalization/gamma"} <= set(one)
+
+
+def test_every_application_resolves():
+    names = keras_apps.application_names()
+    assert len(names) >= 71
+    for name in names:
+        assert keras_apps.find_constructor(name.upper()) is getattr(tf_keras.applications, name)
+    assert set(keras_apps.DEFAULT_SIZES_PX) <= set(names)
+
+
+def test_wrong_names_and_sizes():
+    with pytest.raises(UsageError, match=r"did you mean .*ResNet50"):
+        open_backbone("keras:resnet5O")
+    with pytest.raises(UsageError, match="there are ConvNeXtBase"):
+        open_backbone("keras:zzzzzz")
+    with pytest.raises(UsageError, match=r"--image_size=31: keras:MobileNetV2 takes 32 px"):
+        open_backbone("keras:MobileNetV2", weights="none", image_size=31)
+
+
+@pytest.mark.parametrize("ending", [".h5", ".weights.h5", ".keras"])
+@pytest.mark.parametrize("with_classifier", [False, True])
+def test_weights_file(tmp_path, ramp, ending, with_classifier):
+    body = tf_keras.Model(
+        ramp.input, tf_keras.layers.GlobalAveragePooling2D()(ramp.get_layer("out_relu").output)
+    )
+    path = tmp_path / f"mine{ending}"
+    saved = ramp if with_classifier else body
+    saved.save(path) if ending == ".keras" else saved.save_weights(path)
+    backbone = open_backbone("keras:MobileNetV2", weights=str(path), image_size=96)
+    expected = [w for layer in ramp.layers[:-1] for w in layer.get_weights()]
+    assert len(expected) == len(backbone.variables)
+    by_name = {v.name.removesuffix(":0"): v for v in ramp.variables}
+    for name, variable in backbone.variables.items():
+        np.testing.assert_array_equal(variable, by_name[name])
+
+
+def test_weights_files_that_do_not_fit(tmp_path, ramp):
+    with pytest.raises(TrainerError, match=r"no file .*nowhere.h5"):
+        open_backbone("keras:MobileNetV2", weights=str(tmp_path / "nowhere.h5"))
+    with pytest.raises(UsageError, match="neither imagenet"):
+        open_backbone("keras:MobileNetV2", weights="imagnet")
+    other = tf_keras.Sequential([tf_keras.layers.Dense(3, input_shape=(2,))])
+    for ending in (".h5", ".weights.h5"):
+        other.save_weights(tmp_path / f"other{ending}")
+        (tmp_path / f"broken{ending}").write_bytes((tmp_path / f"other{ending}").read_bytes()[:700])
+        for name in ("other", "broken"):
+            with pytest.raises(TrainerError, match="does not fit keras:MobileNetV2") as caught:
+                open_backbone("keras:MobileNetV2", weights=str(tmp_path / f"{name}{ending}"), image_size=96)
+            assert "\n" not in str(caught.value)
+
+
+def test_no_network(home):
+    with pytest.raises(TrainerError, match=r"(?s)URL fetch failure.*Ways out.*--weights=PATH") as caught:
+        open_backbone("keras:MobileNetV2", image_size=96)
+    assert str(home / ".keras" / "models") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_fetched_weights_are_read_and_a_cut_file_is_noticed(home, mobilenet, caplog):
+    path = home / ".keras" / "models" / FETCHED_NAME
+    path.parent.mkdir(parents=True)
+    mobilenet._network.save_weights(path)
+    backbone = open_backbone("keras:MobileNetV2", image_size=96)
+    np.testing.assert_array_equal(backbone.variables["Conv1/kernel"], mobilenet.variables["Conv1/kernel"])
+    path.write_bytes(path.read_bytes()[:100_000])
+    with caplog.at_level("WARNING", "trainer"), pytest.raises(TrainerError, match="Ways out"):
+        open_backbone("keras:MobileNetV2", image_size=96)
+    assert "cut short" in caplog.text
+    assert path.with_name(path.name + ".broken").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", keras_apps.application_names())
+def test_default_size_and_random_weights_of_every_application(name):
+    constructor = keras_apps.find_constructor(name)
+    size = keras_apps.DEFAULT_SIZES_PX.get(name, 224)
+    assert constructor(weights=None).input_shape == (None, size, size, 3)
+    tf_keras.backend.clear_session()
+    gc.collect()
+    backbone = open_backbone(f"keras:{name}", weights="none")
+    assert len(backbone.variables) == len(backbone._network.variables)
+    features = backbone(tf.zeros([1, size, size, 3]), training=False, bn_batch=False)
+    assert features.shape == (1, backbone.contract.feature_width)
+    tf_keras.backend.clear_session()
+    gc.collect()

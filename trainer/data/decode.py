@@ -1,0 +1,165 @@
+"""From encoded bytes to the pixels a backbone wants. The only place that knows picture formats."""
+
+import io
+from dataclasses import dataclass
+
+import tensorflow as tf
+from PIL import Image
+
+from trainer.values import Contract, TrainerError
+
+# TensorFlow refuses JPEGs of 2**29 decoded bytes and more, which is 179 million pixels.
+MAX_PIXELS = (2**29 - 1) // 3
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
+# Layouts of BMP that TensorFlow reads right. It takes the indices of a palette for grey values.
+_BMP_LAYOUTS = ("BGR", "BGRX", "BGRA", "L")
+_EXIF_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class PictureInfo:
+    """What the header of a picture says; sizes are as stored, before the orientation is applied."""
+
+    format: str
+    width_px: int
+    height_px: int
+    orientation: int
+    """EXIF orientation, 1 (upright) to 8."""
+
+
+def inspect_picture(data: bytes, *, name: str) -> PictureInfo:
+    """Reads the header of a picture, and makes sure that `decode` will take it.
+
+    What `decode` would get wrong or fail at is refused here, before training: BMPs with a palette
+    or 1 or 16 bits a pixel, animated WebP, pictures that end in the middle, other formats.
+
+    Raises:
+      TrainerError: it is no such picture; the message starts with `name`.
+    """
+    # Pillow would warn from 89 and fail from 179 million pixels; our own limit takes the place of both.
+    Image.MAX_IMAGE_PIXELS = None
+    if not data:
+        raise TrainerError(f"{name} is not a picture that can be read: it is empty (0 bytes)")
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            # A JPEG that carries further pictures, as some phones write it, is "MPO" to Pillow.
+            form = "JPEG" if image.format == "MPO" else str(image.format)
+            problem = _problem(image, form, data)
+            info = PictureInfo(form, image.width, image.height, _orientation(image, form))
+    except Exception as error:  # Pillow raises a dozen kinds on damaged headers.
+        reason = str(error) or type(error).__name__
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = "it is none of JPEG, PNG, GIF, BMP and WebP"
+        raise TrainerError(f"{name} is not a picture that can be read: {' '.join(reason.split())}") from None
+    if problem:
+        raise TrainerError(f"{name} is not a picture that can be read: {problem}")
+    return info
+
+
+def _problem(image: Image.Image, form: str, data: bytes) -> str:
+    pixels = image.width * image.height
+    if pixels > MAX_PIXELS:
+        size = f"{image.width}x{image.height}"
+        return f"its {size} are {pixels / 1e6:.0f} million pixels, more than {MAX_PIXELS / 1e6:.0f}"
+    if form == "BMP":
+        # Pillow leaves the layout of the pixels in the description of its one tile.
+        args = image.tile[0][3]
+        layout = args[0] if isinstance(args, tuple) else args
+        # TensorFlow reads an 8-bit BMP as grey; to Pillow that is L when the palette is grey, else P.
+        if image.tile[0][0] != "raw" or layout not in _BMP_LAYOUTS or image.mode not in ("L", "RGB", "RGBA"):
+            return "a BMP with a palette, packed pixels or compression: save it as PNG"
+        if len(data) < image.tile[0][2] + len(layout) * pixels:
+            return "it ends in the middle"
+    if form == "WEBP" and getattr(image, "is_animated", False):
+        return "an animated WebP: save its first frame as PNG"
+    if (
+        form == "JPEG"
+        and not data.endswith(b"\xff\xd9")
+        and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+    ):
+        return "it ends in the middle"
+    if form == "PNG" and b"IEND" not in data[-4096:] and b"IEND" not in data:
+        return "it ends in the middle"
+    if form == "GIF" and b";" not in data[-64:]:
+        return "it ends in the middle"
+    return ""
+
+
+def _orientation(image: Image.Image, form: str) -> int:
+    if form not in ("JPEG", "PNG", "WEBP") or (form == "PNG" and "exif" not in image.info):
+        return 1  # For a PNG without EXIF in front, getexif would decode the whole picture.
+    try:
+        value = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # Damaged EXIF says nothing; the pixels may be fine.
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def decode(encoded: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """Decodes a picture that `inspect_picture` has passed, and turns it upright. Runs in a graph.
+
+    Grey becomes RGB; CMYK is converted (inverted where Adobe's marker says so); of 16 bits the upper 8
+    are kept; of an animated GIF the first frame, what it leaves free being black. Alpha is dropped, as
+    by tf.io.decode_png(channels=3): the colours below transparent pixels are seen, and no background
+    is invented. An RGB JPEG gives the very pixels of tf.io.decode_jpeg(channels=3).
+
+    Args:
+      encoded: [] string.
+      orientation: [] int32, EXIF orientation 1 to 8; 1 leaves the picture as it is stored.
+
+    Returns:
+      [H, W, 3] uint8.
+    """
+    image = tf.cond(_is_webp_with_alpha(encoded), lambda: _decode(encoded, 0), lambda: _decode(encoded, 3))
+    image = tf.ensure_shape(image, [None, None, 3])
+    return tf.cond(orientation > 1, lambda: _upright(image, orientation), lambda: image)
+
+
+def _decode(encoded: tf.Tensor, channels: int) -> tf.Tensor:
+    return tf.io.decode_image(encoded, channels=channels, expand_animations=False)[..., :3]
+
+
+def _is_webp_with_alpha(encoded: tf.Tensor) -> tf.Tensor:
+    """TensorFlow refuses channels=3 for these, and with channels=0 corrupts memory on animated ones."""
+    head = tf.io.decode_raw(tf.strings.substr(encoded, 0, 25), tf.uint8)
+    head = tf.pad(head, [[0, 25 - tf.size(head)]])
+    chunk = tf.strings.substr(tf.strings.join([encoded, tf.constant(b" " * 16)]), 8, 8)
+    extended = tf.logical_and(
+        tf.equal(chunk, b"WEBPVP8X"), tf.equal(tf.bitwise.bitwise_and(head[20], 0x12), 0x10)
+    )
+    lossless = tf.logical_and(
+        tf.equal(chunk, b"WEBPVP8L"), tf.equal(tf.bitwise.bitwise_and(head[24], 0x10), 0x10)
+    )
+    return tf.logical_or(extended, lossless)
+
+
+def _upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """Each of the eight is a transposition, then a flip left-right, then one upside-down, or not."""
+
+    def where(orientations: list[int], change, picture: tf.Tensor) -> tf.Tensor:
+        chosen = tf.reduce_any(tf.equal(orientation, orientations))
+        return tf.cond(chosen, lambda: change(picture), lambda: picture)
+
+    image = where([5, 6, 7, 8], lambda picture: tf.transpose(picture, [1, 0, 2]), image)
+    image = where([2, 3, 6, 7], lambda picture: tf.reverse(picture, [1]), image)
+    return where([3, 4, 7, 8], lambda picture: tf.reverse(picture, [0]), image)
+
+
+def to_contract(image: tf.Tensor, contract: Contract) -> tf.Tensor:
+    """Brings a decoded picture to the size a backbone wants; the aspect is not kept.
+
+    Args:
+      image: [H, W, 3] uint8.
+      contract: gives size and method of resizing.
+
+    Returns:
+      [height_px, width_px, 3] float32, in [0, 1] (bicubic and the like may overshoot).
+    """
+    image01 = tf.image.convert_image_dtype(image, tf.float32)
+    return tf.image.resize(image01, [contract.height_px, contract.width_px], method=contract.resize)
+
+
+def scale(image01: tf.Tensor, contract: Contract) -> tf.Tensor:
+    """Maps float32 pixels in [0, 1], of any shape, to `contract.value_range`; (0, 1) is the identity."""
+    low, high = contract.value_range
+    return image01 if (low, high) == (0, 1) else image01 * (high - low) + low

@@ -1,0 +1,181 @@
+"""take/skip: train, validation and test as ranges of a source's fixed order."""
+
+import itertools
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from trainer.data.sources import Source
+from trainer.values import TrainerError, UsageError
+
+SPLIT_NAMES = ("train", "validation", "test")
+SHARES_BY_DEFAULT = "80%,10%,10%"
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Which examples are for what.
+
+    `indices[name]` holds [n] int64 positions in the source's order; `how` says in one line
+    what was taken from what.
+    """
+
+    indices: dict[str, np.ndarray]
+    how: str
+
+
+def make_splits(source: Source, spec: str, *, order: str = "auto", seed: int = 42) -> Splits:
+    """Divides a source.
+
+    Args:
+      source: what to divide.
+      spec: shares, counts or named ranges for train, validation and, optionally, test, or auto.
+      order: source (as it comes), permuted (by `seed`), or auto (permuted where neighbours in the
+        source share a class, so that the first 80 % would lack whole classes).
+      seed: of the permutation of positions; pictures are never touched.
+
+    Raises:
+      UsageError: the spec cannot be read, overruns the source, or overlaps.
+      TrainerError: a split would be empty, or lacks a class in train that another split has.
+    """
+    if spec == "auto":
+        spec = _default_spec(source)
+    parts = [part.strip() for part in spec.split(",")]
+    if not 2 <= len(parts) <= 3:
+        raise UsageError(f"--splits={spec} must have 2 or 3 parts: train, validation and perhaps test")
+    permuted = order == "permuted" or (order == "auto" and source.sorted_by_class)
+    how = "in the source's order"
+    if permuted:
+        why = ", because the source is sorted by class" if order == "auto" else ""
+        how = f"after a permutation with --split_seed={seed}{why}"
+
+    def permute(positions: np.ndarray) -> np.ndarray:
+        return np.random.default_rng(seed).permutation(positions) if permuted else positions
+
+    if any(re.match(r"[A-Za-z_]", part) and part != "rest" for part in parts):
+        ranges = {
+            name: permute(np.arange(start, stop)) for name, (start, stop) in source.native_splits.items()
+        }
+        taken = [_named_range(part, ranges, source.name) for part in parts]
+        how = f"{spec}, each taken {how}"
+    else:
+        positions = permute(np.arange(len(source.ids)))
+        bounds = np.cumsum([0, *_counts(parts, len(positions), spec)])
+        taken = [positions[a:b] for a, b in itertools.pairwise(bounds)]
+        left = len(positions) - bounds[-1]
+        how = f"{spec} of {len(positions):,}, {how}" + (f"; {left:,} left unused" if left else "")
+    indices = {name: part.astype(np.int64) for name, part in zip(SPLIT_NAMES, taken, strict=False)}
+    _check(source, indices, spec)
+    return Splits(indices, how)
+
+
+def _default_spec(source: Source) -> str:
+    named = source.native_splits
+    if "validation" in named and "train" in named:
+        return "train,validation,test" if "test" in named else "train,validation"
+    return "train[:90%],train[90%:],test" if {"train", "test"} <= set(named) else SHARES_BY_DEFAULT
+
+
+def _counts(parts: Sequence[str], total: int, spec: str) -> list[int]:
+    """Turns shares and counts into numbers of examples.
+
+    Each share is taken of what the parts before it left, the first rounded down and later ones
+    half up, so that 50%,25%,25% of 3,670 are 1835, 918 and 917: half, half of the rest, the rest.
+    """
+    counts: list[int] = []
+    share_left = Fraction(100)
+    for i, part in enumerate(parts):
+        rest = total - sum(counts)
+        if part == "rest" and i == len(parts) - 1:
+            counts.append(rest)
+        elif match := re.fullmatch(r"(\d+(?:\.\d+)?)%", part):
+            share = Fraction(match[1])
+            if share > share_left:
+                raise UsageError(f"--splits={spec} adds up to more than 100%")
+            half = 0 if i == 0 else Fraction(1, 2)
+            counts.append(int(rest * share / share_left + half) if share_left else 0)
+            share_left -= share
+        elif part.isdigit():
+            counts.append(int(part))
+            share_left -= Fraction(100 * int(part), total)
+        else:
+            raise UsageError(
+                f"--splits={spec}: {part!r} is no share (80%), count (1835), rest or range (train[:80%])"
+            )
+        if sum(counts) > total:
+            raise UsageError(
+                f"--splits={spec} asks for {sum(counts):,} pictures or more; there are {total:,}"
+            )
+    return counts
+
+
+def _named_range(part: str, ranges: dict[str, np.ndarray], source: str) -> np.ndarray:
+    match = re.fullmatch(r"(\w+)(?:\[(\d*%?):(\d*%?)\])?", part)
+    if not match:
+        raise UsageError(f"--splits: {part!r} is no range such as test, train[:80%] or train[80%:]")
+    if match[1] not in ranges:
+        has = ", ".join(ranges) or "none"
+        raise UsageError(f"--splits: {source} has no split {match[1]!r}; it has: {has}")
+    whole = ranges[match[1]]
+
+    def bound(text: str | None, default: int) -> int:
+        if not text:
+            return default
+        # Half up, like the shares; two ranges that meet at one bound never overlap.
+        at = int(Fraction(text[:-1]) * len(whole) / 100 + Fraction(1, 2)) if text[-1] == "%" else int(text)
+        if at > len(whole):
+            raise UsageError(f"--splits: {part} overruns the {len(whole):,} pictures of {match[1]}")
+        return at
+
+    return whole[bound(match[2], 0) : bound(match[3], len(whole))]
+
+
+def _check(source: Source, indices: dict[str, np.ndarray], spec: str) -> None:
+    seen: dict[int, str] = {}
+    for name, positions in indices.items():
+        if not len(positions):
+            raise TrainerError(
+                f"the {name} split is empty: --splits={spec} of {len(source.ids):,} pictures in {source.name}"
+            )
+        for position in positions.tolist():
+            if position in seen:
+                raise UsageError(
+                    f"--splits={spec}: {source.ids[position]} is both in {seen[position]} and in {name}"
+                )
+            seen[position] = name
+    trained = set(source.labels[indices["train"]].tolist())
+    for name, positions in indices.items():
+        for label in sorted(set(source.labels[positions].tolist()) - trained):
+            raise TrainerError(
+                f"class {source.class_names[label]!r} is in the {name} split but not in train "
+                f"(--splits={spec}, {len(indices['train']):,} training pictures): nothing could learn it"
+            )
+
+
+def shared_pictures(indices: dict[str, np.ndarray], digests: Sequence[str]) -> list[list[tuple[str, int]]]:
+    """Returns groups of (split, position) whose bytes are the same and that span two splits."""
+    groups: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
+    for name, positions in indices.items():
+        for position in positions.tolist():
+            groups[digests[position]].append((name, position))
+    return [group for group in groups.values() if len({name for name, _ in group}) > 1]
+
+
+def drop_shared(splits: Splits, digests: Sequence[str]) -> Splits:
+    """Returns the splits without pictures that a later split has, too.
+
+    The earlier split loses them: what is left of train was never seen in validation or test.
+    """
+    last: dict[str, str] = {}
+    for name, positions in splits.indices.items():
+        last.update((digests[position], name) for position in positions.tolist())
+    kept = {
+        name: np.asarray([p for p in positions.tolist() if last[digests[p]] == name], np.int64)
+        for name, positions in splits.indices.items()
+    }
+    dropped = sum(map(len, splits.indices.values())) - sum(map(len, kept.values()))
+    return Splits(kept, splits.how + (f"; {dropped} repeated pictures dropped" if dropped else ""))

@@ -1,0 +1,158 @@
+"""`tfds:NAME[:CONFIG]`: a data set of TensorFlow Datasets, unshuffled and undecoded."""
+
+import contextlib
+import logging
+import socket
+import sys
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging as absl_logging
+
+from trainer.data.sources import MemorySource
+from trainer.values import TrainerError, UsageError
+
+_log = logging.getLogger("trainer")
+
+
+def open_tfds(rest: str, *, name: str, data_dir: str) -> MemorySource:
+    """Reads all splits of a data set into memory, prepared before where it is not.
+
+    The order is that of the files: train, validation, test, other splits by name. The ids are
+    `train/<tfds_id>`.
+
+    Args:
+      rest: NAME or NAME:CONFIG.
+      name: what messages call the source.
+      data_dir: the folder of prepared data sets; empty means tfds's own, which is $TFDS_DATA_DIR as
+        it was when tfds was first imported.
+
+    Raises:
+      UsageError: no such data set or configuration.
+      TrainerError: it cannot be prepared, or does not hold labelled pictures.
+    """
+    with _quiet():
+        builder = _builder(rest, name=name, data_dir=data_dir)
+        if not builder.is_prepared():
+            _prepare(builder, name=name)
+        class_names = _class_names(builder, name=name)
+        ids: list[str] = []
+        labels: list[int] = []
+        encoded: list[bytes] = []
+        native: dict[str, tuple[int, int]] = {}
+        for split in sorted(builder.info.splits, key=_split_rank):
+            examples = _read_split(builder, split, name=name)
+            if any(example["label"] < 0 for example in examples):
+                _log.warning("%s: left out the split %s, whose labels are not public", name, split)
+                continue
+            native[split] = (len(ids), len(ids) + len(examples))
+            ids += [f"{split}/{example['tfds_id'].decode()}" for example in examples]
+            labels += [int(example["label"]) for example in examples]
+            encoded += [example["image"] for example in examples]
+    _log.info("%s: %d pictures, %.0f MB in memory", name, len(ids), sum(map(len, encoded)) / 1e6)
+    return MemorySource(name, class_names, ids, np.array(labels, np.int64), encoded, False, native)
+
+
+def _split_rank(split: str) -> tuple[int, str]:
+    usual = ("train", "validation", "test")
+    return (usual.index(split) if split in usual else len(usual), split)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Holds back what tfds logs and prints about its own inner life."""
+    before = absl_logging.get_verbosity()
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        absl_logging.set_verbosity(before)
+
+
+def _builder(rest: str, *, name: str, data_dir: str) -> Any:
+    folder = str(Path(data_dir).expanduser()) if data_dir else None
+    try:
+        return tfds.builder(rest.replace(":", "/", 1), data_dir=folder)
+    except tfds.core.registered.DatasetNotFoundError as error:
+        lines = str(error).splitlines()
+        close = next((line.strip() for line in lines if "did you mean" in line.lower()), "")
+        raise UsageError(f"--source={name}: tfds knows no data set of this name. {close}".rstrip()) from None
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise UsageError(f"--source={name}: tfds cannot open it: {text[:400]}") from None
+
+
+def _prepare(builder: Any, *, name: str) -> None:
+    _log.info("%s: not prepared in %s; tfds downloads and prepares it", name, builder.data_dir)
+    try:
+        _check_network(builder)
+        builder.download_and_prepare()
+    except BaseException as error:
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise
+        raise TrainerError(
+            f"--source={name}: not prepared in {builder.data_dir}, and preparing it failed: "
+            f"{' '.join(str(error).split())[:300]}. Ways out: prepare it on a machine with a network, copy "
+            "the folder and set --data_dir to the folder above it, or set $TFDS_DATA_DIR to where it is "
+            "prepared already, or take the same pictures as archive:PATH or folder:PATH"
+        ) from None
+
+
+def _check_network(builder: Any) -> None:
+    """Fails at once where tfds would try again and again for minutes before it gave up.
+
+    Raises:
+      OSError: the host of the data set's files has no address here.
+    """
+    hosts = {urllib.parse.urlsplit(url).hostname for url in builder.url_infos} - {None}
+    downloads = Path(builder.data_dir_root if hasattr(builder, "data_dir_root") else builder.data_dir)
+    downloaded = any(
+        (folder / "downloads").is_dir() and any((folder / "downloads").glob("**/*.INFO"))
+        for folder in [downloads, *downloads.parents][:4]
+    )
+    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS or urllib.request.getproxies() or downloaded:
+        return
+    for host in sorted(hosts):
+        try:
+            socket.getaddrinfo(host, None)
+        except OSError as error:
+            raise OSError(f"no network: {host}: {error.strerror}") from None
+
+
+def _class_names(builder: Any, *, name: str) -> tuple[str, ...]:
+    features = builder.info.features
+    found = dict(features.items()) if hasattr(features, "items") else {}
+    if not isinstance(found.get("image"), tfds.features.Image) or not isinstance(
+        found.get("label"), tfds.features.ClassLabel
+    ):
+        kinds = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in found.items())
+        raise TrainerError(
+            f"--source={name}: expected the features image (Image) and label (ClassLabel), but it has "
+            + (kinds or "none")
+        )
+    return tuple(found["label"].names)
+
+
+def _read_split(builder: Any, split: str, *, name: str) -> list[dict[str, Any]]:
+    # Autocache would keep decoded pictures; a cycle longer than 1 would interleave the files.
+    config = tfds.ReadConfig(try_autocache=False, add_tfds_id=True, interleave_cycle_length=1)
+    wanted = tfds.decode.PartialDecoding(
+        {"image": True, "label": True}, decoders={"image": tfds.decode.SkipDecoding()}
+    )
+    try:
+        dataset = builder.as_dataset(split=split, shuffle_files=False, read_config=config, decoders=wanted)
+        return list(dataset.as_numpy_iterator())
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        raise TrainerError(
+            f"--source={name}: the split {split} in {builder.data_dir} cannot be read: {text}; remove the "
+            "folder to prepare it again"
+        ) from None

@@ -1,0 +1,139 @@
+"""A configuration made real: pictures, splits, network, plan. What every command begins with."""
+
+import logging
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.config import Config
+from trainer.data.augment import make_augment
+from trainer.data.pipeline import Pipeline
+from trainer.data.scan import Scan, scan
+from trainer.data.sources import Source, SourceOptions, open_source
+from trainer.data.splits import Splits, drop_shared, make_splits, shared_pictures
+from trainer.loop.phases import Plan, make_plan
+from trainer.model.backbones import Backbone, open_backbone
+from trainer.model.classifier import Classifier
+from trainer.model.freezing import freezing_table
+from trainer.model.heads import Head
+from trainer.phase_specs import phase_specs
+from trainer.runtime import make_strategy
+from trainer.values import UsageError
+
+_log = logging.getLogger("trainer")
+SHARED_SHOWN = 5
+
+
+class Experiment:
+    """Everything a configuration names, opened and checked against one another."""
+
+    source: Source
+    scan: Scan
+    splits: Splits
+    shared: list[list[str]]
+    backbone: Backbone
+    classifier: Classifier
+    plan: Plan
+    pipeline: Pipeline
+
+    def __init__(self, config: Config):
+        """Opens the pictures, then the network.
+
+        Raises:
+          UsageError: options do not fit one another, the pictures or the network.
+          TrainerError: pictures or network cannot be had.
+        """
+        self.config = config
+        self.strategy: tf.distribute.Strategy = make_strategy(config.run.strategy)
+        specs = phase_specs(config.plan)
+        for spec in specs:
+            make_augment(spec.augment)
+        self._open_pictures()
+        with self.strategy.scope():
+            self._open_network()
+        train = self.splits.indices["train"]
+        self.plan = make_plan(specs, num_examples=len(train), batch_size=config.plan.batch_size)
+        for spec in specs:
+            freezing_table(self.classifier.named_variables, spec.train)
+        self.pipeline = Pipeline(
+            self.source,
+            self.scan,
+            contract=self.backbone.contract,
+            batch_size=config.plan.batch_size,
+            seed=config.run.seed,
+        )
+
+    def _open_pictures(self) -> None:
+        data, run = self.config.data, self.config.run
+        options = SourceOptions(
+            data_dir=data.data_dir,
+            cache_dir=run.cache_dir,
+            checksum=data.checksum,
+            synthetic_examples=data.synthetic_examples,
+            synthetic_seed=data.synthetic_seed,
+        )
+        self.source = open_source(data.source, options)
+        splits = make_splits(self.source, data.splits, order=data.split_order, seed=data.split_seed)
+        self.scan = scan(self.source, exif=data.exif)
+        groups = shared_pictures(splits.indices, self.scan.digests)
+        self.shared = [[f"{self.source.ids[at]} ({split})" for split, at in group] for group in groups]
+        self.splits = drop_shared(splits, self.scan.digests) if data.drop_duplicates else splits
+        if groups and not data.drop_duplicates:
+            shown = "; ".join(" = ".join(names) for names in self.shared[:SHARED_SHOWN])
+            more = (
+                f"; and {len(groups) - SHARED_SHOWN} more (splits.json)" if len(groups) > SHARED_SHOWN else ""
+            )
+            _log.info(
+                "%d pictures are in two splits under different names: %s%s. --drop_duplicates removes them "
+                "from the earlier split",
+                len(groups), shown, more,
+            )  # fmt: skip
+
+    def _open_network(self) -> None:
+        model, run = self.config.model, self.config.run
+        self.backbone = open_backbone(
+            model.backbone,
+            weights=model.weights,
+            image_size=model.image_size,
+            value_range=_value_range(model.value_range),
+            cache_dir=run.cache_dir,
+        )
+        head = Head(model.head, num_logits=len(self.source.class_names), dropout=model.dropout, seed=run.seed)
+        self.classifier = Classifier(self.backbone, head)
+
+    def split_record(self) -> dict[str, list[tuple[str, str, str]]]:
+        """Returns {split: [(id, class name, SHA-256)]}."""
+        names, labels = self.source.class_names, self.source.labels
+        return {
+            split: [(self.source.ids[i], names[labels[i]], self.scan.digests[i]) for i in indices.tolist()]
+            for split, indices in self.splits.indices.items()
+        }
+
+    def class_counts(self, split: str) -> dict[str, int]:
+        """Returns {class name: number of examples} of a split."""
+        counts = Counter(self.source.labels[self.splits.indices[split]].tolist())
+        return {name: counts[k] for k, name in enumerate(self.source.class_names)}
+
+    def as_seen(self, images: np.ndarray) -> np.ndarray:
+        """Maps pixels in the contract's range back to [0, 1], for eyes."""
+        low, high = self.backbone.contract.value_range
+        return (images - low) / (high - low)
+
+    def describe(self, step: int) -> dict[str, Any]:
+        """Returns the epoch and phase that the update to `step` belonged to."""
+        name = self.plan.phase_at(max(step - 1, 0)).spec.name
+        return {"epoch": round(step / self.plan.steps_per_epoch, 4), "phase": name}
+
+
+def _value_range(text: str) -> tuple[float, float] | None:
+    if not text:
+        return None
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise UsageError(f"--value_range={text} is not two numbers such as -1,1") from None
+    if not low < high:
+        raise UsageError(f"--value_range={text}: the first number must be below the second")
+    return low, high

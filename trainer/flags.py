@@ -1,0 +1,126 @@
+"""absl flags from the fields of Config: the only reader of flags."""
+
+import dataclasses
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags as absl_flags
+
+from trainer.config import Config
+from trainer.values import UsageError
+
+COMMANDS = {
+    "train": "train, evaluate on the test split and write a report (what happens without a command)",
+    "evaluate": "score a split of a finished run: needs only --workdir",
+    "inspect": "show configuration, splits, contract, variables and plan, and stop",
+}
+_USAGE = """\
+Transfer-learning image classification with the training loop in the open.
+
+usage: python -m trainer.main [COMMAND] [--flagfile=FILE] [--FLAG=VALUE ...]
+"""
+
+
+def make_flags() -> absl_flags.FlagValues:
+    """Returns one flag for each option of Config, and none else.
+
+    A FlagValues of our own: the global one also holds what libraries define.
+    """
+    values = absl_flags.FlagValues()
+    define: dict[str, Any] = {
+        "str": absl_flags.DEFINE_string,
+        "int": absl_flags.DEFINE_integer,
+        "float": absl_flags.DEFINE_float,
+        "bool": absl_flags.DEFINE_boolean,
+        "tuple": absl_flags.DEFINE_multi_string,
+    }
+    for section, field in _fields():
+        value, help_text = field.default, field.metadata["help"]
+        kind = type(value).__name__
+        common = {"flag_values": values, "module_name": section}
+        if field.metadata["choices"]:
+            choices = list(field.metadata["choices"])
+            absl_flags.DEFINE_enum(field.name, value, choices, help_text, **common)
+        else:
+            define[kind](field.name, list(value) if kind == "tuple" else value, help_text, **common)
+    values.set_gnu_getopt(True)  # The command may stand before or after the flags.
+    return values
+
+
+@dataclasses.dataclass(frozen=True)
+class CommandLine:
+    """What was asked for. `given` holds only the options that were set, by flag name."""
+
+    command: str
+    config: Config
+    given: dict[str, Any]
+
+
+def parse(argv: Sequence[str]) -> CommandLine:
+    """Reads a command line.
+
+    Args:
+      argv: with the name of the program first.
+
+    Raises:
+      UsageError: a command, flag or value is wrong; the message is absl's, with its suggestions.
+    """
+    values = make_flags()
+    try:
+        rest = values(list(argv))[1:]
+    except absl_flags.Error as error:
+        raise UsageError(" ".join(str(error).split())) from None
+    except OSError as error:
+        raise UsageError(f"--flagfile={error.filename}: {error.strerror}") from None
+    command, *extra = rest or ["train"]
+    if command not in COMMANDS:
+        raise UsageError(f"{command!r} is no command; there are {', '.join(COMMANDS)} (see --help)")
+    if extra:
+        raise UsageError(f"unexpected argument {extra[0]!r} after {command!r}; options start with --")
+    flat = {field.name: values[field.name].value for _, field in _fields()}
+    given = {name: flat[name] for name in flat if values[name].present}
+    return CommandLine(command, Config.from_flat(flat), given)
+
+
+def to_flagfile(config: Config) -> str:
+    """Returns a flagfile that gives this configuration: every option, one a line."""
+    lines = []
+    for section, field in _fields():
+        value = getattr(getattr(config, section), field.name)
+        if isinstance(value, bool):
+            lines.append(f"--{field.name}" if value else f"--no{field.name}")
+        else:
+            several = value if isinstance(value, tuple) else (value,)
+            lines += [f"--{field.name}={one}" for one in several]
+    return "\n".join(lines) + "\n"
+
+
+def help_text(*, full: bool) -> str:
+    """Returns the help: the usual options, or all of them."""
+    parts = [_USAGE, "commands:"]
+    parts += [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
+    for section in dataclasses.fields(Config):
+        kind: Any = type(section.default)
+        shown = [f for f in dataclasses.fields(kind) if full or f.metadata["short"]]
+        if shown:
+            parts += ["", f"{kind.__doc__.strip().lower()}:", *map(_option_help, shown)]
+    if not full:
+        parts += ["", "--helpfull shows all options. Examples: experiments/*.flags"]
+    return "\n".join(parts) + "\n"
+
+
+def _option_help(field: Any) -> str:
+    choices = f" One of {', '.join(field.metadata['choices'])}." if field.metadata["choices"] else ""
+    default = "" if field.default in ("", ()) else f" [{field.default}]"
+    text = textwrap.wrap(field.metadata["help"] + choices + default, width=78)
+    return "\n".join([f"  --{field.name}", *(f"      {line}" for line in text)])
+
+
+def _fields() -> list[tuple[str, Any]]:
+    """Returns [(section name, field)] over all options."""
+    return [
+        (section.name, field)
+        for section in dataclasses.fields(Config)
+        for field in dataclasses.fields(type(section.default))  # type: ignore[arg-type]
+    ]

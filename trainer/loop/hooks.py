@@ -1,0 +1,223 @@
+"""What happens between updates, and when.
+
+The order is a contract: Guard > Log > Save > Evaluate > Best > Stop. A state is checked before it
+is saved, and saved before anything costly is done with it.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from trainer.loop.phases import Plan
+from trainer.loop.state import TrainState
+from trainer.values import Duration, TrainerError
+
+
+class Hook(Protocol):
+    """Something that is due at some steps."""
+
+    def next_due(self, step: int) -> int:
+        """Returns the first step after `step` at which the loop must come back to this hook."""
+        ...
+
+    def __call__(self, state: TrainState) -> None:
+        """Acts if it is due at the state's step. Called whenever the loop comes back."""
+        ...
+
+    def resume(self, state: TrainState) -> None:
+        """Makes up for what comes after Save at the step of the restored checkpoint."""
+        ...
+
+
+class Writer(Protocol):
+    """Where numbers go; `record.summaries.Summaries` is one."""
+
+    def scalars(
+        self, split: str, step: int, values: Mapping[str, float], timing: Mapping[str, float] = ...
+    ) -> None: ...
+
+
+class Progress(Protocol):
+    """Who is told how far a run is; `record.progress` has them."""
+
+    def at(self, step: int, train: Mapping[str, float]) -> None: ...
+    def evaluated(self, step: int, validation: Mapping[str, float]) -> None: ...
+
+
+class Interrupted(Exception):
+    """The run was asked to stop, and has been saved."""
+
+
+class Every:
+    """Steps that are multiples of a duration, and the last step of each phase."""
+
+    def __init__(self, every: Duration, plan: Plan, *, num_examples: int, batch_size: int):
+        self.interval_steps = every.to_steps(
+            num_examples=num_examples, batch_size=batch_size, total_steps=plan.total_steps
+        )
+        self._ends = {phase.stop_step for phase in plan.phases}
+
+    def next(self, step: int) -> int:
+        """Returns the first due step after `step`."""
+        multiple = (step // self.interval_steps + 1) * self.interval_steps
+        return min([multiple, *(end for end in self._ends if end > step)])
+
+    def now(self, step: int) -> bool:
+        """Returns whether something is due at `step`; nothing is before the first update."""
+        return step > 0 and (step % self.interval_steps == 0 or step in self._ends)
+
+
+class _Hook:
+    """Never due by itself, and with nothing to make up for."""
+
+    def next_due(self, step: int) -> int:
+        return 2**62
+
+    def resume(self, state: TrainState) -> None:
+        pass
+
+
+class Guard(_Hook):
+    """Stops a run whose loss or gradient is not finite, before anything is saved from it."""
+
+    def __call__(self, state: TrainState) -> None:
+        step = int(state.nonfinite_step.numpy())
+        if step >= 0:
+            phase = state.plan.phase_at(step)
+            raise TrainerError(
+                f"loss or gradient is not finite at step {step} (phase {phase.spec.name}, learning rate "
+                f"{phase.learning_rate(step):g}); nothing was saved from there. A lower learning rate or a "
+                "warm-up may help"
+            )
+
+
+class Log(_Hook):
+    """Writes loss, accuracy, rates and times since the last log, and moves the progress on."""
+
+    def __init__(self, every: Every, *, writer: Writer, progress: Progress, batch_size: int):
+        self._every, self._writer, self._progress = every, writer, progress
+        self._batch_size = batch_size
+
+    def next_due(self, step: int) -> int:
+        return self._every.next(step)
+
+    def __call__(self, state: TrainState) -> None:
+        step, watch = state.step, state.stopwatch
+        values = state.metrics.read()
+        speed = watch.num_steps * self._batch_size / watch.seconds if watch.seconds else 0.0
+        self._progress.at(step, {**values, "images_per_second": speed})
+        if not self._every.now(step) or not watch.num_steps:
+            return
+        rate = state.plan.phase_at(step - 1).learning_rate(step - 1)
+        values |= {"learning_rate": rate, "gradient_norm": float(state.gradient_norm.result())}
+        share = watch.waiting_secs / watch.seconds
+        timing = {"images_per_second": speed, "input_wait_share": share}
+        self._writer.scalars("train", step, values, timing)
+        state.metrics.reset()
+        state.gradient_norm.reset_state()
+        state.stopwatch = type(watch)()
+
+
+class Save(_Hook):
+    """Writes a checkpoint when one is due."""
+
+    def __init__(self, every: Every, *, save: Callable[[TrainState], None]):
+        self._every, self._save = every, save
+
+    def next_due(self, step: int) -> int:
+        return self._every.next(step)
+
+    def __call__(self, state: TrainState) -> None:
+        if self._every.now(state.step):
+            self._save(state)
+
+
+class Evaluate(_Hook):
+    """Scores the validation split, and hands its numbers on to Best."""
+
+    def __init__(
+        self,
+        every: Every,
+        *,
+        evaluate: Callable[[], Mapping[str, float]],
+        writer: Writer,
+        progress: Progress,
+        then: "Best",
+    ):
+        self._every, self._evaluate, self._writer = every, evaluate, writer
+        self._progress, self._then = progress, then
+
+    def next_due(self, step: int) -> int:
+        return self._every.next(step)
+
+    def __call__(self, state: TrainState) -> None:
+        if self._every.now(state.step):
+            values = self._evaluate()
+            self._writer.scalars("validation", state.step, values)
+            self._progress.evaluated(state.step, values)
+            self._then.offer(values)
+
+    def resume(self, state: TrainState) -> None:
+        # The checkpoint was made before the evaluation of its step, which is lost with the process.
+        self(state)
+
+
+class Best(_Hook):
+    """Keeps the state with the best validation accuracy; among equals, the lowest loss."""
+
+    def __init__(self, *, save_best: Callable[[TrainState], None]):
+        self._save_best = save_best
+        self._offer: Mapping[str, float] | None = None
+
+    def offer(self, values: Mapping[str, float]) -> None:
+        """Takes the numbers of the evaluation that has just been made."""
+        self._offer = values
+
+    def __call__(self, state: TrainState) -> None:
+        values, self._offer = self._offer, None
+        if values is None:
+            return
+        best = {name: float(variable.numpy()) for name, variable in state.best.items()}
+        loss = values["loss"] if math.isfinite(values["loss"]) else math.inf
+        if (values["accuracy"], -loss) > (best["accuracy"], -best["loss"]):
+            state.best["accuracy"].assign(values["accuracy"])
+            state.best["loss"].assign(loss)
+            state.best["step"].assign(state.step)
+            self._save_best(state)
+
+    def resume(self, state: TrainState) -> None:
+        self(state)
+
+
+class Stop(_Hook):
+    """Ends the run when asked to: looks once a second, saves, and raises `Interrupted`."""
+
+    def __init__(
+        self,
+        *,
+        requested: Callable[[], bool],
+        save: Callable[[TrainState], None],
+        clock: Callable[[], float] = time.monotonic,
+        look_every_secs: float = 1.0,
+    ):
+        self._requested, self._save, self._clock = requested, save, clock
+        self._look_every_secs = look_every_secs
+        self._last: tuple[int, float] | None = None
+        self._steps = 1
+
+    def next_due(self, step: int) -> int:
+        # No signal reaches Python while TensorFlow runs: as many steps as fit into the interval.
+        now = self._clock()
+        if self._last is not None and step > self._last[0]:
+            per_step = (now - self._last[1]) / (step - self._last[0])
+            # Growing at most tenfold a time, because the first steps are not like the others.
+            fitting = int(self._look_every_secs / max(per_step, 1e-9))
+            self._steps = max(1, min(fitting, 10 * self._steps))
+        self._last = (step, now)
+        return step + self._steps
+
+    def __call__(self, state: TrainState) -> None:
+        if self._requested():
+            self._save(state)
+            raise Interrupted(f"stopped at step {state.step:,} of {state.plan.total_steps:,}")

@@ -1,0 +1,55 @@
+"""Update rules. Each phase gets a fresh one, built before anything is restored into it."""
+
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+import tf_keras
+
+from trainer.loop.phases import Phase, PhaseSchedule
+from trainer.phase_specs import PhaseSpec
+from trainer.values import UsageError
+
+Optimizer = tf_keras.optimizers.Optimizer
+
+
+def _adam(spec: PhaseSpec, **common: object) -> Optimizer:
+    return tf_keras.optimizers.Adam(**common)
+
+
+def _adamw(spec: PhaseSpec, **common: object) -> Optimizer:
+    """Adam with decoupled weight decay (Loshchilov & Hutter, 2019)."""
+    return tf_keras.optimizers.AdamW(weight_decay=spec.weight_decay, **common)
+
+
+def _sgd(spec: PhaseSpec, **common: object) -> Optimizer:
+    decay = spec.weight_decay or None
+    return tf_keras.optimizers.SGD(momentum=spec.momentum, weight_decay=decay, **common)
+
+
+def _rmsprop(spec: PhaseSpec, **common: object) -> Optimizer:
+    return tf_keras.optimizers.RMSprop(**common)
+
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "adam": _adam,
+    "adamw": _adamw,
+    "sgd": _sgd,
+    "rmsprop": _rmsprop,
+}
+
+
+def make_optimizer(phase: Phase, variables: Sequence[tf.Variable]) -> Optimizer:
+    """Makes the optimizer of a phase with all its slots, so that a checkpoint can be matched.
+
+    Raises:
+      UsageError: weight decay with an update rule that has none.
+    """
+    spec = phase.spec
+    if spec.weight_decay and spec.optimizer not in ("adamw", "sgd"):
+        raise UsageError(
+            f"phase {spec.name}: {spec.optimizer} has no weight decay; use adamw or sgd, or weight_decay=0"
+        )
+    # Keras would compile updates with XLA where it finds a GPU: other numbers than on a CPU.
+    optimizer = OPTIMIZERS[spec.optimizer](spec, learning_rate=PhaseSchedule(phase), jit_compile=False)
+    optimizer.build(list(variables))
+    return optimizer

@@ -1,0 +1,95 @@
+"""The plan of a run: phases as ranges of steps, and the learning rate as a function of the step."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import tensorflow as tf
+import tf_keras
+
+from trainer.phase_specs import PhaseSpec
+from trainer.values import UsageError
+
+
+@dataclass(frozen=True)
+class Phase:
+    """The steps [start_step, stop_step) under one recipe."""
+
+    index: int
+    spec: PhaseSpec
+    start_step: int
+    stop_step: int
+    warmup_steps: int
+
+    @property
+    def num_steps(self) -> int:
+        return self.stop_step - self.start_step
+
+    def learning_rate(self, step: int) -> float:
+        """Returns the rate of the update that takes `step` to `step + 1`."""
+        return float(PhaseSchedule(self)(step - self.start_step))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All phases of a run, one after another from step 0."""
+
+    phases: tuple[Phase, ...]
+    steps_per_epoch: int
+
+    @property
+    def total_steps(self) -> int:
+        return self.phases[-1].stop_step
+
+    def phase_at(self, step: int) -> Phase:
+        """Returns the phase of the update after `step`; at the very end, the last phase."""
+        return next((phase for phase in self.phases if step < phase.stop_step), self.phases[-1])
+
+
+def make_plan(specs: Sequence[PhaseSpec], *, num_examples: int, batch_size: int) -> Plan:
+    """Turns lengths into steps.
+
+    Raises:
+      UsageError: a warm-up is longer than its phase.
+    """
+    phases: list[Phase] = []
+    for index, spec in enumerate(specs):
+        start = phases[-1].stop_step if phases else 0
+        length = spec.duration.to_steps(num_examples=num_examples, batch_size=batch_size)
+        warmup = spec.warmup.to_steps(num_examples=num_examples, batch_size=batch_size, total_steps=length)
+        if warmup > length:
+            raise UsageError(
+                f"phase {spec.name}: a warm-up of {spec.warmup} ({warmup} steps) is longer than the phase "
+                f"({length} steps)"
+            )
+        phases.append(Phase(index, spec, start, start + length, warmup))
+    return Plan(tuple(phases), math.ceil(num_examples / batch_size))
+
+
+class PhaseSchedule(tf_keras.optimizers.schedules.LearningRateSchedule):
+    """The learning rate by the number of updates since the start of a phase.
+
+    Warm-up rises linearly, the first update having 1/warmup_steps of the rate. Then constant;
+    cosine, half a wave from the rate at the end of warm-up to 0 at the end of the phase
+    (Loshchilov & Hutter, 2017, without restarts); or step, a tenth after each third.
+    """
+
+    def __init__(self, phase: Phase):
+        super().__init__()
+        self.phase = phase
+
+    def __call__(self, step: tf.Tensor | int) -> tf.Tensor:
+        spec, warmup = self.phase.spec, self.phase.warmup_steps
+        step = tf.cast(step, tf.float32)
+        after = tf.clip_by_value((step - warmup) / max(1, self.phase.num_steps - warmup), 0.0, 1.0)
+        factor = {
+            "constant": lambda: tf.ones([]),
+            "cosine": lambda: 0.5 * (1.0 + tf.cos(math.pi * after)),
+            "step": lambda: tf.pow(0.1, tf.minimum(tf.floor(3.0 * after), 2.0)),
+        }[spec.lr_schedule]()
+        if warmup:
+            factor = tf.where(step < warmup, (step + 1.0) / warmup, factor)
+        return spec.learning_rate * factor
+
+    def get_config(self) -> dict:
+        raise TypeError("a phase's schedule is rebuilt from the run's flags, not from a Keras config")

@@ -1,0 +1,145 @@
+"""Train and evaluation steps: tensors in, metrics updated, no input or output of files."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from trainer.loop.phases import Phase
+from trainer.loop.state import Metrics, TrainState
+from trainer.model.classifier import Classifier
+
+Run = Callable[[tf.data.Iterator, tf.Tensor], tf.Tensor]
+"""(iterator, number of steps) -> seconds spent waiting for the iterator."""
+
+
+def _losses(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Returns the cross-entropy of each example, [B]."""
+    cross_entropy = tf_keras.losses.SparseCategoricalCrossentropy(
+        from_logits=True, reduction=tf_keras.losses.Reduction.NONE
+    )
+    return cross_entropy(labels, logits)
+
+
+def make_train_run(state: TrainState, phase: Phase, *, strategy: tf.distribute.Strategy, seed: int) -> Run:
+    """Makes the function that does any number of updates in one call.
+
+    What trains and how BatchNorm behaves is fixed here, at trace time: every phase needs a
+    function of its own, since changing `trainable` after tracing would change nothing.
+    """
+    classifier, optimizer = state.classifier, state.optimizer
+    variables = list(state.trained.values())
+    backbone_trains = any(name.startswith("backbone/") for name in state.trained)
+    bn_batch = phase.spec.bn == "batch"
+
+    def update(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        """Takes one step on one replica's part of a batch; returns its loss and the gradient norm."""
+        replica = tf.distribute.get_replica_context()
+        step_seed = tf.random.experimental.stateless_fold_in([seed, 3], state.step_variable)
+        # Only what trains is watched, so a frozen backbone costs no backward pass and no memory.
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(variables)
+            logits = classifier(
+                batch["image"],
+                backbone_trains=backbone_trains or bn_batch,
+                bn_batch=bn_batch,
+                dropout_seed=step_seed,
+            )
+            losses = _losses(batch["label"], logits)
+            count = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(batch["mask"]))
+            loss = tf.reduce_sum(losses * batch["mask"]) / count
+            if backbone_trains and (penalties := classifier.backbone.regularization_losses()):
+                loss += tf.add_n(penalties) / replica.num_replicas_in_sync
+        gradients = tape.gradient(loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        optimizer.apply_gradients(zip(gradients, variables, strict=True), skip_gradients_aggregation=True)
+        norm = tf.linalg.global_norm(gradients)
+        state.metrics.update(losses=losses, logits=logits, labels=batch["label"], mask=batch["mask"])
+        state.gradient_norm.update_state(norm)
+        return loss, norm
+
+    @tf.function
+    def run(iterator: tf.data.Iterator, num_steps: tf.Tensor) -> tf.Tensor:
+        waiting_secs = tf.zeros([], tf.float64)
+        done_at = tf.timestamp()
+        for _ in tf.range(num_steps):
+            if state.nonfinite_step >= 0:
+                break
+            batch = next(iterator)
+            with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
+                got_at = tf.timestamp()
+            # A batch that was there before the last update had finished cost nothing.
+            waiting_secs += tf.maximum(got_at - done_at, 0.0)
+            loss, norm = strategy.run(update, args=(batch,))
+            loss = strategy.reduce(tf.distribute.ReduceOp.SUM, loss, axis=None)
+            norm = strategy.reduce(tf.distribute.ReduceOp.MEAN, norm, axis=None)
+            if not (tf.math.is_finite(loss) and tf.math.is_finite(norm)):
+                state.nonfinite_step.assign(state.step_variable)
+            state.step_variable.assign_add(1)
+            with tf.control_dependencies([loss, norm]):
+                done_at = tf.timestamp()
+        return waiting_secs
+
+    return run
+
+
+def timed(run: Run, state: TrainState, iterator: tf.data.Iterator, num_steps: int) -> None:
+    """Calls `run` and adds its time to the state's stopwatch."""
+    before, start = state.step, time.perf_counter()
+    waiting_secs = float(run(iterator, tf.constant(num_steps)))
+    state.stopwatch.add(
+        seconds=time.perf_counter() - start, waiting_secs=waiting_secs, num_steps=state.step - before
+    )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A split scored, each example once.
+
+    `ids` [N] int64, `labels` [N] int64 and `logits` [N, K] float32 are in the order of the split.
+    """
+
+    loss: float
+    accuracy: float
+    ids: np.ndarray
+    labels: np.ndarray
+    logits: np.ndarray
+
+
+class Evaluator:
+    """Scores datasets with the current weights. Traced once, whatever the phase."""
+
+    def __init__(self, classifier: Classifier, *, strategy: tf.distribute.Strategy):
+        self._strategy = strategy
+        self._metrics = Metrics()
+
+        def score(batch: dict[str, tf.Tensor]) -> tf.Tensor:
+            logits = classifier(batch["image"])
+            losses = _losses(batch["label"], logits)
+            self._metrics.update(losses=losses, logits=logits, labels=batch["label"], mask=batch["mask"])
+            return logits
+
+        self.step = tf.function(lambda batch: strategy.run(score, args=(batch,)))
+
+    def __call__(self, dataset: tf.data.Dataset) -> Evaluation:
+        """Scores all examples of a dataset of batches."""
+        self._metrics.reset()
+        kept: dict[str, list[np.ndarray]] = {"id": [], "label": [], "mask": [], "logits": []}
+        for batch in self._strategy.experimental_distribute_dataset(dataset):
+            parts = {"logits": self.step(batch), **batch}
+            for name, values in kept.items():
+                values.extend(part.numpy() for part in self._local(parts[name]))
+        whole = {name: np.concatenate(values) for name, values in kept.items()}
+        real = whole["mask"] > 0
+        return Evaluation(
+            **self._metrics.read(),
+            ids=whole["id"][real],
+            labels=whole["label"][real],
+            logits=whole["logits"][real],
+        )
+
+    def _local(self, value: tf.Tensor) -> Iterable[tf.Tensor]:
+        return self._strategy.experimental_local_results(value)

@@ -1,0 +1,37 @@
+"""The door: parse, check, dispatch. `python -m trainer.main [COMMAND] --flagfile=...`"""
+
+import logging
+import sys
+from collections.abc import Sequence
+
+from trainer import flags
+from trainer.values import TrainerError
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs a command line and returns the exit status: 0 done, 1 failed, 2 usage, 75 stopped and saved."""
+    if {"--help", "-h", "--helpshort", "--helpfull"} & set(argv):
+        print(flags.help_text(full="--helpfull" in argv), end="")
+        return 0
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    try:
+        line = flags.parse(argv)
+        # Only now: TensorFlow takes seconds to import, and a typo should not have to wait for it.
+        from trainer import commands
+
+        return commands.run(line)
+    except TrainerError as error:
+        print(f"trainer: {error}", file=sys.stderr)
+        return error.exit_status
+    except OSError as error:
+        # A full disk, a lost network drive: nothing a traceback would explain.
+        where = f": {error.filename}" if error.filename else ""
+        print(f"trainer: {error.strerror or error}{where}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("trainer: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,43 @@
+"""Backbone and head as one Keras model with float32 logits: the only model we define."""
+
+import tensorflow as tf
+import tf_keras
+
+from trainer.model.backbones import Backbone
+from trainer.model.heads import Head
+
+
+class Classifier(tf_keras.Model):
+    """Maps pictures to logits.
+
+    `named_variables` is {'backbone/...' or 'head/...': variable}: the names that --phase's regexes
+    match, that `inspect` shows and that checkpoints hold.
+    """
+
+    def __init__(self, backbone: Backbone, head: Head):
+        super().__init__(name="classifier")
+        self.backbone, self.head = backbone, head
+        head.build(tf.TensorShape([None, backbone.contract.feature_width]))
+        self.named_variables = {
+            **{f"backbone/{name}": variable for name, variable in backbone.variables.items()},
+            **head.named_variables(),
+        }
+
+    def call(
+        self,
+        images: tf.Tensor,
+        *,
+        backbone_trains: bool = False,
+        bn_batch: bool = False,
+        dropout_seed: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Maps images [B, H, W, 3] in the contract's range to logits [B, K] float32.
+
+        Args:
+          images: as the backbone's contract says.
+          backbone_trains: whether gradients of backbone variables will be taken.
+          bn_batch: whether BatchNorm uses and moves towards the batch's statistics.
+          dropout_seed: [2] int32 while training the head; None means no dropout.
+        """
+        features = self.backbone(images, training=backbone_trains, bn_batch=bn_batch)
+        return tf.cast(self.head(features, dropout_seed=dropout_seed), tf.float32)

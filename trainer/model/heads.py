@@ -1,0 +1,96 @@
+"""What turns features into logits. A new head is a function here and a line in `HEADS`."""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+import tf_keras
+
+from trainer.values import UsageError, parse_calls
+
+
+def linear() -> list[int]:
+    """Features straight to logits."""
+    return []
+
+
+def mlp(*widths: int) -> list[int]:
+    """Hidden layers of these widths, each with ReLU, before the logits."""
+    if not widths or not all(isinstance(width, int) and width > 0 for width in widths):
+        raise UsageError(f"--head=mlp{widths}: widths must be whole numbers above 0, as in mlp(1024,512)")
+    return list(widths)
+
+
+HEADS: dict[str, Callable[..., list[int]]] = {"linear": linear, "mlp": mlp}
+
+
+class Head(tf_keras.layers.Layer):
+    """Dense-ReLU layers, dropout, and a dense layer of logits.
+
+    Variables are called `head/dense_0/kernel` ... `head/logits/bias`. Kernels start as Keras's
+    Glorot uniform by (seed, layer), biases at zero.
+    """
+
+    def __init__(self, text: str, *, num_logits: int, dropout: float, seed: int):
+        """Makes the head that `text`, e.g. `mlp(512)`, names.
+
+        Raises:
+          UsageError: there is no such head.
+        """
+        super().__init__(name="head")
+        calls = parse_calls(text)
+        if len(calls) != 1 or calls[0].name not in HEADS:
+            raise UsageError(f"--head={text} is not one of linear, mlp(WIDTH,...)")
+        try:
+            widths = HEADS[calls[0].name](*calls[0].args)
+        except TypeError:
+            raise UsageError(f"--head={text} has the wrong arguments") from None
+
+        def dense(i: int, units: int, name: str, activation: str | None) -> tf_keras.layers.Dense:
+            initializer = tf_keras.initializers.GlorotUniform(seed=1000 * seed + i)
+            return tf_keras.layers.Dense(units, activation, kernel_initializer=initializer, name=name)
+
+        self.hidden = [dense(i, width, f"dense_{i}", "relu") for i, width in enumerate(widths)]
+        self.logits = dense(len(widths), num_logits, "logits", None)
+        self.dropout = dropout
+
+    def build(self, input_shape: tf.TensorShape) -> None:
+        width = input_shape[-1]
+        for layer in (*self.hidden, self.logits):
+            layer.build([None, width])
+            width = layer.units
+        super().build(input_shape)
+
+    def call(self, features: tf.Tensor, *, dropout_seed: tf.Tensor | None = None) -> tf.Tensor:
+        """Maps features [B, D] to logits [B, K], float32.
+
+        Args:
+          features: of the backbone.
+          dropout_seed: [2] int32 while training; None leaves dropout out.
+        """
+        for layer in self.hidden:
+            features = layer(features)
+        if self.dropout and dropout_seed is not None:
+            features = _dropout(features, rate=self.dropout, seed=dropout_seed)
+        return self.logits(features)
+
+    def named_variables(self) -> dict[str, tf.Variable]:
+        """Returns {'head/LAYER/WEIGHT': variable}."""
+        return {
+            f"head/{layer.name}/{weight}": getattr(layer, weight)
+            for layer in (*self.hidden, self.logits)
+            for weight in ("kernel", "bias")
+        }
+
+
+def _dropout(features: tf.Tensor, *, rate: float, seed: tf.Tensor) -> tf.Tensor:
+    """Zeroes a share of [b, D] features and scales up the rest (Srivastava et al., 2014).
+
+    The draw is made for the whole global batch and each replica takes its rows, so that the
+    result is the same on any number of devices.
+    """
+    replica = tf.distribute.get_replica_context()
+    rows = tf.shape(features)[0]
+    draw = tf.random.stateless_uniform([rows * replica.num_replicas_in_sync, features.shape[-1]], seed)
+    first = rows * tf.cast(replica.replica_id_in_sync_group, tf.int32)
+    keep = draw[first : first + rows] >= rate
+    return tf.where(keep, features / (1.0 - rate), 0.0)

@@ -1,0 +1,224 @@
+"""`keras:NAME`: every image model of tf_keras.applications, with its own preprocessing inside."""
+
+import contextlib
+import difflib
+import logging
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import tensorflow as tf
+import tf_keras
+
+from trainer.model.initializers import reseed
+from trainer.model.saved_models import first_line
+from trainer.model.variable_names import lasting_names, unique_names
+from trainer.values import Contract, TrainerError, UsageError
+
+logger = logging.getLogger("trainer")
+
+# Sides in px of the models' default inputs with their classifier on, where not 224. Source: the
+# constructors in tf_keras/src/applications; a slow test compares them with the models built.
+DEFAULT_SIZES_PX = {
+    "EfficientNetB1": 240, "EfficientNetB2": 260, "EfficientNetB3": 300, "EfficientNetB4": 380,
+    "EfficientNetB5": 456, "EfficientNetB6": 528, "EfficientNetB7": 600,
+    "EfficientNetV2B1": 240, "EfficientNetV2B2": 260, "EfficientNetV2B3": 300,
+    "EfficientNetV2S": 384, "EfficientNetV2M": 480, "EfficientNetV2L": 480,
+    "InceptionResNetV2": 299, "InceptionV3": 299, "NASNetLarge": 331, "Xception": 299,
+}  # fmt: skip
+WEIGHTS_ENDINGS = (".h5", ".hdf5", ".keras")
+
+
+class KerasBackbone:
+    """An image model of tf_keras.applications without its classifier; see the Backbone protocol.
+
+    It takes pixels 0 to 255 and averages its last feature maps.
+    """
+
+    def __init__(self, name: str, network: tf_keras.Model, preprocess: Callable, *, size_px: int) -> None:
+        self.name = name
+        self.variables = unique_names(network.variables, names=lasting_names(network))
+        self.contract = Contract(
+            height_px=size_px,
+            width_px=size_px,
+            value_range=(0.0, 255.0),
+            feature_width=int(network.output_shape[-1]),
+            any_size=True,
+        )
+        self._network = network
+        self._preprocess = preprocess
+        self._trains = False
+
+    def __call__(self, images: tf.Tensor, *, training: bool, bn_batch: bool) -> tf.Tensor:
+        """See the Backbone protocol."""
+        self._trains = training
+        # training=True would also switch on the stochastic depth some of them have: it comes with bn=batch.
+        return self._network(self._preprocess(images), training=training and bn_batch)
+
+    def regularization_losses(self) -> list[tf.Tensor]:
+        """Returns the penalties some of the models bring; none while the last call was a frozen one."""
+        return list(self._network.losses) if self._trains else []
+
+
+def open_keras_application(name: str, *, weights: str = "imagenet", image_size: int = 0) -> KerasBackbone:
+    """Builds `keras:NAME`; the case of NAME does not matter.
+
+    Weights that are fetched stay in Keras's own folder, ~/.keras/models, which checks them by hash.
+
+    Args:
+      name: a class of tf_keras.applications, e.g. MobileNetV2.
+      weights: `imagenet`, `none` (random, the same each time) or a .h5, .weights.h5 or .keras file.
+      image_size: side in px; 0: the model's own.
+
+    Raises:
+      UsageError: there is no such model, or it cannot take that size.
+      TrainerError: the weights cannot be had or do not fit.
+    """
+    constructor = find_constructor(name)
+    full_name = f"keras:{constructor.__name__}"
+    size = image_size or DEFAULT_SIZES_PX.get(constructor.__name__, 224)
+    path = _weights_path(weights)
+    network = _build(constructor, full_name, size, fetch=weights == "imagenet")
+    if weights == "none":
+        reseed(network, seed=0)
+    if path is not None:
+        _load_weights(network, path, full_name)
+    preprocess = sys.modules[constructor.__module__].preprocess_input
+    return KerasBackbone(full_name, network, preprocess, size_px=size)
+
+
+def application_names() -> list[str]:
+    """Returns the names of all image models of tf_keras.applications."""
+    found = vars(tf_keras.applications).items()
+    return sorted(name for name, value in found if name[0].isupper() and callable(value))
+
+
+def find_constructor(name: str) -> Any:
+    """Returns the model function of that name, whatever its case.
+
+    Raises:
+      UsageError: there is none; the message names the nearest ones.
+    """
+    by_lower = {known.lower(): known for known in application_names()}
+    if name.lower() in by_lower:
+        return getattr(tf_keras.applications, by_lower[name.lower()])
+    near = [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, n=3)]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(by_lower.values())}"
+    raise UsageError(f"--backbone=keras:{name}: tf_keras.applications has no such model; {hint}")
+
+
+def _build(constructor: Any, name: str, size: int, *, fetch: bool) -> tf_keras.Model:
+    def construct() -> tf_keras.Model:
+        return constructor(
+            include_top=False,
+            weights="imagenet" if fetch else None,
+            input_shape=(size, size, 3),
+            pooling="avg",
+        )
+
+    if fetch:
+        # Keras falls back to the temporary folder where this one is missing.
+        with contextlib.suppress(OSError):
+            _downloads().mkdir(parents=True, exist_ok=True)
+    try:
+        try:
+            return construct()
+        except OSError:
+            # h5py cannot open a file that is cut short; not all files of Keras have a known hash.
+            if not (fetch and _drop_broken_downloads()):
+                raise
+            return construct()
+    except ValueError as error:
+        least = re.search(r"size must be at least (\d+)", str(error))
+        if least:
+            raise UsageError(f"--image_size={size}: {name} takes {least[1]} px or more") from error
+        raise TrainerError(f"{name} at {size} px: {first_line(error)}") from error
+    except Exception as error:  # tf_keras raises plain Exception when a download fails.
+        if not fetch:
+            raise
+        raise TrainerError(
+            f"cannot get the ImageNet weights of {name} ({first_line(error)}); they are not in "
+            f"{_downloads()} either. Ways out: (1) run once where there is network and copy that folder "
+            "here; (2) name a weights file with --weights=PATH; (3) --backbone=efficientnet_lite0 needs no "
+            "network"
+        ) from error
+
+
+def _downloads() -> Path:
+    return Path.home() / ".keras" / "models"
+
+
+def _drop_broken_downloads() -> bool:
+    """Moves weights files that cannot be opened aside; returns whether there were any."""
+    broken = [path for path in _downloads().glob("*.h5") if not _opens(path)]
+    for path in broken:
+        logger.warning("%s is cut short: moved to %s.broken, fetching again", path, path.name)
+        with contextlib.suppress(OSError):
+            path.replace(f"{path}.broken")
+    return bool(broken)
+
+
+def _opens(path: Path) -> bool:
+    try:
+        with h5py.File(path, "r"):
+            return True
+    except OSError:
+        return False
+
+
+def _weights_path(weights: str) -> Path | None:
+    if weights in ("imagenet", "none"):
+        return None
+    path = Path(weights).expanduser()
+    if not path.name.endswith(WEIGHTS_ENDINGS):
+        raise UsageError(
+            f"--weights={weights} is neither imagenet, none, nor a file that ends with "
+            f"{', '.join(WEIGHTS_ENDINGS)}"
+        )
+    if not path.is_file():
+        raise TrainerError(f"--weights={weights}: there is no file {path.absolute()}")
+    return path
+
+
+def _load_weights(network: tf_keras.Model, path: Path, name: str) -> None:
+    """Fills a network from a file; one that has the classifier, too, is read by layer names.
+
+    Raises:
+      TrainerError: the file does not fit the network.
+    """
+    try:
+        extra = _unknown_layers(network, path)
+        if extra:
+            logger.info("%s: left out %s", path, ", ".join(extra))
+            network.load_weights(str(path), by_name=True)
+        else:
+            network.load_weights(str(path))
+    except Exception as error:  # h5py, zipfile, KeyError and ValueError, by what is wrong with it.
+        raise TrainerError(
+            f"--weights={path} does not fit {name}: {first_line(error)}; expected weights of this very "
+            "model, saved with or without its classifier"
+        ) from error
+
+
+def _unknown_layers(network: tf_keras.Model, path: Path) -> list[str]:
+    """Returns the layers with weights that only a legacy .h5 file has; [] for other files.
+
+    Raises:
+      ValueError: layers of the network are missing in the file, so that names cannot tell.
+    """
+    if path.name.endswith((".weights.h5", ".keras")):
+        return []
+    with h5py.File(path, "r") as file:
+        group = file.get("model_weights", file)
+        names = [n.decode() if isinstance(n, bytes) else n for n in group.attrs["layer_names"]]
+        stored = {n for n in names if len(group[n].attrs["weight_names"])}
+    wanted = {layer.name for layer in network.layers if layer.weights}
+    if len(stored) == len(wanted):
+        return []  # Keras matches them by order, as names given automatically differ.
+    missing = sorted(wanted - stored)
+    if missing:
+        raise ValueError(f"{len(missing)} layers are not in it, such as {missing[0]}")
+    return sorted(stored - wanted)

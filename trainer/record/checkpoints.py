@@ -1,0 +1,114 @@
+"""Checkpoints: the latest few and the best, restored strictly. Only user of CheckpointManager."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import tensorflow as tf
+
+from trainer.values import TrainerError
+
+_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+
+
+class Checkpoints:
+    """Saves and restores a flat {name: variable}."""
+
+    def __init__(self, folder: Path, *, keep: int):
+        self.folder, self._keep = folder, keep
+
+    def save(self, variables: Mapping[str, tf.Variable], *, step: int) -> None:
+        """Saves as one of the latest."""
+        self._save(self.folder, variables, step, self._keep)
+
+    def save_best(self, variables: Mapping[str, tf.Variable], *, step: int) -> None:
+        """Saves as the best, in place of the one before."""
+        self._save(self.folder / "best", variables, step, 1)
+
+    def latest(self) -> str | None:
+        """Returns the path prefix of the latest checkpoint."""
+        return tf.train.latest_checkpoint(str(self.folder))
+
+    def find(self, which: str) -> str:
+        """Returns the path prefix of a checkpoint: best, latest or a step number.
+
+        Raises:
+          TrainerError: there is no such checkpoint; the message lists those there are.
+        """
+        if which == "latest":
+            path = self.latest()
+        elif which == "best":
+            path = tf.train.latest_checkpoint(str(self.folder / "best"))
+        else:
+            names = (self.folder / f"ckpt-{which}", self.folder / "best" / f"ckpt-{which}")
+            path = next((str(name) for name in names if _exists(name)), None)
+        if path is None:
+            steps = sorted({_step(str(p.with_suffix(""))) for p in self.folder.rglob("ckpt-*.index")})
+            has = (
+                f"there are those of steps {', '.join(map(str, steps))}" if steps else "there is none at all"
+            )
+            raise TrainerError(f"no {which!r} checkpoint in {self.folder}; {has}")
+        return path
+
+    @staticmethod
+    def step_of(path: str) -> int:
+        """Returns the step of a checkpoint by its name."""
+        return _step(path)
+
+    def restore(self, variables: Mapping[str, tf.Variable], path: str) -> None:
+        """Reads every variable from a checkpoint; nothing may be missing, left over or misshapen.
+
+        Raises:
+          TrainerError: it does not match, or is damaged; the message names the first difference.
+        """
+        try:
+            found = tf.train.load_checkpoint(path).get_variable_to_shape_map()
+        except (tf.errors.OpError, ValueError) as error:
+            raise TrainerError(f"checkpoint {path} cannot be read: {_first_line(error)}") from None
+        shapes = {_unescaped(key): shape for key, shape in found.items() if key.startswith("variables/")}
+        wanted = {name: variable.shape.as_list() for name, variable in variables.items()}
+        if shapes != wanted:
+            name = min(n for n in {*shapes, *wanted} if shapes.get(n) != wanted.get(n))
+            raise TrainerError(
+                f"checkpoint {path} does not fit this model: {name} is {_told(shapes, name)} in the "
+                f"checkpoint, {_told(wanted, name)} in the model"
+            )
+        checkpoint = tf.train.Checkpoint(variables=dict(variables))
+        try:
+            checkpoint.restore(path).assert_consumed()
+        except tf.errors.OpError as error:
+            raise TrainerError(f"checkpoint {path} is damaged: {_first_line(error)}") from None
+
+    def _save(self, folder: Path, variables: Mapping[str, tf.Variable], step: int, keep: int) -> None:
+        checkpoint = tf.train.Checkpoint(variables=dict(variables))
+        # A manager reads its folder when it is made, so a new one each time forgets nothing; the
+        # optimizer's variables are others in each phase.
+        manager = tf.train.CheckpointManager(
+            checkpoint, str(folder), max_to_keep=keep, checkpoint_name="ckpt"
+        )
+        try:
+            manager.save(checkpoint_number=step)
+        except tf.errors.OpError as error:
+            raise TrainerError(f"checkpoint of step {step} was not saved: {_first_line(error)}") from None
+
+
+def _exists(prefix: Path) -> bool:
+    return os.path.exists(f"{prefix}.index")
+
+
+def _step(path: str) -> int:
+    return int(path.rsplit("-", 1)[1])
+
+
+def _unescaped(key: str) -> str:
+    # TensorFlow writes '/' within a name as '.S' and '.' as '..'.
+    name = key.removeprefix("variables/").removesuffix(_VALUE)
+    return name.replace("..", "\0").replace(".S", "/").replace("\0", ".")
+
+
+def _told(shapes: Mapping[str, list[int]], name: str) -> str:
+    return f"of shape {shapes[name]}" if name in shapes else "missing"
+
+
+def _first_line(error: Exception) -> str:
+    return str(getattr(error, "message", None) or error).splitlines()[0]

@@ -1,0 +1,86 @@
+"""How far a run is, for a person: a bar on a terminal, plain lines elsewhere."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tqdm import tqdm
+
+_log = logging.getLogger("trainer")
+PLAIN_EVERY_SECS = 10.0
+
+
+class Progress:
+    """Shows step, epoch, images a second, loss, accuracy and the time left."""
+
+    def __init__(
+        self,
+        kind: str,
+        *,
+        start_step: int,
+        total_steps: int,
+        steps_per_epoch: int,
+        phase_of: Callable[[int], str],
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        """Starts the display.
+
+        Args:
+          kind: bar, plain, or auto for a bar where standard error is a terminal.
+          start_step: where this process begins.
+          total_steps: where the run ends.
+          steps_per_epoch: to tell epochs.
+          phase_of: step -> name of the phase that made the update to it.
+          clock: seconds, for tests.
+        """
+        self._start, self._total, self._per_epoch = start_step, total_steps, steps_per_epoch
+        self._phase_of, self._clock = phase_of, clock
+        self._began = self._spoke = clock()
+        self._bar: Any = None
+        if kind == "bar" or (kind == "auto" and sys.stderr.isatty()):
+            layout = (
+                "{desc} {percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+            )
+            self._bar = tqdm(
+                total=total_steps, initial=start_step, bar_format=layout, file=sys.stderr, dynamic_ncols=True
+            )
+
+    def at(self, step: int, train: Mapping[str, float]) -> None:
+        """Tells where the run is, with loss and accuracy since the last log."""
+        epoch = f"epoch {step / self._per_epoch:.1f}"
+        speed = f"{train['images_per_second']:,.0f} images/s"
+        numbers = f"loss {train['loss']:.4f}, accuracy {train['accuracy']:.3f}"
+        if self._bar is not None:
+            self._bar.set_description_str(self._phase_of(step), refresh=False)
+            self._bar.set_postfix_str(f"{epoch}, {speed}, {numbers}", refresh=False)
+            self._bar.update(step - self._bar.n)
+            self._bar.refresh()
+            return
+        now = self._clock()
+        if now - self._spoke >= PLAIN_EVERY_SECS:
+            self._spoke = now
+            left = (now - self._began) / (step - self._start) * (self._total - step)
+            _log.info(
+                "step %d/%d (%s, %s): %s, %s, %s left",
+                step, self._total, self._phase_of(step), epoch, numbers, speed, tqdm.format_interval(left),
+            )  # fmt: skip
+
+    def evaluated(self, step: int, validation: Mapping[str, float]) -> None:
+        """Tells the numbers of the validation split."""
+        self.say(
+            f"step {step}/{self._total} ({self._phase_of(step)}, epoch {step / self._per_epoch:.1f}): "
+            f"validation loss {validation['loss']:.4f}, accuracy {validation['accuracy']:.4f}"
+        )
+
+    def say(self, line: str) -> None:
+        """Prints a line above the bar."""
+        if self._bar is not None:
+            tqdm.write(line, file=sys.stdout)
+        else:
+            _log.info("%s", line)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()

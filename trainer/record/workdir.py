@@ -1,0 +1,200 @@
+"""Every path under --workdir, written so that a crash leaves the old file or the new one."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainer.config import Config
+from trainer.values import TrainerError, UsageError
+
+FORMAT = 1
+
+
+class Workdir:
+    """The folder of one run.
+
+    flagfile.flags   re-runs it
+    run.json         configuration, contract, versions
+    splits.json      every example of every split with the digest of its bytes
+    metrics.jsonl    one line per log or evaluation: what the event files hold, without times
+    train/ validation/ test/   event files
+    checkpoints/     the latest ones; best/ below it
+    report/          the evaluation of a split
+    """
+
+    def __init__(self, path: str):
+        self.root = Path(path).expanduser().absolute()
+        self.flagfile = self.root / "flagfile.flags"
+        self.run_json = self.root / "run.json"
+        self.splits_json = self.root / "splits.json"
+        self.metrics_jsonl = self.root / "metrics.jsonl"
+        self.checkpoints = self.root / "checkpoints"
+        self.report = self.root / "report"
+
+    def make(self) -> None:
+        """Creates the folder.
+
+        Raises:
+          TrainerError: it cannot be created or written to.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise TrainerError(f"--workdir={self.root} is a file, or lies below one") from None
+        except OSError as error:
+            raise TrainerError(f"--workdir={self.root} cannot be created: {error.strerror}") from None
+        if not os.access(self.root, os.W_OK | os.X_OK):
+            raise TrainerError(f"--workdir={self.root} cannot be written to: permission denied")
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the folder for this process; the system frees it when the process dies.
+
+        Raises:
+          TrainerError: another process holds it; the message says which.
+        """
+        path = self.root / "lock"
+        with open(path, "a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise TrainerError(f"--workdir={self.root} is in use by {holder}") from None
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+            yield
+            file.truncate(0)
+
+    def read_config(self) -> Config:
+        """Returns the configuration the run was started with.
+
+        Raises:
+          TrainerError: there is no run here, or one of another format.
+        """
+        run = self._read_run()
+        try:
+            return Config.from_flat(run["config"])
+        except (UsageError, TypeError, KeyError) as error:
+            raise TrainerError(f"{self.run_json} does not fit this version: {error}") from None
+
+    def check_same_run(self, config: Config) -> None:
+        """Makes sure that this folder is empty or holds a run of the same identity.
+
+        Raises:
+          TrainerError: it holds another run; the message names the options that differ.
+        """
+        if not self.run_json.exists():
+            return
+        old, new = self._read_run()["config"], config.flat()
+        changed = [
+            f"--{name} was {_shown(old.get(name))}, now {_shown(new[name])}"
+            for name in config.identity_values()
+            if old.get(name) != _jsonable(new[name])
+        ]
+        if changed:
+            raise TrainerError(
+                f"{self.root} holds a run with other options: {'; '.join(changed)}. "
+                "Choose another --workdir, or start over by removing this one"
+            )
+
+    def write_run(self, config: Config, *, flagfile: str, **facts: Any) -> None:
+        """Writes the configuration, the flagfile that re-runs it, and facts about the run."""
+        write_text(self.flagfile, flagfile)
+        flat = {name: _jsonable(value) for name, value in config.flat().items()}
+        run = {"format": FORMAT, "identity": config.identity(), "config": flat, **facts}
+        write_json(self.run_json, run)
+
+    def write_or_check_splits(self, splits: dict[str, list[tuple[str, str, str]]], **facts: Any) -> None:
+        """Writes who is in which split, or compares with what an earlier start wrote.
+
+        Args:
+          splits: {split: [(id, class name, SHA-256 of the bytes)]} in order.
+          **facts: what else to record beside it.
+
+        Raises:
+          TrainerError: the pictures are no longer those that the run began with.
+        """
+        # Through JSON and back, so that both sides have the same types.
+        new = json.loads(json.dumps({"format": FORMAT, "splits": splits, **facts}))
+        if not self.splits_json.exists():
+            write_json(self.splits_json, new, indent=None)
+            return
+        old = read_json(self.splits_json)
+        for name in sorted({*old["splits"], *new["splits"]}):
+            was, now = old["splits"].get(name, []), new["splits"].get(name, [])
+            if was != now:
+                raise TrainerError(
+                    f"the pictures are not those this run began with: {_difference(name, was, now)} "
+                    f"(recorded in {self.splits_json}). Restore them, or choose another --workdir"
+                )
+
+    def _read_run(self) -> dict[str, Any]:
+        if not self.run_json.exists():
+            raise TrainerError(f"--workdir={self.root} holds no run (no {self.run_json.name} in it)")
+        run = read_json(self.run_json)
+        if run.get("format") != FORMAT:
+            raise TrainerError(f"{self.run_json} has format {run.get('format')}, this version reads {FORMAT}")
+        return run
+
+
+def _difference(split: str, was: Sequence[Sequence[str]], now: Sequence[Sequence[str]]) -> str:
+    if len(was) != len(now):
+        return f"{split} had {len(was):,} pictures, now {len(now):,}"
+    old, new = next((a, b) for a, b in zip(was, now, strict=True) if a != b)
+    if old[0] != new[0]:
+        return f"{split} had {old[0]} where there is now {new[0]}"
+    return f"{old[0]} in {split} has changed"
+
+
+def _jsonable(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if value in ("", None) or isinstance(value, list | tuple) else str(value)
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+      TrainerError: it is not whole.
+    """
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise TrainerError(f"{path} is damaged: {error}") from None
+
+
+def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
+    """Writes JSON atomically."""
+    write_text(path, json.dumps(value, indent=indent) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file atomically: to a temporary name, synced, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

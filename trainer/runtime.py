@@ -1,0 +1,62 @@
+"""The machine: TensorFlow's start, devices, strategy, signals."""
+
+import logging
+import os
+import signal
+import sys
+import warnings
+from types import FrameType
+from typing import Any
+
+
+def start_tensorflow() -> None:
+    """Imports TensorFlow quietly and settles how it computes. To be called before any model exists."""
+    # Before the import: the C++ side reads it once.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
+    import tensorflow as tf
+
+    tf.get_logger().setLevel(logging.ERROR)
+    if tf.config.list_physical_devices("GPU"):
+        # A CPU repeats its sums to the last bit anyway.
+        tf.config.experimental.enable_op_determinism()
+
+
+def make_strategy(kind: str) -> Any:
+    """Returns the `tf.distribute.Strategy` that --strategy names."""
+    import tensorflow as tf
+
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if kind == "mirrored" or (kind == "auto" and len(devices) > 1 and devices[0].device_type == "GPU"):
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    return tf.distribute.get_strategy()
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions that the numbers of a run may depend on."""
+    from importlib import metadata
+
+    names = ("tensorflow", "tf_keras", "tensorflow-hub", "tensorflow-datasets", "numpy", "pillow")
+    found = {name: metadata.version(name) for name in names}
+    return {"python": sys.version.split()[0], **found}
+
+
+class StopSignal:
+    """Notes a wish to stop (Ctrl-C, SIGTERM); a second Ctrl-C ends the process at once."""
+
+    def __init__(self) -> None:
+        self.received = False
+
+    def install(self) -> None:
+        """Takes over SIGINT and SIGTERM. Only possible in the main thread."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.received and number == signal.SIGINT:
+            os._exit(130)
+        self.received = True
+        print("\nstopping after the current step; Ctrl-C again to leave at once", file=sys.stderr, flush=True)
+
+    def requested(self) -> bool:
+        return self.received
