@@ -140,8 +140,8 @@ def _run_loop(
             _show_pictures(experiment, summaries, phase)
 
     best = hook.Best(save_best=save_best)
-    writing = {"writer": summaries, "progress": progress}
-    hooks = [
+    writing: dict = {"writer": summaries, "progress": progress}
+    hooks: list[hook.Hook] = [
         hook.Guard(),
         hook.Log(every(config.run.log_every), batch_size=config.plan.batch_size, **writing),
         hook.Save(every(config.run.save_every), save=save),
@@ -238,10 +238,9 @@ def _record(experiment: Experiment, workdir: Workdir) -> None:
 def _introduce(experiment: Experiment, summaries: Summaries, evaluator: Evaluator) -> None:
     """Writes what TensorBoard shows once a run: options, flagfile, model graph."""
     config = experiment.config
-    values = {
-        name: json.dumps(value) if isinstance(value, tuple) else value
-        for name, value in config.identity_values().items()
-    }
+    swept = {**dataclasses.asdict(config.model), **dataclasses.asdict(config.plan)}
+    swept |= {"source": config.data.source, "seed": config.run.seed}
+    values = {name: json.dumps(v) if isinstance(v, tuple) else v for name, v in swept.items()}
     summaries.hparams(values, session=os.path.basename(config.run.workdir.rstrip("/")))
     flagfile = "\n".join("    " + line for line in to_flagfile(config).splitlines())
     summaries.text("train", "flagfile", flagfile)

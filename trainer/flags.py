@@ -38,7 +38,7 @@ def make_flags() -> absl_flags.FlagValues:
     for section, field in _fields():
         value, help_text = field.default, field.metadata["help"]
         kind = type(value).__name__
-        common = {"flag_values": values, "module_name": section}
+        common: dict[str, Any] = {"flag_values": values, "module_name": section}
         if field.metadata["choices"]:
             choices = list(field.metadata["choices"])
             absl_flags.DEFINE_enum(field.name, value, choices, help_text, **common)

@@ -1,6 +1,7 @@
 """The door: parse, check, dispatch. `python -m trainer.main [COMMAND] --flagfile=...`"""
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -13,7 +14,7 @@ def main(argv: Sequence[str]) -> int:
     if {"--help", "-h", "--helpshort", "--helpfull"} & set(argv):
         print(flags.help_text(full="--helpfull" in argv), end="")
         return 0
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    _log_to_stdout()
     try:
         line = flags.parse(argv)
         # Only now: TensorFlow takes seconds to import, and a typo should not have to wait for it.
@@ -23,6 +24,10 @@ def main(argv: Sequence[str]) -> int:
     except TrainerError as error:
         print(f"trainer: {error}", file=sys.stderr)
         return error.exit_status
+    except BrokenPipeError:
+        # The reader, such as `head`, has left. Python would complain once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         # A full disk, a lost network drive: nothing a traceback would explain.
         where = f": {error.filename}" if error.filename else ""
@@ -31,6 +36,16 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("trainer: interrupted", file=sys.stderr)
         return 130
+
+
+def _log_to_stdout() -> None:
+    """Shows what our own code logs as plain lines, and nothing that libraries log."""
+    log = logging.getLogger("trainer")
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.handlers = [handler]
+    log.setLevel(logging.INFO)
+    log.propagate = False
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 """The machine: TensorFlow's start, devices, strategy, signals."""
 
+import contextlib
 import logging
 import os
 import signal
 import sys
+import tempfile
 import warnings
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -14,12 +17,35 @@ def start_tensorflow() -> None:
     # Before the import: the C++ side reads it once.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
-    import tensorflow as tf
+    with _quiet_stderr():
+        import tensorflow as tf
 
+        has_gpu = bool(tf.config.list_physical_devices("GPU"))
     tf.get_logger().setLevel(logging.ERROR)
-    if tf.config.list_physical_devices("GPU"):
+    if has_gpu:
         # A CPU repeats its sums to the last bit anyway.
         tf.config.experimental.enable_op_determinism()
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Holds back what C++ writes to standard error, and lets it out if the block fails.
+
+    TensorFlow reports a missing GPU as an error, before its log level counts.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(kept, held.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def make_strategy(kind: str) -> Any:

@@ -127,9 +127,12 @@ def _remembered(record: Path) -> str:
 
 
 def _remember(record: Path, **facts: str | int) -> None:
-    handle, part = tempfile.mkstemp(prefix=".part-", dir=record.parent)
-    with os.fdopen(handle, "w") as file:
-        json.dump(facts, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, record)
+    try:
+        handle, part = tempfile.mkstemp(prefix=".part-", dir=record.parent)
+        with os.fdopen(handle, "w") as file:
+            json.dump(facts, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, record)
+    except OSError as error:
+        raise TrainerError(f"cannot write {record}: {error.strerror}; set --cache_dir") from None

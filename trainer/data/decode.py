@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import tensorflow as tf
 from PIL import Image
@@ -13,6 +14,7 @@ MAX_PIXELS = (2**29 - 1) // 3
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 # Layouts of BMP that TensorFlow reads right. It takes the indices of a palette for grey values.
 _BMP_LAYOUTS = ("BGR", "BGRX", "BGRA", "L")
+_PNG_END = b"IEND\xaeB`\x82"
 _EXIF_ORIENTATION = 0x0112
 
 
@@ -56,7 +58,7 @@ def inspect_picture(data: bytes, *, name: str) -> PictureInfo:
     return info
 
 
-def _problem(image: Image.Image, form: str, data: bytes) -> str:
+def _problem(image: Any, form: str, data: bytes) -> str:
     pixels = image.width * image.height
     if pixels > MAX_PIXELS:
         size = f"{image.width}x{image.height}"
@@ -68,8 +70,10 @@ def _problem(image: Image.Image, form: str, data: bytes) -> str:
         # TensorFlow reads an 8-bit BMP as grey; to Pillow that is L when the palette is grey, else P.
         if image.tile[0][0] != "raw" or layout not in _BMP_LAYOUTS or image.mode not in ("L", "RGB", "RGBA"):
             return "a BMP with a palette, packed pixels or compression: save it as PNG"
-        if len(data) < image.tile[0][2] + len(layout) * pixels:
-            return "it ends in the middle"
+        row = -(-len(layout) * image.width // 4) * 4
+        # TensorFlow takes as many bytes as the pixels are, and three of padding.
+        if not 0 <= len(data) - image.tile[0][2] - row * image.height <= 3:
+            return "it ends in the middle, or goes on behind its pixels"
     if form == "WEBP" and getattr(image, "is_animated", False):
         return "an animated WebP: save its first frame as PNG"
     if (
@@ -78,10 +82,10 @@ def _problem(image: Image.Image, form: str, data: bytes) -> str:
         and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
     ):
         return "it ends in the middle"
-    if form == "PNG" and b"IEND" not in data[-4096:] and b"IEND" not in data:
+    if form == "PNG" and _PNG_END not in data[-4096:] and _PNG_END not in data:
         return "it ends in the middle"
-    if form == "GIF" and b";" not in data[-64:]:
-        return "it ends in the middle"
+    if form == "GIF":
+        image.load()  # Nothing in a GIF tells its length; they are small and few.
     return ""
 
 

@@ -19,18 +19,29 @@ class Source(Protocol):
     order on every machine. Slicing, shuffling and sharding happen on positions in it.
     """
 
-    name: str
-    """As given on the command line, e.g. `folder:photos`."""
-    class_names: tuple[str, ...]
-    """Label k is `class_names[k]`."""
-    ids: Sequence[str]
-    """[N] one unique, lasting name per example, e.g. `roses/12.jpg`."""
-    labels: np.ndarray
-    """[N] int64."""
-    sorted_by_class: bool
-    """Whether neighbours in the order share a class, so that take/skip needs a permutation."""
-    native_splits: dict[str, tuple[int, int]]
-    """{name: [start, stop)} where the source comes divided; empty or {'train': (0, N)} otherwise."""
+    @property
+    def name(self) -> str:
+        """As given on the command line, e.g. `folder:photos`."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Label k is `class_names[k]`."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """[N] one unique, lasting name per example, e.g. `roses/12.jpg`."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """[N] int64."""
+
+    @property
+    def sorted_by_class(self) -> bool:
+        """Whether neighbours in the order share a class, so that take/skip needs a permutation."""
+
+    @property
+    def native_splits(self) -> dict[str, tuple[int, int]]:
+        """{name: [start, stop)} where the source comes divided; empty or {'train': (0, N)} otherwise."""
 
     def read(self, index: int) -> bytes:
         """Returns the encoded picture (JPEG, PNG, GIF, BMP ...) at a position of the order.

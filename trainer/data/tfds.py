@@ -95,9 +95,7 @@ def _prepare(builder: Any, *, name: str) -> None:
     try:
         _check_network(builder)
         builder.download_and_prepare()
-    except BaseException as error:
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):
-            raise
+    except Exception as error:
         raise TrainerError(
             f"--source={name}: not prepared in {builder.data_dir}, and preparing it failed: "
             f"{' '.join(str(error).split())[:300]}. Ways out: prepare it on a machine with a network, copy "
@@ -112,14 +110,12 @@ def _check_network(builder: Any) -> None:
     Raises:
       OSError: the host of the data set's files has no address here.
     """
-    hosts = {urllib.parse.urlsplit(url).hostname for url in builder.url_infos} - {None}
-    downloads = Path(builder.data_dir_root if hasattr(builder, "data_dir_root") else builder.data_dir)
-    downloaded = any(
-        (folder / "downloads").is_dir() and any((folder / "downloads").glob("**/*.INFO"))
-        for folder in [downloads, *downloads.parents][:4]
-    )
-    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS or urllib.request.getproxies() or downloaded:
+    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS or urllib.request.getproxies():
         return
+    # What tfds downloaded before, it does not ask the network for; each file has a .INFO beside it.
+    if any(Path(builder.data_dir_root, "downloads").glob("*.INFO")):
+        return
+    hosts = {urllib.parse.urlsplit(url).hostname for url in builder.url_infos} - {None}
     for host in sorted(hosts):
         try:
             socket.getaddrinfo(host, None)

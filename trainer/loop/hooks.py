@@ -104,15 +104,17 @@ class Log(_Hook):
 
     def __call__(self, state: TrainState) -> None:
         step, watch = state.step, state.stopwatch
-        values = state.metrics.read()
-        speed = watch.num_steps * self._batch_size / watch.seconds if watch.seconds else 0.0
-        self._progress.at(step, {**values, "images_per_second": speed})
-        if not self._every.now(step) or not watch.num_steps:
+        values, timing = state.metrics.read(), {}
+        if watch.num_steps:
+            timing = {
+                "images_per_second": watch.num_steps * self._batch_size / watch.seconds,
+                "input_wait_share": watch.waiting_secs / watch.seconds,
+            }
+        self._progress.at(step, {**values, **timing})
+        if not self._every.now(step):
             return
         rate = state.plan.phase_at(step - 1).learning_rate(step - 1)
         values |= {"learning_rate": rate, "gradient_norm": float(state.gradient_norm.result())}
-        share = watch.waiting_secs / watch.seconds
-        timing = {"images_per_second": speed, "input_wait_share": share}
         self._writer.scalars("train", step, values, timing)
         state.metrics.reset()
         state.gradient_norm.reset_state()

@@ -31,7 +31,7 @@ def train(
       Interrupted: a hook ended the run after saving.
       TrainerError: a hook found the state unfit to go on with.
     """
-    running = None
+    running: Phase | None = None
     for hook in hooks:
         hook.resume(state)
     while (step := state.step) < state.plan.total_steps:
@@ -40,9 +40,11 @@ def train(
             running, run = phase, make_run(state, phase)
             iterator = iter(batches(phase, step))
             on_phase(state)
-        # All updates up to the next moment at which something is due are one call.
-        stop = min(phase.stop_step, *(hook.next_due(step) for hook in hooks))
-        timed(run, state, iterator, stop - step)
+            run(iterator, tf.constant(1))  # Untimed: it traces and compiles.
+        else:
+            # All updates up to the next moment at which something is due are one call.
+            stop = min(phase.stop_step, *(hook.next_due(step) for hook in hooks))
+            timed(run, state, iterator, stop - step)
         if state.step == phase.stop_step < state.plan.total_steps:
             # Before the hooks, so that what they save starts the next phase.
             state.enter(state.plan.phase_at(state.step))

@@ -9,28 +9,26 @@ from trainer.loop.phases import Phase, PhaseSchedule
 from trainer.phase_specs import PhaseSpec
 from trainer.values import UsageError
 
-Optimizer = tf_keras.optimizers.Optimizer
 
-
-def _adam(spec: PhaseSpec, **common: object) -> Optimizer:
+def _adam(spec: PhaseSpec, **common: object) -> tf_keras.optimizers.Optimizer:
     return tf_keras.optimizers.Adam(**common)
 
 
-def _adamw(spec: PhaseSpec, **common: object) -> Optimizer:
+def _adamw(spec: PhaseSpec, **common: object) -> tf_keras.optimizers.Optimizer:
     """Adam with decoupled weight decay (Loshchilov & Hutter, 2019)."""
     return tf_keras.optimizers.AdamW(weight_decay=spec.weight_decay, **common)
 
 
-def _sgd(spec: PhaseSpec, **common: object) -> Optimizer:
+def _sgd(spec: PhaseSpec, **common: object) -> tf_keras.optimizers.Optimizer:
     decay = spec.weight_decay or None
     return tf_keras.optimizers.SGD(momentum=spec.momentum, weight_decay=decay, **common)
 
 
-def _rmsprop(spec: PhaseSpec, **common: object) -> Optimizer:
+def _rmsprop(spec: PhaseSpec, **common: object) -> tf_keras.optimizers.Optimizer:
     return tf_keras.optimizers.RMSprop(**common)
 
 
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[..., tf_keras.optimizers.Optimizer]] = {
     "adam": _adam,
     "adamw": _adamw,
     "sgd": _sgd,
@@ -38,7 +36,7 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 }
 
 
-def make_optimizer(phase: Phase, variables: Sequence[tf.Variable]) -> Optimizer:
+def make_optimizer(phase: Phase, variables: Sequence[tf.Variable]) -> tf_keras.optimizers.Optimizer:
     """Makes the optimizer of a phase with all its slots, so that a checkpoint can be matched.
 
     Raises:

@@ -17,11 +17,11 @@ def picture_grid(images: np.ndarray, titles: Sequence[str], *, columns: int = 4)
       columns: pictures a row.
     """
     rows = -(-len(images) // columns)
-    figure = Figure(figsize=(2.2 * columns, 2.4 * rows), layout="constrained")
+    figure = Figure(figsize=(1.6 * columns, 1.8 * rows), layout="constrained")
     for i, (image, title) in enumerate(zip(images, titles, strict=True)):
         axes = figure.add_subplot(rows, columns, i + 1)
         axes.imshow(np.clip(image, 0.0, 1.0))
-        axes.set_title(title, fontsize=10)
+        axes.set_title(title, fontsize=12)
         axes.axis("off")
     return _png(figure)
 
@@ -29,7 +29,7 @@ def picture_grid(images: np.ndarray, titles: Sequence[str], *, columns: int = 4)
 def confusion_figure(matrix: np.ndarray, class_names: Sequence[str], *, title: str) -> bytes:
     """Draws a confusion matrix [K, K]: rows are true classes, columns predictions."""
     count = len(class_names)
-    side = min(max(4.0, 0.75 * count + 2.0), 30.0)
+    side = min(max(3.5, 0.6 * count + 1.5), 30.0)
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.add_subplot()
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)

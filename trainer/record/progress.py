@@ -35,9 +35,10 @@ class Progress:
           phase_of: step -> name of the phase that made the update to it.
           clock: seconds, for tests.
         """
-        self._start, self._total, self._per_epoch = start_step, total_steps, steps_per_epoch
+        self._total, self._per_epoch = total_steps, steps_per_epoch
         self._phase_of, self._clock = phase_of, clock
-        self._began = self._spoke = clock()
+        self._began: tuple[int, float] | None = None
+        self._spoke = clock()
         self._bar: Any = None
         if kind == "bar" or (kind == "auto" and sys.stderr.isatty()):
             layout = (
@@ -50,7 +51,7 @@ class Progress:
     def at(self, step: int, train: Mapping[str, float]) -> None:
         """Tells where the run is, with loss and accuracy since the last log."""
         epoch = f"epoch {step / self._per_epoch:.1f}"
-        speed = f"{train['images_per_second']:,.0f} images/s"
+        speed = f"{train['images_per_second']:,.0f} images/s" if "images_per_second" in train else "starting"
         numbers = f"loss {train['loss']:.4f}, accuracy {train['accuracy']:.3f}"
         if self._bar is not None:
             self._bar.set_description_str(self._phase_of(step), refresh=False)
@@ -59,9 +60,11 @@ class Progress:
             self._bar.refresh()
             return
         now = self._clock()
-        if now - self._spoke >= PLAIN_EVERY_SECS:
+        if self._began is None:
+            self._began = (step, now)  # Not earlier: the first step traces and compiles.
+        elif now - self._spoke >= PLAIN_EVERY_SECS:
             self._spoke = now
-            left = (now - self._began) / (step - self._start) * (self._total - step)
+            left = (now - self._began[1]) / (step - self._began[0]) * (self._total - step)
             _log.info(
                 "step %d/%d (%s, %s): %s, %s, %s left",
                 step, self._total, self._phase_of(step), epoch, numbers, speed, tqdm.format_interval(left),

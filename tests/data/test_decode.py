@@ -1,0 +1,263 @@
+"""Every kind of picture, from its header to its pixels. Pillow is the second opinion."""
+
+import io
+import re
+import struct
+import time
+import warnings
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image, ImageOps
+
+from tests.data.pictures import blocks, encode, noise
+from trainer.data.decode import MAX_PIXELS, decode, inspect_picture, scale, to_contract
+from trainer.values import Contract, TrainerError
+
+
+@tf.function(input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int32)])
+def decode_in_graph(encoded, orientation):
+    return decode(encoded, orientation)
+
+
+def pixels(data: bytes, orientation: int = 1) -> np.ndarray:
+    return decode_in_graph(data, orientation).numpy()
+
+
+def by_pillow(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def with_alpha() -> Image.Image:
+    image = blocks()
+    alpha = np.full((24, 40), 128, np.uint8)
+    alpha[:, :20] = 0
+    image.putalpha(Image.fromarray(alpha))
+    return image
+
+
+def exif(orientation) -> Image.Exif:
+    made = Image.Exif()
+    made[0x0112] = orientation
+    return made
+
+
+def contract(size=(8, 6), value_range=(0.0, 1.0), resize="bilinear") -> Contract:
+    return Contract(*size, value_range, 10, any_size=True, resize=resize)
+
+
+LOSSLESS = {
+    "png rgb": encode(blocks(), "PNG"),
+    "png grey": encode(blocks().convert("L"), "PNG"),
+    "png grey and alpha": encode(blocks().convert("LA"), "PNG"),
+    "png alpha": encode(with_alpha(), "PNG"),
+    "png palette": encode(blocks().convert("P"), "PNG"),
+    "png palette, transparent colour": encode(blocks().convert("P"), "PNG", transparency=0),
+    "png 1 bit": encode(blocks().convert("1"), "PNG"),
+    "gif": encode(blocks(), "GIF"),
+    "gif, first of two frames": encode(
+        blocks(), "GIF", save_all=True, append_images=[Image.new("RGB", (40, 24))]
+    ),
+    "bmp 24 bits": encode(blocks(), "BMP"),
+    "bmp 24 bits, rows padded": encode(blocks(39), "BMP"),
+    "bmp 32 bits": encode(with_alpha(), "BMP"),
+    "bmp grey": encode(blocks().convert("L"), "BMP"),
+    "webp lossless": encode(blocks(), "WEBP", lossless=True),
+    "webp lossless, alpha": encode(with_alpha(), "WEBP", lossless=True, exact=True),
+    "webp lossy": encode(noise(40, 24), "WEBP"),
+    "webp lossy, alpha": encode(with_alpha(), "WEBP", exact=True),
+    "webp with exif": encode(blocks(), "WEBP", exif=exif(1)),
+    "1x1 png": encode(blocks(1, 1), "PNG"),
+    "1x1 gif": encode(blocks(1, 1), "GIF"),
+    "1x1 bmp": encode(blocks(1, 1), "BMP"),
+    "1x1 webp": encode(blocks(1, 1), "WEBP", lossless=True),
+}
+JPEGS = {
+    "baseline": encode(noise(301, 203), "JPEG"),
+    "progressive": encode(noise(301, 203), "JPEG", progressive=True),
+    "full colour resolution": encode(noise(301, 203), "JPEG", subsampling=0),
+    "quality 20": encode(noise(301, 203), "JPEG", quality=20),
+    "grey": encode(noise(301, 203).convert("L"), "JPEG"),
+    "1x1": encode(blocks(1, 1), "JPEG"),
+    "two in one file, as of phones": encode(
+        noise(64, 48), "MPO", save_all=True, append_images=[noise(32, 24)]
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+def test_formats_without_loss_give_pillows_pixels(kind):
+    data = LOSSLESS[kind]
+    inspect_picture(data, name=kind)
+    np.testing.assert_array_equal(pixels(data), by_pillow(data))
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_jpegs_give_the_very_pixels_of_decode_jpeg(kind):
+    assert inspect_picture(JPEGS[kind], name=kind).format == "JPEG"
+    expected = tf.io.decode_jpeg(JPEGS[kind], channels=3).numpy()
+    np.testing.assert_array_equal(pixels(JPEGS[kind]), expected)
+    assert np.abs(expected.astype(int) - by_pillow(JPEGS[kind])).mean() < 3
+
+
+def test_cmyk_jpeg_gets_the_right_colours():
+    image = pixels(encode(blocks().convert("CMYK"), "JPEG", quality=95))
+    for (y, x), colour in {(4, 2): (30, 40, 220), (4, 30): (200, 30, 40), (20, 30): (20, 180, 90)}.items():
+        np.testing.assert_allclose(image[y, x].astype(int), colour, atol=3)
+
+
+def test_sixteen_bit_png_keeps_the_upper_eight():
+    ramp = (np.arange(24 * 40).reshape(24, 40) * 65).astype(np.uint16)
+    image = pixels(encode(Image.fromarray(ramp), "PNG"))
+    np.testing.assert_array_equal(image, np.repeat((ramp >> 8).astype(np.uint8)[..., None], 3, axis=2))
+
+
+def test_transparent_pixels_keep_their_colour():
+    assert pixels(encode(with_alpha(), "PNG"))[4, 2].tolist() == [30, 40, 220]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_orientation_is_applied_as_pillow_does(form, orientation):
+    options = {"quality": 95} if form == "JPEG" else {"lossless": True} if form == "WEBP" else {}
+    data = encode(blocks(), form, exif=exif(orientation), **options)
+    info = inspect_picture(data, name="x")
+    assert (info.width_px, info.height_px, info.orientation) == (40, 24, orientation)
+    stored = Image.fromarray(pixels(data))
+    stored.getexif()[0x0112] = orientation
+    expected = np.asarray(ImageOps.exif_transpose(stored))
+    np.testing.assert_array_equal(pixels(data, orientation), expected)
+    assert (expected.shape[0] > expected.shape[1]) == (orientation >= 5)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 300])
+def test_orientations_that_do_not_exist_are_upright(orientation):
+    assert inspect_picture(encode(blocks(), "JPEG", exif=exif(orientation)), name="x").orientation == 1
+
+
+def test_damaged_exif_is_upright():
+    data = encode(blocks(), "JPEG", exif=b"Exif\0\0" + b"\xff" * 40)
+    assert inspect_picture(data, name="x").orientation == 1
+
+
+def test_eight_thousand_by_six_thousand():
+    data = encode(Image.new("RGB", (8000, 6000), (200, 30, 40)), "JPEG", quality=50)
+    info = inspect_picture(data, name="x")
+    assert (info.width_px, info.height_px) == (8000, 6000)
+    image = decode(tf.constant(data), tf.constant(6))
+    assert image.shape == (8000, 6000, 3)
+    np.testing.assert_allclose(
+        to_contract(image, contract())[0, 0], [200 / 255, 30 / 255, 40 / 255], atol=0.01
+    )
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG of any size whose pixels are not there."""
+    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    import zlib
+
+    chunks = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+    return (
+        chunks
+        + struct.pack(">I", 0)
+        + b"IDAT"
+        + struct.pack(">I", zlib.crc32(b"IDAT"))
+        + b"\0\0\0\0IEND\xaeB`\x82"
+    )
+
+
+def test_too_many_pixels_are_refused_and_large_ones_pass_in_silence():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert inspect_picture(png_header(13000, 13000), name="x").width_px == 13000
+        with pytest.raises(
+            TrainerError,
+            match=r"^a/b.png is not a picture .*30000x20000 are 600 million pixels, more than 179$",
+        ):
+            inspect_picture(png_header(30000, 20000), name="a/b.png")
+    assert MAX_PIXELS * 3 < 2**29
+
+
+def tiff() -> bytes:
+    return encode(blocks(), "TIFF")
+
+
+def animated_webp() -> bytes:
+    return encode(blocks(), "WEBP", save_all=True, append_images=[Image.new("RGB", (40, 24))])
+
+
+WHOLE = encode(noise(301, 203), "JPEG")
+MIDDLE = "it ends in the middle"
+REFUSED = {
+    "text": (b"these are no pixels\n" * 50, "it is none of JPEG, PNG, GIF, BMP and WebP"),
+    "empty": (b"", "it is empty (0 bytes)"),
+    "tiff": (tiff(), "it is none of JPEG, PNG, GIF, BMP and WebP"),
+    "animated webp": (animated_webp(), "an animated WebP: save its first frame as PNG"),
+    "palette bmp": (
+        encode(blocks().convert("P"), "BMP"),
+        "a BMP with a palette, packed pixels or compression: save it as PNG",
+    ),
+    "1-bit bmp": (
+        encode(blocks().convert("1"), "BMP"),
+        "a BMP with a palette, packed pixels or compression: save it as PNG",
+    ),
+    "half a jpeg": (WHOLE[: len(WHOLE) // 2], MIDDLE),
+    "a jpeg without its last byte": (WHOLE[:-1], MIDDLE),
+    "half a png": (encode(noise(99, 99), "PNG")[:9000], MIDDLE),
+    "a png without its last byte": (encode(noise(99, 99), "PNG")[:-1], MIDDLE),
+    "half a bmp": (encode(blocks(), "BMP")[:1000], MIDDLE),
+    "half a gif": (encode(noise(99, 99), "GIF")[:3000], "truncated"),
+    "half a webp": (encode(noise(99, 99), "WEBP")[:500], "decoder"),
+    "only a header": (b"\xff\xd8\xff\xe0", ""),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_cannot_be_decoded_is_refused_in_one_line_with_its_name(kind):
+    data, reason = REFUSED[kind]
+    with pytest.raises(
+        TrainerError, match="^roses/1.jpg is not a picture that can be read: .*" + re.escape(reason)
+    ) as error:
+        inspect_picture(data, name="roses/1.jpg")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "kind", ["half a jpeg", "a png without its last byte", "half a gif", "half a bmp", "1-bit bmp"]
+)
+def test_what_is_refused_is_refused_for_a_reason(kind):
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        pixels(REFUSED[kind][0])
+
+
+def test_bytes_behind_the_end_of_a_jpeg_do_no_harm():
+    data = WHOLE + b"\0" * 100
+    inspect_picture(data, name="x")
+    np.testing.assert_array_equal(pixels(data), pixels(WHOLE))
+
+
+def test_inspecting_is_fast():
+    photo = encode(noise(500, 375), "JPEG", quality=95, exif=exif(6))
+    inspect_picture(photo, name="x")
+    took = []
+    for _ in range(50):
+        start = time.perf_counter()
+        inspect_picture(photo, name="x")
+        took.append(time.perf_counter() - start)
+    assert min(took) < 0.5e-3
+
+
+def test_to_contract_is_bit_equal_to_the_textbook():
+    image = tf.constant(np.asarray(noise(61, 43)))
+    textbook = tf.image.resize(tf.image.convert_image_dtype(image, tf.float32), [8, 6])
+    made = to_contract(image, contract())
+    assert (made.shape, made.dtype) == ((8, 6, 3), tf.float32)
+    np.testing.assert_array_equal(made, textbook)
+    assert not np.array_equal(made, to_contract(image, contract(resize="bicubic")))
+
+
+def test_scale_maps_to_the_value_range():
+    image01 = tf.constant([0.0, 0.25, 1.0])
+    assert scale(image01, contract()) is image01
+    assert scale(image01, contract(value_range=(-1.0, 1.0))).numpy().tolist() == [-1.0, -0.5, 1.0]
