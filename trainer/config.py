@@ -253,6 +253,9 @@ def _validate(config: Config) -> None:
         if f.metadata["choices"] and value not in f.metadata["choices"]:
             wanted = ", ".join(f.metadata["choices"])
             raise UsageError(f"--{f.name}={value} is not one of {wanted}")
+        # The flagfile of a run has one option a line.
+        if any("\n" in text for text in (value if isinstance(value, tuple) else (str(value),))):
+            raise UsageError(f"--{f.name}={value!r} must be on one line")
     for name, low in _AT_LEAST.items():
         value = config.flat()[name]
         if value < low:

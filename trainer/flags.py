@@ -70,7 +70,9 @@ def parse(argv: Sequence[str]) -> CommandLine:
     try:
         rest = values(list(argv))[1:]
     except absl_flags.Error as error:
-        raise UsageError(" ".join(str(error).split())) from None
+        raise UsageError(" ".join(str(error).split()).removeprefix("ERROR:: ")) from None
+    except UnicodeDecodeError:
+        raise UsageError("--flagfile names a file that is no text") from None
     except OSError as error:
         raise UsageError(f"--flagfile={error.filename}: {error.strerror}") from None
     command, *extra = rest or ["train"]

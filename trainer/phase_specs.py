@@ -12,6 +12,7 @@ from trainer.values import Duration, UsageError, parse_calls
 
 SCHEDULES = ("frozen", "finetune", "two_phase")
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
+WITH_WEIGHT_DECAY = ("adamw", "sgd")
 LR_SCHEDULES = ("constant", "cosine", "step")
 BN_MODES = ("frozen", "batch")
 
@@ -47,10 +48,14 @@ def phase_specs(plan: Any) -> list[PhaseSpec]:
     frozen = {"for": plan.frozen_for, "lr": plan.frozen_learning_rate, "train": "head", "bn": "frozen"}
     finetune = {"for": plan.finetune_for, "lr": plan.finetune_learning_rate, "train": plan.finetune_train}
     wanted = {"frozen": (frozen,), "finetune": (finetune,), "two_phase": (frozen, finetune)}
-    return [
-        _phase_spec("frozen" if values is frozen else "finetune", values, plan)
-        for values in wanted[plan.schedule]
-    ]
+    specs = []
+    for values in wanted[plan.schedule]:
+        name = "frozen" if values is frozen else "finetune"
+        try:
+            specs.append(_phase_spec(name, values, plan))
+        except UsageError as error:
+            raise UsageError(f"{name} phase of --schedule={plan.schedule}: {error}") from None
+    return specs
 
 
 def _parse_phase(text: str, number: int, plan: Any) -> PhaseSpec:
@@ -94,7 +99,15 @@ def _phase_spec(name: str, values: dict[str, Any], plan: Any) -> PhaseSpec:
             raise UsageError(f"{key}={value:g} must be 0 or more")
         return value
 
-    duration = Duration.parse(values["for"])
+    optimizer = choice("optimizer", plan.optimizer, OPTIMIZERS)
+    momentum, weight_decay = number("momentum", plan.momentum), number("weight_decay", plan.weight_decay)
+    if momentum > 1:
+        raise UsageError(f"momentum={momentum:g} must be 1 or less")
+    if weight_decay and optimizer not in WITH_WEIGHT_DECAY:
+        raise UsageError(
+            f"weight_decay={weight_decay:g}: {optimizer} has none; use {' or '.join(WITH_WEIGHT_DECAY)}, or 0"
+        )
+    duration = Duration.parse(values["for"], flag="for")
     if duration.unit == "%" or duration.amount <= 0:
         raise UsageError(f"for={values['for']} must be more than 0 epochs, steps or examples")
     augment = values.get("augment", plan.augment)
@@ -105,10 +118,10 @@ def _phase_spec(name: str, values: dict[str, Any], plan: Any) -> PhaseSpec:
         train=_train_patterns(values["train"]),
         learning_rate=number("lr", plan.finetune_learning_rate),
         lr_schedule=choice("lr_schedule", plan.lr_schedule, LR_SCHEDULES),
-        warmup=Duration.parse(values.get("warmup", plan.warmup)),
-        optimizer=choice("optimizer", plan.optimizer, OPTIMIZERS),
-        momentum=number("momentum", plan.momentum),
-        weight_decay=number("weight_decay", plan.weight_decay),
+        warmup=Duration.parse(values.get("warmup", plan.warmup), flag="warmup"),
+        optimizer=optimizer,
+        momentum=momentum,
+        weight_decay=weight_decay,
         bn=choice("bn", plan.bn, BN_MODES),
         augment=augment,
     )

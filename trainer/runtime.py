@@ -73,16 +73,25 @@ class StopSignal:
     def __init__(self) -> None:
         self.received = False
 
-    def install(self) -> None:
-        """Takes over SIGINT and SIGTERM. Only possible in the main thread."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
+    @classmethod
+    @contextlib.contextmanager
+    def installed(cls) -> Iterator["StopSignal"]:
+        """Takes over SIGINT and SIGTERM for the length of a block. Only possible in the main thread."""
+        stop = cls()
+        before = {number: signal.signal(number, stop._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield stop
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+    def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received and number == signal.SIGINT:
             os._exit(130)
         self.received = True
-        print("\nstopping after the current step; Ctrl-C again to leave at once", file=sys.stderr, flush=True)
+        # Not print: a handler may interrupt another write to the same buffer.
+        os.write(2, b"\nstopping after the current step; Ctrl-C again to leave at once\n")
 
     def requested(self) -> bool:
+        """Returns whether somebody wants the run to stop."""
         return self.received

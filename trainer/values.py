@@ -36,13 +36,13 @@ class Duration:
         Raises:
           UsageError: `text` is not a number followed by a unit.
         """
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(epoch|step|example|%)s?\s*", str(text))
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*((?:epoch|step|example)s?|%)\s*", str(text))
         if not match:
             where = f"{flag}=" if flag else ""
             raise UsageError(
                 f"{where}{text}: a length needs a number and a unit: 10epochs, 500steps, 20000examples or 10%"
             )
-        unit = match[2] if match[2] == "%" else match[2] + "s"
+        unit = match[2] if match[2] == "%" else match[2].rstrip("s") + "s"
         return cls(float(match[1]), unit)
 
     def to_steps(self, *, num_examples: int, batch_size: int, total_steps: int | None = None) -> int:
@@ -93,8 +93,10 @@ def parse_calls(text: str) -> list[Call]:
         return []
     try:
         tree = ast.parse(f"[{text}]", mode="eval").body
-        return [_call(node) for node in tree.elts]  # type: ignore[attr-defined]
-    except (SyntaxError, ValueError):
+        if not isinstance(tree, ast.List):
+            raise ValueError("the text closes the bracket around it")
+        return [_call(node) for node in tree.elts]
+    except (SyntaxError, ValueError, TypeError):
         raise UsageError(f"{text!r} is not a list of names with arguments, such as flip,crop(0.6)") from None
 
 

@@ -120,7 +120,7 @@ def _checked(archive: Path, expected: str, *, name: str) -> str:
 def _remembered(record: Path) -> str:
     try:
         return str(json.loads(record.read_text())["sha256"])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return ""
     except (OSError, ValueError, KeyError, TypeError):
         raise TrainerError(f"{record} cannot be read: remove it to trust the next download anew") from None

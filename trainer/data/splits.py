@@ -169,6 +169,9 @@ def drop_shared(splits: Splits, digests: Sequence[str]) -> Splits:
     """Returns the splits without pictures that a later split has, too.
 
     The earlier split loses them: what is left of train was never seen in validation or test.
+
+    Raises:
+      TrainerError: nothing is left of a split.
     """
     last: dict[str, str] = {}
     for name, positions in splits.indices.items():
@@ -177,5 +180,10 @@ def drop_shared(splits: Splits, digests: Sequence[str]) -> Splits:
         name: np.asarray([p for p in positions.tolist() if last[digests[p]] == name], np.int64)
         for name, positions in splits.indices.items()
     }
+    for name, positions in kept.items():
+        if not len(positions):
+            raise TrainerError(
+                f"--drop_duplicates leaves the {name} split empty: every picture in it is in a later one, too"
+            )
     dropped = sum(map(len, splits.indices.values())) - sum(map(len, kept.values()))
     return Splits(kept, splits.how + (f"; {dropped} repeated pictures dropped" if dropped else ""))

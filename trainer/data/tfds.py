@@ -68,6 +68,9 @@ def _quiet() -> Iterator[None]:
     """Holds back what tfds logs and prints about its own inner life."""
     before = absl_logging.get_verbosity()
     absl_logging.set_verbosity(absl_logging.ERROR)
+    tensorflow_log = logging.getLogger("tensorflow")
+    level = tensorflow_log.level
+    tensorflow_log.setLevel(logging.ERROR)
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     try:
@@ -75,6 +78,7 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         absl_logging.set_verbosity(before)
+        tensorflow_log.setLevel(level)
 
 
 def _builder(rest: str, *, name: str, data_dir: str) -> Any:
@@ -110,7 +114,9 @@ def _check_network(builder: Any) -> None:
     Raises:
       OSError: the host of the data set's files has no address here.
     """
-    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS or urllib.request.getproxies():
+    # Behind a proxy, names are resolved by the proxy. ($no_proxy makes an entry, too: it is none.)
+    proxied = {"http", "https", "all"} & set(urllib.request.getproxies())
+    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS or proxied:
         return
     # What tfds downloaded before, it does not ask the network for; each file has a .INFO beside it.
     if any(Path(builder.data_dir_root, "downloads").glob("*.INFO")):

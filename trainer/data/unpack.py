@@ -100,7 +100,7 @@ def _write_all(archive: Path, folder: Path) -> None:
                 total += len(chunk)
                 # Counted as it comes: the sizes that headers declare may lie.
                 if total > limit:
-                    raise _Unsafe(f"more than {limit / 1e9:.0f} GB come out of {packed:,} bytes")
+                    raise _Unsafe(f"more than {limit:,} bytes come out of {packed:,}")
                 out.write(chunk)
 
 

@@ -29,6 +29,16 @@ class Phase:
         """Returns the rate of the update that takes `step` to `step + 1`."""
         return float(PhaseSchedule(self)(step - self.start_step))
 
+    def describe(self) -> str:
+        """Returns the recipe in one line."""
+        spec = self.spec
+        parts = [f"{spec.name}, steps {self.start_step:,} to {self.stop_step:,}"]
+        parts.append(f"{spec.optimizer} at {spec.learning_rate:g} ({spec.lr_schedule})")
+        parts += [f"warm-up {self.warmup_steps:,} steps"] if self.warmup_steps else []
+        parts.append(f"BatchNorm statistics {'stored' if spec.bn == 'frozen' else 'of the batch'}")
+        parts += [f"augment {spec.augment}"] if spec.augment else []
+        return ", ".join(parts)
+
 
 @dataclass(frozen=True)
 class Plan:

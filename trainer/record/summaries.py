@@ -71,13 +71,13 @@ class Summaries:
             hparams_api.hparams_config(hparams=[hparams_api.HParam(name) for name in values], metrics=metrics)
             hparams_api.hparams(dict(values), trial_id=session)
 
-    def cut_back(self, step: int) -> None:
+    def cut_back(self, step: int | None) -> None:
         """Forgets what will be written again after a restore at `step`, before anything is written.
 
         That is what lies after the step, the evaluation of the step, which comes after its
-        checkpoint, and the final score.
+        checkpoint, and the final score. None: there is no checkpoint; everything is forgotten.
         """
-        last = {"train": step, "validation": step - 1, "test": -1}
+        last = {"train": -1 if step is None else step, "validation": (step or 0) - 1, "test": -1}
         for split in SPLITS:
             for path in sorted((self._workdir.root / split).glob("events.out.tfevents.*")):
                 _cut_events(path, last[split])
@@ -110,6 +110,9 @@ def _cut_events(path: Path, last_step: int) -> None:
         whole = False  # It broke off in the middle of a record; what is before it counts.
     kept = [record for record in records if tf.compat.v1.Event.FromString(record).step <= last_step]
     if whole and len(kept) == len(records):
+        return
+    if not kept:
+        path.unlink()
         return
     temporary = path.with_name(f"cut.{path.name}")
     with tf.io.TFRecordWriter(str(temporary)) as writer:

@@ -1,0 +1,96 @@
+"""`evaluate`: scores a split of a finished run, from its workdir alone. `train` ends with it, too."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+from trainer.data.pipeline import find_undecodable
+from trainer.experiment import Experiment
+from trainer.flags import CommandLine
+from trainer.loop.state import TrainState
+from trainer.loop.steps import Evaluator
+from trainer.record.checkpoints import Checkpoints
+from trainer.record.report import write_report
+from trainer.record.summaries import Summaries
+from trainer.record.workdir import Workdir
+from trainer.values import TrainerError, UsageError
+
+_log = logging.getLogger("trainer")
+
+
+def run(line: CommandLine) -> int:
+    """Scores --eval_split with --checkpoint, and returns the exit status."""
+    workdir = Workdir(line.config.run.workdir)
+    config = workdir.read_config().replace(**line.given)
+    workdir.check_same_run(config)
+    checkpoints = Checkpoints(workdir.checkpoints, keep=config.run.keep_checkpoints)
+    path = checkpoints.find(config.evaluate.checkpoint)
+    experiment = Experiment(config)
+    split = config.evaluate.eval_split
+    if split not in experiment.splits.indices:
+        raise UsageError(f"--eval_split={split}: this run has only {', '.join(experiment.splits.indices)}")
+    with named_pictures(experiment):
+        workdir.write_or_check_splits(experiment.split_record())
+        with experiment.strategy.scope():
+            state = TrainState(experiment.classifier, experiment.plan)
+        restore(experiment, state, checkpoints, path)
+        evaluator = Evaluator(experiment.classifier, strategy=experiment.strategy)
+        score(experiment, workdir, evaluator, split=split, step=state.step)
+    return 0
+
+
+def restore(experiment: Experiment, state: TrainState, checkpoints: Checkpoints, path: str) -> None:
+    """Puts the state of a checkpoint into the model and the optimizer of its phase."""
+    with experiment.strategy.scope():
+        state.jump(checkpoints.step_of(path))
+        checkpoints.restore(state.variables(), path)
+
+
+def score(
+    experiment: Experiment,
+    workdir: Workdir,
+    evaluator: Evaluator,
+    *,
+    split: str,
+    step: int,
+    summaries: Summaries | None = None,
+) -> None:
+    """Evaluates a split, writes the report, and prints the accuracy with its interval."""
+    start = time.perf_counter()
+    scored = evaluator(experiment.pipeline.once(experiment.splits.indices[split]))
+    report, confusion_png = write_report(
+        workdir.report,
+        split=split,
+        step=step,
+        loss=scored.loss,
+        ids=[experiment.source.ids[i] for i in scored.ids.tolist()],
+        labels=scored.labels,
+        logits=scored.logits,
+        class_names=experiment.source.class_names,
+    )
+    if summaries:
+        if split == "test":
+            summaries.scalars("test", step, {"loss": scored.loss, "accuracy": scored.accuracy})
+        summaries.image(split, "confusion_matrix", confusion_png, step=step)
+    low, high = report["accuracy_95_percent_interval"]
+    _log.info(
+        "%s accuracy %.2f %% (%d of %d right; 95 %% interval %.1f to %.1f %%), weights of step %d, %.1f s",
+        split, 100 * report["accuracy"], report["num_correct"], report["num_examples"],
+        100 * low, 100 * high, step, time.perf_counter() - start,
+    )  # fmt: skip
+    _log.info("report:      %s", workdir.report / f"{split}_metrics.json")
+
+
+@contextlib.contextmanager
+def named_pictures(experiment: Experiment) -> Iterator[None]:
+    """Turns a failure inside tf.data into an error that names the pictures."""
+    try:
+        yield
+    except (tf.errors.InvalidArgumentError, tf.errors.UnknownError) as error:
+        bad = find_undecodable(experiment.source, experiment.scan)
+        if not bad:
+            raise TrainerError(f"TensorFlow failed: {error.message.splitlines()[0]}") from None
+        raise TrainerError(f"{len(bad)} pictures cannot be read: {'; '.join(bad)}") from None

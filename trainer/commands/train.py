@@ -1,0 +1,201 @@
+"""`train`: from a flagfile to a report, or on from where the same command was stopped."""
+
+import dataclasses
+import json
+import logging
+import os
+
+import tensorflow as tf
+
+from trainer import __version__
+from trainer.commands.evaluate import named_pictures, restore, score
+from trainer.experiment import Experiment
+from trainer.flags import CommandLine, to_flagfile
+from trainer.loop import hooks as hook
+from trainer.loop.loop import train
+from trainer.loop.phases import Phase
+from trainer.loop.state import TrainState
+from trainer.loop.steps import Evaluator, make_train_run
+from trainer.model.freezing import freezing_table, summary
+from trainer.record.checkpoints import Checkpoints
+from trainer.record.figures import picture_grid
+from trainer.record.progress import Progress
+from trainer.record.summaries import Summaries
+from trainer.record.workdir import Workdir
+from trainer.runtime import StopSignal, versions
+from trainer.values import Duration
+
+_log = logging.getLogger("trainer")
+EX_TEMPFAIL = 75
+
+
+def run(line: CommandLine) -> int:
+    """Trains, scores the test split with the best weights, and returns the exit status."""
+    config = line.config
+    workdir = Workdir(config.run.workdir)
+    workdir.make()
+    with workdir.lock():
+        workdir.check_same_run(config)
+        experiment = Experiment(config)
+        with named_pictures(experiment):
+            return _train_locked(experiment, workdir)
+
+
+def _train_locked(experiment: Experiment, workdir: Workdir) -> int:
+    config, plan = experiment.config, experiment.plan
+    _record(experiment, workdir)
+    with experiment.strategy.scope():
+        state = TrainState(experiment.classifier, plan)
+    checkpoints = Checkpoints(workdir.checkpoints, keep=config.run.keep_checkpoints)
+    summaries = Summaries(workdir, describe=experiment.describe)
+    evaluator = Evaluator(experiment.classifier, strategy=experiment.strategy)
+    if path := checkpoints.latest():
+        restore(experiment, state, checkpoints, path)
+        summaries.cut_back(state.step)
+        _log.info("goes on from step %s of %s", f"{state.step:,}", f"{plan.total_steps:,}")
+    else:
+        summaries.cut_back(None)
+        _introduce(experiment, summaries, evaluator)
+    progress = Progress(
+        config.run.progress,
+        start_step=state.step,
+        total_steps=plan.total_steps,
+        steps_per_epoch=plan.steps_per_epoch,
+        phase_of=lambda step: plan.phase_at(max(step - 1, 0)).spec.name,
+    )
+    try:
+        with experiment.strategy.scope(), StopSignal.installed() as stop:
+            _run_loop(experiment, state, checkpoints, summaries, evaluator, progress, stop)
+    except hook.Interrupted as interrupted:
+        progress.close()
+        _log.info("%s and saved; the same command goes on from there", interrupted)
+        return EX_TEMPFAIL
+    finally:
+        progress.close()
+        summaries.close()
+    best = checkpoints.find("best")
+    restore(experiment, state, checkpoints, best)
+    split = "test" if "test" in experiment.splits.indices else "validation"
+    score(experiment, workdir, evaluator, split=split, step=state.step, summaries=summaries)
+    summaries.close()
+    _log.info("results:     %s", workdir.root)
+    _log.info("TensorBoard: python -m tensorboard.main --logdir %s", workdir.root)
+    return 0
+
+
+def _run_loop(
+    experiment: Experiment,
+    state: TrainState,
+    checkpoints: Checkpoints,
+    summaries: Summaries,
+    evaluator: Evaluator,
+    progress: Progress,
+    stop: StopSignal,
+) -> None:
+    config, plan, pipeline = experiment.config, experiment.plan, experiment.pipeline
+    indices = experiment.splits.indices
+
+    def every(text: str) -> hook.Every:
+        return hook.Every(
+            Duration.parse(text), plan, num_examples=len(indices["train"]), batch_size=config.plan.batch_size
+        )
+
+    def save(state: TrainState) -> None:
+        checkpoints.save(state.variables(), step=state.step)
+
+    def save_best(state: TrainState) -> None:
+        checkpoints.save_best(state.variables(), step=state.step)
+
+    def evaluate() -> dict[str, float]:
+        scored = evaluator(pipeline.once(indices["validation"]))
+        return {"loss": scored.loss, "accuracy": scored.accuracy}
+
+    def batches(phase: Phase, step: int) -> tf.data.Dataset:
+        dataset = pipeline.training(
+            indices["train"], start_step=step, stop_step=phase.stop_step, augment=phase.spec.augment
+        )
+        return experiment.strategy.experimental_distribute_dataset(dataset)
+
+    def on_phase(state: TrainState) -> None:
+        phase = state.phase
+        rows = freezing_table(experiment.classifier.named_variables, phase.spec.train)
+        progress.say(f"phase {phase.describe()}: {summary(rows)}")
+        if state.step == phase.start_step:
+            _show_pictures(experiment, summaries, phase)
+
+    best = hook.Best(save_best=save_best)
+    writing: dict = {"writer": summaries, "progress": progress}
+    hooks: list[hook.Hook] = [
+        hook.Guard(),
+        hook.Log(every(config.run.log_every), batch_size=config.plan.batch_size, **writing),
+        hook.Save(every(config.run.save_every), save=save),
+        hook.Evaluate(every(config.run.evaluate_every), evaluate=evaluate, then=best, **writing),
+        best,
+        hook.Stop(requested=stop.requested, save=save),
+    ]
+    train(
+        state,
+        batches=batches,
+        make_run=lambda state, phase: make_train_run(
+            state, phase, strategy=experiment.strategy, seed=config.run.seed
+        ),
+        hooks=hooks,
+        on_phase=on_phase,
+    )
+
+
+def _record(experiment: Experiment, workdir: Workdir) -> None:
+    """Writes what the run is, and says in a few lines what it begins with."""
+    config = experiment.config
+    record = experiment.split_record()
+    workdir.write_or_check_splits(record, how=experiment.splits.how, shared=experiment.shared)
+    workdir.write_run(
+        config,
+        flagfile=to_flagfile(config),
+        class_names=experiment.source.class_names,
+        contract=dataclasses.asdict(experiment.backbone.contract),
+        versions={"trainer": __version__, **versions()},
+    )
+    sizes = ", ".join(f"{name} {len(rows):,}" for name, rows in record.items())
+    _log.info(
+        "pictures:    %s, %d classes; %s", config.data.source, len(experiment.source.class_names), sizes
+    )
+    _log.info("splits:      %s", experiment.splits.how)
+    contract = experiment.backbone.contract
+    low, high = contract.value_range
+    _log.info(
+        "backbone:    %s, %dx%d px in [%g, %g], %d features",
+        experiment.backbone.name, contract.width_px, contract.height_px, low, high, contract.feature_width,
+    )  # fmt: skip
+
+
+def _introduce(experiment: Experiment, summaries: Summaries, evaluator: Evaluator) -> None:
+    """Writes what TensorBoard shows once a run: options, flagfile, model graph."""
+    config = experiment.config
+    swept = {**dataclasses.asdict(config.model), **dataclasses.asdict(config.plan)}
+    swept |= {"source": config.data.source, "seed": config.run.seed}
+    values = {name: json.dumps(v) if isinstance(v, tuple) else v for name, v in swept.items()}
+    summaries.hparams(values, session=os.path.basename(config.run.workdir.rstrip("/")))
+    flagfile = "\n".join("    " + line for line in to_flagfile(config).splitlines())
+    summaries.text("train", "flagfile", flagfile)
+    if experiment.strategy.num_replicas_in_sync == 1:
+        # The function that will score the splits, traced a little earlier.
+        spec = experiment.pipeline.once(experiment.splits.indices["validation"]).element_spec
+        summaries.graph("train", evaluator.step.get_concrete_function(spec).graph)
+
+
+def _show_pictures(experiment: Experiment, summaries: Summaries, phase: Phase) -> None:
+    """Writes a grid of the first pictures of a phase as the network sees them."""
+    first = experiment.pipeline.training(
+        experiment.splits.indices["train"],
+        start_step=phase.start_step,
+        stop_step=phase.start_step + 1,
+        augment=phase.spec.augment,
+    )
+    batch = next(iter(first))
+    shown = [i for i, real in enumerate(batch["mask"].numpy()) if real][:16]
+    images = experiment.as_seen(batch["image"].numpy()[shown])
+    titles = [experiment.source.class_names[label] for label in batch["label"].numpy()[shown]]
+    png = picture_grid(images, titles)
+    # Of the update they are for: a run that starts again at the phase's first step shows them again.
+    summaries.image("train", f"pictures/{phase.spec.name}", png, step=phase.start_step + 1)
