@@ -22,6 +22,12 @@ class UsageError(TrainerError):
     exit_status = 2
 
 
+def told_by_tensorflow(error: Exception) -> str:
+    """Returns what an error of TensorFlow says, without the names of node and operation around it."""
+    lines = str(getattr(error, "message", None) or error).splitlines() or [type(error).__name__]
+    return re.sub(r"^\{\{.*?\}\}", "", lines[0].split(" [Op:")[0]).strip()
+
+
 @dataclass(frozen=True)
 class Duration:
     """A length of training with its unit: `10epochs`, `500steps`, `20000examples` or `10%`."""

@@ -93,4 +93,4 @@ def named_pictures(experiment: Experiment) -> Iterator[None]:
         bad = find_undecodable(experiment.source, experiment.scan)
         if not bad:
             raise TrainerError(f"TensorFlow failed: {error.message.splitlines()[0]}") from None
-        raise TrainerError(f"{len(bad)} pictures cannot be read: {'; '.join(bad)}") from None
+        raise TrainerError(f"pictures that cannot be read: {'; '.join(bad)}") from None

@@ -34,19 +34,22 @@ def run(line: CommandLine) -> int:
     config = line.config
     workdir = Workdir(config.run.workdir)
     workdir.make()
+    checkpoints = Checkpoints(workdir.checkpoints, keep=config.run.keep_checkpoints)
     with workdir.lock():
+        if not checkpoints.exist():
+            # An attempt that saved nothing binds nobody to its options or its pictures.
+            workdir.forget()
         workdir.check_same_run(config)
         experiment = Experiment(config)
         with named_pictures(experiment):
-            return _train_locked(experiment, workdir)
+            return _train_locked(experiment, workdir, checkpoints)
 
 
-def _train_locked(experiment: Experiment, workdir: Workdir) -> int:
+def _train_locked(experiment: Experiment, workdir: Workdir, checkpoints: Checkpoints) -> int:
     config, plan = experiment.config, experiment.plan
     _record(experiment, workdir)
     with experiment.strategy.scope():
         state = TrainState(experiment.classifier, plan)
-    checkpoints = Checkpoints(workdir.checkpoints, keep=config.run.keep_checkpoints)
     summaries = Summaries(workdir, describe=experiment.describe)
     evaluator = Evaluator(experiment.classifier, strategy=experiment.strategy)
     if path := checkpoints.latest():

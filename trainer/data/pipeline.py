@@ -13,7 +13,7 @@ from trainer.data.augment import make_augment
 from trainer.data.decode import decode, scale, to_contract
 from trainer.data.scan import Scan
 from trainer.data.sources import Source
-from trainer.values import Contract, TrainerError
+from trainer.values import Contract, TrainerError, told_by_tensorflow
 
 Batch = dict[str, tf.Tensor]
 """image [B, H, W, 3] float32 in the contract's range, label [B] int64, mask [B] float32 (0 for
@@ -118,8 +118,7 @@ def find_undecodable(source: Source, scan: Scan, *, limit: int = 5) -> list[str]
         try:
             decode(tf.constant(source.read(index)), tf.constant(scan.orientations[index]))
         except (tf.errors.OpError, TrainerError) as error:
-            reason = error.message if isinstance(error, tf.errors.OpError) else str(error)
-            bad.append(f"{name}: {reason.split(' [Op:')[0].splitlines()[0].strip()}")
+            bad.append(f"{name}: {told_by_tensorflow(error)}")
             if len(bad) == limit:
                 break
     return bad

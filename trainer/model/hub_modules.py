@@ -99,8 +99,11 @@ class HubBackbone:
 
     def _probe(self, height: int, width: int) -> tf.Tensor:
         """Returns the output for one black picture, so that a wrong size or output shows now."""
+        strategy = tf.distribute.get_strategy()
         try:
-            output = self._layer(tf.zeros([1, height, width, 3]))
+            # Loaded for several devices, a module cannot be called outside of them.
+            outputs = strategy.run(self._layer, args=(tf.zeros([1, height, width, 3]),))
+            output = tf.nest.map_structure(lambda v: strategy.experimental_local_results(v)[0], outputs)
         except (tf.errors.OpError, ValueError, TypeError) as error:
             raise UsageError(
                 f"{self.name} cannot take pictures of {height}x{width} px ({first_line(error)}): "

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from trainer.values import TrainerError
+from trainer.values import TrainerError, told_by_tensorflow
 
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 
@@ -24,6 +24,10 @@ class Checkpoints:
     def save_best(self, variables: Mapping[str, tf.Variable], *, step: int) -> None:
         """Saves as the best, in place of the one before."""
         self._save(self.folder / "best", variables, step, 1)
+
+    def exist(self) -> bool:
+        """Returns whether anything has been saved."""
+        return any(self.folder.rglob("ckpt-*.index"))
 
     def latest(self) -> str | None:
         """Returns the path prefix of the latest checkpoint."""
@@ -64,7 +68,7 @@ class Checkpoints:
         try:
             found = tf.train.load_checkpoint(path).get_variable_to_shape_map()
         except (tf.errors.OpError, ValueError) as error:
-            raise TrainerError(f"checkpoint {path} cannot be read: {_first_line(error)}") from None
+            raise TrainerError(f"checkpoint {path} cannot be read: {told_by_tensorflow(error)}") from None
         shapes = {_unescaped(key): shape for key, shape in found.items() if key.startswith("variables/")}
         wanted = {name: variable.shape.as_list() for name, variable in variables.items()}
         if shapes != wanted:
@@ -76,8 +80,8 @@ class Checkpoints:
         checkpoint = tf.train.Checkpoint(variables=dict(variables))
         try:
             checkpoint.restore(path).assert_consumed()
-        except tf.errors.OpError as error:
-            raise TrainerError(f"checkpoint {path} is damaged: {_first_line(error)}") from None
+        except (tf.errors.OpError, IndexError, RuntimeError) as error:  # IndexError: the data are cut short.
+            raise TrainerError(f"checkpoint {path} is damaged: {told_by_tensorflow(error)}") from None
 
     def _save(self, folder: Path, variables: Mapping[str, tf.Variable], step: int, keep: int) -> None:
         checkpoint = tf.train.Checkpoint(variables=dict(variables))
@@ -89,7 +93,9 @@ class Checkpoints:
         try:
             manager.save(checkpoint_number=step)
         except tf.errors.OpError as error:
-            raise TrainerError(f"checkpoint of step {step} was not saved: {_first_line(error)}") from None
+            raise TrainerError(
+                f"checkpoint of step {step} was not saved: {told_by_tensorflow(error)}"
+            ) from None
 
 
 def _exists(prefix: Path) -> bool:
@@ -108,7 +114,3 @@ def _unescaped(key: str) -> str:
 
 def _told(shapes: Mapping[str, list[int]], name: str) -> str:
     return f"of shape {shapes[name]}" if name in shapes else "missing"
-
-
-def _first_line(error: Exception) -> str:
-    return str(getattr(error, "message", None) or error).splitlines()[0]

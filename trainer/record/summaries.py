@@ -1,7 +1,8 @@
 """Event files for TensorBoard, and metrics.jsonl. The only importer of `tf.summary`."""
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams_api
 
 from trainer.record.workdir import Workdir, write_bytes
+from trainer.values import TrainerError, told_by_tensorflow
 
 SPLITS = ("train", "validation", "test")
 
@@ -29,35 +31,41 @@ class Summaries:
         self._workdir, self._describe = workdir, describe
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
 
-    def _writer(self, split: str) -> tf.summary.SummaryWriter:
-        if split not in self._writers:
-            self._writers[split] = tf.summary.create_file_writer(str(self._workdir.root / split))
-        return self._writers[split]
+    @contextlib.contextmanager
+    def _writing(self, split: str, step: int) -> Iterator[None]:
+        try:
+            if split not in self._writers:
+                self._writers[split] = tf.summary.create_file_writer(str(self._workdir.root / split))
+            with self._writers[split].as_default(step):
+                yield
+        except tf.errors.OpError as error:
+            reason = told_by_tensorflow(error)
+            raise TrainerError(f"event files of {split} cannot be written: {reason}") from None
 
     def scalars(
         self, split: str, step: int, values: Mapping[str, float], timing: Mapping[str, float] | None = None
     ) -> None:
         """Writes numbers; those in `timing` differ from run to run and stay out of metrics.jsonl."""
-        with self._writer(split).as_default(step):
+        with self._writing(split, step):
             for tag, value in {**values, **(timing or {})}.items():
                 tf.summary.scalar(tag, value)
-        self._writers[split].flush()
+            self._writers[split].flush()
         line = {"split": split, "step": step, **self._describe(step), **values}
         with open(self._workdir.metrics_jsonl, "a") as file:
             file.write(json.dumps(line) + "\n")
 
     def image(self, split: str, tag: str, png: bytes, *, step: int) -> None:
         """Writes one picture, given as an encoded PNG."""
-        with self._writer(split).as_default(step):
+        with self._writing(split, step):
             tf.summary.image(tag, tf.io.decode_png(png, channels=3)[None])
 
     def text(self, split: str, tag: str, markdown: str, *, step: int = 0) -> None:
-        with self._writer(split).as_default(step):
+        with self._writing(split, step):
             tf.summary.text(tag, markdown)
 
     def graph(self, split: str, graph: tf.Graph) -> None:
         """Writes the graph of a traced function."""
-        with self._writer(split).as_default(0):
+        with self._writing(split, 0):
             tf.summary.graph(graph)
 
     def hparams(self, values: Mapping[str, Any], *, session: str) -> None:
@@ -67,7 +75,7 @@ class Summaries:
             for split in ("validation", "test")
             for tag in ("accuracy", "loss")
         ]
-        with self._writer("train").as_default(0):
+        with self._writing("train", 0):
             hparams_api.hparams_config(hparams=[hparams_api.HParam(name) for name in values], metrics=metrics)
             hparams_api.hparams(dict(values), trial_id=session)
 
@@ -95,8 +103,10 @@ class Summaries:
                 write_bytes(self._workdir.metrics_jsonl, b"".join(kept))
 
     def close(self) -> None:
+        """Closes the event files; what is written afterwards opens new ones."""
         for writer in self._writers.values():
             writer.close()
+        self._writers.clear()
 
 
 def _cut_events(path: Path, last_step: int) -> None:

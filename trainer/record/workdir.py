@@ -97,7 +97,7 @@ class Workdir:
             return
         old, new = self._read_run()["config"], config.flat()
         changed = [
-            f"--{name} was {_shown(old.get(name))}, now {_shown(new[name])}"
+            f"--{name} was {_shown(old.get(name))}, now {_shown(_jsonable(new[name]))}"
             for name in config.identity_values()
             if old.get(name) != _jsonable(new[name])
         ]
@@ -106,6 +106,11 @@ class Workdir:
                 f"{self.root} holds a run with other options: {'; '.join(changed)}. "
                 "Choose another --workdir, or start over by removing this one"
             )
+
+    def forget(self) -> None:
+        """Removes what makes the folder that of a certain run."""
+        for path in (self.run_json, self.splits_json):
+            path.unlink(missing_ok=True)
 
     def write_run(self, config: Config, *, flagfile: str, **facts: Any) -> None:
         """Writes the configuration, the flagfile that re-runs it, and facts about the run."""
@@ -196,5 +201,8 @@ def write_bytes(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # A full disk does not say which.
+        raise
     finally:
         temporary.unlink(missing_ok=True)
