@@ -5,6 +5,7 @@ import re
 import struct
 import time
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -155,8 +156,6 @@ def test_eight_thousand_by_six_thousand():
 def png_header(width: int, height: int) -> bytes:
     """A PNG of any size whose pixels are not there."""
     body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    import zlib
-
     chunks = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
     return (
         chunks
@@ -229,6 +228,14 @@ def test_what_cannot_be_decoded_is_refused_in_one_line_with_its_name(kind):
 def test_what_is_refused_is_refused_for_a_reason(kind):
     with pytest.raises(tf.errors.InvalidArgumentError):
         pixels(REFUSED[kind][0])
+
+
+def test_animated_webp_with_alpha_is_an_error_and_no_crash():
+    data = encode(with_alpha(), "WEBP", save_all=True, append_images=[Image.new("RGBA", (40, 24))])
+    with pytest.raises(TrainerError, match="an animated WebP"):
+        inspect_picture(data, name="x")
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        pixels(data)
 
 
 def test_bytes_behind_the_end_of_a_jpeg_do_no_harm():

@@ -1,0 +1,187 @@
+"""Batches: who is in them, in which order, from any step on; pixels tell which picture they came from."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.data.pictures import encode
+from trainer.data.pipeline import Pipeline, find_undecodable
+from trainer.data.scan import Scan, scan
+from trainer.data.sources import MemorySource
+from trainer.values import Contract
+
+COUNT, BATCH = 11, 4
+TRAIN = np.array([9, 1, 8, 2, 7, 3, 6, 10, 5], np.int64)  # Neither all nor in order.
+STEPS_PER_EPOCH = 3  # 4 + 4 + 1
+
+
+def picture(index):
+    """Two columns: the left one says which picture it is, the right one is white."""
+    pixels = np.full((4, 4, 3), 255, np.uint8)
+    pixels[:, :2] = [20 * index, 0, index]
+    return encode(Image.fromarray(pixels), "PNG")
+
+
+def make(*, seed=0, value_range=(0.0, 1.0), batch_size=BATCH, size=4):
+    source = MemorySource(
+        name="memory:test",
+        class_names=("even", "odd"),
+        ids=[f"picture{i}" for i in range(COUNT)],
+        labels=np.arange(COUNT) % 2,
+        encoded=[picture(i) for i in range(COUNT)],
+    )
+    contract = Contract(size, size, value_range, feature_width=2, any_size=True)
+    return Pipeline(source, scan(source), contract=contract, batch_size=batch_size, seed=seed)
+
+
+def read(dataset):
+    return [{name: value.numpy() for name, value in batch.items()} for batch in dataset]
+
+
+def ids(batches):
+    return np.concatenate([batch["id"] for batch in batches]).tolist()
+
+
+def assert_same(left, right):
+    assert len(left) == len(right)
+    for one, other in zip(left, right, strict=True):
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def three_epochs():
+    return read(make().training(TRAIN, start_step=0, stop_step=3 * STEPS_PER_EPOCH))
+
+
+def test_each_epoch_has_every_example_once(three_epochs):
+    for epoch in range(3):
+        batches = three_epochs[epoch * STEPS_PER_EPOCH : (epoch + 1) * STEPS_PER_EPOCH]
+        assert sorted(ids(batches)) == [-1, -1, -1, *sorted(TRAIN.tolist())]
+
+
+def test_epochs_differ_in_order(three_epochs):
+    seen = ids(three_epochs)
+    orders = [tuple(seen[i : i + 12]) for i in (0, 12, 24)]
+    assert len(set(orders)) == 3
+    assert all(list(order[:9]) != TRAIN.tolist() for order in orders)
+
+
+def test_the_order_is_a_function_of_the_seed(three_epochs):
+    again = read(make(seed=0).training(TRAIN, start_step=0, stop_step=9))
+    assert_same(again, three_epochs)
+    other = read(make(seed=1).training(TRAIN, start_step=0, stop_step=9))
+    assert ids(other) != ids(three_epochs)
+
+
+def test_batches_have_one_shape_and_what_is_padded_is_masked(three_epochs):
+    for i, batch in enumerate(three_epochs):
+        assert batch["image"].shape == (BATCH, 4, 4, 3)
+        assert {name: (v.shape, str(v.dtype)) for name, v in batch.items() if name != "image"} == {
+            "label": ((BATCH,), "int64"),
+            "mask": ((BATCH,), "float32"),
+            "id": ((BATCH,), "int64"),
+        }
+        assert batch["image"].dtype == np.float32
+        expected = [1, 0, 0, 0] if i % STEPS_PER_EPOCH == 2 else [1, 1, 1, 1]
+        assert batch["mask"].tolist() == expected
+        np.testing.assert_array_equal(batch["id"] == -1, batch["mask"] == 0)
+
+
+def test_pixels_and_labels_belong_to_the_id(three_epochs):
+    for batch in three_epochs:
+        for image, label, index in zip(batch["image"], batch["label"], batch["id"], strict=True):
+            if index < 0:
+                assert label == 0
+                assert not image.any()
+                continue
+            assert label == index % 2
+            np.testing.assert_allclose(image[:, :2, 0], 20 * index / 255, atol=1e-6)
+            np.testing.assert_allclose(image[:, :2, 2], index / 255, atol=1e-6)
+            np.testing.assert_array_equal(image[:, 2:], 1.0)
+
+
+@pytest.mark.parametrize("augment", ["", "flip,crop(0.5)"])
+def test_from_any_step_on_the_batches_are_those_of_an_unbroken_run(augment):
+    pipeline = make()
+    whole = read(pipeline.training(TRAIN, start_step=0, stop_step=8, augment=augment))
+    assert len(whole) == 8
+    for start in range(8):
+        tail = read(pipeline.training(TRAIN, start_step=start, stop_step=8, augment=augment))
+        assert_same(tail, whole[start:])
+    middle = read(pipeline.training(TRAIN, start_step=2, stop_step=4, augment=augment))
+    assert_same(middle, whole[2:4])
+
+
+def two_epochs(*, seed=0, batch_size=BATCH):
+    """Returns {(epoch, id): image} under crop."""
+    per_epoch = -(-len(TRAIN) // batch_size)
+    pipeline = make(seed=seed, batch_size=batch_size)
+    batches = read(pipeline.training(TRAIN, start_step=0, stop_step=2 * per_epoch, augment="crop(0.3)"))
+    return {
+        (step // per_epoch, index): image
+        for step, batch in enumerate(batches)
+        for index, image in zip(batch["id"].tolist(), batch["image"], strict=True)
+        if index >= 0
+    }
+
+
+def test_augmentation_is_a_function_of_seed_epoch_and_picture():
+    first, other_seed, other_batch = two_epochs(), two_epochs(seed=1), two_epochs(batch_size=9)
+    assert set(first) == {(epoch, index) for epoch in (0, 1) for index in TRAIN.tolist()}
+    assert set(first) == set(other_batch)
+    for key, image in first.items():
+        np.testing.assert_array_equal(image, other_batch[key])
+    # A crop can, by chance, show the same four pixels again.
+    assert sum(not np.array_equal(image, other_seed[key]) for key, image in first.items()) >= 12
+    assert sum(not np.array_equal(first[0, i], first[1, i]) for i in TRAIN.tolist()) >= 6
+
+
+def test_once_gives_each_example_in_order():
+    batches = read(make().once(TRAIN))
+    assert ids(batches) == [*TRAIN.tolist(), -1, -1, -1]
+    assert [batch["mask"].sum() for batch in batches] == [4, 4, 1]
+    assert {batch["image"].shape for batch in batches} == {(BATCH, 4, 4, 3)}
+    assert ids(read(make().once(TRAIN[:4]))) == TRAIN[:4].tolist()
+    assert ids(read(make().once(TRAIN[:1]))) == [9, -1, -1, -1]
+
+
+def test_pixels_are_scaled_to_the_value_range():
+    zero_one = read(make().once(TRAIN))
+    for low, high in ((-1.0, 1.0), (0.0, 255.0), (-127 / 128, 1.0)):
+        scaled = read(make(value_range=(low, high)).once(TRAIN))
+        for a, b in zip(zero_one, scaled, strict=True):
+            np.testing.assert_allclose(b["image"], a["image"] * (high - low) + low, rtol=1e-6, atol=1e-6)
+    # The padding of the last batch is black, too, and not out of range.
+    np.testing.assert_array_equal(scaled[-1]["image"][1:], np.float32(low))
+
+
+def test_pictures_are_resized_to_the_contract():
+    batch = read(make(size=2).once(TRAIN))[0]
+    np.testing.assert_allclose(batch["image"][0, :, 0, 0], 180 / 255, atol=1e-6)
+    np.testing.assert_allclose(batch["image"][0, :, 1], 1.0)
+
+
+def test_orientation_is_applied():
+    pipeline = make()
+    turned = Pipeline(
+        pipeline.source,
+        Scan([""] * COUNT, np.full(COUNT, 2, np.int32)),  # 2 is a mirror image.
+        contract=pipeline.contract,
+        batch_size=BATCH,
+        seed=0,
+    )
+    plain, mirrored = (read(p.once(TRAIN))[0]["image"] for p in (pipeline, turned))
+    np.testing.assert_array_equal(mirrored, plain[:, :, ::-1])
+
+
+def test_what_cannot_be_decoded_is_named():
+    pipeline = make()
+    found = Scan([""] * COUNT, np.ones(COUNT, np.int32))
+    assert find_undecodable(pipeline.source, found) == []
+    for index in (3, 5, 7):
+        pipeline.source.encoded[index] = picture(index)[:40]
+    bad = find_undecodable(pipeline.source, found)
+    assert [line.split(":")[0] for line in bad] == ["picture3", "picture5", "picture7"]
+    assert all("\n" not in line for line in bad)
+    assert len(find_undecodable(pipeline.source, found, limit=2)) == 2

@@ -1,0 +1,78 @@
+"""What every source promises."""
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.data.pictures import jpeg
+from tests.data.trees import FILES, OTHERS, prepare_tiny, write_tgz, write_tree, write_zip
+from trainer.data.decode import decode, inspect_picture
+from trainer.data.sources import Source, SourceOptions, open_source
+from trainer.values import UsageError
+
+KINDS = ["folder", "split folder", "tgz", "zip", "url", "tfds", "synthetic"]
+
+
+@pytest.fixture(params=KINDS)
+def address(request, tmp_path, options, server) -> str:
+    """The address of a source of each kind."""
+    files = {**FILES, **OTHERS}
+    match request.param:
+        case "folder":
+            return f"folder:{write_tree(tmp_path / 'photos', files)}"
+        case "split folder":
+            write_tree(tmp_path / "photos/train", files)
+            write_tree(tmp_path / "photos/val", {"roses/1.jpg": jpeg(20)})
+            return f"folder:{write_tree(tmp_path / 'photos/test', {'daisy/1.jpg': jpeg(21)}).parent}"
+        case "tgz":
+            return f"archive:{write_tgz(tmp_path / 'photos.tgz', files)}"
+        case "zip":
+            return f"archive:{write_zip(tmp_path / 'photos.zip', files)}"
+        case "url":
+            server.files["/photos.tgz"] = write_tgz(tmp_path / "x.tgz", files).read_bytes()
+            return f"archive:{server.url}/photos.tgz"
+        case "tfds":
+            prepare_tiny(options.data_dir)
+            return "tfds:tiny_blooms:plain"
+    return "synthetic:flowers"
+
+
+def facts(source: Source):
+    return (source.class_names, list(source.ids), source.labels.tolist(), source.native_splits)
+
+
+def test_contract_of_every_source(address, options):
+    source: Source = open_source(address, options)
+    again = open_source(address, options)
+    number = len(source.ids)
+    assert source.name == address
+    assert number > 5
+    assert facts(source) == facts(again)
+    assert len(set(source.ids)) == number
+    assert all(isinstance(name, str) and name.encode() for name in [*source.ids, *source.class_names])
+    assert source.labels.dtype == np.int64
+    assert source.labels.shape == (number,)
+    assert len(source.class_names) == len(set(source.class_names)) >= 2
+    assert set(source.labels.tolist()) <= set(range(len(source.class_names)))
+    assert isinstance(source.sorted_by_class, bool)
+    ends = [0, *(stop for _, stop in source.native_splits.values())]
+    assert list(source.native_splits.values()) == list(itertools.pairwise(ends))
+    assert ends[-1] in (0, number)
+    data = [source.read(index) for index in range(number)]
+    for index, encoded in enumerate(data):
+        info = inspect_picture(encoded, name=source.ids[index])
+        image = decode(tf.constant(encoded), tf.constant(1))
+        assert image.shape == (info.height_px, info.width_px, 3)
+    positions = list(np.random.default_rng(0).permutation(number)) * 4
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(source.read, positions)) == [data[at] for at in positions]
+    assert [again.read(index) for index in range(number)] == data
+
+
+@pytest.mark.parametrize("address", ["flowers", "folder:", "ftp:x", ""])
+def test_addresses_of_no_known_scheme(address):
+    with pytest.raises(UsageError, match="is none of tfds:NAME"):
+        open_source(address, SourceOptions())

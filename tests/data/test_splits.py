@@ -1,0 +1,234 @@
+"""take/skip: sizes known by hand, errors, and pictures that are in two splits."""
+
+import contextlib
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainer.data.sources import MemorySource
+from trainer.data.splits import Splits, drop_shared, make_splits, shared_pictures
+from trainer.values import TrainerError, UsageError
+
+
+def source(total, *, num_classes=1, sorted_by_class=False, native=None, labels=None):
+    if labels is None:
+        labels = (
+            np.arange(total) * num_classes // total if sorted_by_class else np.arange(total) % num_classes
+        )
+    return MemorySource(
+        name="memory:test",
+        class_names=tuple(f"class{k}" for k in range(int(max(labels)) + 1)),
+        ids=[f"picture{i}" for i in range(total)],
+        labels=np.asarray(labels, np.int64),
+        encoded=[b""] * total,
+        sorted_by_class=sorted_by_class,
+        native_splits=native or {},
+    )
+
+
+def sizes(splits):
+    return {name: len(part) for name, part in splits.indices.items()}
+
+
+def ranges(splits):
+    """The splits as {name: (first, last)}, after checking that each is in order and without a hole."""
+    found = {}
+    for name, part in splits.indices.items():
+        np.testing.assert_array_equal(part, np.arange(part[0], part[-1] + 1))
+        found[name] = (int(part[0]), int(part[-1]))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("total", "spec", "expected"),
+    [
+        (3670, "50%,25%,25%", [1835, 918, 917]),
+        (2569, "50%,25%,25%", [1284, 643, 642]),
+        (3670, "1835,918,rest", [1835, 918, 917]),
+        (3670, "1835,918,917", [1835, 918, 917]),
+        (3670, "80%,20%", [2936, 734]),
+        (3670, "auto", [2936, 367, 367]),
+        (10, "80%,10%,10%", [8, 1, 1]),
+        (10, "33.3%,33.3%,33.3%", [3, 3, 4]),
+        (10, "50%,rest", [5, 5]),
+        (10, "4,50%,10%", [4, 5, 1]),
+        (10, "3,2", [3, 2]),
+        (7, "50%, 25%, 25%", [3, 2, 2]),
+    ],
+)
+def test_sizes(total, spec, expected):
+    splits = make_splits(source(total), spec)
+    assert sizes(splits) == dict(zip(("train", "validation", "test"), expected, strict=False))
+    bounds = np.cumsum([0, *expected]).tolist()
+    assert list(ranges(splits).values()) == [(a, b - 1) for a, b in itertools.pairwise(bounds)]
+
+
+def test_says_what_it_took_and_what_it_left():
+    assert make_splits(source(10), "3,2").how == "3,2 of 10, in the source's order; 5 left unused"
+    assert "left unused" not in make_splits(source(10), "50%,50%").how
+    permuted = make_splits(source(10, sorted_by_class=True), "50%,50%", seed=7)
+    assert "--split_seed=7, because the source is sorted by class" in permuted.how
+    assert "sorted" not in make_splits(source(10), "50%,50%", order="permuted").how
+
+
+TRAIN_TEST = {"train": (0, 100), "test": (100, 130)}
+ALL_THREE = {"train": (0, 100), "validation": (100, 120), "test": (120, 130)}
+
+
+@pytest.mark.parametrize(
+    ("native", "spec", "expected"),
+    [
+        (TRAIN_TEST, "train[:80%],train[80%:],test", [(0, 79), (80, 99), (100, 129)]),
+        (TRAIN_TEST, "train[:10],train[90:]", [(0, 9), (90, 99)]),
+        (TRAIN_TEST, "train[10:20],train[20:25],test[50%:]", [(10, 19), (20, 24), (115, 129)]),
+        (TRAIN_TEST, "train[:33%],train[33%:],test", [(0, 32), (33, 99), (100, 129)]),
+        (TRAIN_TEST, "test,train", [(100, 129), (0, 99)]),
+        (TRAIN_TEST, "auto", [(0, 89), (90, 99), (100, 129)]),
+        (ALL_THREE, "auto", [(0, 99), (100, 119), (120, 129)]),
+        ({"train": (0, 100), "validation": (100, 130)}, "auto", [(0, 99), (100, 129)]),
+        ({"train": (0, 130)}, "auto", [(0, 103), (104, 116), (117, 129)]),
+        ({}, "auto", [(0, 103), (104, 116), (117, 129)]),
+    ],
+)
+def test_named_ranges_and_auto(native, spec, expected):
+    splits = make_splits(source(130, native=native), spec)
+    assert ranges(splits) == dict(zip(("train", "validation", "test"), expected, strict=False))
+
+
+def test_bounds_of_two_ranges_meet_at_odd_shares():
+    splits = make_splits(source(7, native={"train": (0, 7)}), "train[:50%],train[50%:]")
+    assert sizes(splits) == {"train": 4, "validation": 3}
+
+
+def test_sorted_sources_are_permuted_by_seed_and_others_are_not():
+    by_class = source(100, num_classes=5, sorted_by_class=True)
+    splits = make_splits(by_class, "50%,50%", seed=3)
+    order = np.concatenate(list(splits.indices.values()))
+    np.testing.assert_array_equal(order, np.random.default_rng(3).permutation(100))
+    assert order.dtype == np.int64
+    again = make_splits(by_class, "50%,50%", seed=3)
+    other = make_splits(by_class, "50%,50%", seed=4)
+    np.testing.assert_array_equal(again.indices["train"], splits.indices["train"])
+    assert again.indices["train"].tolist() != other.indices["train"].tolist()
+    assert set(by_class.labels[splits.indices["train"]].tolist()) == set(range(5))
+    mixed = make_splits(source(100, num_classes=5), "50%,50%", seed=3)
+    assert ranges(mixed) == {"train": (0, 49), "validation": (50, 99)}
+
+
+def test_the_order_can_be_chosen():
+    by_class = source(100, num_classes=1, sorted_by_class=True)
+    assert ranges(make_splits(by_class, "50%,50%", order="source"))["train"] == (0, 49)
+    mixed = make_splits(source(100), "50%,50%", order="permuted", seed=3)
+    np.testing.assert_array_equal(mixed.indices["train"], np.random.default_rng(3).permutation(100)[:50])
+
+
+def test_ranges_of_a_sorted_source_are_permuted_within_each_native_split():
+    by_class = source(130, num_classes=5, sorted_by_class=True, native=TRAIN_TEST, labels=np.arange(130) % 5)
+    splits = make_splits(by_class, "train[:50%],train[50%:],test", seed=1)
+    both = np.concatenate([splits.indices["train"], splits.indices["validation"]])
+    assert both.tolist() != list(range(100))
+    assert sorted(both.tolist()) == list(range(100))
+    assert sorted(splits.indices["test"].tolist()) == list(range(100, 130))
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "message"),
+    [
+        ("100%", UsageError, "2 or 3 parts"),
+        ("40%,20%,20%,20%", UsageError, "2 or 3 parts"),
+        ("80%,30%", UsageError, "more than 100%"),
+        ("100,31", UsageError, "asks for 131 pictures or more; there are 130"),
+        ("131,rest", UsageError, "there are 130"),
+        ("half,rest", UsageError, "'half'"),
+        ("80 percent,20", UsageError, "'80 percent'"),
+        ("rest,50%", UsageError, "'rest'"),
+        ("-5,10", UsageError, "'-5'"),
+        ("train[:80%],train[70%:],test", UsageError, "picture70 is both in train and in validation"),
+        ("train,train", UsageError, "picture0 is both in train and in validation"),
+        ("train[:101],test", UsageError, "overruns the 100 pictures of train"),
+        ("train[:101%],test", UsageError, "overruns the 100 pictures of train"),
+        ("train,dev", UsageError, "no split 'dev'; it has: train, test"),
+        ("train[1:2:3],test", UsageError, "is no range"),
+        ("train[80%:10%],test", TrainerError, "the train split is empty"),
+        ("100%,0%", TrainerError, "the validation split is empty"),
+        ("130,rest", TrainerError, "the validation split is empty"),
+        ("0,50", TrainerError, "the train split is empty"),
+    ],
+)
+def test_wrong_specs(spec, error, message):
+    with pytest.raises(TrainerError) as caught:
+        make_splits(source(130, native=TRAIN_TEST), spec)
+    assert type(caught.value) is error
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_class_missing_in_train_is_named():
+    by_class = source(100, num_classes=5, sorted_by_class=True)
+    with pytest.raises(TrainerError, match="class 'class4' is in the validation split but not in train"):
+        make_splits(by_class, "80%,20%", order="source")
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    total=st.integers(3, 5000),
+    shares=st.lists(st.integers(1, 100), min_size=2, max_size=3),
+    permuted=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_shares_of_anything_are_disjoint_in_order_and_cover(total, shares, permuted, seed):
+    whole = sum(shares)
+    # Three decimals, the last share being what is left of 100.
+    parts = [round(100 * share / whole, 3) for share in shares[:-1]]
+    parts.append(round(100 - sum(parts), 3))
+    spec = ",".join(f"{part:.3f}%" for part in parts)
+    order = "permuted" if permuted else "source"
+    if total * min(parts) / 100 < 1:
+        # Too few to give each split one for certain: then a split may be empty, and nothing else wrong.
+        with contextlib.suppress(TrainerError):
+            make_splits(source(total), spec, order=order, seed=seed)
+        return
+    splits = make_splits(source(total), spec, order=order, seed=seed)
+    joined = np.concatenate(list(splits.indices.values()))
+    expected = np.random.default_rng(seed).permutation(total) if permuted else np.arange(total)
+    np.testing.assert_array_equal(joined, expected)
+    for part, count in zip(parts, sizes(splits).values(), strict=True):
+        assert abs(count - total * part / 100) < 1.5
+
+
+def by_hand(**indices):
+    return Splits({name: np.array(part, np.int64) for name, part in indices.items()}, "by hand")
+
+
+# a is in all three splits, c twice in train, d in validation and test.
+DIGESTS = ["a", "c", "c", "b", "a", "d", "e", "d", "a"]
+THREE = by_hand(train=[0, 1, 2, 3], validation=[4, 5, 6], test=[7, 8])
+
+
+def test_shared_pictures_are_those_in_two_splits():
+    assert shared_pictures(THREE.indices, DIGESTS) == [
+        [("train", 0), ("validation", 4), ("test", 8)],
+        [("validation", 5), ("test", 7)],
+    ]
+    assert shared_pictures(THREE.indices, list("abcdefghi")) == []
+
+
+def test_the_earlier_split_loses_what_a_later_one_has():
+    kept = drop_shared(THREE, DIGESTS)
+    assert {name: part.tolist() for name, part in kept.indices.items()} == {
+        "train": [1, 2, 3],
+        "validation": [6],
+        "test": [7, 8],
+    }
+    assert kept.how == "by hand; 3 repeated pictures dropped"
+    assert all(part.dtype == np.int64 for part in kept.indices.values())
+    assert shared_pictures(kept.indices, DIGESTS) == []
+    assert drop_shared(THREE, list("abcdefghi")).how == "by hand"
+
+
+def test_a_split_that_is_all_repeats_is_an_error():
+    with pytest.raises(TrainerError, match="validation split empty"):
+        drop_shared(by_hand(train=[0], validation=[1, 2], test=[3, 4]), ["x", "a", "b", "a", "b"])

@@ -1,0 +1,77 @@
+"""tfds data sets, prepared here from a tiny builder, and what is said where there is none."""
+
+import re
+import socket
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+
+from tests.data.trees import prepare_tiny
+from trainer.data.sources import open_source
+from trainer.values import TrainerError, UsageError
+
+
+def test_tfds_splits_order_and_ids(options):
+    prepare_tiny(options.data_dir)
+    source = open_source("tfds:tiny_blooms:plain", options)
+    assert source.class_names == ("b", "a")
+    assert source.native_splits == {"train": (0, 8), "test": (8, 11)}
+    assert not source.sorted_by_class
+    assert source.ids[0] == "train/tiny_blooms-train.tfrecord-00000-of-00001__0"
+    assert source.ids[10] == "test/tiny_blooms-test.tfrecord-00000-of-00001__2"
+    shades = [int(tf.io.decode_image(source.read(k))[0, 0, 0]) for k in range(11)]
+    assert sorted(shades[:8]) == list(range(8))
+    assert sorted(shades[8:]) == [20, 21, 22]
+    assert source.labels.tolist() == [shade % 2 for shade in shades]
+    assert source.read(0).startswith(b"\x89PNG")
+
+
+def test_tfds_says_which_features_there_are(options):
+    prepare_tiny(options.data_dir, "bare")
+    line = (
+        "--source=tfds:tiny_blooms:bare: expected the features image (Image) and label (ClassLabel), but it "
+        "has image (Image), mask (Tensor)"
+    )
+    with pytest.raises(TrainerError, match=f"^{re.escape(line)}$"):
+        open_source("tfds:tiny_blooms:bare", options)
+
+
+def test_tfds_names_that_do_not_exist(options):
+    line = "--source=tfds:tf_flower: tfds knows no data set of this name. "
+    line += "Did you mean: tf_flower -> tf_flowers ?"
+    with pytest.raises(UsageError, match=f"^{re.escape(line)}$"):
+        open_source("tfds:tf_flower", options)
+    with pytest.raises(UsageError, match=r"^--source=tfds:qqzzxx: tfds knows no data set of this name.$"):
+        open_source("tfds:qqzzxx", options)
+    with pytest.raises(
+        UsageError, match=r"^--source=tfds:mnist:nope: tfds cannot open it: .*BuilderConfig nope not found"
+    ):
+        open_source("tfds:mnist:nope", options)
+
+
+def test_tfds_without_network_says_so_at_once(options, monkeypatch, capfd):
+    def unresolved(host, *args, **kwargs):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unresolved)
+    line = (
+        f"--source=tfds:tf_flowers: not prepared in {options.data_dir}/tf_flowers/3.0.1, and preparing it "
+        "failed: no network: download.tensorflow.org: Name or service not known. Ways out: prepare it on a "
+        "machine with a network, copy the folder and set --data_dir to the folder above it, or set "
+        "$TFDS_DATA_DIR to where it is prepared already, or take the same pictures as archive:PATH or "
+        "folder:PATH"
+    )
+    with pytest.raises(TrainerError, match=f"^{re.escape(line)}$"):
+        open_source("tfds:tf_flowers", options)
+    assert capfd.readouterr().out == ""
+
+
+def test_tfds_damaged_files_are_named(options):
+    prepare_tiny(options.data_dir)
+    (record,) = Path(options.data_dir).glob("tiny_blooms/plain/1.0.0/*train.tfrecord*")
+    record.write_bytes(record.read_bytes()[:-20])
+    with pytest.raises(
+        TrainerError, match=r"the split train in \S+ cannot be read: .*; remove the folder to prepare"
+    ):
+        open_source("tfds:tiny_blooms:plain", options)

@@ -1,0 +1,54 @@
+"""Trains and scores on one device and on two; prints both as JSON. Run by test_replicas.py.
+
+A program of its own, because the number of devices must be set before TensorFlow starts.
+"""
+
+import json
+import sys
+
+import tensorflow as tf
+
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+
+from tests.loop.toys import dataset_of, random_batches, run_of, state_of  # noqa: E402
+from trainer.loop.steps import Evaluator  # noqa: E402
+from trainer.model.backbones import open_backbone  # noqa: E402
+from trainer.runtime import make_strategy  # noqa: E402
+
+
+def run(strategy, tiny, recipe, dropout):
+    batches = random_batches(3, size=6, side=8)
+    # The second device gets nothing but padding.
+    batches[2]["mask"][:] = [1, 1, 0, 0, 0, 0]
+    with strategy.scope():
+        backbone = open_backbone(f"savedmodel:{tiny}", image_size=8)
+        state = state_of(f"for=9steps; {recipe}", backbone=backbone, dropout=dropout)
+        iterator = iter(strategy.experimental_distribute_dataset(dataset_of(*batches)))
+        run_of(state, strategy=strategy)(iterator, tf.constant(3))
+        scored = Evaluator(state.classifier, strategy=strategy)(dataset_of(*batches))
+    return {
+        "replicas": strategy.num_replicas_in_sync,
+        "variables": {name: v.numpy().tolist() for name, v in state.classifier.named_variables.items()},
+        "train": {**state.metrics.read(), "gradient_norm": float(state.gradient_norm.result())},
+        "step": state.step,
+        "scored": {"loss": scored.loss, "accuracy": scored.accuracy},
+        "ids": scored.ids.tolist(),
+        "labels": scored.labels.tolist(),
+        "logits": scored.logits.tolist(),
+    }
+
+
+CASES = {
+    "head": ("train=head; lr=0.1; optimizer=sgd", 0.0),
+    "all": ("train=all; lr=0.01", 0.0),
+    "dropout": ("train=head; lr=0.1; optimizer=sgd", 0.5),
+}
+if __name__ == "__main__":
+    strategies = {kind: make_strategy(kind) for kind in ("one", "mirrored")}
+    found = {
+        name: {kind: run(strategy, sys.argv[1], *case) for kind, strategy in strategies.items()}
+        for name, case in CASES.items()
+    }
+    print(json.dumps(found))

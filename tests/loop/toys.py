@@ -1,0 +1,79 @@
+"""Problems small enough to be worked out by hand."""
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.config import PlanConfig
+from trainer.loop.phases import make_plan
+from trainer.loop.state import TrainState
+from trainer.loop.steps import make_train_run
+from trainer.model.classifier import Classifier
+from trainer.model.heads import Head
+from trainer.phase_specs import phase_specs
+from trainer.values import Contract
+
+
+class PixelBackbone:
+    """Pictures of one pixel; its three colours are the features."""
+
+    name = "pixel"
+    contract = Contract(1, 1, (0.0, 1.0), feature_width=3, any_size=False)
+
+    def __init__(self):
+        self.variables = {}
+
+    def __call__(self, images, *, training, bn_batch):
+        return images[:, 0, 0, :]
+
+    def regularization_losses(self):
+        return []
+
+
+def plan_of(*phases, num_examples=4, batch_size=4):
+    """A plan of phases such as 'for=3steps; train=head; lr=0.1'."""
+    return make_plan(phase_specs(PlanConfig(phase=phases)), num_examples=num_examples, batch_size=batch_size)
+
+
+def state_of(*phases, backbone=None, num_logits=3, dropout=0.0, seed=0):
+    head = Head("linear", num_logits=num_logits, dropout=dropout, seed=seed)
+    return TrainState(Classifier(backbone or PixelBackbone(), head), plan_of(*phases))
+
+
+def run_of(state, *, strategy=None, seed=0):
+    return make_train_run(state, state.phase, strategy=strategy or tf.distribute.get_strategy(), seed=seed)
+
+
+def batch_of(features, labels, mask=None):
+    """One batch of pictures of one pixel, as the pipeline gives it."""
+    features, labels = np.asarray(features, np.float32), np.asarray(labels, np.int64)
+    mask = np.ones(len(labels), np.float32) if mask is None else np.asarray(mask, np.float32)
+    ids = np.where(mask > 0, np.arange(len(labels)), -1)
+    return {"image": features[:, None, None, :], "label": labels, "mask": mask, "id": ids}
+
+
+def dataset_of(*batches):
+    stacked = {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
+    return tf.data.Dataset.from_tensor_slices(stacked)
+
+
+def random_batches(count, *, size=4, num_logits=3, seed=0, side=1):
+    random = np.random.default_rng(seed)
+    return [
+        {
+            "image": random.random((size, side, side, 3)).astype(np.float32),
+            "label": random.integers(0, num_logits, size),
+            "mask": np.array([1] * (size - i % 2) + [0] * (i % 2), np.float32),
+            "id": np.arange(size),
+        }
+        for i in range(count)
+    ]
+
+
+def values(state):
+    """{name: value} of all that a checkpoint holds."""
+    return {name: variable.numpy() for name, variable in state.variables().items()}
+
+
+def softmax(logits):
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)

@@ -1,0 +1,85 @@
+"""Backbone and head together."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.model.modules import KERNEL
+from trainer.model.backbones import open_backbone
+from trainer.model.classifier import Classifier
+from trainer.model.heads import Head
+from trainer.values import Contract
+
+
+@pytest.fixture
+def classifier(tiny_backbone):
+    backbone = open_backbone(f"savedmodel:{tiny_backbone}", image_size=8)
+    return Classifier(backbone, Head("linear", num_logits=3, dropout=0.5, seed=0))
+
+
+IMAGES = np.random.default_rng(0).random((4, 8, 8, 3)).astype(np.float32)
+
+
+def test_variables_have_lasting_names_in_order(classifier):
+    assert list(classifier.named_variables) == [
+        "backbone/conv/kernel",
+        "backbone/bn/beta",
+        "backbone/bn/moving_mean",
+        "head/logits/kernel",
+        "head/logits/bias",
+    ]
+    assert all(isinstance(v, tf.Variable) for v in classifier.named_variables.values())
+
+
+def test_logits_are_head_of_features(classifier):
+    weights = np.arange(6, dtype=np.float32).reshape(2, 3)
+    classifier.named_variables["head/logits/kernel"].assign(weights)
+    classifier.named_variables["head/logits/bias"].assign([1.0, 2.0, 3.0])
+    expected = IMAGES.mean(axis=(1, 2)) @ np.array(KERNEL, np.float32) @ weights + [1.0, 2.0, 3.0]
+    np.testing.assert_allclose(classifier(IMAGES), expected, rtol=1e-5)
+
+
+def test_nothing_is_random_or_moves_without_being_asked(classifier):
+    before = {name: v.numpy() for name, v in classifier.named_variables.items()}
+    np.testing.assert_array_equal(classifier(IMAGES), classifier(IMAGES))
+    for name, variable in classifier.named_variables.items():
+        np.testing.assert_array_equal(variable, before[name])
+
+
+def test_a_dropout_seed_drops_features(classifier):
+    plain = classifier(IMAGES)
+    dropped = classifier(IMAGES, dropout_seed=tf.constant([0, 1]))
+    assert not np.array_equal(plain, dropped)
+    np.testing.assert_array_equal(dropped, classifier(IMAGES, dropout_seed=tf.constant([0, 1])))
+
+
+def test_batch_statistics_move_only_when_asked_for(classifier):
+    mean = classifier.named_variables["backbone/bn/moving_mean"]
+    classifier(IMAGES, backbone_trains=True, bn_batch=False)
+    np.testing.assert_array_equal(mean, [0.0, 0.0])
+    classifier(IMAGES, backbone_trains=True, bn_batch=True)
+    batch_mean = IMAGES.mean(axis=(0, 1, 2)) @ np.array(KERNEL, np.float32)
+    np.testing.assert_allclose(mean, 0.5 * batch_mean, rtol=1e-5)
+
+
+class HalfPrecision:
+    """A backbone whose features are 16-bit numbers."""
+
+    name = "half"
+    contract = Contract(8, 8, (0.0, 1.0), feature_width=3, any_size=True)
+    variables: dict = {}  # noqa: RUF012
+
+    def __call__(self, images, *, training, bn_batch):
+        return tf.cast(tf.reduce_mean(images, [1, 2]), tf.bfloat16)
+
+    def regularization_losses(self):
+        return []
+
+
+def test_logits_are_float32_whatever_the_features_are(classifier):
+    assert classifier(IMAGES).dtype == tf.float32
+    half = Classifier(HalfPrecision(), Head("mlp(4)", num_logits=2, dropout=0.5, seed=0))
+    for seed in (None, tf.constant([0, 1])):
+        logits = half(IMAGES, dropout_seed=seed)
+        assert logits.dtype == tf.float32
+        assert logits.shape == (4, 2)

@@ -1,0 +1,131 @@
+"""Heads: shapes, names, seeds, and dropout in numbers. On several replicas: tests/loop/test_replicas.py."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer.model.heads import Head
+from trainer.values import UsageError
+
+
+def make(text="mlp(4)", *, num_logits=3, dropout=0.0, seed=0, width=6):
+    head = Head(text, num_logits=num_logits, dropout=dropout, seed=seed)
+    head.build(tf.TensorShape([None, width]))
+    return head
+
+
+def weights(head):
+    return {name: variable.numpy() for name, variable in head.named_variables().items()}
+
+
+@pytest.mark.parametrize(
+    ("text", "shapes"),
+    [
+        ("linear", {"logits": (6, 3)}),
+        ("linear()", {"logits": (6, 3)}),
+        ("mlp(4)", {"dense_0": (6, 4), "logits": (4, 3)}),
+        ("mlp(5, 4)", {"dense_0": (6, 5), "dense_1": (5, 4), "logits": (4, 3)}),
+    ],
+)
+def test_names_and_shapes(text, shapes):
+    head = make(text)
+    expected = {}
+    for layer, shape in shapes.items():
+        expected[f"head/{layer}/kernel"] = shape
+        expected[f"head/{layer}/bias"] = shape[1:]
+    assert {name: value.shape for name, value in weights(head).items()} == expected
+    assert len(head.trainable_variables) == len(expected)
+    assert head(tf.ones([2, 6])).shape == (2, 3)
+
+
+def test_computes_dense_relu_dense():
+    head = make("mlp(4)")
+    values = weights(head)
+    head.named_variables()["head/dense_0/bias"].assign([0.1, -0.2, 0.3, -0.4])
+    head.named_variables()["head/logits/bias"].assign([1.0, 2.0, 3.0])
+    features = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
+    hidden = np.maximum(features @ values["head/dense_0/kernel"] + [0.1, -0.2, 0.3, -0.4], 0)
+    expected = hidden @ values["head/logits/kernel"] + [1.0, 2.0, 3.0]
+    np.testing.assert_allclose(head(tf.constant(features)), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_kernels_are_glorot_uniform_by_seed_and_biases_zero():
+    tf.random.set_seed(1)
+    first = weights(make("mlp(400,400)", seed=3, width=400))
+    tf.random.set_seed(2)
+    again, other = (
+        weights(make("mlp(400,400)", seed=3, width=400)),
+        weights(make("mlp(400,400)", seed=4, width=400)),
+    )
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, again[name])
+        if name.endswith("bias"):
+            assert not value.any()
+        else:
+            assert not np.array_equal(value, other[name])
+    # Layers of one shape start apart; the bound is sqrt(6 / (fan in + fan out)).
+    one, two = first["head/dense_0/kernel"], first["head/dense_1/kernel"]
+    assert not np.array_equal(one, two)
+    for kernel in (one, two):
+        assert np.abs(kernel).max() <= np.sqrt(6 / 800)
+        assert np.abs(kernel).max() > 0.99 * np.sqrt(6 / 800)
+        assert abs(kernel.mean()) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is not one of linear, mlp"),
+        ("conv(3)", "--head=conv(3) is not one of linear, mlp"),
+        ("linear,linear", "is not one of"),
+        ("linear(3)", "wrong arguments"),
+        ("mlp", "whole numbers above 0"),
+        ("mlp()", "whole numbers above 0"),
+        ("mlp(0)", "whole numbers above 0"),
+        ("mlp(4,-1)", "whole numbers above 0"),
+        ("mlp(2.5)", "whole numbers above 0"),
+        ("mlp('wide')", "whole numbers above 0"),
+        ("mlp(", "not a list of names"),
+    ],
+)
+def test_other_heads_are_refused(text, message):
+    with pytest.raises(UsageError) as caught:
+        make(text)
+    assert message in str(caught.value)
+
+
+def identity(width, *, dropout):
+    head = make("linear", num_logits=width, dropout=dropout, width=width)
+    head.named_variables()["head/logits/kernel"].assign(np.eye(width, dtype=np.float32))
+    return head
+
+
+@pytest.mark.parametrize("rate", [0.25, 0.5, 0.9])
+def test_dropout_zeroes_a_share_and_scales_up_the_rest(rate):
+    dropped = identity(100, dropout=rate)(tf.ones([200, 100]), dropout_seed=tf.constant([0, 1])).numpy()
+    np.testing.assert_allclose(np.unique(dropped), [0, 1 / (1 - rate)], rtol=1e-6)
+    # 20,000 draws: five standard deviations are below 0.018.
+    assert abs((dropped == 0).mean() - rate) < 0.018
+    assert len({row.tobytes() for row in dropped}) == 200
+
+
+def test_dropout_is_a_function_of_the_seed_and_off_without_one():
+    head, ones = identity(20, dropout=0.5), tf.ones([4, 20])
+    first = head(ones, dropout_seed=tf.constant([0, 1])).numpy()
+    np.testing.assert_array_equal(head(ones, dropout_seed=tf.constant([0, 1])), first)
+    assert not np.array_equal(head(ones, dropout_seed=tf.constant([0, 2])), first)
+    np.testing.assert_array_equal(head(ones), ones)
+    np.testing.assert_array_equal(identity(20, dropout=0.0)(ones, dropout_seed=tf.constant([0, 1])), ones)
+
+
+def test_dropout_is_applied_to_the_last_features_only():
+    head = make("mlp(50)", num_logits=2, dropout=0.5, width=6)
+    head.named_variables()["head/dense_0/bias"].assign(np.full(50, 10.0, np.float32))
+    kernel = weights(head)["head/logits/kernel"]
+    features = np.ones([3, 6], np.float32)
+    hidden = np.maximum(features @ weights(head)["head/dense_0/kernel"] + 10.0, 0)
+    assert hidden.min() > 0
+    seed = tf.constant([5, 6])
+    kept = tf.random.stateless_uniform([3, 50], seed).numpy() >= 0.5
+    expected = (2 * hidden * kept) @ kernel
+    np.testing.assert_allclose(head(tf.constant(features), dropout_seed=seed), expected, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,136 @@
+"""What a person sees of a run."""
+
+import fcntl
+import logging
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+
+import pytest
+
+from trainer.record.progress import Progress
+
+NUMBERS = {"loss": 0.5, "accuracy": 0.75, "images_per_second": 1234.5}
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def said():
+    """The lines that are logged."""
+    lines = []
+
+    class Keep(logging.Handler):
+        def emit(self, record):
+            lines.append(record.getMessage())
+
+    log, keep = logging.getLogger("trainer"), Keep()
+    before = (log.handlers, log.level)
+    log.handlers, log.level = [keep], logging.INFO
+    yield lines
+    log.handlers, log.level = before
+
+
+def plain(clock, **kwargs):
+    options = {"start_step": 0, "total_steps": 100, "steps_per_epoch": 10, **kwargs}
+    return Progress("plain", phase_of=lambda step: "a" if step <= 50 else "b", clock=clock, **options)
+
+
+def test_plain_lines_come_every_ten_seconds(said):
+    clock = Clock()
+    progress = plain(clock)
+    for step in range(1, 101):
+        clock.now += 1.0
+        progress.at(step, NUMBERS)
+    progress.close()
+    assert len(said) == 10
+    assert said[0] == ("step 10/100 (a, epoch 1.0): loss 0.5000, accuracy 0.750, 1,234 images/s, 01:30 left")
+    assert said[5] == ("step 60/100 (b, epoch 6.0): loss 0.5000, accuracy 0.750, 1,234 images/s, 00:40 left")
+    assert said[9].endswith("00:00 left")
+
+
+def test_the_time_left_is_that_of_this_process_without_its_first_step(said):
+    clock = Clock()
+    progress = plain(clock, start_step=40)
+    clock.now += 500.0  # Tracing and compiling.
+    progress.at(41, {"loss": 0.5, "accuracy": 0.75})
+    clock.now += 20.0
+    progress.at(51, NUMBERS)
+    assert len(said) == 1
+    assert said[0].endswith("01:38 left")
+
+
+def test_evaluations_are_told_at_once(said):
+    progress = plain(Clock())
+    progress.evaluated(25, {"loss": 0.25, "accuracy": 0.9})
+    progress.say("hello")
+    assert said == ["step 25/100 (a, epoch 2.5): validation loss 0.2500, accuracy 0.9000", "hello"]
+
+
+def test_auto_is_plain_where_nobody_watches(said, capfd):
+    clock = Clock()
+    progress = Progress(
+        "auto", start_step=0, total_steps=10, steps_per_epoch=5, phase_of=lambda step: "a", clock=clock
+    )
+    for step in (1, 2):
+        clock.now += 60
+        progress.at(step, NUMBERS)
+    assert len(said) == 1
+    assert capfd.readouterr() == ("", "")
+
+
+PROGRAM = """
+import sys
+from trainer.record.progress import Progress
+progress = Progress(sys.argv[1], start_step=10, total_steps=50, steps_per_epoch=10,
+                    phase_of=lambda step: "warm")
+progress.at(11, {"loss": 2.5, "accuracy": 0.25})
+progress.say("a line of its own")
+progress.at(40, {"loss": 0.5, "accuracy": 0.75, "images_per_second": 1234.5})
+progress.evaluated(50, {"loss": 0.125, "accuracy": 1.0})
+progress.close()
+"""
+
+
+def on_a_terminal(kind):
+    """Returns what a program shows on a terminal of 120 columns."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, kind], stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:  # The other end is closed.
+            break
+        if not part:
+            break
+        shown += part
+    os.close(ours)
+    assert process.wait() == 0, shown.decode()
+    return shown.decode()
+
+
+@pytest.mark.parametrize("kind", ["auto", "bar"])
+def test_a_terminal_gets_a_bar(kind):
+    shown = on_a_terminal(kind)
+    states = [state.strip() for state in re.split(r"[\r\n]", shown)]
+    assert any(re.match(r"warm +80%\|.*step 40/50 \[", state) for state in states), states
+    assert any("epoch 4.0, 1,234 images/s, loss 0.5000, accuracy 0.750" in state for state in states)
+    assert any("epoch 1.1, starting, loss 2.5000" in state for state in states)
+    assert "a line of its own" in states
+    assert any("validation loss 0.1250, accuracy 1.0000" in state for state in states)
+
+
+def test_plain_lines_can_be_asked_for_on_a_terminal():
+    assert "|" not in on_a_terminal("plain")

@@ -1,0 +1,214 @@
+"""Event files and metrics.jsonl, read back."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorboard.plugins.hparams import metadata as hparams_metadata
+from tensorboard.plugins.hparams import plugin_data_pb2
+
+from tests.record.events import accumulated, plugin, scalars, steps_of
+from trainer.record.figures import confusion_figure, picture_grid
+from trainer.record.summaries import Summaries
+from trainer.record.workdir import Workdir
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    made = Workdir(str(tmp_path / "run"))
+    made.make()
+    return made
+
+
+def lines(workdir):
+    return [json.loads(line) for line in workdir.metrics_jsonl.read_text().splitlines()]
+
+
+def write(workdir, steps, *, splits=("train", "validation", "test")):
+    """Writes loss = step + 0.25 and a time; validation gets every second step, test the last."""
+    summaries = Summaries(workdir, describe=lambda step: {"epoch": step / 2})
+    for step in steps:
+        summaries.scalars("train", step, {"loss": step + 0.25}, {"images_per_second": 1.0})
+        if step % 2 == 0 and "validation" in splits:
+            summaries.scalars("validation", step, {"loss": step + 0.5})
+    if "test" in splits:
+        summaries.scalars("test", steps[-1], {"loss": steps[-1] + 0.75})
+    summaries.close()
+
+
+def test_numbers_are_the_same_in_both_places(workdir):
+    write(workdir, range(1, 6))
+    assert lines(workdir)[:3] == [
+        {"split": "train", "step": 1, "epoch": 0.5, "loss": 1.25},
+        {"split": "train", "step": 2, "epoch": 1.0, "loss": 2.25},
+        {"split": "validation", "step": 2, "epoch": 1.0, "loss": 2.5},
+    ]
+    for split in ("train", "validation", "test"):
+        found = scalars(workdir.root / split)
+        assert found["loss"] == [
+            (line["step"], line["loss"]) for line in lines(workdir) if line["split"] == split
+        ]
+    assert found["loss"] == [(5, 5.75)]
+    # Times differ from run to run: in TensorBoard only.
+    assert [step for step, _ in scalars(workdir.root / "train")["images_per_second"]] == [1, 2, 3, 4, 5]
+    assert "images_per_second" not in workdir.metrics_jsonl.read_text()
+
+
+def test_numbers_are_on_disk_at_once(workdir):
+    summaries = Summaries(workdir)
+    summaries.scalars("train", 3, {"loss": 1.5})
+    assert scalars(workdir.root / "train") == {"loss": [(3, 1.5)]}
+    assert lines(workdir) == [{"split": "train", "step": 3, "loss": 1.5}]
+    summaries.close()
+
+
+def test_cut_back_forgets_what_will_be_written_again(workdir):
+    write(workdir, range(1, 8))
+    Summaries(workdir).cut_back(4)
+    # The evaluation of step 4 comes after its checkpoint, so it will be made again.
+    assert [(line["split"], line["step"]) for line in lines(workdir)] == [
+        ("train", 1), ("train", 2), ("validation", 2), ("train", 3), ("train", 4),
+    ]  # fmt: skip
+    assert [step for step, _ in scalars(workdir.root / "train")["loss"]] == [1, 2, 3, 4]
+    assert [step for step, _ in scalars(workdir.root / "validation")["loss"]] == [2]
+    assert scalars(workdir.root / "test") == {}
+    before = workdir.metrics_jsonl.read_bytes()
+    Summaries(workdir).cut_back(4)
+    assert workdir.metrics_jsonl.read_bytes() == before
+
+
+def test_after_a_cut_each_point_is_there_once(workdir):
+    write(workdir, range(1, 8))
+    whole = {split: scalars(workdir.root / split) for split in ("train", "validation", "test")}
+    text = workdir.metrics_jsonl.read_bytes()
+    for step in (6, 3, 5):
+        Summaries(workdir).cut_back(step)
+        summaries = Summaries(workdir, describe=lambda step: {"epoch": step / 2})
+        if step % 2 == 0:
+            summaries.scalars("validation", step, {"loss": step + 0.5})
+            summaries.close()
+        write(workdir, range(step + 1, 8))
+    assert workdir.metrics_jsonl.read_bytes() == text
+    found = {split: scalars(workdir.root / split) for split in whole}
+    for split in whole:
+        # Several files are read in the order of their names, which is that of their times.
+        for tag, points in whole[split].items():
+            assert sorted(found[split][tag]) == points
+
+
+def test_without_a_checkpoint_everything_is_forgotten(workdir):
+    summaries = Summaries(workdir)
+    summaries.text("train", "flagfile", "--seed=1")
+    summaries.close()
+    write(workdir, range(1, 4))
+    Summaries(workdir).cut_back(None)
+    assert workdir.metrics_jsonl.read_bytes() == b""
+    for split in ("train", "validation", "test"):
+        assert steps_of(workdir.root / split) == {}
+
+
+def test_what_was_written_at_the_start_stays(workdir):
+    summaries = Summaries(workdir)
+    summaries.text("train", "flagfile", "--seed=1")
+    summaries.close()
+    write(workdir, range(1, 4))
+    Summaries(workdir).cut_back(1)
+    assert steps_of(workdir.root / "train") == {"flagfile": [0], "loss": [1], "images_per_second": [1]}
+
+
+@pytest.mark.parametrize("cut_bytes", [1, 5, 40])
+def test_what_broke_off_in_the_middle_is_left_out(workdir, cut_bytes):
+    write(workdir, range(1, 6), splits=("train",))
+    [events] = (workdir.root / "train").glob("events*")
+    for path in (events, workdir.metrics_jsonl):
+        path.write_bytes(path.read_bytes()[:-cut_bytes])
+    Summaries(workdir).cut_back(4)
+    assert [step for step, _ in scalars(workdir.root / "train")["loss"]] == [1, 2, 3, 4]
+    assert [line["step"] for line in lines(workdir)] == [1, 2, 3, 4]
+    assert list((workdir.root / "train").iterdir()) == [events]
+    # It can be read to the end by the strict reader, too.
+    assert len(list(tf.data.TFRecordDataset(str(events)))) > 4
+
+
+def test_a_broken_line_is_left_out_even_when_nothing_else_is(workdir):
+    write(workdir, range(1, 4), splits=("train",))
+    whole = workdir.metrics_jsonl.read_bytes()
+    workdir.metrics_jsonl.write_bytes(whole + b'{"split": "tr')
+    Summaries(workdir).cut_back(3)
+    assert workdir.metrics_jsonl.read_bytes() == whole
+
+
+def test_options_of_the_run_for_the_hparams_tab(workdir):
+    summaries = Summaries(workdir)
+    summaries.hparams({"head": "linear", "batch_size": 32, "dropout": 0.5, "drop": True}, session="run7")
+    summaries.close()
+    events = accumulated(workdir.root / "train")
+    data = {}
+    for tag in events.Tags()["tensors"]:
+        if plugin(events, tag) == "hparams":
+            data[tag] = plugin_data_pb2.HParamsPluginData.FromString(
+                events.SummaryMetadata(tag).plugin_data.content
+            )
+    started = data[hparams_metadata.SESSION_START_INFO_TAG].session_start_info
+    assert {name: value.WhichOneof("kind") for name, value in started.hparams.items()} == {
+        "head": "string_value",
+        "batch_size": "number_value",
+        "dropout": "number_value",
+        "drop": "bool_value",
+    }
+    assert started.hparams["batch_size"].number_value == 32
+    assert started.group_name
+    experiment = data[hparams_metadata.EXPERIMENT_TAG].experiment
+    assert sorted(info.name for info in experiment.hparam_infos) == ["batch_size", "drop", "dropout", "head"]
+    assert {(info.name.group, info.name.tag) for info in experiment.metric_infos} == {
+        (f"../{split}", tag) for split in ("validation", "test") for tag in ("accuracy", "loss")
+    }
+
+
+def test_graph_text_and_pictures(workdir):
+    @tf.function
+    def double(x):
+        return tf.multiply(x, 2.0, name="doubled")
+
+    red = np.zeros([2, 6, 6, 3], np.float32)
+    red[..., 0] = 1.0
+    png = picture_grid(red, ["rose", "tulip"])
+    summaries = Summaries(workdir)
+    summaries.graph("train", double.get_concrete_function(tf.TensorSpec([3])).graph)
+    summaries.text("train", "flagfile", "    --seed=1")
+    summaries.image("train", "pictures/frozen", png, step=0)
+    summaries.close()
+    events = accumulated(workdir.root / "train")
+    assert events.Tags()["graph"]
+    assert "doubled" in {node.name for node in events.Graph().node}
+    assert {tag: plugin(events, tag) for tag in events.Tags()["tensors"]} == {
+        "flagfile": "text",
+        "pictures/frozen": "images",
+    }
+    width, height, encoded = tf.make_ndarray(events.Tensors("pictures/frozen")[0].tensor_proto).tolist()
+    picture = tf.io.decode_png(encoded).numpy()
+    assert picture.shape == (int(height), int(width), 3)
+    np.testing.assert_array_equal(picture, tf.io.decode_png(png, channels=3))
+    assert ((picture == [255, 0, 0]).all(axis=-1)).mean() > 0.1
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 16])
+def test_a_grid_of_any_number_of_pictures(count):
+    png = picture_grid(
+        np.random.default_rng(0).random((count, 5, 4, 3)), [f"class {i}" for i in range(count)]
+    )
+    assert png.startswith(b"\x89PNG")
+    assert b"Software" not in png
+
+
+def test_a_confusion_matrix_gives_the_same_bytes_again():
+    matrix, names = np.array([[3, 1], [0, 2]]), ["a", "b"]
+    first = confusion_figure(matrix, names, title="two classes")
+    assert first == confusion_figure(matrix, names, title="two classes")
+    assert first != confusion_figure(matrix[::-1], names, title="two classes")
+
+
+def test_a_confusion_matrix_of_many_classes():
+    png = confusion_figure(np.eye(31, dtype=int), [f"class {i}" for i in range(31)], title="all right")
+    assert png.startswith(b"\x89PNG")

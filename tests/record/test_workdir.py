@@ -1,0 +1,211 @@
+"""The folder of a run: atomic files, one process at a time, and always the same run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from trainer.config import Config
+from trainer.record import workdir as module
+from trainer.record.workdir import Workdir, read_json, write_bytes, write_json
+from trainer.values import TrainerError, UsageError
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    made = Workdir(str(tmp_path / "run"))
+    made.make()
+    return made
+
+
+def test_writing_makes_folders_and_leaves_nothing_else(tmp_path):
+    write_bytes(tmp_path / "a" / "b" / "file", b"one")
+    write_bytes(tmp_path / "a" / "b" / "file", b"two")
+    assert [(path.name, path.read_bytes()) for path in (tmp_path / "a" / "b").iterdir()] == [("file", b"two")]
+    write_json(tmp_path / "x.json", {"a": [1, 2.5]})
+    assert read_json(tmp_path / "x.json") == {"a": [1, 2.5]}
+
+
+@pytest.mark.parametrize("moment", ["fsync", "replace"])
+def test_a_failure_while_writing_leaves_the_old_file(tmp_path, monkeypatch, moment):
+    path = tmp_path / "file"
+    write_bytes(path, b"old")
+
+    def fail(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.os, moment, fail)
+    with pytest.raises(OSError, match="No space"):
+        write_bytes(path, b"new")
+    monkeypatch.undo()
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    program = (
+        "import os, pathlib, signal, sys; from trainer.record import workdir\n"
+        "workdir.os.replace = lambda *args: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "workdir.write_bytes(pathlib.Path(sys.argv[1]), b'new' * 1000)"
+    )
+    result = subprocess.run([sys.executable, "-c", program, str(path)], check=False)
+    assert result.returncode == -signal.SIGKILL
+    assert path.read_bytes() == b"old"
+    write_bytes(path, b"newer")
+    assert path.read_bytes() == b"newer"
+
+
+HOLD = (
+    "import sys; from trainer.record.workdir import Workdir\n"
+    "with Workdir(sys.argv[1]).lock():\n"
+    "    print('held', flush=True)\n"
+    "    sys.stdin.read()"
+)
+
+
+@pytest.fixture
+def holder(workdir):
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(workdir.root)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_second_process_is_refused_and_told_who_is_there(workdir, holder):
+    with pytest.raises(TrainerError) as caught, workdir.lock():
+        pass
+    assert f"{workdir.root} is in use by process {holder.pid} on " in str(caught.value)
+    assert "\n" not in str(caught.value)
+    holder.communicate("")
+    with workdir.lock():
+        pass
+
+
+def test_a_dead_process_does_not_keep_the_folder(workdir, holder):
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    with workdir.lock():
+        assert str(os.getpid()) in (workdir.root / "lock").read_text()
+        with pytest.raises(TrainerError, match=f"process {os.getpid()}"), Workdir(str(workdir.root)).lock():
+            pass
+    assert (workdir.root / "lock").read_text() == ""
+
+
+def test_the_lock_is_free_after_an_error(workdir):
+    with pytest.raises(ValueError, match="boom"), workdir.lock():
+        raise ValueError("boom")
+    with workdir.lock():
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(TrainerError, match="is a file, or lies below one"):
+            Workdir(str(path)).make()
+
+
+CONFIG = Config().replace(workdir="x", phase=["for=2steps; train=head"])
+
+
+def test_what_is_written_is_read_back(workdir):
+    workdir.write_run(CONFIG, flagfile="--seed=1\n", class_names=("a", "b"))
+    assert workdir.read_config() == CONFIG
+    assert workdir.flagfile.read_text() == "--seed=1\n"
+    run = read_json(workdir.run_json)
+    assert run["identity"] == CONFIG.identity()
+    assert run["class_names"] == ["a", "b"]
+    workdir.check_same_run(CONFIG)
+
+
+def test_an_empty_folder_takes_any_run_and_holds_none(workdir):
+    workdir.check_same_run(CONFIG)
+    with pytest.raises(TrainerError, match="holds no run"):
+        workdir.read_config()
+
+
+def test_another_run_is_refused_naming_what_differs(workdir):
+    workdir.write_run(CONFIG, flagfile="")
+    workdir.check_same_run(
+        CONFIG.replace(log_every="1steps", workdir="y", strategy="one", keep_checkpoints=9)
+    )
+    other = CONFIG.replace(
+        seed=5, backbone="keras:MobileNetV2", phase=["for=3steps; train=head"], checksum="ab"
+    )
+    with pytest.raises(TrainerError) as caught:
+        workdir.check_same_run(other)
+    text = str(caught.value)
+    assert "--seed was 0, now 5" in text
+    assert "--backbone was efficientnet_lite0, now keras:MobileNetV2" in text
+    assert "--phase was ['for=2steps; train=head'], now ['for=3steps; train=head']" in text
+    assert text.count(" was ") == 3
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is damaged"),
+        ('{"format": 1, "con', "is damaged"),
+        ('{"format": 99, "config": {}}', "has format 99, this version reads 1"),
+        ('{"format": 1}', "does not fit this version"),
+        ('{"format": 1, "config": {"speed": 3}}', "unknown option 'speed'"),
+        ('{"format": 1, "config": {"seed": -3}}', "--seed=-3"),
+    ],
+)
+def test_a_run_that_cannot_be_read_is_one_line(workdir, content, message):
+    workdir.run_json.write_text(content)
+    with pytest.raises(TrainerError) as caught:
+        workdir.read_config()
+    assert type(caught.value) is not UsageError
+    assert str(workdir.run_json) in str(caught.value)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+SPLITS = {
+    "train": [("roses/1.jpg", "roses", "aa"), ("tulips/1.jpg", "tulips", "bb")],
+    "validation": [("roses/2.jpg", "roses", "cc")],
+}
+
+
+def test_splits_are_written_once_and_compared_from_then_on(workdir):
+    workdir.write_or_check_splits(SPLITS, how="by hand")
+    written = workdir.splits_json.read_bytes()
+    assert json.loads(written)["splits"]["validation"] == [["roses/2.jpg", "roses", "cc"]]
+    assert json.loads(written)["how"] == "by hand"
+    workdir.write_or_check_splits(SPLITS, how="told otherwise")
+    assert workdir.splits_json.read_bytes() == written
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        ({**SPLITS, "validation": [("roses/2.jpg", "roses", "dd")]}, "roses/2.jpg in validation has changed"),
+        (
+            {**SPLITS, "validation": [("roses/2.jpg", "tulips", "cc")]},
+            "roses/2.jpg in validation has changed",
+        ),
+        ({**SPLITS, "train": SPLITS["train"][::-1]}, "train had roses/1.jpg where there is now tulips/1.jpg"),
+        ({**SPLITS, "train": SPLITS["train"][:1]}, "train had 2 pictures, now 1"),
+        ({"train": SPLITS["train"]}, "validation had 1 pictures, now 0"),
+        ({**SPLITS, "test": SPLITS["validation"]}, "test had 0 pictures, now 1"),
+    ],
+)
+def test_other_pictures_are_refused_naming_the_first(workdir, splits, message):
+    workdir.write_or_check_splits(SPLITS)
+    with pytest.raises(TrainerError) as caught:
+        workdir.write_or_check_splits(splits)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,250 @@
+"""Who may import whom, and what only one file may name. A room is a folder of trainer/ or a file in it."""
+
+import ast
+import functools
+import shutil
+import subprocess
+import sys
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+TRAINER = Path(__file__).parent.parent / "trainer"
+BELOW = {"values", "caches", "phase_specs", "config"}
+ALLOWED = {
+    "__init__": set(),
+    "values": set(),
+    "caches": set(),
+    "phase_specs": {"values"},
+    "config": {"values", "phase_specs"},
+    "runtime": {"values"},
+    "data": BELOW,
+    "model": BELOW,
+    "record": BELOW,
+    "loop": {"values", "phase_specs", "config", "model"},
+    "experiment": {"values", "phase_specs", "config", "runtime", "data", "model", "loop"},
+    "flags": {"values", "config"},
+    "commands": {"__init__", *BELOW, "runtime", "flags", "experiment", "data", "model", "loop", "record"},
+    "main": {"values", "flags", "commands"},
+}
+# Only commands hands hooks and the loop what they need.
+WIRED_BY_COMMANDS = {"loop.hooks", "loop.loop"}
+ONLY_IN = {
+    "absl.flags": {"flags.py", "main.py"},
+    "tf.summary": {"record/summaries.py"},
+    "CheckpointManager": {"record/checkpoints.py"},
+    "a strategy made": {"runtime.py"},
+    "an import by name": {"commands/__init__.py"},
+}
+MAX_LINES = 250
+MAX_LINES_OF = {
+    "loop/loop.py": 120,
+    "config.py": 300,  # Mostly the help texts of the options, which belong in one place.
+}
+
+
+def module_name(path: Path, root: Path) -> str:
+    """Returns e.g. 'loop.hooks' for trainer/loop/hooks.py; '' for trainer/__init__.py."""
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[0] or "__init__"
+
+
+def imports(path: Path, root: Path, modules: set[str]) -> tuple[set[str], set[str]]:
+    """Returns the modules of trainer that a file imports: anywhere in it, and when it is itself imported.
+
+    Args:
+      path: the file.
+      root: the folder trainer.
+      modules: all of `root`, as `module_name` gives them.
+    """
+    anywhere, at_once = set(), set()
+    for node, nested in _import_statements(path.read_text()):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            base = _absolute(node, path, root)
+            # What is imported may be a module or a name in one.
+            names = [f"{base}.{alias.name}" for alias in node.names]
+            names = [n if n.removeprefix("trainer.") in modules else base for n in names]
+        ours = {n.removeprefix("trainer").lstrip(".") for n in names if n.split(".")[0] == "trainer"}
+        anywhere |= ours
+        at_once |= set() if nested else ours
+    return anywhere, at_once
+
+
+@functools.cache
+def _import_statements(text: str) -> list[tuple[ast.Import | ast.ImportFrom, bool]]:
+    """Returns [(statement, whether it is in a function)]."""
+    return [
+        (node, nested)
+        for node, nested in _nodes(ast.parse(text), False)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+
+
+def _nodes(tree: ast.AST, nested: bool):
+    for node in ast.iter_child_nodes(tree):
+        yield node, nested
+        yield from _nodes(node, nested or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def _absolute(node: ast.ImportFrom, path: Path, root: Path) -> str:
+    if not node.level:
+        return node.module or ""
+    package = path.relative_to(root.parent).parts[: -node.level]
+    return ".".join([*package, *([node.module] if node.module else [])])
+
+
+@functools.cache
+def named(text: str) -> set[str]:
+    """Returns which of the keys of ONLY_IN a file names."""
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            base = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+            for alias in node.names:
+                name = f"{base}.{alias.name}".lstrip(".") + "."
+                # absl.app brings the flags of all libraries with it.
+                found |= {"absl.flags"} if name.startswith(("absl.flags.", "absl.app.")) else set()
+                is_summary = name.startswith("tensorflow.") and ".summary." in name
+                found |= {"tf.summary"} if is_summary else set()
+                found |= {"CheckpointManager"} if alias.name == "CheckpointManager" else set()
+        elif isinstance(node, ast.Attribute):
+            root = node
+            while isinstance(root, ast.Attribute):
+                root = root.value
+            of_tensorflow = isinstance(root, ast.Name) and root.id in ("tf", "tensorflow")
+            found |= {"tf.summary"} if node.attr == "summary" and of_tensorflow else set()
+            found |= {"CheckpointManager"} if node.attr == "CheckpointManager" else set()
+        elif isinstance(node, ast.Call):
+            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            found |= {"a strategy made"} if called.endswith("Strategy") else set()
+            found |= {"an import by name"} if called in ("import_module", "__import__") else set()
+    return found
+
+
+def violations(root: Path) -> list[str]:
+    """Returns what breaks the rules in a tree of trainer/, a line each."""
+    found = []
+    graph: dict[str, set[str]] = {}
+    modules = {module_name(path, root) for path in root.rglob("*.py")}
+    for path in sorted(root.rglob("*.py")):
+        file, module = path.relative_to(root).as_posix(), module_name(path, root)
+        room = room_of(module)
+        if room not in ALLOWED:
+            found.append(f"{file}: {room} is in no room of the table")
+            continue
+        anywhere, at_once = imports(path, root, modules)
+        for imported in sorted(anywhere):
+            if room_of(imported) not in {room, *ALLOWED[room]}:
+                found.append(f"{file}: {room} may not import {imported or 'trainer'}")
+            if imported in WIRED_BY_COMMANDS and room not in ("commands", "loop"):
+                found.append(f"{file}: only commands may import {imported}")
+        # Registries import their entries when asked for one; that is no cycle.
+        graph[module] = at_once - {module}
+        found += [
+            f"{file}: {thing} belongs only in {', '.join(sorted(ONLY_IN[thing]))}"
+            for thing in sorted(named(path.read_text()))
+            if file not in ONLY_IN[thing]
+        ]
+        lines, most = len(path.read_text().splitlines()), MAX_LINES_OF.get(file, MAX_LINES)
+        if lines > most:
+            found.append(f"{file}: {lines} lines, more than {most}")
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        found.append(f"imports go in a circle: {' > '.join(sorted(set(error.args[1])))}")
+    return found
+
+
+def test_the_rules_are_kept():
+    assert violations(TRAINER) == []
+
+
+def test_the_table_has_no_circle_and_no_room_that_is_not_there():
+    TopologicalSorter({room: allowed - {room} for room, allowed in ALLOWED.items()}).prepare()
+    assert set(ALLOWED) == {room_of(module_name(path, TRAINER)) for path in TRAINER.rglob("*.py")}
+    for file in {*MAX_LINES_OF, *set().union(*ONLY_IN.values())}:
+        assert (TRAINER / file).is_file()
+
+
+def test_no_exception_from_the_length_is_left_over():
+    for file, most in MAX_LINES_OF.items():
+        if most > MAX_LINES:
+            assert len((TRAINER / file).read_text().splitlines()) > MAX_LINES, file
+
+
+WRONG = {
+    "values.py": [("from trainer import config", "values.py: values may not import config")],
+    "caches.py": [("import trainer.values", "caches.py: caches may not import values")],
+    "phase_specs.py": [("from trainer.config import Config", "phase_specs may not import config")],
+    "config.py": [
+        ("from trainer.runtime import versions", "config.py: config may not import runtime"),
+        ("from .data import folder", "config.py: config may not import data.folder"),
+    ],
+    "runtime.py": [("from trainer.config import Config", "runtime.py: runtime may not import config")],
+    "data/folder.py": [
+        ("from trainer.model.heads import Head", "data/folder.py: data may not import model.heads"),
+        ("def f():\n    import trainer.loop.phases as p", "data/folder.py: data may not import loop.phases"),
+        ("from ..record import workdir", "data/folder.py: data may not import record.workdir"),
+        ("from absl import flags", "data/folder.py: absl.flags belongs only in flags.py, main.py"),
+        ("from absl import app", "data/folder.py: absl.flags belongs only in flags.py, main.py"),
+        ("import absl.flags as f", "data/folder.py: absl.flags belongs only in flags.py, main.py"),
+        (
+            "import importlib\nimportlib.import_module('x')",
+            "data/folder.py: an import by name belongs only in commands",
+        ),
+    ],
+    "data/drawing.py": [("from trainer.data import blooms", "circle: data.blooms > data.drawing")],
+    "model/heads.py": [
+        ("class A:\n    from trainer.data import splits", "model/heads.py: model may not import data.splits"),
+        ("if True:\n    from trainer import commands", "model/heads.py: model may not import commands"),
+    ],
+    "record/report.py": [
+        ("from trainer.loop.steps import Evaluation", "record/report.py: record may not import loop.steps"),
+        ("import tensorflow as tf\ntf.summary.scalar", "tf.summary belongs only in record/summaries.py"),
+        ("from tensorflow import summary", "tf.summary belongs only in record/summaries.py"),
+        ("import tensorflow as tf\ntf.compat.v1.summary", "tf.summary belongs only in record/summaries.py"),
+        ("x.train.CheckpointManager()", "CheckpointManager belongs only in record/checkpoints.py"),
+        ("from tensorflow.train import CheckpointManager", "belongs only in record/checkpoints.py"),
+    ],
+    "loop/hooks.py": [
+        ("from trainer.record.summaries import Summaries", "loop may not import record.summaries"),
+        ("from trainer.data import pipeline", "loop/hooks.py: loop may not import data.pipeline"),
+        ("import trainer", "loop/hooks.py: loop may not import trainer"),
+        ("tf.distribute.MirroredStrategy()", "loop/hooks.py: a strategy made belongs only in runtime.py"),
+    ],
+    "loop/loop.py": [("\n" * 100, "loop/loop.py: 1")],
+    "experiment.py": [
+        ("from trainer.record import workdir", "experiment.py: experiment may not import record.workdir"),
+        ("from trainer.loop.hooks import Save", "experiment.py: only commands may import loop.hooks"),
+    ],
+    "flags.py": [("from trainer import phase_specs", "flags.py: flags may not import phase_specs")],
+    "main.py": [("from trainer.data import sources", "main.py: main may not import data.sources")],
+    "news.py": [("", "news.py: news is in no room of the table")],
+    "data/long.py": [("\n" * 251, "data/long.py: 252 lines, more than 250")],
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"), [(file, *case) for file, cases in WRONG.items() for case in cases]
+)
+def test_a_broken_rule_is_noticed(file, text, message, tmp_path):
+    tree = tmp_path / "trainer"
+    shutil.copytree(TRAINER, tree, ignore=shutil.ignore_patterns("__pycache__"))
+    with open(tree / file, "a") as out:
+        out.write(f"\n{text}\n" if file != "data/long.py" else text + "pass")
+    assert [line for line in violations(tree) if message in line]
+
+
+@pytest.mark.parametrize("module", ["trainer", "trainer.main", "trainer.flags", "trainer.caches"])
+def test_the_door_loads_no_tensorflow(module):
+    heavy = "{'tensorflow', 'numpy', 'tf_keras', 'tensorflow_hub', 'PIL'}"
+    code = f"import sys, {module}; sys.exit(', '.join({heavy} & set(sys.modules)) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

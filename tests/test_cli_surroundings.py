@@ -1,0 +1,245 @@
+"""What a command may find around it: no permission, no space, another run; and how it goes on then."""
+
+import contextlib
+import fcntl
+import importlib
+import json
+import os
+import re
+import resource
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import make_flower_folder
+from trainer.runtime import start_tensorflow
+
+NOBODY = 65534
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return make_flower_folder(tmp_path_factory.mktemp("surroundings") / "pictures", n=10)
+
+
+@pytest.fixture
+def arguments(pictures, tiny_backbone, tmp_path):
+    """Of a run of 4 steps in two epochs, in tmp_path/run."""
+    return [
+        f"--source=folder:{pictures}", f"--backbone=savedmodel:{tiny_backbone}", "--image_size=8",
+        "--head=linear", "--splits=60%,20%,20%", "--batch_size=9", "--schedule=frozen",
+        "--frozen_for=2epochs", f"--workdir={tmp_path / 'run'}",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def open_folder():
+    """An empty folder that every user may read, and only this one may write to."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def without_privileges():
+    """Permissions do not bind root: becomes another user for the length of a block."""
+    if os.geteuid() != 0:
+        yield
+        return
+    # The other user may not be allowed to read the interpreter's own modules.
+    start_tensorflow()
+    importlib.import_module("trainer.commands.train")
+    os.setresuid(NOBODY, NOBODY, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+
+
+def assert_fails_once(result, message, *, status=1):
+    got, _, err = result
+    assert err == f"trainer: {message}\n"
+    assert got == status
+
+
+def test_a_workdir_that_cannot_be_made(arguments, open_folder, run_main):
+    os.chmod(open_folder, 0o555)
+    with without_privileges():
+        result = run_main(*arguments[:-1], f"--workdir={open_folder / 'run'}")
+    assert_fails_once(result, f"--workdir={open_folder / 'run'} cannot be created: Permission denied")
+
+
+def test_a_workdir_that_cannot_be_written_to(arguments, open_folder, run_main):
+    (open_folder / "run").mkdir(mode=0o555)
+    with without_privileges():
+        result = run_main(*arguments[:-1], f"--workdir={open_folder / 'run'}")
+    assert_fails_once(result, f"--workdir={open_folder / 'run'} cannot be written to: permission denied")
+
+
+def test_pictures_that_may_not_be_read(arguments, open_folder, run_main):
+    folder = make_flower_folder(open_folder / "pictures", n=10)
+    workdir = open_folder / "run"
+    workdir.mkdir()
+    os.chmod(workdir, 0o777)
+    command = [f"--source=folder:{folder}", *arguments[1:-1], f"--workdir={workdir}"]
+    os.chmod(folder / "green" / "003.jpg", 0)
+    with without_privileges():
+        result = run_main(*command)
+    message = f"--source=folder:{folder}: cannot read {folder}/green/003.jpg: Permission denied"
+    assert_fails_once(result, message)
+    os.chmod(folder / "green", 0)
+    with without_privileges():
+        result = run_main(*command)
+    message = f"--source=folder:{folder}: cannot list the folder {folder}/green: Permission denied"
+    assert_fails_once(result, message)
+    os.chmod(folder / "green", 0o755)
+    os.chmod(folder / "green" / "003.jpg", 0o644)
+    assert [path.name for path in workdir.iterdir()] == ["lock"]
+
+
+def test_another_run_in_the_workdir(arguments, tmp_path, run_main):
+    workdir = tmp_path / "run"
+    assert run_main(*arguments)[0] == 0
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.name != "lock"}
+    message = (
+        f"{workdir} holds a run with other options: --head was linear, now mlp(8); "
+        "--phase was [], now ['for=9steps; train=head']; --seed was 0, now 1. "
+        "Choose another --workdir, or start over by removing this one"
+    )
+    other = ("--seed=1", "--head=mlp(8)", "--phase=for=9steps; train=head", "--log_every=1steps")
+    assert_fails_once(run_main(*arguments, *other), message)
+    message = f"{workdir} holds a run with other options: --batch_size was 9, now 7. Choose another ..."
+    status, _, err = run_main("evaluate", f"--workdir={workdir}", "--batch_size=7")
+    assert (status, err.startswith(f"trainer: {message.removesuffix('...')}")) == (1, True)
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.name != "lock"} == before
+    # What does not change the numbers may change.
+    status, out, _ = run_main(*arguments, "--log_every=1steps", "--progress=plain")
+    assert status == 0
+    assert "goes on from step 4 of 4" in out
+    # Moved pictures are another thing than other options.
+    splits = json.loads((workdir / "splits.json").read_text())
+    splits["splits"]["train"][3][2] = "0" * 64
+    (workdir / "splits.json").write_text(json.dumps(splits))
+    changed = splits["splits"]["train"][3][0]
+    for command in (["train", *arguments], ["evaluate", arguments[-1]]):
+        status, _, err = run_main(*command)
+        assert status == 1
+        assert re.match(f"trainer: the pictures .*: {changed} in train has changed", err)
+
+
+def test_a_workdir_in_use(arguments, tmp_path, run_main):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    with open(workdir / "lock", "w") as lock:
+        lock.write("process 7 on elsewhere\n")
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert_fails_once(run_main(*arguments), f"--workdir={workdir} is in use by process 7 on elsewhere")
+    assert [path.name for path in workdir.iterdir()] == ["lock"]
+
+
+def test_evaluate_where_there_is_nothing_to_evaluate(arguments, tmp_path, run_main):
+    workdir = tmp_path / "run"
+    missing = f"--workdir={workdir} holds no run (no run.json in it)"
+    assert_fails_once(run_main("evaluate", f"--workdir={workdir}"), missing)
+    assert_fails_once(run_main("evaluate"), "evaluate needs --workdir=FOLDER: it has no default", status=2)
+    assert not workdir.exists()
+    assert run_main(*arguments)[0] == 0
+    there = f"in {workdir}/checkpoints; there are those of steps 2, 4"
+    result = run_main("evaluate", f"--workdir={workdir}", "--checkpoint=3")
+    assert_fails_once(result, f"no '3' checkpoint {there}")
+    shutil.rmtree(workdir / "checkpoints" / "best")
+    assert_fails_once(run_main("evaluate", f"--workdir={workdir}"), f"no 'best' checkpoint {there}")
+    shutil.rmtree(workdir / "checkpoints")
+    message = f"no 'best' checkpoint in {workdir}/checkpoints; there is none at all"
+    assert_fails_once(run_main("evaluate", f"--workdir={workdir}"), message)
+    run = json.loads((workdir / "run.json").read_text())
+    (workdir / "run.json").write_text(json.dumps({**run, "format": 99}))
+    message = f"{workdir}/run.json has format 99, this version reads 1"
+    assert_fails_once(run_main("evaluate", f"--workdir={workdir}"), message)
+    (workdir / "run.json").write_text("{")
+    status, _, err = run_main("evaluate", f"--workdir={workdir}")
+    assert (status, err.count("\n")) == (1, 1)
+    assert err.startswith(f"trainer: {workdir}/run.json is damaged: ")
+
+
+def _spoil_inside(path):
+    """Makes a JPEG that only decoding finds fault with: the Huffman codes are impossible."""
+    data = path.read_bytes()
+    at = data.index(b"\xff\xc4") + 5
+    path.write_bytes(data[:at] + b"\xff" * 16 + data[at + 16 :])
+
+
+def test_a_picture_damaged_inside_is_named_and_taken_out(arguments, tmp_path, run_main):
+    for split in ("train", "validation"):
+        make_flower_folder(tmp_path / "pictures" / split)
+    bad = tmp_path / "pictures" / "train" / "blue" / "001.jpg"
+    _spoil_inside(bad)
+    arguments += [f"--source=folder:{tmp_path / 'pictures'}", "--splits=auto"]
+    status, _, err = run_main(*arguments)
+    assert (status, "Traceback" in err) == (1, False)
+    # libjpeg writes to standard error itself.
+    last = err.splitlines()[-1]
+    assert re.fullmatch(r"trainer: pictures that cannot be read: train/blue/001\.jpg: [^{}\[\]]+", last)
+    bad.unlink()
+    status, out, err = run_main(*arguments)
+    assert (status, err) == (0, "")
+    assert "train 17, validation 18" in out
+
+
+def test_after_numbers_that_are_not_finite_another_rate_can_be_tried(arguments, tmp_path, run_main):
+    hot = ("--optimizer=sgd", "--head=mlp(4)", "--frozen_learning_rate=1e30")
+    status, _, err = run_main(*arguments, *hot)
+    assert status == 1
+    assert re.fullmatch(r"trainer: loss or gradient is not finite at step \d+ \(phase frozen, .*\n", err)
+    assert not list((tmp_path / "run").rglob("ckpt-*"))
+    status, out, err = run_main(*arguments, "--optimizer=sgd", "--head=mlp(4)")
+    assert (status, err) == (0, "")
+    assert "goes on" not in out
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """mount(size_kb) -> path of a file system of that size, or of the new size."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = []
+
+    def mount(size_kb):
+        options = f"{'remount,' if mounted else ''}size={size_kb}k"
+        made = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", disk], capture_output=True)
+        if made.returncode:
+            pytest.skip("mounting takes more rights than this user has")
+        mounted.append(disk)
+        return disk
+
+    yield mount
+    if mounted:
+        subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize("size_kb", [4, 16, 64])
+def test_a_full_disk(size_kb, small_disk, arguments, run_main):
+    command = [*arguments[:-1], "--head=mlp(64)", f"--workdir={small_disk(size_kb) / 'run'}"]
+    status, _, err = run_main(*command)
+    assert (status, err.count("\n")) == (1, 1), err
+    assert re.match("trainer: .*No space left on device", err), err
+    small_disk(4096)
+    status, out, err = run_main(*command)
+    assert (status, err) == (0, "")
+    assert "test accuracy" in out
+
+
+def test_files_that_may_not_grow(arguments, run_main):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
+    try:
+        status, _, err = run_main(*arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (status, err.count("\n")) == (1, 1), err
+    assert re.match("trainer: .*File too large", err), err
+    assert run_main(*arguments)[0] == 0

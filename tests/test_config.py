@@ -1,0 +1,126 @@
+"""The tree of options, its validation, and what identifies a run."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+
+from trainer.config import Config
+from trainer.values import UsageError
+
+FIELDS = {f.name: f for section in dataclasses.fields(Config) for f in dataclasses.fields(section.default)}
+ENUMS = {name: f.metadata["choices"] for name, f in FIELDS.items() if f.metadata["choices"]}
+# What may differ when a run is resumed: where things are, how often is looked, what is shown.
+NOT_IDENTITY = {
+    "data_dir", "checksum", "workdir", "log_every", "evaluate_every", "save_every", "keep_checkpoints",
+    "strategy", "cache_dir", "progress", "eval_split", "checkpoint",
+}  # fmt: skip
+# Another valid value than the default, where one cannot be guessed from the type.
+OTHER = {
+    "phase": ("for=1steps; train=head",), "splits": "50%,25%,25%", "head": "linear", "dropout": 0.5,
+    "augment": "flip", "frozen_for": "7steps", "finetune_for": "7steps", "finetune_train": "head",
+    "warmup": "1steps", "log_every": "7steps", "evaluate_every": "7steps", "save_every": "7steps",
+    "checkpoint": "latest", "momentum": 0.5, "weight_decay": 0.1,
+}  # fmt: skip
+
+
+def other_value(name):
+    default = FIELDS[name].default
+    if name in OTHER:
+        return OTHER[name]
+    if name in ENUMS:
+        return next(choice for choice in ENUMS[name] if choice != default)
+    if isinstance(default, bool):
+        return not default
+    return default + 1 if isinstance(default, int | float) else default + "x"
+
+
+def changed(name):
+    """A Config in which one option has another value; weight decay needs an optimizer that has it."""
+    base = Config().replace(optimizer="sgd") if name == "weight_decay" else Config()
+    return base, base.replace(**{name: other_value(name)})
+
+
+def test_flat_holds_every_option_once_and_from_flat_reads_it_back():
+    flat = Config().flat()
+    assert list(flat) == list(FIELDS)
+    assert len(flat) == sum(len(dataclasses.fields(s.default)) for s in dataclasses.fields(Config))
+    assert Config.from_flat(flat) == Config()
+    assert Config.from_flat({}) == Config()
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_option(name):
+    base, config = changed(name)
+    assert config != base
+    assert config.flat() == {**base.flat(), name: other_value(name)}
+    # Through JSON and back, as in a run's folder.
+    assert Config.from_flat(json.loads(json.dumps(config.flat()))) == config
+    assert Config.from_flat(json.loads(json.dumps(config.flat()))).identity() == config.identity()
+    assert (config.identity() == base.identity()) == (name in NOT_IDENTITY)
+    assert (name in config.identity_values()) == (name not in NOT_IDENTITY)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_option_is_described(name):
+    field = FIELDS[name]
+    assert field.metadata["help"].endswith((".", ")"))
+    assert field.metadata["help"][0].isupper()
+    assert type(field.default) in (str, int, float, bool, tuple)
+    assert not field.metadata["choices"] or field.default in field.metadata["choices"]
+
+
+def test_identity_is_lasting():
+    assert re.fullmatch("[0-9a-f]{16}", Config().identity())
+    assert Config().identity() == Config.from_flat(dict(reversed(Config().flat().items()))).identity()
+
+
+def test_options_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().run.seed = 1
+
+
+@pytest.mark.parametrize(("name", "value"), [(n, value) for n, choices in ENUMS.items() for value in choices])
+def test_every_value_of_every_enum_is_taken(name, value):
+    assert Config().replace(**{name: value}).flat()[name] == value
+
+
+@pytest.mark.parametrize("name", ENUMS)
+def test_another_value_of_an_enum_is_refused(name):
+    with pytest.raises(UsageError) as error:
+        Config().replace(**{name: "nonsense"})
+    assert str(error.value) == f"--{name}=nonsense is not one of {', '.join(ENUMS[name])}"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"colour": "red"}, "unknown option 'colour'"),
+        ({"batch_size": 0}, "--batch_size=0 must be 1 or more"),
+        ({"image_size": -1}, "--image_size=-1 must be 0 or more"),
+        ({"synthetic_examples": 0}, "--synthetic_examples=0 must be 1 or more"),
+        ({"keep_checkpoints": 0}, "--keep_checkpoints=0 must be 1 or more"),
+        ({"seed": -1}, "--seed=-1 must be 0 or more"),
+        ({"split_seed": -1}, "--split_seed=-1 must be 0 or more"),
+        ({"synthetic_seed": -1}, "--synthetic_seed=-1 must be 0 or more"),
+        ({"dropout": 1.0}, "--dropout=1 must be from 0 up to, but not, 1"),
+        ({"dropout": -0.1}, "--dropout=-0.1 must be from 0 up to, but not, 1"),
+        ({"dropout": float("nan")}, "--dropout=nan must be from 0 up to, but not, 1"),
+        ({"log_every": "0steps"}, "--log_every=0steps must be more than 0"),
+        ({"evaluate_every": "0epochs"}, "--evaluate_every=0epochs must be more than 0"),
+        ({"save_every": "0%"}, "--save_every=0% must be more than 0"),
+        ({"log_every": "10"}, "--log_every=10: a length needs a number and a unit: .*"),
+        ({"checkpoint": "newest"}, "--checkpoint=newest is not best, latest or a step number"),
+        (
+            {"head": "mlp(5"},
+            re.escape("'mlp(5' is not a list of names with arguments, such as flip,crop(0.6)"),
+        ),
+        ({"workdir": "a\nb"}, r"--workdir='a\\nb' must be on one line"),
+        ({"phase": ("for=1steps;\ntrain=head",)}, r"--phase=.* must be on one line"),
+    ],
+)
+def test_values_out_of_range(values, message):
+    with pytest.raises(UsageError) as error:
+        Config().replace(**values)
+    assert re.fullmatch(message, str(error.value))

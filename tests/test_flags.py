@@ -1,0 +1,218 @@
+"""The command line is Config's fields, one to one; flagfiles go there and back; --help is light."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from trainer import flags
+from trainer.config import Config
+from trainer.values import UsageError
+
+FIELDS = {f.name: f for section in dataclasses.fields(Config) for f in dataclasses.fields(section.default)}
+
+
+def parse(*argv):
+    return flags.parse(["trainer", *argv])
+
+
+def refusal(*argv):
+    with pytest.raises(UsageError) as error:
+        parse(*argv)
+    assert error.value.exit_status == 2
+    return str(error.value)
+
+
+def test_flags_are_the_fields_of_config_one_to_one():
+    values = flags.make_flags()
+    assert list(values) == list(FIELDS)
+    types = {"str": "string", "int": "int", "float": "float", "bool": "bool", "tuple": "multi string"}
+    for name, field in FIELDS.items():
+        flag, choices = values[name], field.metadata["choices"]
+        assert field.metadata["help"] in flag.help  # absl puts the choices before it.
+        assert flag.flag_type() == ("string enum" if choices else types[type(field.default).__name__])
+        assert tuple(getattr(flag.parser, "enum_values", ())) == choices
+        default = tuple(flag.default) if isinstance(field.default, tuple) else flag.default
+        assert (type(default), default) == (type(field.default), field.default)
+        assert flag.short_name is None
+
+
+def test_no_arguments_give_the_defaults():
+    line = parse()
+    assert (line.command, line.config, line.given) == ("train", Config(), {})
+
+
+@pytest.mark.parametrize(
+    ("argv", "given"),
+    [
+        (["--batch_size=8"], {"batch_size": 8}),
+        (["--batch_size", "8"], {"batch_size": 8}),
+        (["-batch_size=8"], {"batch_size": 8}),
+        (["--batch_size=8", "--batch_size=9"], {"batch_size": 9}),
+        (["--frozen_learning_rate=1"], {"frozen_learning_rate": 1.0}),
+        (["--dropout=.25"], {"dropout": 0.25}),
+        (["--drop_duplicates"], {"drop_duplicates": True}),
+        (["--nodrop_duplicates"], {"drop_duplicates": False}),
+        (["--drop_duplicates=true"], {"drop_duplicates": True}),
+        (["--source="], {"source": ""}),
+        (["--source=folder:a b=c;d#e"], {"source": "folder:a b=c;d#e"}),
+        (["--bn=batch", "--seed=0"], {"bn": "batch", "seed": 0}),
+        (
+            ["--phase=for=1steps; train=head", "--phase=for=2steps; train=all"],
+            {"phase": ["for=1steps; train=head", "for=2steps; train=all"]},
+        ),
+    ],
+)
+def test_given_holds_what_was_set_and_only_that(argv, given):
+    line = parse(*argv)
+    assert line.given == given
+    assert line.config == Config().replace(**given)
+
+
+@pytest.mark.parametrize("command", flags.COMMANDS)
+def test_the_command_may_stand_anywhere(command):
+    wanted = flags.CommandLine(command, Config().replace(seed=3, workdir="w"), {"seed": 3, "workdir": "w"})
+    assert parse(command, "--seed=3", "--workdir=w") == wanted
+    assert parse("--seed=3", command, "--workdir=w") == wanted
+    assert parse("--seed=3", "--workdir=w", command) == wanted
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--work_dir=x"], "Unknown command line flag 'work_dir'. Did you mean: workdir ?"),
+        (["--batchsize=3"], "Unknown command line flag 'batchsize'. Did you mean: batch_size ?"),
+        (["--colour=red"], "Unknown command line flag 'colour'"),
+        (["--bn=off"], "flag --bn=off: value should be one of <frozen|batch>"),
+        (["--seed=x"], "flag --seed=x: invalid literal for int() with base 10: 'x'"),
+        (["--batch_size=2.5"], "flag --batch_size=2.5: invalid literal for int() with base 10: '2.5'"),
+        (["--dropout=x"], "flag --dropout=x: could not convert string to float: 'x'"),
+        (["--seed"], "Missing value for flag --seed"),
+        (["trian"], "'trian' is no command; there are train, evaluate, inspect (see --help)"),
+        (["train", "x"], "unexpected argument 'x' after 'train'; options start with --"),
+        (
+            ["--seed=1", "train", "evaluate"],
+            "unexpected argument 'evaluate' after 'train'; options start with --",
+        ),
+        (["--batch_size=0"], "--batch_size=0 must be 1 or more"),
+    ],
+)
+def test_wrong_command_lines(argv, message):
+    assert refusal(*argv) == message
+
+
+def test_a_flagfile_with_comments_and_blank_lines(tmp_path):
+    inner = tmp_path / "inner.flags"
+    inner.write_text("--seed=7\n")
+    path = tmp_path / "a file.flags"
+    path.write_text(
+        "# Purpose: a test; --seed=1 here is a comment\n\n// another\n   \n--batch_size=8\n"
+        "  --source=folder:a b  \n--phase=for=1steps; train=head/.*kernel\n"
+        f"--drop_duplicates\n--flagfile={inner}\n"
+    )
+    line = parse(f"--flagfile={path}", "--batch_size=16")
+    assert line.given == {
+        "seed": 7,
+        "batch_size": 16,  # The command line comes later.
+        "source": "folder:a b",
+        "phase": ["for=1steps; train=head/.*kernel"],
+        "drop_duplicates": True,
+    }
+    assert parse("--batch_size=16", f"--flagfile={path}").config.plan.batch_size == 8
+
+
+def test_flagfiles_that_cannot_be_read(tmp_path):
+    missing = tmp_path / "no.flags"
+    wanted = f"Unable to open flagfile: [Errno 2] No such file or directory: '{missing}'"
+    assert refusal(f"--flagfile={missing}") == wanted
+    wanted = f"Unable to open flagfile: [Errno 21] Is a directory: '{tmp_path}'"
+    assert refusal(f"--flagfile={tmp_path}") == wanted
+    picture = tmp_path / "picture.jpg"
+    picture.write_bytes(b"\xff\xd8\xff\xe0")
+    assert refusal(f"--flagfile={picture}") == "--flagfile names a file that is no text"
+    typo = tmp_path / "typo.flags"
+    typo.write_text("--backbonne=x\n")
+    assert refusal(f"--flagfile={typo}") == "Unknown command line flag 'backbonne'. Did you mean: backbone ?"
+
+
+ROUND_TRIPS = [
+    {},
+    {name: not FIELDS[name].default for name in FIELDS if isinstance(FIELDS[name].default, bool)},
+    {
+        "phase": [
+            "for=1steps; train=head; augment=flip,crop(0.5)",
+            "for=2epochs; train=.*conv",
+        ]
+    },
+    {"phase": ["for=1steps; train=head"]},
+    {"source": "", "backbone": "", "workdir": ""},
+    {
+        "source": "folder:my photos/a;b # c",
+        "workdir": "/tmp/a b/ü",
+        "finetune_train": "not:.*/(gamma|beta)$ all",
+    },
+    {"source": "folder:--seed=5", "workdir": "'quoted \"twice\"'", "cache_dir": "back\\slash=1"},
+    {"frozen_learning_rate": 1e-7, "finetune_learning_rate": 1 / 3, "momentum": 0.1 + 0.2, "seed": 2**40},
+    {"optimizer": "adamw", "weight_decay": 1e-300},
+    *({name: choice} for name, field in FIELDS.items() for choice in field.metadata["choices"]),
+]
+
+
+@pytest.mark.parametrize("values", ROUND_TRIPS, ids=lambda values: ",".join(values) or "defaults")
+def test_a_flagfile_gives_its_configuration(values, tmp_path):
+    config = Config().replace(**values)
+    path = tmp_path / "run.flags"
+    path.write_text(flags.to_flagfile(config))
+    assert parse(f"--flagfile={path}").config == config
+    # Every option is in it, so that later defaults change nothing.
+    names = {
+        line.removeprefix("--").removeprefix("no").split("=")[0] for line in path.read_text().splitlines()
+    }
+    wanted = {name.removeprefix("no") for name in FIELDS}
+    assert names == (wanted if config.plan.phase else wanted - {"phase"})
+
+
+def test_help_is_short_and_helpfull_complete():
+    short, full = flags.help_text(full=False), flags.help_text(full=True)
+    for name, field in FIELDS.items():
+        assert f"\n  --{name}\n" in full
+        assert (f"\n  --{name}\n" in short) == field.metadata["short"]
+    for text in (short, full):
+        assert text.startswith("Transfer-learning image classification")
+        assert max(map(len, text.splitlines())) <= 100
+        assert all(f"\n  {command} " in text for command in flags.COMMANDS)
+    assert "--helpfull shows all options" in short
+    assert "\n      constant, cosine to zero" not in short
+    assert "One of adam, adamw, sgd, rmsprop. [adam]" in full
+
+
+@pytest.mark.parametrize("flag", ["--help", "--helpfull"])
+def test_help_loads_nothing_heavy(flag):
+    code = (
+        "import json, sys; from trainer.main import main; status = main(['', '--seed=1', sys.argv[1]]); "
+        "heavy = {'tensorflow', 'numpy', 'tf_keras', 'tensorflow_hub', 'PIL'} & set(sys.modules); "
+        "print(json.dumps([status, sorted(heavy)]), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, flag], capture_output=True, text=True, check=True)
+    assert json.loads(done.stderr) == [0, []]
+    assert done.stdout == flags.help_text(full=flag == "--helpfull")
+
+
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["-h"], ["evaluate", "--helpshort"], ["--helpfull", "--colour=red"]]
+)
+def test_help_through_the_door(argv, run_main):
+    full = "--helpfull" in argv
+    assert run_main(*argv) == (0, flags.help_text(full=full), "")
+
+
+def test_help_of_the_module_as_a_program():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "trainer.main", "--help"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, flags.help_text(full=False))
+    loaded = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    assert "trainer.config" in loaded
+    assert not {name for name in loaded if name.split(".")[0] in ("tensorflow", "numpy", "tf_keras")}

@@ -1,0 +1,102 @@
+"""Durations and lists of calls, by hand."""
+
+import pytest
+
+from trainer.values import Call, Duration, UsageError, parse_calls
+
+
+@pytest.mark.parametrize(
+    ("text", "amount", "unit", "shown"),
+    [
+        ("10epochs", 10, "epochs", "10epochs"),
+        ("1epoch", 1, "epochs", "1epochs"),
+        ("0.5epochs", 0.5, "epochs", "0.5epochs"),
+        (" 500 steps ", 500, "steps", "500steps"),
+        ("20000examples", 20000, "examples", "20000examples"),
+        ("10%", 10, "%", "10%"),
+        ("0steps", 0, "steps", "0steps"),
+    ],
+)
+def test_duration_parse(text, amount, unit, shown):
+    duration = Duration.parse(text)
+    assert (duration.amount, duration.unit, str(duration)) == (amount, unit, shown)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "10", "epochs", "-1steps", "1e3steps", "10 minutes", "10%s", ".5epochs", "1,000steps", "nan%"],
+)
+def test_duration_refused(text):
+    wanted = f"{text}: a length needs a number and a unit: 10epochs, 500steps, 20000examples or 10%"
+    with pytest.raises(UsageError) as error:
+        Duration.parse(text)
+    assert str(error.value) == wanted
+    with pytest.raises(UsageError) as error:
+        Duration.parse(text, flag="--warmup")
+    assert str(error.value) == f"--warmup={wanted}"
+
+
+@pytest.mark.parametrize(
+    ("text", "num_examples", "batch_size", "total_steps", "steps"),
+    [
+        ("3epochs", 100, 32, None, 12),  # 4 batches an epoch, the last one padded.
+        ("3epochs", 96, 32, None, 9),
+        ("1epochs", 1, 32, None, 1),
+        ("0.5epochs", 100, 32, None, 2),
+        ("0.1epochs", 100, 32, None, 1),  # 0.4, but never less than one update.
+        ("7steps", 100, 32, None, 7),
+        ("2.5steps", 100, 32, None, 3),
+        ("2.4steps", 100, 32, None, 2),
+        ("320examples", 100, 32, None, 10),
+        ("336examples", 100, 32, None, 11),  # 10.5
+        ("335examples", 100, 32, None, 10),
+        ("1examples", 100, 32, None, 1),
+        ("10%", 100, 32, 200, 20),
+        ("50%", 100, 32, 3, 2),
+        ("0steps", 100, 32, None, 0),
+        ("0epochs", 100, 32, None, 0),
+        ("0%", 100, 32, 200, 0),
+        ("0.1%", 100, 32, 10, 1),
+    ],
+)
+def test_duration_to_steps(text, num_examples, batch_size, total_steps, steps):
+    duration = Duration.parse(text)
+    got = duration.to_steps(num_examples=num_examples, batch_size=batch_size, total_steps=total_steps)
+    assert got == steps
+
+
+def test_a_percentage_of_nothing_is_refused():
+    with pytest.raises(UsageError, match="10% is a share of nothing here: use epochs, steps or examples"):
+        Duration.parse("10%").to_steps(num_examples=10, batch_size=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "calls"),
+    [
+        ("", []),
+        ("  ", []),
+        ("linear", [Call("linear")]),
+        ("flip,crop(0.6)", [Call("flip"), Call("crop", (0.6,))]),
+        (" mlp( 1024 , 512 ) ", [Call("mlp", (1024, 512))]),
+        ("flip,", [Call("flip")]),
+        ("a(-1,'b')", [Call("a", (-1, "b"))]),
+        ("a()", [Call("a")]),
+    ],
+)
+def test_parse_calls(text, calls):
+    assert parse_calls(text) == calls
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["flip crop", "crop(", "crop(0.6", "5", "'flip'", "crop(x)", "crop(a=1)", "a.b", "a(b(1))",
+     "x for x in y", "] + [flip", "flip] + [", "crop({[1]})", "*a", "lambda: 1", "a\0b"],
+)  # fmt: skip
+def test_parse_calls_refused(text):
+    with pytest.raises(UsageError) as error:
+        parse_calls(text)
+    assert str(error.value) == f"{text!r} is not a list of names with arguments, such as flip,crop(0.6)"
+
+
+def test_a_call_prints_as_it_was_written():
+    assert [str(call) for call in parse_calls("flip,mlp(1024,512)")] == ["flip", "mlp(1024,512)"]
