@@ -141,6 +141,7 @@ class PlanConfig:
     augment: str = option(
         "", "Random changes of training pictures, e.g. flip or flip,crop(0.6). A phase can override it."
     )
+    label_smoothing: float = option(0.0, "Share of each label spread evenly over all classes, 0 to 1.")
     batch_size: int = option(32, "Examples per update, over all devices.", short=True)
 
 
@@ -260,8 +261,9 @@ def _validate(config: Config) -> None:
         value = config.flat()[name]
         if value < low:
             raise UsageError(f"--{name}={value} must be {low} or more")
-    if not 0 <= config.model.dropout < 1:
-        raise UsageError(f"--dropout={config.model.dropout:g} must be from 0 up to, but not, 1")
+    for name, value in (("dropout", config.model.dropout), ("label_smoothing", config.plan.label_smoothing)):
+        if not 0 <= value < 1:
+            raise UsageError(f"--{name}={value:g} must be from 0 up to, but not, 1")
     for name in ("log_every", "evaluate_every", "save_every"):
         duration = Duration.parse(config.flat()[name], flag=f"--{name}")
         if duration.amount <= 0:

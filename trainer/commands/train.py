@@ -140,7 +140,11 @@ def _run_loop(
         state,
         batches=batches,
         make_run=lambda state, phase: make_train_run(
-            state, phase, strategy=experiment.strategy, seed=config.run.seed
+            state,
+            phase,
+            strategy=experiment.strategy,
+            seed=config.run.seed,
+            label_smoothing=config.plan.label_smoothing,
         ),
         hooks=hooks,
         on_phase=on_phase,

@@ -16,15 +16,30 @@ Run = Callable[[tf.data.Iterator, tf.Tensor], tf.Tensor]
 """(iterator, number of steps) -> seconds spent waiting for the iterator."""
 
 
-def _losses(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Returns the cross-entropy of each example, [B]."""
+def _losses(labels: tf.Tensor, logits: tf.Tensor, *, smoothing: float = 0.0) -> tf.Tensor:
+    """Returns the cross-entropy of each example, [B].
+
+    With smoothing, against (1 - smoothing) times the label plus an even distribution over the
+    classes for the rest (Szegedy et al., 2016).
+    """
     cross_entropy = tf_keras.losses.SparseCategoricalCrossentropy(
         from_logits=True, reduction=tf_keras.losses.Reduction.NONE
     )
-    return cross_entropy(labels, logits)
+    losses = cross_entropy(labels, logits)
+    if smoothing:
+        even = -tf.reduce_mean(tf.nn.log_softmax(logits), axis=-1)
+        losses = (1.0 - smoothing) * losses + smoothing * even
+    return losses
 
 
-def make_train_run(state: TrainState, phase: Phase, *, strategy: tf.distribute.Strategy, seed: int) -> Run:
+def make_train_run(
+    state: TrainState,
+    phase: Phase,
+    *,
+    strategy: tf.distribute.Strategy,
+    seed: int,
+    label_smoothing: float = 0.0,
+) -> Run:
     """Makes the function that does any number of updates in one call.
 
     What trains and how BatchNorm behaves is fixed here, at trace time: every phase needs a
@@ -48,7 +63,7 @@ def make_train_run(state: TrainState, phase: Phase, *, strategy: tf.distribute.S
                 bn_batch=bn_batch,
                 dropout_seed=step_seed,
             )
-            losses = _losses(batch["label"], logits)
+            losses = _losses(batch["label"], logits, smoothing=label_smoothing)
             count = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(batch["mask"]))
             loss = tf.reduce_sum(losses * batch["mask"]) / count
             if backbone_trains and (penalties := classifier.backbone.regularization_losses()):

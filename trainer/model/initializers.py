@@ -16,7 +16,7 @@ def reseed(network: tf_keras.Model, *, seed: int) -> None:
     the program.
     """
     position = 0
-    for layer in network.layers:
+    for layer in (part for outer in network.layers for part in (outer, *outer.submodules)):
         for attribute, initializer_name in _KERNELS:
             kernel = getattr(layer, attribute, None)
             initializer = getattr(layer, initializer_name, None)
