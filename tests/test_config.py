@@ -13,7 +13,7 @@ FIELDS = {f.name: f for section in dataclasses.fields(Config) for f in dataclass
 ENUMS = {name: f.metadata["choices"] for name, f in FIELDS.items() if f.metadata["choices"]}
 # What may differ when a run is resumed: where things are, how often is looked, what is shown.
 NOT_IDENTITY = {
-    "data_dir", "checksum", "workdir", "log_every", "evaluate_every", "save_every", "keep_checkpoints",
+    "data_dir", "checksum", "workdir", "log_every", "save_every", "keep_checkpoints",
     "strategy", "cache_dir", "progress", "eval_split", "checkpoint",
 }  # fmt: skip
 # Another valid value than the default, where one cannot be guessed from the type.

@@ -154,7 +154,8 @@ class RunConfig:
     )
     seed: int = option(0, "Seed of initial weights, order and augmentation.", short=True)
     log_every: str = option("10steps", "How often loss and accuracy are written.", identity=False)
-    evaluate_every: str = option("1epochs", "How often the validation split is evaluated.", identity=False)
+    # Part of the identity: which weights are the best depends on when they are looked at.
+    evaluate_every: str = option("1epochs", "How often the validation split is evaluated.")
     save_every: str = option("1epochs", "How often a checkpoint is written.", identity=False)
     keep_checkpoints: int = option(
         3, "How many of the latest checkpoints are kept, besides the best.", identity=False

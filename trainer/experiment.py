@@ -12,13 +12,13 @@ from trainer.data.augment import make_augment
 from trainer.data.pipeline import Pipeline
 from trainer.data.scan import Scan, scan
 from trainer.data.sources import Source, SourceOptions, open_source
-from trainer.data.splits import Splits, drop_shared, make_splits, shared_pictures
+from trainer.data.splits import Splits, check_classes, drop_shared, make_splits, shared_pictures
 from trainer.loop.phases import Plan, make_plan
 from trainer.model.backbones import Backbone, open_backbone
 from trainer.model.classifier import Classifier
 from trainer.model.freezing import freezing_table
 from trainer.model.heads import Head
-from trainer.phase_specs import phase_specs
+from trainer.phase_specs import PhaseSpec, phase_specs
 from trainer.runtime import make_strategy
 from trainer.values import UsageError
 
@@ -47,6 +47,12 @@ class Experiment:
         """
         self.config = config
         self.strategy: tf.distribute.Strategy = make_strategy(config.run.strategy)
+        replicas = self.strategy.num_replicas_in_sync
+        if config.plan.batch_size % replicas:
+            # Parts of unequal size would draw other dropout masks than one device does.
+            raise UsageError(
+                f"--batch_size={config.plan.batch_size} must be a multiple of the {replicas} devices"
+            )
         specs = phase_specs(config.plan)
         for spec in specs:
             make_augment(spec.augment)
@@ -56,7 +62,7 @@ class Experiment:
         train = self.splits.indices["train"]
         self.plan = make_plan(specs, num_examples=len(train), batch_size=config.plan.batch_size)
         for spec in specs:
-            freezing_table(self.classifier.named_variables, spec.train)
+            self._check_training(spec)
         self.pipeline = Pipeline(
             self.source,
             self.scan,
@@ -79,7 +85,10 @@ class Experiment:
         self.scan = scan(self.source, exif=data.exif)
         groups = shared_pictures(splits.indices, self.scan.digests)
         self.shared = [[f"{self.source.ids[at]} ({split})" for split, at in group] for group in groups]
-        self.splits = drop_shared(splits, self.scan.digests) if data.drop_duplicates else splits
+        self.splits = splits
+        if data.drop_duplicates:
+            self.splits = drop_shared(splits, self.scan.digests)
+            check_classes(self.source, self.splits.indices, data.splits)
         if groups and not data.drop_duplicates:
             shown = "; ".join(" = ".join(names) for names in self.shared[:SHARED_SHOWN])
             more = (
@@ -102,6 +111,15 @@ class Experiment:
         )
         head = Head(model.head, num_logits=len(self.source.class_names), dropout=model.dropout, seed=run.seed)
         self.classifier = Classifier(self.backbone, head)
+
+    def _check_training(self, spec: PhaseSpec) -> None:
+        freezing_table(self.classifier.named_variables, spec.train)
+        can_train = any(variable.trainable for variable in self.backbone.variables.values())
+        if not can_train and spec.train != ("head/",):
+            raise UsageError(
+                f"phase {spec.name}: {self.backbone.name} has no variables that could train; use "
+                "--schedule=frozen, or train=head in --phase"
+            )
 
     def split_record(self) -> dict[str, list[tuple[str, str, str]]]:
         """Returns {split: [(id, class name, SHA-256)]}."""

@@ -47,6 +47,19 @@ def test_one_sgd_step():
     np.testing.assert_allclose(state.gradient_norm.result(), norm, rtol=1e-5)
 
 
+def test_label_smoothing_by_hand():
+    state = state_of(SGD)
+    kernel, bias = head(state)
+    target = 0.8 * np.eye(3)[LABELS] + 0.2 / 3
+    probabilities, share = softmax(FEATURES @ kernel + bias), (MASK / MASK.sum())[:, None]
+    run = run_of(state, label_smoothing=0.2)
+    run(iter(dataset_of(batch_of(FEATURES, LABELS, MASK))), tf.constant(1))
+    step = 0.5 * FEATURES.T @ (share * (probabilities - target))
+    np.testing.assert_allclose(head(state)[0], kernel - step, rtol=1e-5, atol=1e-6)
+    loss = -(share * target * np.log(probabilities)).sum()
+    np.testing.assert_allclose(state.metrics.read()["loss"], loss, rtol=1e-5)
+
+
 def test_what_padding_shows_makes_no_difference():
     states = [state_of(SGD), state_of(SGD)]
     strange = FEATURES.copy()

@@ -74,7 +74,9 @@ def score(
     if summaries:
         if split == "test":
             summaries.scalars("test", step, {"loss": scored.loss, "accuracy": scored.accuracy})
-        summaries.image(split, "confusion_matrix", confusion_png, step=step)
+        # Validation's is of the end: a run that is started again there writes it again.
+        at = step if split == "test" else experiment.plan.total_steps
+        summaries.image(split, "confusion_matrix", confusion_png, step=at)
     low, high = report["accuracy_95_percent_interval"]
     _log.info(
         "%s accuracy %.2f %% (%d of %d right; 95 %% interval %.1f to %.1f %%), weights of step %d, %.1f s",

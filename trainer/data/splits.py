@@ -147,6 +147,15 @@ def _check(source: Source, indices: dict[str, np.ndarray], spec: str) -> None:
                     f"--splits={spec}: {source.ids[position]} is both in {seen[position]} and in {name}"
                 )
             seen[position] = name
+    check_classes(source, indices, spec)
+
+
+def check_classes(source: Source, indices: dict[str, np.ndarray], spec: str) -> None:
+    """Makes sure that train has a picture of every class that another split has.
+
+    Raises:
+      TrainerError: it has not; the message names the class.
+    """
     trained = set(source.labels[indices["train"]].tolist())
     for name, positions in indices.items():
         for label in sorted(set(source.labels[positions].tolist()) - trained):

@@ -7,7 +7,6 @@ import tf_keras
 
 from trainer.loop.phases import Phase, PhaseSchedule
 from trainer.phase_specs import PhaseSpec
-from trainer.values import UsageError
 
 
 def _adam(spec: PhaseSpec, **common: object) -> tf_keras.optimizers.Optimizer:
@@ -37,16 +36,8 @@ OPTIMIZERS: dict[str, Callable[..., tf_keras.optimizers.Optimizer]] = {
 
 
 def make_optimizer(phase: Phase, variables: Sequence[tf.Variable]) -> tf_keras.optimizers.Optimizer:
-    """Makes the optimizer of a phase with all its slots, so that a checkpoint can be matched.
-
-    Raises:
-      UsageError: weight decay with an update rule that has none.
-    """
+    """Makes the optimizer of a phase with all its slots, so that a checkpoint can be matched."""
     spec = phase.spec
-    if spec.weight_decay and spec.optimizer not in ("adamw", "sgd"):
-        raise UsageError(
-            f"phase {spec.name}: {spec.optimizer} has no weight decay; use adamw or sgd, or weight_decay=0"
-        )
     # Keras would compile updates with XLA where it finds a GPU: other numbers than on a CPU.
     optimizer = OPTIMIZERS[spec.optimizer](spec, learning_rate=PhaseSchedule(phase), jit_compile=False)
     optimizer.build(list(variables))

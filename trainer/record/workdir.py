@@ -72,8 +72,10 @@ class Workdir:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
-            yield
-            file.truncate(0)
+            try:
+                yield
+            finally:
+                file.truncate(0)
 
     def read_config(self) -> Config:
         """Returns the configuration the run was started with.
