@@ -18,7 +18,8 @@ NOT_IDENTITY = {
 }  # fmt: skip
 # Another valid value than the default, where one cannot be guessed from the type.
 OTHER = {
-    "phase": ("for=1steps; train=head",), "splits": "50%,25%,25%", "head": "linear", "dropout": 0.5, "label_smoothing": 0.5,
+    "phase": ("for=1steps; train=head",), "splits": "50%,25%,25%", "head": "linear",
+    "dropout": 0.5, "label_smoothing": 0.5,
     "augment": "flip", "frozen_for": "7steps", "finetune_for": "7steps", "finetune_train": "head",
     "warmup": "1steps", "log_every": "7steps", "evaluate_every": "7steps", "save_every": "7steps",
     "checkpoint": "latest", "momentum": 0.5, "weight_decay": 0.1,
