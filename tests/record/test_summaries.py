@@ -143,7 +143,7 @@ def test_options_of_the_run_for_the_hparams_tab(workdir):
     summaries = Summaries(workdir)
     summaries.hparams({"head": "linear", "batch_size": 32, "dropout": 0.5, "drop": True}, session="run7")
     summaries.close()
-    events = accumulated(workdir.root / "train")
+    events = accumulated(workdir.root)
     data = {}
     for tag in events.Tags()["tensors"]:
         if plugin(events, tag) == "hparams":
@@ -162,7 +162,7 @@ def test_options_of_the_run_for_the_hparams_tab(workdir):
     experiment = data[hparams_metadata.EXPERIMENT_TAG].experiment
     assert sorted(info.name for info in experiment.hparam_infos) == ["batch_size", "drop", "dropout", "head"]
     assert {(info.name.group, info.name.tag) for info in experiment.metric_infos} == {
-        (f"../{split}", tag) for split in ("validation", "test") for tag in ("accuracy", "loss")
+        (split, tag) for split in ("validation", "test") for tag in ("accuracy", "loss")
     }
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import os
+import sys
 
 import tensorflow as tf
 
@@ -82,7 +83,7 @@ def _train_locked(experiment: Experiment, workdir: Workdir, checkpoints: Checkpo
     score(experiment, workdir, evaluator, split=split, step=state.step, summaries=summaries)
     summaries.close()
     _log.info("results:     %s", workdir.root)
-    _log.info("TensorBoard: python -m tensorboard.main --logdir %s", workdir.root)
+    _log.info("TensorBoard: %s -m tensorboard.main --logdir %s", sys.executable, workdir.root)
     return 0
 
 

@@ -12,8 +12,6 @@ from tensorboard.plugins.hparams import api as hparams_api
 from trainer.record.workdir import Workdir, write_bytes
 from trainer.values import TrainerError, told_by_tensorflow
 
-SPLITS = ("train", "validation", "test")
-
 
 class Summaries:
     """One writer per split, with the same tags in each so that their curves overlay.
@@ -71,11 +69,12 @@ class Summaries:
     def hparams(self, values: Mapping[str, Any], *, session: str) -> None:
         """Writes the options of the run for the HPARAMS tab, with the metrics to sort by."""
         metrics = [
-            hparams_api.Metric(tag, group=f"../{split}", display_name=f"{split} {tag}")
+            hparams_api.Metric(tag, group=split, display_name=f"{split} {tag}")
             for split in ("validation", "test")
             for tag in ("accuracy", "loss")
         ]
-        with self._writing("train", 0):
+        # Beside the splits, not in one: TensorBoard looks for the metrics of a session below it.
+        with self._writing(".", 0):
             hparams_api.hparams_config(hparams=[hparams_api.HParam(name) for name in values], metrics=metrics)
             hparams_api.hparams(dict(values), trial_id=session)
 
@@ -85,8 +84,9 @@ class Summaries:
         That is what lies after the step, the evaluation of the step, which comes after its
         checkpoint, and the final score. None: there is no checkpoint; everything is forgotten.
         """
-        last = {"train": -1 if step is None else step, "validation": (step or 0) - 1, "test": -1}
-        for split in SPLITS:
+        start = -1 if step is None else step
+        last = {".": start, "train": start, "validation": (step or 0) - 1, "test": -1}
+        for split in last:
             for path in sorted((self._workdir.root / split).glob("events.out.tfevents.*")):
                 _cut_events(path, last[split])
         if self._workdir.metrics_jsonl.exists():
