@@ -89,7 +89,7 @@ def test_training_learns_colours_and_says_so(trained):
     lines = trained.out.splitlines()
     assert "test accuracy 100.00 % (6 of 6 right; 95 % interval 61.0 to 100.0 %)" in trained.out
     assert lines[-2] == f"results:     {trained.workdir}"
-    assert lines[-1] == f"TensorBoard: python -m tensorboard.main --logdir {trained.workdir}"
+    assert lines[-1] == f"TensorBoard: {sys.executable} -m tensorboard.main --logdir {trained.workdir}"
 
 
 def test_numbers_are_in_metrics_jsonl_and_in_the_event_files(trained):

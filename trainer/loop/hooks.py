@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from trainer.loop.phases import Plan
-from trainer.loop.state import TrainState
+from trainer.loop.state import Stopwatch, TrainState
 from trainer.values import Duration, TrainerError
 
 
@@ -118,7 +118,7 @@ class Log(_Hook):
         self._writer.scalars("train", step, values, timing)
         state.metrics.reset()
         state.gradient_norm.reset_state()
-        state.stopwatch = type(watch)()
+        state.stopwatch = Stopwatch()
 
 
 class Save(_Hook):
