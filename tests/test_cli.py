@@ -70,7 +70,7 @@ def test_training_leaves_these_files(trained):
     best = read_json(trained.workdir / "report" / "test_metrics.json")["step"]
     checkpoints = [f"checkpoints/ckpt-{step}" for step in (60, 120, 126)] + [f"checkpoints/best/ckpt-{best}"]
     assert shown == {
-        "flagfile.flags", "run.json", "splits.json", "metrics.jsonl", "lock",
+        "flagfile.flags", "run.json", "splits.json", "metrics.jsonl", "lock", "events.out.tfevents",
         "checkpoints/checkpoint", "checkpoints/best/checkpoint",
         *(f"{name}.{end}" for name in checkpoints for end in ("index", "data-00000-of-00001")),
         *(f"{split}/events.out.tfevents" for split in ("train", "validation", "test")),
