@@ -157,7 +157,10 @@ def test_default_size_of_every_application(name):
     size = keras_apps.DEFAULT_SIZES_PX.get(name, 224)
     # In a graph of its own no weight is drawn, which is most of the time that the large ones take.
     with tf.Graph().as_default():
-        assert keras_apps.find_constructor(name)(weights=None).input_shape == (None, size, size, 3)
+        shape = keras_apps.find_constructor(name)(weights=None).input_shape
+    # MobileNetV3 leaves its size open, and is documented for 224.
+    wanted = (None, None, None, 3) if name.startswith("MobileNetV3") else (None, size, size, 3)
+    assert shape == wanted
 
 
 @pytest.mark.slow
