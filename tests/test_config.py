@@ -14,7 +14,8 @@ ENUMS = {name: f.metadata["choices"] for name, f in FIELDS.items() if f.metadata
 # What may differ when a run is resumed: where things are, how often is looked, what is shown.
 NOT_IDENTITY = {
     "data_dir", "checksum", "workdir", "log_every", "save_every", "keep_checkpoints",
-    "strategy", "cache_dir", "progress", "eval_split", "checkpoint",
+    "strategy", "cache_dir", "progress", "eval_split", "checkpoint", "memory_budget_mb", "feature_cache",
+    "cache_limit_gb", "output", "repeats",
 }  # fmt: skip
 # Another valid value than the default, where one cannot be guessed from the type.
 OTHER = {

@@ -105,11 +105,17 @@ def caches(tmp_path_factory):
 
 
 def saved_backbone(workdir: Path, step: int) -> dict[str, np.ndarray]:
-    """Returns {name in the module: value} of a checkpoint, read without our own code."""
-    reader = tf.train.load_checkpoint(str(workdir / "checkpoints" / f"ckpt-{step}"))
-    keys = [key for key in reader.get_variable_to_shape_map() if "model.Sbackbone.S" in key]
-    names = {key: key.split("model.Sbackbone.S")[1].split("/.ATTR")[0].replace(".S", "/") for key in keys}
-    return {names[key]: reader.get_tensor(key) for key in keys}
+    """Returns {name in the module: value} of a checkpoint and of its base, read without our own code."""
+    found = {}
+    phase = "phase-1" if (workdir / "checkpoints/base/phase-1.index").exists() else "phase-0"
+    for file in (f"base/{phase}", f"ckpt-{step}"):
+        reader = tf.train.load_checkpoint(str(workdir / "checkpoints" / file))
+        for key in reader.get_variable_to_shape_map():
+            if "model.Sbackbone.S" in key:
+                name = key.split("model.Sbackbone.S")[1].split("/.ATTR")[0].replace(".S", "/")
+                assert name not in found
+                found[name] = reader.get_tensor(key)
+    return found
 
 
 @pytest.mark.parametrize("name", ["flowers_inception_v3", "flowers_inception_v3_finetune"])

@@ -90,7 +90,7 @@ def test_the_command_may_stand_anywhere(command):
         (["--batch_size=2.5"], "flag --batch_size=2.5: invalid literal for int() with base 10: '2.5'"),
         (["--dropout=x"], "flag --dropout=x: could not convert string to float: 'x'"),
         (["--seed"], "Missing value for flag --seed"),
-        (["trian"], "'trian' is no command; there are train, evaluate, inspect (see --help)"),
+        (["trian"], "'trian' is no command; there are train, evaluate, benchmark, inspect (see --help)"),
         (["train", "x"], "unexpected argument 'x' after 'train'; options start with --"),
         (
             ["--seed=1", "train", "evaluate"],

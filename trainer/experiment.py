@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from trainer.caches import cache_root
 from trainer.config import Config
 from trainer.data.augment import make_augment
 from trainer.data.pipeline import Pipeline
@@ -16,6 +17,7 @@ from trainer.data.splits import Splits, check_classes, drop_shared, make_splits,
 from trainer.loop.phases import Plan, make_plan
 from trainer.model.backbones import Backbone, open_backbone
 from trainer.model.classifier import Classifier
+from trainer.model.cuts import Cut
 from trainer.model.freezing import freezing_table
 from trainer.model.heads import Head
 from trainer.phase_specs import PhaseSpec, phase_specs
@@ -46,6 +48,7 @@ class Experiment:
           TrainerError: pictures or network cannot be had.
         """
         self.config = config
+        self._cuts: dict[PhaseSpec, Cut | None] = {}
         self.strategy: tf.distribute.Strategy = make_strategy(config.run.strategy)
         replicas = self.strategy.num_replicas_in_sync
         if config.plan.batch_size % replicas:
@@ -69,6 +72,7 @@ class Experiment:
             contract=self.backbone.contract,
             batch_size=config.plan.batch_size,
             seed=config.run.seed,
+            decoding=config.data.decode,
         )
 
     def _open_pictures(self) -> None:
@@ -79,10 +83,12 @@ class Experiment:
             checksum=data.checksum,
             synthetic_examples=data.synthetic_examples,
             synthetic_seed=data.synthetic_seed,
+            memory_budget_bytes=data.memory_budget_mb * 2**20,
         )
         self.source = open_source(data.source, options)
         splits = make_splits(self.source, data.splits, order=data.split_order, seed=data.split_seed)
-        self.scan = scan(self.source, exif=data.exif)
+        recorded = cache_root(run.cache_dir) / "scans"
+        self.scan = scan(self.source, exif=data.exif, recorded=recorded)
         groups = shared_pictures(splits.indices, self.scan.digests)
         self.shared = [[f"{self.source.ids[at]} ({split})" for split, at in group] for group in groups]
         self.splits = splits
@@ -120,6 +126,16 @@ class Experiment:
                 f"phase {spec.name}: {self.backbone.name} has no variables that could train; use "
                 "--schedule=frozen, or train=head in --phase"
             )
+
+    def cut(self, spec: PhaseSpec) -> Cut | None:
+        """Returns the deepest place in the network below which a phase changes nothing."""
+        if spec not in self._cuts:
+            rows = freezing_table(self.classifier.named_variables, spec.train)
+            trained = [row.name for row in rows if row.state == "train" and row.name.startswith("backbone/")]
+            self._cuts[spec] = self.backbone.cut(
+                [name.removeprefix("backbone/") for name in trained], bn_batch=spec.bn == "batch"
+            )
+        return self._cuts[spec]
 
     def split_record(self) -> dict[str, list[tuple[str, str, str]]]:
         """Returns {split: [(id, class name, SHA-256)]}."""

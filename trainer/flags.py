@@ -13,6 +13,7 @@ from trainer.values import UsageError
 COMMANDS = {
     "train": "train, evaluate on the test split and write a report (what happens without a command)",
     "evaluate": "score a split of a finished run: needs only --workdir",
+    "benchmark": "measure input, forward, train step and epoch of each phase, and leave no run behind",
     "inspect": "show configuration, splits, contract, variables and plan, and stop",
 }
 _USAGE = """\

@@ -1,5 +1,6 @@
 """What every source promises."""
 
+import dataclasses
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 
@@ -56,6 +57,7 @@ def test_contract_of_every_source(address, options):
     assert source.labels.dtype == np.int64
     assert source.labels.shape == (number,)
     assert len(source.class_names) == len(set(source.class_names)) >= 2
+    assert source.stamp() is None or len(source.stamp()) == 64
     assert set(source.labels.tolist()) <= set(range(len(source.class_names)))
     assert isinstance(source.sorted_by_class, bool)
     ends = [0, *(stop for _, stop in source.native_splits.values())]
@@ -70,6 +72,20 @@ def test_contract_of_every_source(address, options):
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(source.read, positions)) == [data[at] for at in positions]
     assert [again.read(index) for index in range(number)] == data
+
+
+@pytest.mark.parametrize("budget_bytes", [0, 1000])
+def test_a_small_budget_changes_no_source(address, options, budget_bytes):
+    source = open_source(address, options)
+    small = open_source(address, dataclasses.replace(options, memory_budget_bytes=budget_bytes))
+    assert facts(small) == facts(source)
+    small.load()
+    number = len(source.ids)
+    for _ in range(2):
+        assert [small.read(index) for index in range(number)] == [
+            source.read(index) for index in range(number)
+        ]
+    assert list(options.spill_folder.glob("*")) == []
 
 
 @pytest.mark.parametrize("address", ["flowers", "folder:", "ftp:x", ""])

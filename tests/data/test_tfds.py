@@ -1,5 +1,6 @@
 """tfds data sets, prepared here from a tiny builder, and what is said where there is none."""
 
+import dataclasses
 import re
 import socket
 from pathlib import Path
@@ -25,6 +26,18 @@ def test_tfds_splits_order_and_ids(options):
     assert sorted(shades[8:]) == [20, 21, 22]
     assert source.labels.tolist() == [shade % 2 for shade in shades]
     assert source.read(0).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("budget_bytes", [0, 10**6])
+def test_tfds_splits_without_public_labels_are_left_out(options, caplog, budget_bytes):
+    prepare_tiny(options.data_dir, "hidden")
+    source = open_source(
+        "tfds:tiny_blooms:hidden", dataclasses.replace(options, memory_budget_bytes=budget_bytes)
+    )
+    assert source.native_splits == {"train": (0, 8)}
+    assert len(source.ids) == len(source.labels) == len(source.encoded) == 8
+    line = "tfds:tiny_blooms:hidden: left out the split test, whose labels are not public"
+    assert caplog.messages.count(line) == 1
 
 
 def test_tfds_says_which_features_there_are(options):

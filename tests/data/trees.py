@@ -2,7 +2,9 @@
 
 import functools
 import io
+import os
 import tarfile
+import time
 import zipfile
 from pathlib import Path
 
@@ -23,6 +25,16 @@ FILES = {
 ORDER = ["daisy/0.jpg", "daisy/garden/1.jpg", "roses/10.jpg", "roses/9.jpg", "roses/B.JPG", "roses/a.Jpeg"]
 ORDER.append("tulips/ü.jpg")
 OTHERS = {"LICENSE.txt": b"free", ".DS_Store": b"x", "roses/.hidden.jpg": b"x", "roses/notes.txt": b"x"}
+
+
+LONG_AGO = time.time_ns() - 3600 * 10**9
+
+
+def age(root: Path, ns: int = LONG_AGO) -> Path:
+    """Makes all files of a folder look settled, as files are that lie there for longer than a test."""
+    for path in root.rglob("*"):
+        os.utime(path, ns=(ns, ns))
+    return root
 
 
 def write_tree(root: Path, files: dict[str, bytes]) -> Path:
@@ -64,6 +76,7 @@ def tiny_builder():
         BUILDER_CONFIGS = [  # noqa: RUF012
             tfds.core.BuilderConfig(name="plain", version="1.0.0", description="labelled"),
             tfds.core.BuilderConfig(name="bare", version="1.0.0", description="without labels"),
+            tfds.core.BuilderConfig(name="hidden", version="1.0.0", description="test labels not public"),
         ]
 
         def _info(self):
@@ -80,8 +93,9 @@ def tiny_builder():
 
         def _generate_examples(self, first, count):
             second = "mask" if self.builder_config.name == "bare" else "label"
+            hidden = {21} if self.builder_config.name == "hidden" else set()
             for k in range(first, first + count):
-                yield k, {"image": np.full((4, 5, 3), k, np.uint8), second: k % 2}
+                yield k, {"image": np.full((4, 5, 3), k, np.uint8), second: -1 if k in hidden else k % 2}
 
     return TinyBlooms
 

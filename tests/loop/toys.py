@@ -8,6 +8,7 @@ from trainer.loop.phases import make_plan
 from trainer.loop.state import TrainState
 from trainer.loop.steps import make_train_run
 from trainer.model.classifier import Classifier
+from trainer.model.cuts import whole_cut
 from trainer.model.heads import Head
 from trainer.phase_specs import phase_specs
 from trainer.values import Contract
@@ -16,7 +17,7 @@ from trainer.values import Contract
 class PixelBackbone:
     """Pictures of one pixel; its three colours are the features."""
 
-    name = "pixel"
+    name = fingerprint = "pixel"
     contract = Contract(1, 1, (0.0, 1.0), feature_width=3, any_size=False)
 
     def __init__(self):
@@ -27,6 +28,9 @@ class PixelBackbone:
 
     def regularization_losses(self):
         return []
+
+    def cut(self, trained, *, bn_batch):
+        return whole_cut(self, trained, bn_batch=bn_batch, feature_width=3, variables=self.variables)
 
 
 def plan_of(*phases, num_examples=4, batch_size=4):

@@ -1,5 +1,7 @@
 """hub: with a local folder and savedmodel:, on modules whose answers are known by hand."""
 
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -118,6 +120,28 @@ def test_feature_maps_are_averaged(tmp_path, caplog):
     assert "averaged" in caplog.text
     assert backbone.contract.feature_width == 2
     np.testing.assert_allclose(backbone(pictures(WHITE), training=False, bn_batch=False), [[2, 2]])
+
+
+def test_a_module_is_cut_as_a_whole_or_not_at_all(open_folder):
+    backbone = open_backbone(f"hub:{open_folder}", image_size=4)
+    assert backbone.cut(["bn/beta"], bn_batch=False) is None
+    assert backbone.cut([], bn_batch=True) is None
+    backbone(pictures(RED), training=True, bn_batch=False)
+    cut = backbone.cut([], bn_batch=False)
+    assert (cut.name, cut.shape, cut.variables) == ("features", (2,), backbone.variables)
+    features = cut.below(pictures(RED, WHITE))
+    np.testing.assert_allclose(cut.above(features, training=False, bn_batch=False), [[1, 0], [2, 2]])
+
+
+def test_fingerprint_is_of_the_graph_and_not_of_the_values(open_folder, fixed_folder, tmp_path):
+    backbone = open_backbone(f"hub:{open_folder}", image_size=4)
+    before = backbone.fingerprint
+    backbone.variables["bn/beta"].assign([5, 5])
+    shutil.copytree(open_folder, tmp_path / "copy")
+    (tmp_path / "copy" / "assets" / "notes.txt").write_text("Not a part of the graph.")
+    copy = open_backbone(f"savedmodel:{tmp_path / 'copy'}", image_size=8)
+    assert backbone.fingerprint == copy.fingerprint == before
+    assert open_backbone(f"hub:{fixed_folder}").fingerprint != before
 
 
 def test_signature_only_is_frozen_only(tmp_path):

@@ -1,6 +1,7 @@
 """keras: models of tf_keras.applications: names, sizes, preprocessing, weights."""
 
 import gc
+import re
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ import tf_keras
 
 from trainer.model import keras_apps
 from trainer.model.backbones import open_backbone
+from trainer.model.keras_apps import KerasBackbone
+from trainer.model.variable_names import lasting_layer_names
 from trainer.values import Contract, TrainerError, UsageError
 
 FETCHED_NAME = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_96_no_top.h5"
@@ -76,10 +79,64 @@ def test_random_weights_are_the_same_each_time(mobilenet):
     assert np.std(again.variables["Conv1/kernel"]) > 0
 
 
-def test_names_last_when_keras_counts_on():
-    one, two = (open_backbone("keras:Xception", weights="none", image_size=71).variables for _ in range(2))
+def test_names_and_fingerprint_last_when_keras_counts_on():
+    backbones = [open_backbone("keras:Xception", weights="none", image_size=71) for _ in range(2)]
+    one, two = (backbone.variables for backbone in backbones)
     assert list(one) == list(two)
     assert {"conv2d/kernel", "conv2d_3/kernel", "batch_normalization/gamma"} <= set(one)
+    layers = [{layer.name for layer in backbone._network.layers} for backbone in backbones]
+    assert len(layers[0] - layers[1]) >= 12
+    cuts = [backbone.cut(["block13_sepconv1_bn/gamma"], bn_batch=False) for backbone in backbones]
+    assert [cut.name for cut in cuts] == ["add_10", "add_10"]
+    assert backbones[0].fingerprint == backbones[1].fingerprint
+
+
+def test_names_of_functions_used_as_layers_last():
+    def names():
+        images = tf_keras.Input([4, 4, 3])
+        network = tf_keras.Model(images, tf.reduce_mean(tf.nn.relu6(tf.nn.relu6(images)), [1, 2]))
+        lasting = lasting_layer_names(network)
+        return [lasting.get(layer.name, layer.name) for layer in network.layers[1:]]
+
+    assert names() == names() == ["tf.nn.relu6", "tf.nn.relu6_1", "tf.math.reduce_mean"]
+
+
+def test_fingerprint_tells_functions_apart():
+    def fingerprint(name="keras:Toy", side=4, activation="relu", used=0, prefix="a"):
+        images = tf_keras.Input([side, side, 3])
+        convs = [tf_keras.layers.Conv2D(2, 1, name=f"{prefix}{i}")(images) for i in range(2)]
+        x = tf_keras.layers.Activation(activation)(convs[0] + convs[1])
+        x = tf_keras.layers.GlobalAveragePooling2D()(tf_keras.layers.Add()([x, convs[used]]))
+        network = tf_keras.Model(images, x)
+        return KerasBackbone(name, network, tf.identity, size_px=side).fingerprint
+
+    different = [
+        fingerprint(),
+        fingerprint("keras:Other"),
+        fingerprint(side=5),
+        fingerprint(activation="tanh"),
+        fingerprint(used=1),
+    ]
+    assert len(set(different)) == 5
+    assert fingerprint(prefix="b") == different[0]
+    assert re.fullmatch("[0-9a-f]{64}", different[0])
+
+
+def test_fingerprint_is_not_of_the_values(mobilenet):
+    backbone = open_backbone("keras:MobileNetV2", weights="none", image_size=96)
+    backbone.variables["Conv1/kernel"].assign_add(tf.ones([3, 3, 3, 32]))
+    assert backbone.fingerprint == mobilenet.fingerprint
+    other = open_backbone("keras:MobileNetV2", weights="none", image_size=64)
+    assert other.fingerprint != mobilenet.fingerprint
+
+
+def test_frozen_is_cut_as_a_whole(mobilenet):
+    cut = mobilenet.cut([], bn_batch=False)
+    assert (cut.name, cut.shape, cut.variables) == ("features", (1280,), mobilenet.variables)
+    images = tf.random.stateless_uniform([2, 96, 96, 3], [0, 0], 0, 255)
+    features = cut.above(cut.below(images), training=False, bn_batch=False)
+    np.testing.assert_array_equal(features, mobilenet(images, training=False, bn_batch=False))
+    assert mobilenet.cut([], bn_batch=True) is None
 
 
 def test_every_application_resolves():

@@ -1,21 +1,25 @@
 """`evaluate`: scores a split of a finished run, from its workdir alone. `train` ends with it, too."""
 
 import contextlib
+import functools
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import tensorflow as tf
 
+from trainer.arithmetic import Arithmetic
 from trainer.data.pipeline import find_undecodable
 from trainer.experiment import Experiment
 from trainer.flags import CommandLine
 from trainer.loop.state import TrainState
-from trainer.loop.steps import Evaluator
-from trainer.record.checkpoints import Checkpoints
+from trainer.record.checkpoints import Base, Checkpoints
+from trainer.record.progress import counting
 from trainer.record.report import write_report
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
+from trainer.stages import Stages
 from trainer.values import TrainerError, UsageError
 
 _log = logging.getLogger("trainer")
@@ -34,33 +38,53 @@ def run(line: CommandLine) -> int:
         raise UsageError(f"--eval_split={split}: this run has only {', '.join(experiment.splits.indices)}")
     with named_pictures(experiment):
         workdir.write_or_check_splits(experiment.split_record())
-        with experiment.strategy.scope():
-            state = TrainState(experiment.classifier, experiment.plan)
-        restore(experiment, state, checkpoints, path)
-        evaluator = Evaluator(experiment.classifier, strategy=experiment.strategy)
-        score(experiment, workdir, evaluator, split=split, step=state.step)
+        stages = make_stages(experiment, decided=workdir.read_facts().get("precision", {}))
+        restore(stages, checkpoints, path)
+        score(stages, workdir, split=split)
     return 0
 
 
-def restore(experiment: Experiment, state: TrainState, checkpoints: Checkpoints, path: str) -> None:
-    """Puts the state of a checkpoint into the model and the optimizer of its phase."""
-    with experiment.strategy.scope():
-        state.jump(checkpoints.step_of(path))
-        checkpoints.restore(state.variables(), path)
-
-
-def score(
+def make_stages(
     experiment: Experiment,
-    workdir: Workdir,
-    evaluator: Evaluator,
     *,
-    split: str,
-    step: int,
-    summaries: Summaries | None = None,
-) -> None:
+    decided: Mapping[str, Any],
+    on_decision: Callable[[Mapping], None] = lambda decided: None,
+) -> Stages:
+    """Makes the state of a run that has not begun, and what its phases run on.
+
+    In the precisions `decided` before; `on_decision` is told all, when one is added.
+    """
+    config = experiment.config
+    with experiment.strategy.scope():
+        state = TrainState(experiment.classifier, experiment.plan)
+    arithmetic = Arithmetic(
+        config.speed.precision,
+        decided=decided,
+        cache_dir=config.run.cache_dir,
+        on_decision=on_decision,
+    )
+    watch = functools.partial(counting, config.run.progress)
+    return Stages(experiment, state, arithmetic=arithmetic, watch=watch)
+
+
+def restore(stages: Stages, checkpoints: Checkpoints, path: str) -> None:
+    """Puts a checkpoint into the model and the optimizer of its phase."""
+    state = stages.state
+    with stages.experiment.strategy.scope():
+        state.jump(checkpoints.step_of(path))
+        checkpoints.restore(state.variables(), path, base=base_of(state))
+
+
+def base_of(state: TrainState) -> Base:
+    """Returns what the checkpoints of the state's phase have in common."""
+    return Base(f"phase-{state.phase.index}", state.phase.start_step, state.constant())
+
+
+def score(stages: Stages, workdir: Workdir, *, split: str, summaries: Summaries | None = None) -> None:
     """Evaluates a split, writes the report, and prints the accuracy with its interval."""
+    experiment, step = stages.experiment, stages.state.step
     start = time.perf_counter()
-    scored = evaluator(experiment.pipeline.once(experiment.splits.indices[split]))
+    scored = stages.current().evaluate(split)
     report, confusion_png = write_report(
         workdir.report,
         split=split,

@@ -9,14 +9,13 @@ import sys
 import tensorflow as tf
 
 from trainer import __version__
-from trainer.commands.evaluate import named_pictures, restore, score
+from trainer.commands.evaluate import base_of, make_stages, named_pictures, restore, score
 from trainer.experiment import Experiment
 from trainer.flags import CommandLine, to_flagfile
 from trainer.loop import hooks as hook
 from trainer.loop.loop import train
 from trainer.loop.phases import Phase
 from trainer.loop.state import TrainState
-from trainer.loop.steps import Evaluator, make_train_run
 from trainer.model.freezing import freezing_table, summary
 from trainer.record.checkpoints import Checkpoints
 from trainer.record.figures import picture_grid
@@ -24,6 +23,7 @@ from trainer.record.progress import Progress
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
 from trainer.runtime import StopSignal, versions
+from trainer.stages import Stages
 from trainer.values import Duration
 
 _log = logging.getLogger("trainer")
@@ -48,18 +48,21 @@ def run(line: CommandLine) -> int:
 
 def _train_locked(experiment: Experiment, workdir: Workdir, checkpoints: Checkpoints) -> int:
     config, plan = experiment.config, experiment.plan
-    _record(experiment, workdir)
-    with experiment.strategy.scope():
-        state = TrainState(experiment.classifier, plan)
+    stages = make_stages(
+        experiment,
+        decided=workdir.read_facts().get("precision", {}),
+        on_decision=lambda decided: workdir.amend_run(precision=decided),
+    )
+    _record(experiment, workdir, stages)
+    state = stages.state
     summaries = Summaries(workdir, describe=experiment.describe)
-    evaluator = Evaluator(experiment.classifier, strategy=experiment.strategy)
     if path := checkpoints.latest():
-        restore(experiment, state, checkpoints, path)
+        restore(stages, checkpoints, path)
         summaries.cut_back(state.step)
         _log.info("goes on from step %s of %s", f"{state.step:,}", f"{plan.total_steps:,}")
     else:
         summaries.cut_back(None)
-        _introduce(experiment, summaries, evaluator)
+        _introduce(experiment, summaries)
     progress = Progress(
         config.run.progress,
         start_step=state.step,
@@ -69,7 +72,7 @@ def _train_locked(experiment: Experiment, workdir: Workdir, checkpoints: Checkpo
     )
     try:
         with experiment.strategy.scope(), StopSignal.installed() as stop:
-            _run_loop(experiment, state, checkpoints, summaries, evaluator, progress, stop)
+            _run_loop(stages, checkpoints, summaries, progress, stop)
     except hook.Interrupted as interrupted:
         progress.close()
         _log.info("%s and saved; the same command goes on from there", interrupted)
@@ -78,9 +81,9 @@ def _train_locked(experiment: Experiment, workdir: Workdir, checkpoints: Checkpo
         progress.close()
         summaries.close()
     best = checkpoints.find("best")
-    restore(experiment, state, checkpoints, best)
+    restore(stages, checkpoints, best)
     split = "test" if "test" in experiment.splits.indices else "validation"
-    score(experiment, workdir, evaluator, split=split, step=state.step, summaries=summaries)
+    score(stages, workdir, split=split, summaries=summaries)
     summaries.close()
     _log.info("results:     %s", workdir.root)
     _log.info("TensorBoard: %s -m tensorboard.main --logdir %s", sys.executable, workdir.root)
@@ -88,16 +91,10 @@ def _train_locked(experiment: Experiment, workdir: Workdir, checkpoints: Checkpo
 
 
 def _run_loop(
-    experiment: Experiment,
-    state: TrainState,
-    checkpoints: Checkpoints,
-    summaries: Summaries,
-    evaluator: Evaluator,
-    progress: Progress,
-    stop: StopSignal,
+    stages: Stages, checkpoints: Checkpoints, summaries: Summaries, progress: Progress, stop: StopSignal
 ) -> None:
-    config, plan, pipeline = experiment.config, experiment.plan, experiment.pipeline
-    indices = experiment.splits.indices
+    experiment = stages.experiment
+    config, plan, indices = experiment.config, experiment.plan, experiment.splits.indices
 
     def every(text: str) -> hook.Every:
         return hook.Every(
@@ -105,20 +102,14 @@ def _run_loop(
         )
 
     def save(state: TrainState) -> None:
-        checkpoints.save(state.variables(), step=state.step)
+        checkpoints.save(state.variables(), step=state.step, base=base_of(state))
 
     def save_best(state: TrainState) -> None:
-        checkpoints.save_best(state.variables(), step=state.step)
+        checkpoints.save_best(state.variables(), step=state.step, base=base_of(state))
 
     def evaluate() -> dict[str, float]:
-        scored = evaluator(pipeline.once(indices["validation"]))
+        scored = stages.current().evaluate("validation")
         return {"loss": scored.loss, "accuracy": scored.accuracy}
-
-    def batches(phase: Phase, step: int) -> tf.data.Dataset:
-        dataset = pipeline.training(
-            indices["train"], start_step=step, stop_step=phase.stop_step, augment=phase.spec.augment
-        )
-        return experiment.strategy.experimental_distribute_dataset(dataset)
 
     def on_phase(state: TrainState) -> None:
         phase = state.phase
@@ -138,21 +129,15 @@ def _run_loop(
         hook.Stop(requested=stop.requested, save=save),
     ]
     train(
-        state,
-        batches=batches,
-        make_run=lambda state, phase: make_train_run(
-            state,
-            phase,
-            strategy=experiment.strategy,
-            seed=config.run.seed,
-            label_smoothing=config.plan.label_smoothing,
-        ),
+        stages.state,
+        batches=lambda phase, step: stages.current().training(step),
+        make_run=lambda state, phase: stages.current().make_run(),
         hooks=hooks,
         on_phase=on_phase,
     )
 
 
-def _record(experiment: Experiment, workdir: Workdir) -> None:
+def _record(experiment: Experiment, workdir: Workdir, stages: Stages) -> None:
     """Writes what the run is, and says in a few lines what it begins with."""
     config = experiment.config
     record = experiment.split_record()
@@ -163,6 +148,7 @@ def _record(experiment: Experiment, workdir: Workdir) -> None:
         class_names=experiment.source.class_names,
         contract=dataclasses.asdict(experiment.backbone.contract),
         versions={"trainer": __version__, **versions()},
+        precision=stages.arithmetic.decided,
     )
     sizes = ", ".join(f"{name} {len(rows):,}" for name, rows in record.items())
     _log.info(
@@ -177,7 +163,7 @@ def _record(experiment: Experiment, workdir: Workdir) -> None:
     )  # fmt: skip
 
 
-def _introduce(experiment: Experiment, summaries: Summaries, evaluator: Evaluator) -> None:
+def _introduce(experiment: Experiment, summaries: Summaries) -> None:
     """Writes what TensorBoard shows once a run: options, flagfile, model graph."""
     config = experiment.config
     swept = {**dataclasses.asdict(config.model), **dataclasses.asdict(config.plan)}
@@ -187,9 +173,9 @@ def _introduce(experiment: Experiment, summaries: Summaries, evaluator: Evaluato
     flagfile = "\n".join("    " + line for line in to_flagfile(config).splitlines())
     summaries.text("train", "flagfile", flagfile)
     if experiment.strategy.num_replicas_in_sync == 1:
-        # The function that will score the splits, traced a little earlier.
-        spec = experiment.pipeline.once(experiment.splits.indices["validation"]).element_spec
-        summaries.graph("train", evaluator.step.get_concrete_function(spec).graph)
+        images = tf.TensorSpec([None, *experiment.backbone.contract.image_shape], name="images")
+        model = tf.function(experiment.classifier.call, autograph=False)
+        summaries.graph("train", model.get_concrete_function(images).graph)
 
 
 def _show_pictures(experiment: Experiment, summaries: Summaries, phase: Phase) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from trainer.caches import cache_root
 from trainer.data.download import download
+from trainer.data.encoded import DEFAULT_BUDGET_BYTES
 from trainer.data.folder import FolderSource, open_folder
 from trainer.data.unpack import unpack
 from trainer.values import TrainerError, UsageError
@@ -26,7 +27,9 @@ KNOWN_CHECKSUMS = {
 _log = logging.getLogger("trainer")
 
 
-def open_archive(address: str, *, name: str, checksum: str, cache_dir: str) -> FolderSource:
+def open_archive(
+    address: str, *, name: str, checksum: str, cache_dir: str, budget_bytes: int = DEFAULT_BUDGET_BYTES
+) -> FolderSource:
     """Downloads (once), checks, unpacks (once) and lists an archive of class folders.
 
     One folder that wraps all class folders is looked through. A downloaded archive must have the
@@ -37,6 +40,7 @@ def open_archive(address: str, *, name: str, checksum: str, cache_dir: str) -> F
       name: what messages call the source.
       checksum: SHA-256 in hex digits that the archive must have, or empty.
       cache_dir: value of --cache_dir.
+      budget_bytes: how much of the pictures is kept in memory.
 
     Raises:
       UsageError: `checksum` is none, or the URL is of another kind.
@@ -49,16 +53,17 @@ def open_archive(address: str, *, name: str, checksum: str, cache_dir: str) -> F
     cache = cache_root(cache_dir) / "archives"
     url = urllib.parse.urlsplit(address)
     if url.scheme in ("http", "https"):
-        return _open_url(address, name=name, checksum=checksum, cache=cache)
+        return _open_url(address, name=name, checksum=checksum, cache=cache, budget_bytes=budget_bytes)
     if url.scheme == "file":
         address = urllib.request.url2pathname(url.path)
     elif "://" in address:
         raise UsageError(f"--source={name}: expected a path or a file:, http: or https: address")
     archive = Path(address).expanduser().absolute()
-    return _open_file(archive, _checked(archive, checksum, name=name), name=name, cache=cache)
+    sha256 = _checked(archive, checksum, name=name)
+    return _open_file(archive, sha256, name=name, cache=cache, budget_bytes=budget_bytes)
 
 
-def _open_url(url: str, *, name: str, checksum: str, cache: Path) -> FolderSource:
+def _open_url(url: str, *, name: str, checksum: str, cache: Path, budget_bytes: int) -> FolderSource:
     parts = urllib.parse.urlsplit(url)
     file = re.sub(r"[^\w.-]", "_", os.path.basename(parts.path))[-80:] or "archive"
     archive = cache / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{file}"
@@ -69,7 +74,7 @@ def _open_url(url: str, *, name: str, checksum: str, cache: Path) -> FolderSourc
         download(url, archive, name=name)
     try:
         sha256 = _checked(archive, expected, name=name)
-        source = _open_file(archive, sha256, name=name, cache=cache)
+        source = _open_file(archive, sha256, name=name, cache=cache, budget_bytes=budget_bytes)
     except TrainerError:
         # What has just come and is wrong must not stand in the way of the next attempt.
         if fresh:
@@ -81,7 +86,7 @@ def _open_url(url: str, *, name: str, checksum: str, cache: Path) -> FolderSourc
     return source
 
 
-def _open_file(archive: Path, sha256: str, *, name: str, cache: Path) -> FolderSource:
+def _open_file(archive: Path, sha256: str, *, name: str, cache: Path, budget_bytes: int) -> FolderSource:
     folder = cache / sha256[:16]
     if not folder.is_dir():
         try:
@@ -92,7 +97,7 @@ def _open_file(archive: Path, sha256: str, *, name: str, cache: Path) -> FolderS
             ) from None
         _log.info("%s: unpacking %s to %s", name, archive, folder)
         unpack(archive, folder, name=name)
-    return open_folder(str(_unwrapped(folder)), name=name)
+    return open_folder(str(_unwrapped(folder)), name=name, budget_bytes=budget_bytes)
 
 
 def _unwrapped(folder: Path) -> Path:

@@ -99,7 +99,9 @@ def _orientation(image: Image.Image, form: str) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def decode(encoded: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+def decode(
+    encoded: tf.Tensor, orientation: tf.Tensor, *, at_least: tuple[int, int] | None = None
+) -> tf.Tensor:
     """Decodes a picture that `inspect_picture` has passed, and turns it upright. Runs in a graph.
 
     Grey becomes RGB; CMYK is converted (inverted where Adobe's marker says so); of 16 bits the upper 8
@@ -110,17 +112,36 @@ def decode(encoded: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     Args:
       encoded: [] string.
       orientation: [] int32, EXIF orientation 1 to 8; 1 leaves the picture as it is stored.
+      at_least: (height, width) in px: a JPEG is decoded at 1/2, 1/4 or 1/8 where that still covers it,
+        which leaves most of the arithmetic out and gives other pixels. None: in full.
 
     Returns:
       [H, W, 3] uint8.
     """
-    image = tf.cond(_is_webp_with_alpha(encoded), lambda: _decode(encoded, 0), lambda: _decode(encoded, 3))
+
+    def in_full() -> tf.Tensor:
+        return tf.cond(_is_webp_with_alpha(encoded), lambda: _decode(encoded, 0), lambda: _decode(encoded, 3))
+
+    def reduced() -> tf.Tensor:
+        return _decode_reduced(encoded, orientation, at_least or (0, 0))
+
+    is_jpeg = tf.equal(tf.strings.substr(encoded, 0, 3), b"\xff\xd8\xff")
+    image = in_full() if at_least is None else tf.cond(is_jpeg, reduced, in_full)
     image = tf.ensure_shape(image, [None, None, 3])
     return tf.cond(orientation > 1, lambda: _upright(image, orientation), lambda: image)
 
 
 def _decode(encoded: tf.Tensor, channels: int) -> tf.Tensor:
     return tf.io.decode_image(encoded, channels=channels, expand_animations=False)[..., :3]
+
+
+def _decode_reduced(encoded: tf.Tensor, orientation: tf.Tensor, at_least: tuple[int, int]) -> tf.Tensor:
+    """Decodes a JPEG at the smallest of 1/1, 1/2, 1/4, 1/8 that covers `at_least` once it is upright."""
+    wanted = tf.where(orientation >= 5, at_least[::-1], at_least)
+    size = tf.image.extract_jpeg_shape(encoded)[:2]
+    halvings = tf.reduce_sum([tf.cast(tf.reduce_all(size >= wanted * r), tf.int32) for r in (2, 4, 8)])
+    ratios = [lambda r=r: tf.io.decode_jpeg(encoded, channels=3, ratio=r) for r in (1, 2, 4, 8)]
+    return tf.switch_case(halvings, ratios)
 
 
 def _is_webp_with_alpha(encoded: tf.Tensor) -> tf.Tensor:
@@ -144,9 +165,16 @@ def _upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
         chosen = tf.reduce_any(tf.equal(orientation, orientations))
         return tf.cond(chosen, lambda: change(picture), lambda: picture)
 
-    image = where([5, 6, 7, 8], lambda picture: tf.transpose(picture, [1, 0, 2]), image)
+    image = where([5, 6, 7, 8], _transpose, image)
     image = where([2, 3, 6, 7], lambda picture: tf.reverse(picture, [1]), image)
     return where([3, 4, 7, 8], lambda picture: tf.reverse(picture, [0]), image)
+
+
+def _transpose(image: tf.Tensor) -> tf.Tensor:
+    """Swaps rows and columns. tf.transpose of uint8 has oneDNN complain on the terminal."""
+    height, width = tf.unstack(tf.shape(image)[:2])
+    places = tf.range(width)[:, None] + width * tf.range(height)[None, :]
+    return tf.gather(tf.reshape(image, [height * width, 3]), places)
 
 
 def to_contract(image: tf.Tensor, contract: Contract) -> tf.Tensor:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from trainer.data.encoded import DEFAULT_BUDGET_BYTES, EncodedStore, Kept
+from trainer.data.stamps import stamp_files
 from trainer.values import TrainerError
 
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp")
@@ -20,7 +22,10 @@ _log = logging.getLogger("trainer")
 
 @dataclass
 class FolderSource:
-    """A Source whose pictures stay on disk; the ids are their paths below `root`."""
+    """A Source of files; the ids are their paths below `root`.
+
+    Pictures that were read are kept in memory as far as they fit in `budget_bytes`.
+    """
 
     name: str
     root: Path
@@ -29,17 +34,30 @@ class FolderSource:
     labels: np.ndarray
     native_splits: dict[str, tuple[int, int]] = field(default_factory=dict)
     sorted_by_class: bool = True
+    budget_bytes: int = DEFAULT_BUDGET_BYTES
+
+    def __post_init__(self) -> None:
+        self._kept = Kept(self._read_file, len(self.ids), EncodedStore(budget_bytes=self.budget_bytes))
 
     def read(self, index: int) -> bytes:
+        return self._kept[index]
+
+    def load(self) -> None:
+        pass
+
+    def stamp(self) -> str | None:
+        return stamp_files(str(self.root), self.ids)
+
+    def _read_file(self, index: int) -> bytes:
+        path = f"{self.root}/{self.ids[index]}"
         try:
-            return (self.root / self.ids[index]).read_bytes()
+            with open(path, "rb", buffering=0) as file:
+                return file.read()
         except OSError as error:
-            raise TrainerError(
-                f"--source={self.name}: cannot read {self.root / self.ids[index]}: {error.strerror}"
-            ) from None
+            raise TrainerError(f"--source={self.name}: cannot read {path}: {error.strerror}") from None
 
 
-def open_folder(path: str, *, name: str) -> FolderSource:
+def open_folder(path: str, *, name: str, budget_bytes: int = DEFAULT_BUDGET_BYTES) -> FolderSource:
     """Lists the pictures below `path`, by class and then by path in plain code-point order.
 
     `roses/1.jpg` and `roses/garden/1.jpg` are both of class roses. Where the folders are named
@@ -50,6 +68,7 @@ def open_folder(path: str, *, name: str) -> FolderSource:
     Args:
       path: the folder; `~` is expanded.
       name: what messages call the source.
+      budget_bytes: how much of the pictures is kept in memory once read.
 
     Raises:
       TrainerError: there are no two classes of pictures; the message says what was found.
@@ -85,7 +104,9 @@ def open_folder(path: str, *, name: str) -> FolderSource:
         if split:
             native[split] = (start, len(ids))
     scan.log_left_out()
-    return FolderSource(name, root, class_names, ids, np.array(labels, np.int64), native)
+    return FolderSource(
+        name, root, class_names, ids, np.array(labels, np.int64), native, budget_bytes=budget_bytes
+    )
 
 
 def _split_folders(name: str, root: Path, folders: list[str]) -> dict[str, str]:

@@ -5,10 +5,13 @@ A new kind of source is one file beside this one and one line in `open_source`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from trainer.caches import cache_root
+from trainer.data.encoded import DEFAULT_BUDGET_BYTES, EncodedStore
 from trainer.values import UsageError
 
 
@@ -53,6 +56,20 @@ class Source(Protocol):
         """
         ...
 
+    def load(self) -> None:
+        """Does at once what `read` would do one by one; called before all pictures are read.
+
+        Raises:
+          TrainerError: it cannot be done; the message says why.
+        """
+
+    def stamp(self) -> str | None:
+        """Returns a digest that is another one whenever a picture is.
+
+        It is taken of what is cheap to look at, such as names, sizes and modification times of files.
+        None where that vouches for nothing.
+        """
+
 
 @dataclass(frozen=True)
 class SourceOptions:
@@ -63,11 +80,24 @@ class SourceOptions:
     checksum: str = ""
     synthetic_examples: int = 1000
     synthetic_seed: int = 0
+    memory_budget_bytes: int = DEFAULT_BUDGET_BYTES
+
+    @property
+    def spill_folder(self) -> Path:
+        """Where the pictures go for which the budget is too small."""
+        return cache_root(self.cache_dir) / "spill"
+
+    def new_store(self) -> EncodedStore:
+        """Returns an empty store with the budget, which keeps what exceeds it in a file."""
+        return EncodedStore(budget_bytes=self.memory_budget_bytes, spill_folder=self.spill_folder)
 
 
 @dataclass
 class MemorySource:
-    """A Source whose encoded pictures are held in memory."""
+    """A Source whose encoded pictures are a sequence: a list, or a store that keeps to a budget.
+
+    `stamped` is what `stamp` returns.
+    """
 
     name: str
     class_names: tuple[str, ...]
@@ -76,9 +106,16 @@ class MemorySource:
     encoded: Sequence[bytes]
     sorted_by_class: bool = False
     native_splits: dict[str, tuple[int, int]] = field(default_factory=dict)
+    stamped: str | None = None
 
     def read(self, index: int) -> bytes:
         return self.encoded[index]
+
+    def load(self) -> None:
+        pass
+
+    def stamp(self) -> str | None:
+        return self.stamped
 
 
 def open_source(address: str, options: SourceOptions) -> Source:
@@ -94,20 +131,30 @@ def open_source(address: str, options: SourceOptions) -> Source:
         if scheme == "folder":
             from trainer.data.folder import open_folder
 
-            return open_folder(rest, name=address)
+            return open_folder(rest, name=address, budget_bytes=options.memory_budget_bytes)
         if scheme == "archive":
             from trainer.data.archive import open_archive
 
-            return open_archive(rest, name=address, checksum=options.checksum, cache_dir=options.cache_dir)
+            return open_archive(
+                rest,
+                name=address,
+                checksum=options.checksum,
+                cache_dir=options.cache_dir,
+                budget_bytes=options.memory_budget_bytes,
+            )
         if scheme == "tfds":
             from trainer.data.tfds import open_tfds
 
-            return open_tfds(rest, name=address, data_dir=options.data_dir)
+            return open_tfds(rest, name=address, data_dir=options.data_dir, store=options.new_store())
         if scheme == "synthetic":
             from trainer.data.synthetic import open_synthetic
 
             return open_synthetic(
-                rest, name=address, num_examples=options.synthetic_examples, seed=options.synthetic_seed
+                rest,
+                name=address,
+                num_examples=options.synthetic_examples,
+                seed=options.synthetic_seed,
+                store=options.new_store(),
             )
     raise UsageError(
         f"--source={address} is none of tfds:NAME[:CONFIG], folder:PATH, archive:PATH_OR_URL, "

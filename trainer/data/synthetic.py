@@ -4,15 +4,22 @@ The class is in the shape alone: petals, hearts, backgrounds and light are drawn
 distribution of colours whatever the flower.
 """
 
+import hashlib
 import io
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import PIL
 from numpy.random import Generator
-from PIL import Image, ImageFilter
+from PIL import Image, ImageFilter, features
 
+from trainer.data import blooms, drawing
 from trainer.data.blooms import LEAF_COLOURS, draw_leaves, draw_plant
+from trainer.data.drawers import draw_all
 from trainer.data.drawing import CIRCLE, Array, Pen, pick, rotation, shade
-from trainer.data.sources import MemorySource, Source
+from trainer.data.encoded import EncodedStore, Kept
+from trainer.data.sources import MemorySource
 from trainer.values import UsageError
 
 CLASS_NAMES = ("dandelion", "daisy", "tulips", "sunflowers", "roses")
@@ -30,30 +37,72 @@ SCENES: dict[str, Array | None] = {
 }
 
 
-def open_synthetic(kind: str, *, name: str, num_examples: int, seed: int) -> Source:
+@dataclass
+class DrawnSource(MemorySource):
+    """A Source of pictures that are drawn when first read, or all at once by `load`."""
+
+    encoded: Kept
+    seed: int = 0
+
+    def load(self) -> None:
+        store, count = self.encoded.store, len(self.ids)
+        # Those drawn before are drawn again, and not kept twice: few are, before all are asked for.
+        if len(store) < count:
+            drawn = draw_all(count, draw=self.encoded.__getitem__, seed=self.seed, name=self.name)
+            for index, data in enumerate(drawn):
+                store.put(index, data)
+
+
+def open_synthetic(
+    kind: str, *, name: str, num_examples: int, seed: int, store: EncodedStore | None = None
+) -> DrawnSource:
     """Draws `num_examples` JPEG pictures, sides of 200 to 500 pixels; picture i depends on (seed, i) alone.
 
-    Each five pictures in a row, counted from the first, show the five classes in some order.
+    Each five pictures in a row, counted from the first, show the five classes in some order. A picture
+    is drawn when it is first read, and then kept in `store`.
 
     Raises:
       UsageError: `kind` is not `flowers`.
     """
     if kind != "flowers":
         raise UsageError(f"--source=synthetic:{kind}: only synthetic:flowers can be drawn")
-    labels = np.array([_label(seed, i) for i in range(num_examples)], np.int64)
-    return MemorySource(
+    blocks = range(-(-num_examples // len(CLASS_NAMES)))
+    labels = np.array([_order(seed, block) for block in blocks], np.int64).reshape(-1)[:num_examples]
+
+    def draw(index: int) -> bytes:
+        return draw_picture(int(labels[index]), seed=seed, index=index)
+
+    return DrawnSource(
         name=name,
         class_names=CLASS_NAMES,
         ids=[f"flowers-seed{seed}-{i:06d}" for i in range(num_examples)],
         labels=labels,
-        encoded=[draw_picture(int(label), seed=seed, index=i) for i, label in enumerate(labels)],
+        encoded=Kept(draw, num_examples, EncodedStore() if store is None else store),
         native_splits={"train": (0, num_examples)},
+        stamped=_stamp(seed),
+        seed=seed,
     )
 
 
-def _label(seed: int, index: int) -> int:
+def label_of(seed: int, index: int) -> int:
+    """Returns the class of picture `index`."""
     block, place = divmod(index, len(CLASS_NAMES))
-    return int(np.random.default_rng((seed, 0, block)).permutation(len(CLASS_NAMES))[place])
+    return int(_order(seed, block)[place])
+
+
+def _order(seed: int, block: int) -> np.ndarray:
+    return np.random.default_rng((seed, 0, block)).permutation(len(CLASS_NAMES))
+
+
+def _stamp(seed: int) -> str | None:
+    """Returns a digest of all that a picture depends on: the seed, this code, and who fills and encodes."""
+    digest = hashlib.sha256(f"{seed} {np.__version__} {PIL.__version__} {features.version('jpg')}".encode())
+    try:
+        for file in (__file__, blooms.__file__, drawing.__file__):
+            digest.update(Path(file).read_bytes())
+    except OSError:
+        return None
+    return digest.hexdigest()
 
 
 def draw_picture(label: int, *, seed: int, index: int) -> bytes:

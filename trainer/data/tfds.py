@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import socket
 import sys
 import urllib.parse
@@ -14,14 +15,16 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 
+from trainer.data.encoded import EncodedStore
 from trainer.data.sources import MemorySource
+from trainer.data.stamps import stamp_files
 from trainer.values import TrainerError, UsageError
 
 _log = logging.getLogger("trainer")
 
 
-def open_tfds(rest: str, *, name: str, data_dir: str) -> MemorySource:
-    """Reads all splits of a data set into memory, prepared before where it is not.
+def open_tfds(rest: str, *, name: str, data_dir: str, store: EncodedStore) -> MemorySource:
+    """Reads all splits of a data set into `store`, prepared before where it is not.
 
     The order is that of the files: train, validation, test, other splits by name. The ids are
     `train/<tfds_id>`.
@@ -31,6 +34,7 @@ def open_tfds(rest: str, *, name: str, data_dir: str) -> MemorySource:
       name: what messages call the source.
       data_dir: the folder of prepared data sets; empty means tfds's own, which is $TFDS_DATA_DIR as
         it was when tfds was first imported.
+      store: empty; the source reads from it.
 
     Raises:
       UsageError: no such data set or configuration.
@@ -41,21 +45,39 @@ def open_tfds(rest: str, *, name: str, data_dir: str) -> MemorySource:
         if not builder.is_prepared():
             _prepare(builder, name=name)
         class_names = _class_names(builder, name=name)
+        before = _stamp(builder)
         ids: list[str] = []
         labels: list[int] = []
-        encoded: list[bytes] = []
         native: dict[str, tuple[int, int]] = {}
         for split in sorted(builder.info.splits, key=_split_rank):
-            examples = _read_split(builder, split, name=name)
-            if any(example["label"] < 0 for example in examples):
-                _log.warning("%s: left out the split %s, whose labels are not public", name, split)
-                continue
-            native[split] = (len(ids), len(ids) + len(examples))
-            ids += [f"{split}/{example['tfds_id'].decode()}" for example in examples]
-            labels += [int(example["label"]) for example in examples]
-            encoded += [example["image"] for example in examples]
-    _log.info("%s: %d pictures, %.0f MB in memory", name, len(ids), sum(map(len, encoded)) / 1e6)
-    return MemorySource(name, class_names, ids, np.array(labels, np.int64), encoded, False, native)
+            start = len(ids)
+            for example in _examples(builder, split, name=name):
+                if example["label"] < 0:
+                    _log.warning("%s: left out the split %s, whose labels are not public", name, split)
+                    del ids[start:], labels[start:]
+                    store.truncate(start)
+                    break
+                ids.append(f"{split}/{example['tfds_id'].decode()}")
+                labels.append(int(example["label"]))
+                store.append(example["image"])
+            else:
+                native[split] = (start, len(ids))
+        stamped = before if before == _stamp(builder) else None
+    _log.info("%s: %d pictures, %s", name, len(ids), store)
+    return MemorySource(
+        name, class_names, ids, np.array(labels, np.int64), store, native_splits=native, stamped=stamped
+    )
+
+
+def _stamp(builder: Any) -> str | None:
+    """Returns a digest of the names, sizes and times of all files of a prepared data set."""
+    folder = os.fspath(builder.data_dir)
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_file())
+    except OSError:  # Not a folder of this machine, such as gs://.
+        return None
+    return stamp_files(folder, names, extra=f"tfds {tfds.__version__} {builder.info.full_name}")
 
 
 def _split_rank(split: str) -> tuple[int, str]:
@@ -143,15 +165,16 @@ def _class_names(builder: Any, *, name: str) -> tuple[str, ...]:
     return tuple(found["label"].names)
 
 
-def _read_split(builder: Any, split: str, *, name: str) -> list[dict[str, Any]]:
+def _examples(builder: Any, split: str, *, name: str) -> Iterator[dict[str, Any]]:
     # Autocache would keep decoded pictures; a cycle longer than 1 would interleave the files.
     config = tfds.ReadConfig(try_autocache=False, add_tfds_id=True, interleave_cycle_length=1)
     wanted = tfds.decode.PartialDecoding(
         {"image": True, "label": True}, decoders={"image": tfds.decode.SkipDecoding()}
     )
+    # One by one, never as a list: a split may be larger than memory.
     try:
         dataset = builder.as_dataset(split=split, shuffle_files=False, read_config=config, decoders=wanted)
-        return list(dataset.as_numpy_iterator())
+        yield from dataset.as_numpy_iterator()
     except Exception as error:
         text = " ".join(str(error).split())[:300]
         raise TrainerError(

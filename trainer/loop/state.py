@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 import tf_keras
 
+from trainer.loop.loss_scaling import LossScale
 from trainer.loop.optimizers import make_optimizer
 from trainer.loop.phases import Phase, Plan
 from trainer.model.classifier import Classifier
@@ -70,6 +71,8 @@ class TrainState:
         self.metrics = Metrics()
         self.gradient_norm = tf_keras.metrics.Mean(name="gradient_norm")
         self.nonfinite_step = tf.Variable(-1, trainable=False, dtype=tf.int64, name="nonfinite_step")
+        # Held always, so that checkpoints look the same in every arithmetic; see `loss_scaling`.
+        self.loss_scale = LossScale()
         # float64, so that what is compared after a restore is what was measured.
         self.best = {
             name: tf.Variable(value, trainable=False, dtype=tf.float64, name=f"best_{name}")
@@ -99,6 +102,15 @@ class TrainState:
         self._step.assign(step)
         self.enter(self.plan.phase_at(step))
 
+    def constant(self) -> dict[str, tf.Variable]:
+        """Returns the part of `variables` that no update of the current phase changes."""
+        moves = self.phase.spec.bn == "batch"
+        return {
+            f"model/{name}": variable
+            for name, variable in self.classifier.named_variables.items()
+            if name not in self.trained and (variable.trainable or not moves)
+        }
+
     def variables(self) -> dict[str, tf.Variable]:
         """Returns {lasting name: variable}, all that a checkpoint holds."""
         slots = {f"optimizer/{i:04d}/{_name(v)}": v for i, v in enumerate(self.optimizer.variables)}
@@ -111,6 +123,7 @@ class TrainState:
             **{f"model/{name}": v for name, v in self.classifier.named_variables.items()},
             **slots,
             **{f"metrics/{name}": v for name, v in metrics.items()},
+            **{f"loss_scale/{name}": v for name, v in self.loss_scale.variables().items()},
             **{f"best/{name}": v for name, v in self.best.items()},
         }
 

@@ -11,6 +11,10 @@ import tf_keras
 from trainer.loop.phases import Phase
 from trainer.loop.state import Metrics, TrainState
 from trainer.model.classifier import Classifier
+from trainer.model.cuts import Cut
+
+# Written in TensorFlow's own operations: nothing in it, or in what it calls, is for AutoGraph to find.
+plain = tf.autograph.experimental.do_not_convert
 
 Run = Callable[[tf.data.Iterator, tf.Tensor], tf.Tensor]
 """(iterator, number of steps) -> seconds spent waiting for the iterator."""
@@ -39,17 +43,22 @@ def make_train_run(
     strategy: tf.distribute.Strategy,
     seed: int,
     label_smoothing: float = 0.0,
+    cut: Cut | None = None,
+    loss_scaling: bool = False,
 ) -> Run:
     """Makes the function that does any number of updates in one call.
 
     What trains and how BatchNorm behaves is fixed here, at trace time: every phase needs a
-    function of its own, since changing `trainable` after tracing would change nothing.
+    function of its own, since changing `trainable` after tracing would change nothing. With a cut,
+    the batches hold what the network below it gave. With loss scaling, for float16 on one device, an
+    update whose gradients are not finite is left out, and the scale halved.
     """
     classifier, optimizer = state.classifier, state.optimizer
     variables = list(state.trained.values())
     backbone_trains = any(name.startswith("backbone/") for name in state.trained)
     bn_batch = phase.spec.bn == "batch"
 
+    @plain
     def update(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         """Takes one step on one replica's part of a batch; returns its loss and the gradient norm."""
         replica = tf.distribute.get_replica_context()
@@ -59,6 +68,7 @@ def make_train_run(
             tape.watch(variables)
             logits = classifier(
                 batch["image"],
+                cut=cut,
                 backbone_trains=backbone_trains or bn_batch,
                 bn_batch=bn_batch,
                 dropout_seed=step_seed,
@@ -68,13 +78,25 @@ def make_train_run(
             loss = tf.reduce_sum(losses * batch["mask"]) / count
             if backbone_trains and (penalties := classifier.backbone.regularization_losses()):
                 loss += tf.add_n(penalties) / replica.num_replicas_in_sync
-        gradients = tape.gradient(loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            scaled = loss * state.loss_scale.scale if loss_scaling else loss
+        gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        optimizer.apply_gradients(zip(gradients, variables, strict=True), skip_gradients_aggregation=True)
+        if loss_scaling:
+            gradients = [gradient / state.loss_scale.scale for gradient in gradients]
         norm = tf.linalg.global_norm(gradients)
         state.metrics.update(losses=losses, logits=logits, labels=batch["label"], mask=batch["mask"])
+        if loss_scaling:
+            finite, hopeless = tf.math.is_finite(norm), state.loss_scale.scale <= 1.0
+            tf.cond(finite, lambda: apply(gradients, norm), lambda: tf.zeros([]))
+            state.loss_scale.note(finite)
+            # Nothing for the guard to see: the next update has half the scale.
+            return loss, tf.where(finite | hopeless, norm, 0.0)
+        return loss, apply(gradients, norm)
+
+    def apply(gradients: list[tf.Tensor], norm: tf.Tensor) -> tf.Tensor:
+        optimizer.apply_gradients(zip(gradients, variables, strict=True), skip_gradients_aggregation=True)
         state.gradient_norm.update_state(norm)
-        return loss, norm
+        return norm
 
     @tf.function
     def run(iterator: tf.data.Iterator, num_steps: tf.Tensor) -> tf.Tensor:
@@ -125,19 +147,25 @@ class Evaluation:
 
 
 class Evaluator:
-    """Scores datasets with the current weights. Traced once, whatever the phase."""
+    """Scores datasets with the current weights. Traced once, whatever the phase.
 
-    def __init__(self, classifier: Classifier, *, strategy: tf.distribute.Strategy):
+    With a cut, the datasets hold what the network below it gave.
+    """
+
+    def __init__(
+        self, classifier: Classifier, *, strategy: tf.distribute.Strategy, cut: Cut | None = None
+    ):
         self._strategy = strategy
         self._metrics = Metrics()
 
+        @plain
         def score(batch: dict[str, tf.Tensor]) -> tf.Tensor:
-            logits = classifier(batch["image"])
+            logits = classifier(batch["image"], cut=cut)
             losses = _losses(batch["label"], logits)
             self._metrics.update(losses=losses, logits=logits, labels=batch["label"], mask=batch["mask"])
             return logits
 
-        self.step = tf.function(lambda batch: strategy.run(score, args=(batch,)))
+        self.step = tf.function(lambda batch: strategy.run(score, args=(batch,)), autograph=False)
 
     def __call__(self, dataset: tf.data.Dataset) -> Evaluation:
         """Scores all examples of a dataset of batches."""

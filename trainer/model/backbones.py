@@ -3,10 +3,12 @@
 A new kind of backbone is one file beside this one and one line in `open_backbone`.
 """
 
+from collections.abc import Collection
 from typing import Protocol
 
 import tensorflow as tf
 
+from trainer.model.cuts import Cut
 from trainer.values import Contract, UsageError
 
 
@@ -30,6 +32,23 @@ class Backbone(Protocol):
 
     def regularization_losses(self) -> list[tf.Tensor]:
         """Returns the scalar penalties the network brings for being trained; may be empty."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """A hex digest of the function from images to features, apart from its variables' values.
+
+        It is the same for the same network opened again, in this process or another.
+        """
+        ...
+
+    def cut(self, trained: Collection[str], *, bn_batch: bool) -> Cut | None:
+        """Returns where the backbone can be cut while some of its variables train; None: nowhere.
+
+        Args:
+          trained: keys of `variables`.
+          bn_batch: whether the statistics of BatchNorm move; there is no cut then.
+        """
         ...
 
 

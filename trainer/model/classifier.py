@@ -4,6 +4,7 @@ import tensorflow as tf
 import tf_keras
 
 from trainer.model.backbones import Backbone
+from trainer.model.cuts import Cut
 from trainer.model.heads import Head
 
 
@@ -27,6 +28,7 @@ class Classifier(tf_keras.Model):
         self,
         images: tf.Tensor,
         *,
+        cut: Cut | None = None,
         backbone_trains: bool = False,
         bn_batch: bool = False,
         dropout_seed: tf.Tensor | None = None,
@@ -34,10 +36,12 @@ class Classifier(tf_keras.Model):
         """Maps images [B, H, W, 3] in the contract's range to logits [B, K] float32.
 
         Args:
-          images: as the backbone's contract says.
+          images: as the backbone's contract says; with a cut, [B, *cut.shape]: what lies below it gave.
+          cut: where to begin instead of at the pictures.
           backbone_trains: whether gradients of backbone variables will be taken.
           bn_batch: whether BatchNorm uses and moves towards the batch's statistics.
           dropout_seed: [2] int32 while training the head; None means no dropout.
         """
-        features = self.backbone(images, training=backbone_trains, bn_batch=bn_batch)
+        network = cut.above if cut else self.backbone
+        features = network(images, training=backbone_trains, bn_batch=bn_batch)
         return tf.cast(self.head(features, dropout_seed=dropout_seed), tf.float32)

@@ -1,13 +1,16 @@
 """`hub:` and `savedmodel:`: SavedModels through hub.KerasLayer, with the contract read from them."""
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 import tensorflow_hub as hub
 
-from trainer.model.saved_models import first_line
+from trainer.model.cuts import Cut, whole_cut
+from trainer.model.folding import Inference
+from trainer.model.saved_models import first_line, graph_digest
 from trainer.model.variable_names import unique_names
 from trainer.values import Contract, TrainerError, UsageError
 
@@ -53,6 +56,7 @@ class HubBackbone:
           TrainerError: it is no module from pictures to features.
         """
         self.name = name
+        self.fingerprint = graph_digest(folder)
         module = _load(name, folder)
         interface = _read_interface(name, module)
         height, width, any_size = _choose_size(name, interface.images, image_size, default_size)
@@ -76,6 +80,9 @@ class HubBackbone:
             feature_width=feature_width,
             any_size=any_size,
         )
+        self._infer = Inference(
+            lambda images: self._layer(images, training=False), height=height, width=width
+        )
 
     def __call__(self, images: tf.Tensor, *, training: bool, bn_batch: bool) -> tf.Tensor:
         """See the Backbone protocol. Trace a new function for each `training`, `bn_batch`.
@@ -90,12 +97,17 @@ class HubBackbone:
         # KerasLayer hands training=True to the module only when it is trainable as well. So kernels,
         # gammas and betas train with the stored BatchNorm statistics when bn_batch is False.
         self._layer.trainable = training
-        features = self._layer(images, training=bn_batch)
+        features = self._layer(images, training=True) if bn_batch else self._infer(images)
         return tf.reduce_mean(features, [1, 2]) if self._pool else features
 
     def regularization_losses(self) -> list[tf.Tensor]:
         """Returns the module's own penalties; none while the last call was a frozen one."""
         return list(self._layer.losses) if self._layer.trainable else []
+
+    def cut(self, trained: Collection[str], *, bn_batch: bool) -> Cut | None:
+        """See the Backbone protocol. A module shows no layers, so all of it is below or nothing."""
+        width = self.contract.feature_width
+        return whole_cut(self, trained, bn_batch=bn_batch, feature_width=width, variables=self.variables)
 
     def _probe(self, height: int, width: int) -> tf.Tensor:
         """Returns the output for one black picture, so that a wrong size or output shows now."""

@@ -1,11 +1,13 @@
 """`keras:NAME`: every image model of tf_keras.applications, with its own preprocessing inside."""
 
 import contextlib
+import dataclasses
 import difflib
+import functools
 import logging
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import h5py
 import tensorflow as tf
 import tf_keras
 
+from trainer.model.cuts import Cut, network_cut, whole_cut
+from trainer.model.fingerprints import network_fingerprint
 from trainer.model.initializers import reseed
 from trainer.model.saved_models import first_line
 from trainer.model.variable_names import lasting_names, unique_names
@@ -61,6 +65,23 @@ class KerasBackbone:
     def regularization_losses(self) -> list[tf.Tensor]:
         """Returns the penalties some of the models bring; none while the last call was a frozen one."""
         return list(self._network.losses) if self._trains else []
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """See the Backbone protocol."""
+        return network_fingerprint(self._network, name=self.name)
+
+    def cut(self, trained: Collection[str], *, bn_batch: bool) -> Cut | None:
+        """See the Backbone protocol; `network_cut` has the rule."""
+        if bn_batch or not trained:
+            width = self.contract.feature_width
+            return whole_cut(self, trained, bn_batch=bn_batch, feature_width=width, variables=self.variables)
+        cut = network_cut(self._network, trained, variables=self.variables, preprocess=self._preprocess)
+        return cut and dataclasses.replace(cut, above=functools.partial(self._above, cut))
+
+    def _above(self, cut: Cut, x: tf.Tensor, *, training: bool, bn_batch: bool) -> tf.Tensor:
+        self._trains = training
+        return cut.above(x, training=training, bn_batch=bn_batch)
 
 
 def open_keras_application(name: str, *, weights: str = "imagenet", image_size: int = 0) -> KerasBackbone:

@@ -1,5 +1,6 @@
 """SavedModel folders on disk: whole or not, and put in place in one step."""
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -40,6 +41,11 @@ def find_defect(folder: Path) -> str:
     except Exception as error:  # The reader raises tf.errors, RuntimeError and ValueError.
         return f"variables cannot be read ({first_line(error)})"
     return ""
+
+
+def graph_digest(folder: Path) -> str:
+    """Returns the hex SHA-256 of a SavedModel's graph; the values of its variables do not count."""
+    return hashlib.sha256((folder / "saved_model.pb").read_bytes()).hexdigest()
 
 
 def publish(target: Path, write: Callable[[Path], None]) -> None:

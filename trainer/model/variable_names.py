@@ -23,29 +23,42 @@ def unique_names(
 
 
 def lasting_names(network: tf_keras.Model) -> list[str]:
-    """Returns the names of `network.variables` as in a fresh process, without ':0'.
+    """Returns the names of `network.variables` as in a fresh process, without ':0'."""
+    lasting = lasting_layer_names(network)
+    return [
+        "/".join(lasting.get(part, part) for part in v.name.removesuffix(":0").split("/"))
+        for v in network.variables
+    ]
 
-    Keras numbers layers that have no name of their own through the whole process: `conv2d_94` in a
-    second InceptionV3 is `conv2d` in the first.
+
+def lasting_layer_names(network: tf_keras.Model) -> dict[str, str]:
+    """Returns {name: name in a fresh process} of the layers that have no name of their own.
+
+    Keras numbers those through the whole process: `conv2d_94` in a second InceptionV3 is `conv2d` in
+    the first.
     """
     numbers: dict[str, list[int]] = {}
     automatic: dict[str, tuple[str, int]] = {}
     for layer in network.submodules:
         if not isinstance(layer, tf_keras.layers.Layer):
             continue
-        # As tf_keras makes a layer's name from its class.
-        base = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", type(layer).__name__)
-        base = re.sub(r"([a-z])([A-Z])", r"\1_\2", base).lower()
-        match = re.fullmatch(rf"{base}(?:_(\d+))?", layer.name)
+        base = _automatic_name(layer)
+        match = re.fullmatch(rf"{re.escape(base)}(?:_(\d+))?", layer.name)
         if match:
             automatic[layer.name] = (base, int(match[1] or 0))
             numbers.setdefault(base, []).append(int(match[1] or 0))
 
-    def rename(part: str) -> str:
-        if part not in automatic:
-            return part
-        base, number = automatic[part]
+    def rename(base: str, number: int) -> str:
         number -= min(numbers[base])
         return f"{base}_{number}" if number else base
 
-    return ["/".join(map(rename, v.name.removesuffix(":0").split("/"))) for v in network.variables]
+    return {name: rename(*parts) for name, parts in automatic.items()}
+
+
+def _automatic_name(layer: tf_keras.layers.Layer) -> str:
+    """Returns what tf_keras calls a layer of its class, without the number."""
+    symbol = getattr(layer, "symbol", None)
+    if symbol:  # A function of TensorFlow used like a layer.
+        return f"tf.{symbol}"
+    base = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", type(layer).__name__)
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", base).lower()

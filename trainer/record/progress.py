@@ -1,15 +1,47 @@
 """How far a run is, for a person: a bar on a terminal, plain lines elsewhere."""
 
+import contextlib
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tqdm import tqdm
 
 _log = logging.getLogger("trainer")
 PLAIN_EVERY_SECS = 10.0
+
+
+@contextlib.contextmanager
+def counting(kind: str, what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Shows how far work on `total` pictures is, for as long as the block lasts.
+
+    Yields a function that is told how many more are done.
+    """
+    begun = spoken = time.monotonic()
+    done = 0
+    hidden = not _wants_bar(kind)
+    bar = tqdm(total=total, desc=what, unit="pictures", file=sys.stderr, disable=hidden, leave=False)
+
+    def more(count: int) -> None:
+        nonlocal done, spoken
+        done += count
+        bar.update(count)
+        now = time.monotonic()
+        if hidden and now - spoken >= PLAIN_EVERY_SECS:
+            spoken = now
+            left = tqdm.format_interval((now - begun) / done * (total - done))
+            _log.info("%s: %s of %s pictures, %s left", what, f"{done:,}", f"{total:,}", left)
+
+    with bar:
+        yield more
+    secs = time.monotonic() - begun
+    _log.info("%s: %s pictures in %.1f s, %.0f a second", what, f"{done:,}", secs, done / max(secs, 1e-9))
+
+
+def _wants_bar(kind: str) -> bool:
+    return kind == "bar" or (kind == "auto" and sys.stderr.isatty())
 
 
 class Progress:
@@ -40,7 +72,7 @@ class Progress:
         self._began: tuple[int, float] | None = None
         self._spoke = clock()
         self._bar: Any = None
-        if kind == "bar" or (kind == "auto" and sys.stderr.isatty()):
+        if _wants_bar(kind):
             layout = (
                 "{desc} {percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
             )

@@ -121,6 +121,14 @@ class Workdir:
         run = {"format": FORMAT, "identity": config.identity(), "config": flat, **facts}
         write_json(self.run_json, run)
 
+    def amend_run(self, **facts: Any) -> None:
+        """Adds facts to those that `write_run` wrote, or replaces them."""
+        write_json(self.run_json, {**self._read_run(), **facts})
+
+    def read_facts(self) -> dict[str, Any]:
+        """Returns what is recorded of the run; empty before there is one."""
+        return self._read_run() if self.run_json.exists() else {}
+
     def write_or_check_splits(self, splits: dict[str, list[tuple[str, str, str]]], **facts: Any) -> None:
         """Writes who is in which split, or compares with what an earlier start wrote.
 

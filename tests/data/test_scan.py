@@ -1,0 +1,240 @@
+"""Scans and their records: what is taken from a record, and what makes a scan necessary again."""
+
+import hashlib
+import logging
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.data.pictures import blocks, encode, jpeg
+from tests.data.trees import FILES, LONG_AGO, age, write_tree
+from trainer.data import scan as scans
+from trainer.data import stamps
+from trainer.data.folder import FolderSource, open_folder
+from trainer.data.scan import scan
+from trainer.data.sources import MemorySource
+from trainer.data.synthetic import open_synthetic
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    return age(write_tree(tmp_path / "photos", FILES))
+
+
+@pytest.fixture
+def looked(monkeypatch) -> list[str]:
+    """The ids of pictures that a scan looked at."""
+    names: list[str] = []
+    real = scans.inspect_picture
+
+    def look(data, *, name):
+        names.append(name)
+        return real(data, name=name)
+
+    monkeypatch.setattr(scans, "inspect_picture", look)
+    return names
+
+
+@pytest.fixture
+def records(tmp_path) -> Path:
+    return tmp_path / "cache/scans"
+
+
+def open_photos(photos: Path) -> FolderSource:
+    return open_folder(str(photos), name="folder:photos")
+
+
+def expected() -> list[str]:
+    return [hashlib.sha256(FILES[file]).hexdigest() for file in sorted(FILES)]
+
+
+def turned_jpeg(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encode(blocks(), "JPEG", exif=exif)
+
+
+def test_more_pictures_than_one_task_takes_stay_in_order(looked):
+    count = 2 * scans.TASK_EXAMPLES + 3
+    encoded = [turned_jpeg(k % 8 + 1) for k in range(count)]
+    ids = [f"{k}" for k in range(count)]
+    source = MemorySource("memory:x", ("a",), ids, np.zeros(count, np.int64), encoded)
+    found = scan(source)
+    assert found.digests == [hashlib.sha256(data).hexdigest() for data in encoded]
+    assert found.orientations.tolist() == [k % 8 + 1 for k in range(count)]
+    assert found.orientations.dtype == np.int32
+    assert sorted(looked, key=int) == ids
+    assert scan(source, exif="ignore").orientations.tolist() == [1] * count
+
+
+def test_what_was_found_is_not_looked_for_again(photos, records, looked):
+    (photos / "roses/9.jpg").write_bytes(turned_jpeg(6))
+    age(photos)
+    first = scan(open_photos(photos), recorded=records)
+    assert len(looked) == 7
+    assert first.orientations.tolist() == [1, 1, 1, 6, 1, 1, 1]
+    again = scan(open_photos(photos), recorded=records)
+    assert len(looked) == 7
+    assert again.digests == first.digests
+    assert again.orientations.tolist() == first.orientations.tolist()
+    assert again.orientations.dtype == first.orientations.dtype
+    assert scan(open_photos(photos), exif="ignore", recorded=records).orientations.tolist() == [1] * 7
+    assert len(looked) == 14
+
+
+def test_without_a_folder_nothing_is_recorded(photos, looked):
+    for _ in range(2):
+        assert scan(open_photos(photos)).digests == expected()
+    assert len(looked) == 14
+
+
+def change_bytes(photos: Path) -> None:
+    path = photos / "roses/9.jpg"
+    path.write_bytes(path.read_bytes()[:-3] + b"0" + path.read_bytes()[-2:])
+    os.utime(path, ns=(LONG_AGO + 1, LONG_AGO + 1))
+
+
+def touch(photos: Path) -> None:
+    os.utime(photos / "roses/9.jpg", ns=(LONG_AGO - 1, LONG_AGO - 1))
+
+
+def lengthen(photos: Path) -> None:
+    path = photos / "roses/9.jpg"
+    path.write_bytes(jpeg(2) + jpeg(2))
+    os.utime(path, ns=(LONG_AGO, LONG_AGO))
+
+
+def add(photos: Path) -> None:
+    (photos / "roses/new.jpg").write_bytes(jpeg(1))
+    age(photos)
+
+
+def rename(photos: Path) -> None:
+    (photos / "roses/9.jpg").rename(photos / "roses/99.jpg")
+
+
+def remove(photos: Path) -> None:
+    (photos / "roses/9.jpg").unlink()
+
+
+def swap(photos: Path) -> None:
+    (photos / "roses/9.jpg").rename(photos / "x")
+    (photos / "roses/10.jpg").rename(photos / "roses/9.jpg")
+    (photos / "x").rename(photos / "roses/10.jpg")
+    touch(photos)
+
+
+@pytest.mark.parametrize("change", [change_bytes, touch, lengthen, add, rename, remove, swap])
+def test_a_change_makes_a_scan_necessary(photos, records, looked, change):
+    scan(open_photos(photos), recorded=records)
+    change(photos)
+    source = open_photos(photos)
+    found = scan(source, recorded=records)
+    assert len(looked) == 7 + len(source.ids)
+    assert found.digests == [hashlib.sha256((photos / name).read_bytes()).hexdigest() for name in source.ids]
+
+
+def test_a_copy_of_a_folder_has_a_record_of_its_own(photos, records, looked, tmp_path):
+    scan(open_photos(photos), recorded=records)
+    shutil.copytree(photos, tmp_path / "copy")
+    scan(open_photos(tmp_path / "copy"), recorded=records)
+    assert len(looked) == 14
+
+
+def test_a_file_that_was_just_written_is_not_trusted(photos, records, looked, monkeypatch):
+    assert stamps.SETTLED_NS == 2 * 10**9
+    monkeypatch.setattr(stamps, "SETTLED_NS", 1000 * 10**9)  # A slow machine makes no difference to these.
+    now = time.time_ns()
+    os.utime(photos / "roses/9.jpg", ns=(now - 500 * 10**9, now - 500 * 10**9))
+    for seen in (7, 14):
+        scan(open_photos(photos), recorded=records)
+        assert len(looked) == seen
+    assert not records.exists()
+    os.utime(photos / "roses/9.jpg", ns=(now - 2000 * 10**9, now - 2000 * 10**9))
+    for _ in range(2):
+        scan(open_photos(photos), recorded=records)
+        assert len(looked) == 21
+
+
+def test_pictures_that_change_during_a_scan_are_not_recorded(photos, records, looked, monkeypatch):
+    source = open_photos(photos)
+    real = source.read
+
+    def read(index):
+        if index == 6:
+            touch(photos)
+        return real(index)
+
+    monkeypatch.setattr(source, "read", read)
+    scan(source, recorded=records)
+    assert not records.exists()
+
+
+def test_other_code_looks_again(photos, records, looked, monkeypatch, tmp_path):
+    scan(open_photos(photos), recorded=records)
+    other = tmp_path / "decode.py"
+    other.write_bytes(Path(scans.decode.__file__).read_bytes() + b"# other")
+    monkeypatch.setattr(scans.decode, "__file__", str(other))
+    scan(open_photos(photos), recorded=records)
+    assert len(looked) == 14
+
+
+@pytest.mark.parametrize("damage", ["a bit", "cut", "longer", "empty", "of another"])
+def test_a_damaged_record_is_made_anew(photos, records, looked, damage, caplog):
+    caplog.set_level(logging.INFO, "trainer")
+    scan(open_photos(photos), exif="ignore", recorded=records)
+    (other,) = records.iterdir()
+    scan(open_photos(photos), recorded=records)
+    (record,) = set(records.iterdir()) - {other}
+    data = record.read_bytes()
+    bit = data[:100] + bytes([data[100] ^ 1]) + data[101:]
+    others = {"a bit": bit, "cut": data[:-1], "longer": data + b"0", "empty": b""}
+    record.write_bytes(others.get(damage, other.read_bytes()))
+    assert scan(open_photos(photos), recorded=records).digests == expected()
+    assert len(looked) == 21
+    assert f"{record}, is damaged: the pictures are looked at anew" in caplog.text
+    assert record.read_bytes() == data
+
+
+def test_a_place_that_takes_no_record_costs_a_line(photos, records, looked, caplog):
+    caplog.set_level(logging.INFO, "trainer")
+    records.parent.mkdir()
+    records.write_bytes(b"a file")
+    assert scan(open_photos(photos), recorded=records).digests == expected()
+    assert f"the scan is not recorded in {records}: " in caplog.text
+    assert records.read_bytes() == b"a file"
+
+
+def test_the_records_used_last_are_kept(photos, records, looked, monkeypatch):
+    monkeypatch.setattr(scans, "RECORDS_KEPT", 3)
+    scan(open_photos(photos), recorded=records)
+    (first,) = records.iterdir()
+    age(records)
+    for k in range(4):
+        scan(open_photos(photos), recorded=records)  # Used, so that it stays.
+        touched = LONG_AGO + k + 1
+        scan(open_synthetic("flowers", name="x", num_examples=2, seed=k), recorded=records)
+        for path in set(records.iterdir()) - {first}:
+            os.utime(path, ns=(touched, touched))
+    assert len(list(records.iterdir())) == 3
+    assert looked.count("roses/9.jpg") == 1
+
+
+def test_drawn_pictures_with_a_record_are_not_drawn(records):
+    def source(seed=3):
+        return open_synthetic("flowers", name="synthetic:flowers", num_examples=6, seed=seed)
+
+    first, again = source(), source()
+    found = scan(first, recorded=records)
+    assert len(first.encoded.store) == 6
+    assert scan(again, recorded=records).digests == found.digests
+    assert len(again.encoded.store) == 0
+    assert hashlib.sha256(again.read(4)).hexdigest() == found.digests[4]
+    other = source(seed=4)
+    assert other.stamp() != first.stamp()
+    assert not set(scan(other, recorded=records).digests) & set(found.digests)

@@ -1,0 +1,256 @@
+"""Arithmetic through the graph rewriter, told by how it rounds: 1 + 2^-12 is 1 in 16 bits."""
+
+import pytest
+import tensorflow as tf
+import tensorflow_hub as hub
+from tensorflow.python.eager import context
+
+from trainer.precision import rewriter
+from trainer.precision.rewriter import (
+    PRECISIONS,
+    arithmetic,
+    in_precision,
+    require_rewritten,
+    require_supported,
+    supported,
+    was_rewritten,
+)
+from trainer.values import UsageError
+
+FINE = 1 + 2.0**-12
+EXACT, ROUNDED = 8 * FINE, 8.0
+AMP = ("auto_mixed_precision_onednn_bfloat16", "auto_mixed_precision", "auto_mixed_precision_mkl")
+
+
+@pytest.fixture(autouse=True)
+def options_as_before():
+    yield
+    left = {**dict.fromkeys(AMP), "remapping": None, "min_graph_nodes": None, "disable_meta_optimizer": False}
+    tf.config.optimizer.set_experimental_options(left)
+    supported.cache_clear()
+
+
+@pytest.fixture
+def bfloat16():
+    if "bfloat16" not in supported():
+        pytest.skip("TensorFlow's rewriter does no bfloat16 on this machine")
+
+
+def make_sum(kernel=None):
+    """Returns a fresh tf.function [B, 4, 4, 8] -> [B, 1]: the largest sum over a pixel's channels."""
+
+    @tf.function
+    def channel_sum(images):
+        ones = tf.ones([1, 1, 8, 1]) if kernel is None else kernel
+        maps = tf.nn.conv2d(images, ones, strides=1, padding="SAME")
+        return tf.reduce_max(tf.nn.relu(maps), [1, 2])
+
+    return channel_sum
+
+
+def fine_images():
+    return tf.fill([2, 4, 4, 8], FINE)
+
+
+def answer(function, precision):
+    sums = in_precision(function, precision)(fine_images())
+    assert sums.dtype == tf.float32
+    return set(sums.numpy().ravel().tolist())
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_supported_is_what_really_rounds(precision):
+    expected = ROUNDED if precision != "float32" and precision in supported() else EXACT
+    assert answer(make_sum(), precision) == {expected}
+    assert supported()[0] == "float32"
+
+
+def test_nothing_is_supported_without_the_rewriter():
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    supported.cache_clear()
+    assert supported() == ("float32",)
+    require_supported("float32")
+    with pytest.raises(UsageError) as error:
+        require_supported("bfloat16")
+    assert str(error.value) == (
+        "--precision=bfloat16 has no effect on this machine: TensorFlow's rewriter leaves the graph as it is "
+        "(here it does float32): use --precision=float32 or --precision=auto"
+    )
+    with pytest.raises(UsageError, match="here it does float32"):
+        require_rewritten(make_sum(), fine_images(), precision="float16")
+
+
+def test_what_fails_in_the_trial_is_not_supported(monkeypatch):
+    def broken(images, kernel, matrix):
+        return tf.ensure_shape(tf.py_function(lambda x: x, [images], tf.float32), [7])
+
+    supported.cache_clear()
+    monkeypatch.setattr(rewriter, "_small_network", broken)
+    assert supported() == ("float32",)
+
+
+def test_the_trial_is_made_once(monkeypatch):
+    supported()
+    monkeypatch.setattr(rewriter, "_takes_effect", None)
+    assert supported()[0] == "float32"
+
+
+def test_functions_of_two_precisions_live_side_by_side(bfloat16):
+    first, second = make_sum(), make_sum()
+    for _ in range(3):
+        assert answer(first, "float32") == {EXACT}
+        assert answer(second, "bfloat16") == {ROUNDED}
+
+
+@pytest.mark.parametrize("order", [("float32", "bfloat16"), ("bfloat16", "float32")])
+def test_one_function_computes_as_it_is_called(bfloat16, order):
+    expected = {"float32": EXACT, "bfloat16": ROUNDED}
+    function = make_sum()
+    for precision in order * 2:
+        assert answer(function, precision) == {expected[precision]}
+    assert function.experimental_get_tracing_count() == 1
+
+
+def test_each_arithmetic_is_optimized_once_and_float32_is_that_of_no_option(bfloat16):
+    function = make_sum()
+    function(fine_images())
+    answer(function, "bfloat16")
+    with context.collect_graphs() as graphs:
+        for precision in ("float32", "bfloat16") * 2:
+            answer(function, precision)
+        function(fine_images())
+    assert graphs == []
+
+
+def test_a_function_inside_another_computes_as_that_one_does(bfloat16):
+    inner = in_precision(make_sum(), "bfloat16")
+    assert answer(tf.function(lambda images: inner(images)), "float32") == {EXACT}
+
+
+def test_options_are_restored_and_others_kept():
+    tf.config.optimizer.set_experimental_options({"remapping": False, AMP[0]: True})
+    before = tf.config.optimizer.get_experimental_options()
+    with arithmetic("float16"):
+        inside = tf.config.optimizer.get_experimental_options()
+        assert (inside.get(AMP[0]), inside[AMP[1]], inside["remapping"]) == (None, True, False)
+        with arithmetic("float32"):
+            assert not set(AMP) & set(tf.config.optimizer.get_experimental_options())
+        assert tf.config.optimizer.get_experimental_options() == inside
+    assert tf.config.optimizer.get_experimental_options() == before
+
+
+def test_options_are_restored_after_an_error():
+    before = tf.config.optimizer.get_experimental_options()
+    with pytest.raises(KeyError), arithmetic("bfloat16"):
+        raise KeyError
+    assert tf.config.optimizer.get_experimental_options() == before
+
+
+def test_options_that_are_right_already_are_left_alone(monkeypatch):
+    with arithmetic("bfloat16"):
+        monkeypatch.setattr(tf.config.optimizer, "set_experimental_options", None)
+        with arithmetic("bfloat16"):
+            pass
+        monkeypatch.undo()
+    monkeypatch.setattr(tf.config.optimizer, "set_experimental_options", None)
+    with arithmetic("float32"):
+        pass
+
+
+def test_a_precision_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="'float64' is none of float32, bfloat16, float16"):
+        in_precision(make_sum(), "float64")(fine_images())
+
+
+def test_the_function_itself_stays_at_hand():
+    function = make_sum()
+    wrapped = in_precision(function, "float32")
+    assert wrapped.__wrapped__ is function
+    assert not set(vars(wrapped)) - {"__wrapped__"}
+
+
+def test_casts_are_found(bfloat16):
+    function = make_sum()
+    assert not was_rewritten(function, fine_images(), precision="float32")
+    assert was_rewritten(function, fine_images(), precision="bfloat16")
+
+
+def test_casts_are_found_in_what_ran_before(bfloat16):
+    function = make_sum()
+    answer(function, "bfloat16")
+    before = tf.config.optimizer.get_experimental_options()
+    # An operation outside of functions has a graph, too, when it first runs.
+    for outside in (tf.math.erfinv, tf.math.lgamma):
+        assert was_rewritten(lambda x, op=outside: op(function(x)), fine_images(), precision="bfloat16")
+    assert tf.config.optimizer.get_experimental_options() == before
+
+
+def test_casts_are_found_in_nested_functions_behind_python(bfloat16):
+    inner = make_sum()
+    outer = tf.function(lambda images: inner(images) + 1.0)
+    assert was_rewritten(lambda images: outer(images).numpy(), fine_images(), precision="bfloat16")
+
+
+def make_training():
+    """Returns a variable and a tf.function that takes any number of steps of gradient descent on it."""
+    kernel = tf.Variable(tf.fill([1, 1, 8, 1], FINE))
+    channel_sum = make_sum(kernel)
+
+    @tf.function
+    def run(num_steps):
+        for _ in tf.range(num_steps):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(channel_sum(fine_images()))
+            gradient = tape.gradient(loss, kernel)
+            kernel.assign_sub(gradient)
+
+    return kernel, run
+
+
+def test_casts_are_found_in_a_loop_that_takes_no_step(bfloat16):
+    kernel, run = make_training()
+    assert was_rewritten(run, tf.constant(0), precision="bfloat16")
+    assert kernel.numpy().ravel().tolist() == [FINE] * 8
+
+
+def test_variables_stay_float32(bfloat16):
+    kernel, run = make_training()
+    in_precision(run, "bfloat16")(tf.constant(1))
+    assert kernel.dtype == tf.float32
+    # The gradient is rounded to 1, the variable is not.
+    assert kernel.numpy().ravel().tolist() == [FINE - 1] * 8
+
+
+def test_casts_are_found_in_a_saved_model(bfloat16, tiny_backbone):
+    module = hub.load(str(tiny_backbone))
+    function = tf.function(lambda images: module(images, False))
+    images = tf.fill([1, 4, 4, 3], FINE)
+    assert was_rewritten(function, images, precision="bfloat16")
+    assert in_precision(function, "bfloat16")(images).numpy().tolist() == [[2.0, 2.0]]
+    assert in_precision(function, "float32")(images).numpy().tolist() == [[2 * FINE, 2 * FINE]]
+
+
+@tf.function
+def nothing_to_convert(images):
+    own = tf.cast(tf.cast(images, tf.bfloat16), tf.float32)
+    return tf.reduce_sum(tf.exp(own) + tf.sin(images) + tf.cos(images))
+
+
+def test_casts_of_the_network_itself_do_not_count():
+    assert not was_rewritten(nothing_to_convert, fine_images(), precision="bfloat16")
+
+
+def test_a_precision_without_effect_is_an_error(bfloat16):
+    require_rewritten(make_sum(), fine_images(), precision="bfloat16")
+    with pytest.raises(UsageError) as error:
+        require_rewritten(nothing_to_convert, fine_images(), precision="bfloat16")
+    assert str(error.value) == (
+        "--precision=bfloat16 has no effect on this machine: TensorFlow's rewriter leaves the graph as it is "
+        "(it found nothing in this network that it could convert): use --precision=float32 or "
+        "--precision=auto"
+    )
+
+
+def test_in_float32_nothing_is_called():
+    require_rewritten(None, precision="float32")
+    assert not was_rewritten(None, precision="float32")

@@ -1,0 +1,164 @@
+"""What a frozen network makes of pictures, computed once, and served as batches like pictures are.
+
+`feature_store` keeps the numbers on disk; here they are made and read back.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.data.order import Batch, OrderedBatches, plain
+from trainer.data.scan import Scan
+from trainer.data.sources import Source
+from trainer.values import Contract
+
+
+class Rows(Protocol):
+    """An array [n, *shape] float32 that is read by rows; `feature_store.StoredFeatures` is one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def nbytes(self) -> int: ...
+    def rows(self, positions: np.ndarray) -> np.ndarray: ...
+    def whole(self) -> np.ndarray: ...
+
+
+class FeatureBatches(OrderedBatches):
+    """Batches whose "image" is [B, *shape]: rows of stored features.
+
+    The loop cannot tell them from pictures. Epoch e reads view e modulo the number of views.
+    """
+
+    def __init__(
+        self,
+        views: Sequence[Rows],
+        *,
+        indices: np.ndarray,
+        labels: np.ndarray,
+        batch_size: int,
+        seed: int,
+        memory_budget_bytes: int,
+    ):
+        """Opens the rows.
+
+        Args:
+          views: one array [n, *shape] for each view.
+          indices: [n] positions in the source that the rows are of.
+          labels: [N] of the whole source.
+          batch_size: B.
+          seed: of the order.
+          memory_budget_bytes: views that are smaller together are held in memory, others are read from
+            their files, batch by batch.
+        """
+        super().__init__(batch_size=batch_size, seed=seed)
+        self._views = views
+        self._labels = tf.constant(labels, tf.int64)
+        rows = np.zeros(len(labels), np.int64)
+        rows[indices] = np.arange(len(indices))
+        self._rows = tf.constant(rows)
+        self._shape = list(views[0].shape[1:])
+        in_memory = sum(view.nbytes for view in views) <= memory_budget_bytes
+        self._held = [tf.constant(view.whole()) for view in views] if in_memory else None
+
+    def load(self, steps: tf.data.Dataset, augment: str) -> tf.data.Dataset:
+        """See OrderedBatches. What changes the pictures is in the views already."""
+
+        @plain
+        def features(index: tf.Tensor, epoch: tf.Tensor) -> Batch:
+            real = index >= 0
+            at = tf.maximum(index, 0)
+            return {
+                "image": self._take(tf.gather(self._rows, at), epoch % len(self._views)),
+                "label": tf.where(real, tf.gather(self._labels, at), 0),
+                "mask": tf.cast(real, tf.float32),
+                "id": index,
+            }
+
+        return steps.map(features, num_parallel_calls=2, deterministic=True)
+
+    def _take(self, rows: tf.Tensor, view: tf.Tensor) -> tf.Tensor:
+        if self._held is not None:
+            takes = [lambda held=held: tf.gather(held, rows) for held in self._held]
+            return takes[0]() if len(takes) == 1 else tf.switch_case(tf.cast(view, tf.int32), takes)
+
+        def read(rows: np.ndarray, view: np.ndarray) -> np.ndarray:
+            return self._views[int(view)].rows(rows)
+
+        found = tf.numpy_function(read, [rows, view], tf.float32, stateful=False)
+        return tf.ensure_shape(found, [self.batch_size, *self._shape])
+
+
+def compute_features(
+    batches: tf.data.Dataset,
+    below: Callable[[Any], Any],
+    *,
+    strategy: tf.distribute.Strategy,
+    done: Callable[[int], None] = lambda count: None,
+) -> Iterator[np.ndarray]:
+    """Yields what `below` makes of the pictures of a dataset, [b, *shape] a batch, without the padding.
+
+    Args:
+      batches: every picture once.
+      below: images [B, H, W, 3] -> [B, *shape] float32, each distributed over the devices.
+      strategy: whose devices share each batch.
+      done: told how many pictures each batch had.
+    """
+    for batch in strategy.experimental_distribute_dataset(batches):
+        parts = below(batch["image"])
+        local = strategy.experimental_local_results
+        rows = np.concatenate([part.numpy() for part in local(parts)])
+        real = np.concatenate([part.numpy() for part in local(batch["mask"])]) > 0
+        yield rows[real]
+        done(int(real.sum()))
+
+
+def feature_key(
+    *,
+    source: Source,
+    scan: Scan,
+    indices: np.ndarray,
+    contract: Contract,
+    decoding: str,
+    network: dict[str, str],
+    view: dict[str, Any],
+) -> dict[str, Any]:
+    """Returns everything that features depend on, so that a change of any of it is another entry.
+
+    Args:
+      source: its class names and labels are part of the key, though features have none.
+      scan: digest and orientation of each picture.
+      indices: [n] the pictures, in the order of the rows.
+      contract: what the pictures are made into.
+      decoding: exact or scaled.
+      network: digests of the function and of the weights up to the cut, its name, and the arithmetic.
+      view: augmentation, seed and epoch of an augmented view; empty for plain pictures.
+    """
+    pictures = hashlib.sha256(json.dumps(source.class_names).encode())
+    for at in indices.tolist():
+        row = (source.ids[at], int(source.labels[at]), scan.digests[at], int(scan.orientations[at]))
+        pictures.update(json.dumps(row).encode())
+    return {
+        "network": network,
+        "contract": dataclasses.asdict(contract),
+        "decoding": decoding,
+        "pictures": pictures.hexdigest(),
+        "view": view,
+        # Kernels, decoders and resizing may round differently in another version.
+        "tensorflow": tf.__version__,
+    }
+
+
+def digest_variables(variables: dict[str, tf.Variable]) -> str:
+    """Returns a SHA-256 over names, shapes and values."""
+    digest = hashlib.sha256()
+    for name, variable in variables.items():
+        value = np.ascontiguousarray(variable.numpy())
+        digest.update(f"{name} {value.dtype} {value.shape}\n".encode())
+        digest.update(value.data)
+    return digest.hexdigest()

@@ -1,0 +1,78 @@
+"""Which examples come in which step: order > shard > pad and mask. What an example holds, a subclass knows.
+
+The order of epoch e is a permutation by (seed, e), so the step number alone says which examples
+come next: a run that starts again at step s sees what it would have seen.
+"""
+
+import os
+
+import numpy as np
+import tensorflow as tf
+
+Batch = dict[str, tf.Tensor]
+"""image [B, ...] float32, label [B] int64, mask [B] float32 (0 for padding), id [B] int64 (position
+in the source, -1 for padding). `image` holds pixels [B, H, W, 3] in the contract's range, or what a
+frozen part of a network made of them."""
+
+
+# What datasets map is written in TensorFlow's own operations: looking for Python's `if` in it, and in all
+# it calls, takes a second or two of every start.
+plain = tf.autograph.experimental.do_not_convert
+
+
+class OrderedBatches:
+    """Datasets of batches of one constant shape, from positions in a source."""
+
+    def __init__(self, *, batch_size: int, seed: int):
+        self.batch_size, self.seed = batch_size, seed
+
+    def training(
+        self, indices: np.ndarray, *, start_step: int, stop_step: int, augment: str = ""
+    ) -> tf.data.Dataset:
+        """Returns the batches of steps [start_step, stop_step), as if counted from step 0.
+
+        Each epoch has every example once; its last batch is padded and masked.
+        """
+        per_epoch = -(-len(indices) // self.batch_size)
+        padding = per_epoch * self.batch_size - len(indices)
+        positions = tf.constant(indices, tf.int64)
+
+        @plain
+        def order(epoch: tf.Tensor) -> tf.data.Dataset:
+            seed = tf.random.experimental.stateless_fold_in(seed_for("order", self.seed), epoch)
+            shuffled = tf.random.experimental.stateless_shuffle(positions, seed)
+            padded = tf.pad(shuffled, [[0, padding]], constant_values=-1)
+            steps = tf.reshape(padded, [per_epoch, self.batch_size])
+            return tf.data.Dataset.from_tensor_slices((steps, tf.repeat(epoch, per_epoch)))
+
+        first_epoch, skipped = divmod(start_step, per_epoch)
+        last_epoch = max(first_epoch + 1, -(-stop_step // per_epoch))
+        steps = tf.data.Dataset.range(first_epoch, last_epoch).flat_map(order)
+        return self._finish(self.load(steps.skip(skipped).take(stop_step - start_step), augment))
+
+    def once(self, indices: np.ndarray, *, augment: str = "", epoch: int = 0) -> tf.data.Dataset:
+        """Returns every example exactly once, in the order of `indices`, changed as in that epoch."""
+        count = -(-len(indices) // self.batch_size)
+        padded = np.pad(indices, (0, count * self.batch_size - len(indices)), constant_values=-1)
+        steps = tf.constant(padded.reshape(count, self.batch_size), tf.int64)
+        epochs = tf.fill([count], tf.constant(epoch, tf.int64))
+        return self._finish(self.load(tf.data.Dataset.from_tensor_slices((steps, epochs)), augment))
+
+    def load(self, steps: tf.data.Dataset, augment: str) -> tf.data.Dataset:
+        """Maps (positions [B] int64 with -1 for padding, epoch [] int64) to a Batch, in order."""
+        raise NotImplementedError
+
+    def _finish(self, batches: tf.data.Dataset) -> tf.data.Dataset:
+        options = tf.data.Options()
+        options.deterministic = True
+        # The network uses all cores; within a picture there is nothing worth dividing.
+        options.threading.max_intra_op_parallelism = 1
+        options.threading.private_threadpool_size = os.cpu_count() or 1
+        # The data are one stream for all devices: batches are divided, files are not.
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+        return batches.prefetch(2).with_options(options)
+
+
+def seed_for(purpose: str, seed: int) -> tf.Tensor:
+    """Returns a [2] int32 seed that differs by purpose, so that order and flips are independent."""
+    return tf.constant([seed % 2**31, {"order": 1, "augment": 2}[purpose]], tf.int32)

@@ -1,0 +1,127 @@
+"""What the frozen part of a network makes of the pictures of an experiment: kept, and made when missing."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.caches import cache_root
+from trainer.data.feature_store import FeatureCacheError, FeatureStore
+from trainer.data.features import FeatureBatches, Rows, compute_features, digest_variables, feature_key
+from trainer.experiment import Experiment
+from trainer.model.cuts import Cut
+from trainer.phase_specs import PhaseSpec
+
+_log = logging.getLogger("trainer")
+Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""(what is being done, of how many) -> a context that is told how many more are done."""
+
+
+class FeatureCache:
+    """Batches of features of the splits of an experiment."""
+
+    def __init__(self, experiment: Experiment, *, watch: Watch):
+        self._experiment, self._watch = experiment, watch
+        run, speed = experiment.config.run, experiment.config.speed
+        self._store = FeatureStore(feature_folder(run.cache_dir), limit_bytes=int(speed.cache_limit_gb * 1e9))
+
+    def batches(
+        self,
+        split: str,
+        spec: PhaseSpec,
+        *,
+        cut: Cut,
+        below: Callable[[Any], Any],
+        precision: str,
+    ) -> FeatureBatches | None:
+        """Returns what a network below a cut makes of a split; None where it cannot be kept.
+
+        Args:
+          split: train, validation or test.
+          spec: the phase; training pictures are augmented as it says, one view of them after another.
+          cut: where.
+          below: the function up to there, on all devices, in `precision`.
+          precision: its arithmetic.
+
+        Raises:
+          FeatureCacheError: it cannot be kept, and --feature_cache=require.
+        """
+        experiment, config = self._experiment, self._experiment.config
+        network = {
+            "function": experiment.backbone.fingerprint,
+            "weights": digest_variables(cut.variables),
+            "cut": cut.name,
+            "precision": precision,
+        }
+        augment = spec.augment if split == "train" else ""
+        views = [
+            {"augment": augment, "seed": config.run.seed, "epoch": number}
+            for number in range(config.speed.feature_views if augment else 0)
+        ]
+        try:
+            kept = [self._rows(split, cut, below, network, view) for view in views or [{}]]
+        except FeatureCacheError as error:
+            if config.speed.feature_cache == "require":
+                raise
+            _log.warning("features:    %s. Without them, the network runs anew in each epoch", error)
+            return None
+        return FeatureBatches(
+            kept,
+            indices=experiment.splits.indices[split],
+            labels=experiment.source.labels,
+            batch_size=config.plan.batch_size,
+            seed=config.run.seed,
+            memory_budget_bytes=config.data.memory_budget_mb * 2**20,
+        )
+
+    def _rows(
+        self, split: str, cut: Cut, below: Callable, network: dict[str, str], view: dict[str, Any]
+    ) -> Rows:
+        experiment, config = self._experiment, self._experiment.config
+        indices = experiment.splits.indices[split]
+        what = f"features of {split}" + (f", view {view['epoch'] + 1}" if view else "")
+
+        def compute() -> Iterator[np.ndarray]:
+            experiment.source.load()
+            changes = {"augment": view["augment"], "epoch": view["epoch"]} if view else {}
+            pictures = experiment.pipeline.once(indices, **changes)
+            with self._watch(what, len(indices)) as done:
+                yield from compute_features(pictures, below, strategy=experiment.strategy, done=done)
+
+        key = feature_key(
+            source=experiment.source,
+            scan=experiment.scan,
+            indices=indices,
+            contract=experiment.backbone.contract,
+            decoding=config.data.decode,
+            network=network,
+            view=view,
+        )
+        describe = (
+            f"{config.data.source} {split}, {experiment.backbone.name} to {cut.name}, {network['precision']}"
+        )
+        return self._store.get(
+            key, num_rows=len(indices), shape=cut.shape, compute=compute, describe=describe
+        )
+
+
+def feature_folder(cache_dir: str) -> Path:
+    """Returns the folder of the feature cache."""
+    return cache_root(cache_dir) / "features"
+
+
+def why_uncached(experiment: Experiment, spec: PhaseSpec) -> str:
+    """Returns why a phase cannot use the feature cache; empty if it can."""
+    if spec.augment and not experiment.config.speed.feature_views:
+        return (
+            f"phase {spec.name} augments its pictures, so nothing is computed once; --feature_views=K keeps "
+            "K augmented views of each"
+        )
+    if spec.bn == "batch":
+        return f"phase {spec.name} uses the batch's BatchNorm statistics, so the network is never constant"
+    if experiment.cut(spec) is None:
+        return f"phase {spec.name} trains the network from its first layers on"
+    return ""

@@ -1,0 +1,24 @@
+"""Which arithmetic a network computes in: float32, or 16 bits by TensorFlow's graph rewriter."""
+
+from trainer.precision.choice import Choice, choose
+from trainer.precision.rewriter import (
+    PRECISIONS,
+    arithmetic,
+    in_precision,
+    require_rewritten,
+    require_supported,
+    supported,
+    was_rewritten,
+)
+
+__all__ = [
+    "PRECISIONS",
+    "Choice",
+    "arithmetic",
+    "choose",
+    "in_precision",
+    "require_rewritten",
+    "require_supported",
+    "supported",
+    "was_rewritten",
+]

@@ -1,0 +1,228 @@
+"""`--precision=auto`: which arithmetic is the fastest, measured, and remembered for the next run."""
+
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import json
+import logging
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainer.caches import cache_root
+from trainer.machine import cores, processor
+from trainer.precision.rewriter import in_precision, supported
+
+logger = logging.getLogger("trainer")
+
+Make = Callable[[str], Callable[[], object]]
+"""precision -> a function that does one step and returns when it is done."""
+
+# Rounding to 16 bits is a cost: a gain below a tenth does not pay for it.
+LARGEST_SHARE = 0.9
+MIN_ROUNDS = 2
+MAX_ROUNDS = 20
+CPU_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16")
+ENVIRONMENT = ("TF_ENABLE_ONEDNN_OPTS", "ONEDNN_MAX_CPU_ISA", "OMP_NUM_THREADS", "TF_XLA_FLAGS")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An arithmetic, and what was measured to choose it.
+
+    `step_secs` is {precision: seconds a step}; empty if there was nothing to choose from. `what` says
+    what a step was, for people. `measured_at` is ISO 8601 in UTC.
+    """
+
+    precision: str
+    step_secs: dict[str, float]
+    what: str
+    machine: dict[str, Any]
+    measured_at: str
+    remembered: bool = field(default=False, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what `from_json` reads."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if k != "remembered"}
+
+    @classmethod
+    def from_json(cls, data: Any) -> "Choice":
+        """Reads a choice, as one that is remembered.
+
+        Raises:
+          ValueError: `data` is none.
+        """
+        try:
+            choice = cls(**data, remembered=True)
+            usable = choice.precision in choice.step_secs and all(
+                secs > 0 for secs in choice.step_secs.values()
+            )
+        except (TypeError, AttributeError) as error:
+            raise ValueError(f"not a choice of precision: {error}") from None
+        if not usable:
+            raise ValueError(f"not a choice of precision: {data}")
+        return choice
+
+    def describe(self) -> str:
+        """Returns it in a line, such as `bfloat16, measured 284 ms a step against 1,067 in float32 (...)`."""
+        others = [p for p in self.step_secs if p != self.precision]
+        if not others:
+            return f"{self.precision}, the only one that works on this machine"
+        against = " and ".join(f"{_ms(self.step_secs[p])} in {p}" for p in others)
+        notes = [self.what]
+        if min(self.step_secs, key=self.step_secs.__getitem__) != self.precision:
+            notes.append("16 bits must save a tenth")
+        if self.remembered:
+            notes.append(f"remembered from {self.measured_at[:10]}")
+        measured = f"measured {_ms(self.step_secs[self.precision])} ms a step against {against}"
+        return f"{self.precision}, {measured} ({'; '.join(notes)})"
+
+
+def _ms(secs: float) -> str:
+    return f"{secs * 1e3:,.0f}" if secs >= 0.01 else f"{secs * 1e3:.3g}"
+
+
+def choose(
+    make: Make,
+    *,
+    what: str,
+    key: Mapping[str, Any],
+    cache_dir: str = "",
+    clock: Callable[[], float] = time.perf_counter,
+) -> Choice:
+    """Returns the arithmetic to compute in: the remembered one, else the one that measures best.
+
+    Args:
+      make: as `measure` takes it; not called when a choice is remembered.
+      what: what a step is, for people, such as `forward, batch 32`.
+      key: everything of the run that the speed depends on, as JSON takes it; the machine is added.
+      cache_dir: the value of --cache_dir. A file there that cannot be read or written is ignored.
+      clock: in seconds.
+    """
+    candidates, here = supported(), machine()
+    if len(candidates) == 1:
+        return Choice(candidates[0], {}, what, here, _utc_now())
+    digest = hashlib.sha256(json.dumps([dict(key), here], sort_keys=True).encode()).hexdigest()
+    path = cache_root(cache_dir) / "precision" / f"{digest[:32]}.json"
+    known = _read(path)
+    # Measured among others than this machine has by now, it says nothing.
+    if known is not None and set(known.step_secs) == set(candidates):
+        return known
+    choice = measure(make, what=what, candidates=candidates, here=here, clock=clock)
+    _write(path, {**choice.to_json(), "key": dict(key)})
+    return choice
+
+
+def measure(
+    make: Make,
+    *,
+    what: str,
+    candidates: Sequence[str],
+    here: Mapping[str, Any],
+    budget_secs: float = 3.0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Choice:
+    """Runs steps in each arithmetic by turns and returns the fastest; float32 unless another saves a tenth.
+
+    The first step of each, which traces and optimizes, does not count; then rounds are timed until
+    `budget_secs` are over, from MIN_ROUNDS to MAX_ROUNDS, and the lower median of each decides. One of
+    16 bits whose first step fails is left out.
+
+    Args:
+      make: precision -> a function of no arguments that does one step and returns when it is done.
+        It is called in that arithmetic.
+      what: what a step is, for people.
+      candidates: of PRECISIONS; float32 must be one.
+      here: what `machine` returned.
+      budget_secs: for all rounds together.
+      clock: in seconds.
+    """
+    steps = {}
+    for precision in candidates:
+        step = in_precision(make(precision), precision)
+        if precision == "float32" or _works(step, precision):
+            steps[precision] = step
+    steps["float32"]()
+    taken: dict[str, list[float]] = {precision: [] for precision in steps}
+    order, start = list(steps), clock()
+    for number in range(MAX_ROUNDS):
+        if number >= MIN_ROUNDS and clock() - start >= budget_secs:
+            break
+        for precision in order:
+            before = clock()
+            steps[precision]()
+            taken[precision].append(clock() - before)
+        order.reverse()  # A machine that gets slower or faster meanwhile favours none.
+    # The lower one: of two times, the longer is the disturbed one.
+    step_secs = {precision: statistics.median_low(times) for precision, times in taken.items()}
+    fastest = min(step_secs, key=step_secs.__getitem__)
+    pays = step_secs[fastest] <= LARGEST_SHARE * step_secs["float32"]
+    return Choice(fastest if pays else "float32", step_secs, what, dict(here), _utc_now())
+
+
+def _works(step: Callable[[], object], precision: str) -> bool:
+    import tensorflow as tf
+
+    try:
+        step()
+    except tf.errors.OpError as error:
+        logger.info(
+            "precision:   %s is left out, its first step failed (%s)", precision, type(error).__name__
+        )
+        return False
+    return True
+
+
+def machine() -> dict[str, Any]:
+    """Returns what the speed of TensorFlow depends on here: version, processors, threads, settings."""
+    import tensorflow as tf
+
+    model, flags = processor()
+    gpus = [
+        tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
+        for gpu in tf.config.list_physical_devices("GPU")
+    ]
+    # The numbers of threads are 0 until somebody sets them, in Python or here.
+    names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", *ENVIRONMENT)
+    return {
+        "tensorflow": tf.__version__,
+        "cpu": model,
+        "cpu_flags": [flag for flag in CPU_FLAGS if flag in flags],
+        "cores": cores(),
+        "threads": [
+            tf.config.threading.get_intra_op_parallelism_threads(),
+            tf.config.threading.get_inter_op_parallelism_threads(),
+        ],
+        "gpus": gpus,
+        "environment": {name: os.environ[name] for name in names if name in os.environ},
+    }
+
+
+def _utc_now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _read(path: Path) -> Choice | None:
+    try:
+        data = json.loads(path.read_text())
+        data.pop("key")
+        return Choice.from_json(data)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return None
+
+
+def _write(path: Path, data: dict[str, Any]) -> None:
+    """Writes JSON so that it appears whole or not at all; a cache that cannot be written is no failure."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(json.dumps(data, indent=2))
+        os.replace(scratch, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            scratch.unlink()

@@ -1,0 +1,174 @@
+"""Arithmetic in 16 bits by TensorFlow's graph rewriter, the same way for any network.
+
+The rewriter (tensorflow/core/grappler/optimizers/auto_mixed_precision.cc) casts the inputs of
+convolutions, matrix products and what lies between them, and casts back behind them. Variables stay
+float32, and so does what a function returns.
+"""
+
+import contextlib
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from trainer.values import UsageError
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+_OPTION_OF = {
+    # Converts what is placed on a CPU, never what is on a GPU.
+    "bfloat16": "auto_mixed_precision_onednn_bfloat16",
+    # Converts what is on a GPU from compute capability 7.0, and on a CPU with AMX-FP16 or
+    # AVX-NE-CONVERT. The option auto_mixed_precision_cpu only imitates float16, in float32.
+    "float16": "auto_mixed_precision",
+}
+_OPTIONS = (*_OPTION_OF.values(), "auto_mixed_precision_mkl")  # The last: an older name of the first.
+_fresh_min_nodes = itertools.count(-1, -1)
+
+
+@contextlib.contextmanager
+def arithmetic(precision: str) -> Iterator[None]:
+    """Has tf.functions called in a block compute in `precision`, whatever they were called in before.
+
+    What counts are the options when a function is called from Python, not when it is traced: each
+    combination is optimized once and kept. A function that is called inside another one computes as
+    that one does. The options are those of the process: one thread at a time. They take some 10 us.
+
+    Args:
+      precision: one of PRECISIONS. Other options of the rewriter stay as they are.
+    """
+    import tensorflow as tf
+
+    if precision not in PRECISIONS:
+        raise ValueError(f"{precision!r} is none of {', '.join(PRECISIONS)}")
+    before = tf.config.optimizer.get_experimental_options()
+    # None and not False: to TensorFlow an option that is off differs from one that is not set, and
+    # every function would be optimized once more.
+    wanted = {option: True if option == _OPTION_OF.get(precision) else None for option in _OPTIONS}
+    if all(bool(before.get(option)) == bool(value) for option, value in wanted.items()):
+        yield
+        return
+    tf.config.optimizer.set_experimental_options(wanted)
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options({option: before.get(option) for option in _OPTIONS})
+
+
+def in_precision(function: Callable[..., Any], precision: str) -> Callable[..., Any]:
+    """Returns `function` so that every call of it computes in `precision`; see `arithmetic`.
+
+    Args:
+      function: a tf.function, or anything that calls some; it is `__wrapped__` of the result.
+      precision: one of PRECISIONS.
+    """
+
+    # Not what it keeps in __dict__: a tf.function keeps its traces there.
+    @functools.wraps(function, updated=())
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with arithmetic(precision):
+            return function(*args, **kwargs)
+
+    return call
+
+
+def was_rewritten(function: Callable[..., Any], *args: Any, precision: str) -> bool:
+    """Calls a function in `precision` and returns whether the graph that ran has casts of the rewriter.
+
+    Functions inside it, loops and calls into a SavedModel are looked into. A loop need not run: its
+    body is in the graph anyway. The call is made a second time if the first one shows no casts,
+    since TensorFlow shows a graph only when it optimizes it: once in each arithmetic.
+
+    Args:
+      function: a tf.function, or anything that calls some.
+      *args: what to call it with.
+      precision: one of PRECISIONS; in float32 the answer is False, and nothing is called.
+    """
+    import tensorflow as tf
+
+    if precision == "float32":
+        return False
+    with arithmetic(precision):
+        if _shows_casts(function, args, precision):
+            return True
+        kept = tf.config.optimizer.get_experimental_options().get("min_graph_nodes")
+        # Below 0 the number means "however small"; one not used before makes TensorFlow optimize again.
+        tf.config.optimizer.set_experimental_options({"min_graph_nodes": next(_fresh_min_nodes)})
+        try:
+            return _shows_casts(function, args, precision)
+        finally:
+            tf.config.optimizer.set_experimental_options({"min_graph_nodes": kept})
+
+
+def _shows_casts(function: Callable[..., Any], args: tuple[Any, ...], precision: str) -> bool:
+    """Calls a function; returns whether there are casts in a graph that was optimized for that."""
+    from tensorflow.python.eager import context  # There is no public way to optimized graphs.
+
+    with context.collect_graphs(optimized=True) as graphs:
+        function(*args)
+    return any(_count_casts(graph, precision) for graph in graphs)
+
+
+def _count_casts(graph: Any, precision: str) -> int:
+    """Returns how many casts to `precision` the rewriter put into a GraphDef and its functions."""
+    import tensorflow as tf
+
+    kind = tf.dtypes.as_dtype(precision).as_datatype_enum
+    nodes = itertools.chain(graph.node, *(function.node_def for function in graph.library.function))
+    casts = [node.name for node in nodes if node.op == "Cast" and node.attr["DstT"].type == kind]
+    # A network may have casts of its own; those of the rewriter bear its name.
+    return sum("AutoMixedPrecision" in name for name in casts)
+
+
+@functools.cache
+def supported() -> tuple[str, ...]:
+    """Returns those of PRECISIONS that this machine computes in, float32 first.
+
+    Found by trying, once a process, where TensorFlow places operations by default: the GPU if there is one.
+    """
+    return tuple(p for p in PRECISIONS if p == "float32" or _takes_effect(p))
+
+
+def _takes_effect(precision: str) -> bool:
+    import tensorflow as tf
+
+    try:
+        images, kernel, matrix = tf.ones([2, 8, 8, 8]), tf.ones([3, 3, 8, 8]), tf.ones([8, 8])
+        return was_rewritten(tf.function(_small_network), images, kernel, matrix, precision=precision)
+    except tf.errors.OpError:
+        return False  # Converted, but without a kernel that could compute it.
+
+
+def _small_network(images: Any, kernel: Any, matrix: Any) -> Any:
+    import tensorflow as tf
+
+    maps = tf.nn.relu(tf.nn.conv2d(images, kernel, strides=1, padding="SAME"))
+    return tf.matmul(tf.reduce_mean(maps, [1, 2]), matrix)
+
+
+def require_supported(precision: str) -> None:
+    """Checks that this machine computes in `precision`.
+
+    Raises:
+      UsageError: it does not.
+    """
+    if precision != "float32" and precision not in supported():
+        raise UsageError(_no_effect(precision, f"here it does {' and '.join(supported())}"))
+
+
+def require_rewritten(function: Callable[..., Any], *args: Any, precision: str) -> None:
+    """Calls a function as `was_rewritten` does; in float32 it does nothing.
+
+    Raises:
+      UsageError: it computed in float32 all the same.
+    """
+    require_supported(precision)
+    if precision != "float32" and not was_rewritten(function, *args, precision=precision):
+        raise UsageError(_no_effect(precision, "it found nothing in this network that it could convert"))
+
+
+def _no_effect(precision: str, why: str) -> str:
+    return (
+        f"--precision={precision} has no effect on this machine: TensorFlow's rewriter leaves the graph as "
+        f"it is ({why}): use --precision=float32 or --precision=auto"
+    )

@@ -1,0 +1,186 @@
+"""What a phase runs on, and in which arithmetic: pictures, or features computed once.
+
+Whoever trains, evaluates or measures asks `Stages` for the stage of the current phase, and cannot
+tell pictures from features.
+"""
+
+import logging
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from trainer.arithmetic import Arithmetic, forward_step, speed_key, train_step
+from trainer.data.features import FeatureBatches
+from trainer.data.order import OrderedBatches
+from trainer.experiment import Experiment
+from trainer.feature_cache import FeatureCache, Watch, why_uncached
+from trainer.loop.phases import Phase
+from trainer.loop.state import TrainState
+from trainer.loop.steps import Evaluation, Evaluator, Run, make_train_run
+from trainer.model.cuts import WHOLE, Cut
+from trainer.precision import in_precision, require_rewritten
+from trainer.values import UsageError
+
+_log = logging.getLogger("trainer")
+
+
+class Stages:
+    """Makes the stage of each phase, and keeps what phases share."""
+
+    def __init__(self, experiment: Experiment, state: TrainState, *, arithmetic: Arithmetic, watch: Watch):
+        """Notes what to do.
+
+        Args:
+          experiment: pictures, network and plan.
+          state: tells the current phase; its variables are those that train.
+          arithmetic: decides the precision of each phase.
+          watch: shows how far long work is.
+
+        Raises:
+          UsageError: --feature_cache=require, and no phase of the plan could use it.
+        """
+        self.experiment, self.state, self.arithmetic = experiment, state, arithmetic
+        self.cache = FeatureCache(experiment, watch=watch)
+        self._evaluators: dict[tuple[str, str], Evaluator] = {}
+        self._stage: Stage | None = None
+        if experiment.config.speed.feature_cache == "require":
+            reasons = [why_uncached(experiment, phase.spec) for phase in experiment.plan.phases]
+            if all(reasons):
+                raise UsageError(f"--feature_cache=require: {'; '.join(reasons)}")
+
+    def current(self) -> "Stage":
+        """Returns the stage of the state's phase."""
+        phase = self.state.phase
+        if self._stage is None or self._stage.phase is not phase:
+            self._stage = Stage(self, phase)
+        return self._stage
+
+    def evaluator(self, cut: Cut | None, precision: str) -> Evaluator:
+        """Returns the evaluator for batches of pictures, or of what is at a cut."""
+        key = (cut.name if cut else "", precision)
+        if key not in self._evaluators:
+            self._evaluators[key] = Evaluator(
+                self.experiment.classifier, strategy=self.experiment.strategy, cut=cut
+            )
+        return self._evaluators[key]
+
+
+class Stage:
+    """One phase, made ready.
+
+    `cut` is where the part of the network ends that is computed once, or None; `precision` is the
+    arithmetic of the network.
+    """
+
+    def __init__(self, stages: Stages, phase: Phase):
+        self._all, self.phase = stages, phase
+        self._experiment = stages.experiment
+        self.cut = self._find_cut()
+        self._below = self._make_below(self.cut)
+        self._checked = False
+        self._once: dict[str, tf.data.Dataset] = {}
+        self._features: dict[str, FeatureBatches | None] = {}
+        self.precision = self._decide_precision()
+
+    @property
+    def only_head(self) -> bool:
+        """Whether an update begins at the features of the whole network."""
+        return self.cut is not None and self.cut.name == WHOLE
+
+    @property
+    def step_precision(self) -> str:
+        """The arithmetic of an update: that of a head alone is bound by memory, and stays float32."""
+        return "float32" if self.only_head else self.precision
+
+    def batches(self, split: str) -> OrderedBatches:
+        """Returns the features of a split, computed now if they are not kept, or else its pictures."""
+        if self.cut is not None and split not in self._features:
+            self._features[split] = self._all.cache.batches(
+                split, self.phase.spec, cut=self.cut, below=self._run_below, precision=self.precision
+            )
+        return self._features.get(split) or self._experiment.pipeline
+
+    def _run_below(self, images: tf.Tensor) -> tf.Tensor:
+        if self._all.arithmetic.asked == self.precision and not self._checked:
+            require_rewritten(self._below, images, precision=self.precision)
+            self._checked = True
+        return in_precision(self._below, self.precision)(images)
+
+    def cut_of(self, split: str) -> Cut | None:
+        """Returns what the batches of a split begin at; None: at pictures."""
+        return self.cut if self.batches(split) is not self._experiment.pipeline else None
+
+    def training(self, start_step: int, stop_step: int | None = None) -> tf.data.Dataset:
+        """Returns the batches from a step to the end of the phase, distributed over the devices."""
+        batches = self.batches("train")
+        if batches is self._experiment.pipeline:
+            self._experiment.source.load()
+        dataset = batches.training(
+            self._experiment.splits.indices["train"],
+            start_step=start_step,
+            stop_step=self.phase.stop_step if stop_step is None else stop_step,
+            augment=self.phase.spec.augment,
+        )
+        return self._experiment.strategy.experimental_distribute_dataset(dataset)
+
+    def make_run(self) -> Run:
+        """Makes the function that does updates."""
+        cut = self.cut_of("train")
+        precision = self.step_precision if cut else self.precision
+        if precision == "float16" and self._experiment.strategy.num_replicas_in_sync > 1:
+            raise UsageError(
+                "--precision=float16 scales the loss on one device only: use --strategy=one, or float32"
+            )
+        run = self._make_run(cut, precision)
+        if self._all.arithmetic.asked == precision:
+            # With no step to do, nothing but the graph is made.
+            require_rewritten(run, iter(self.training(0, 1)), tf.constant(0), precision=precision)
+        return in_precision(run, precision)
+
+    def evaluate(self, split: str) -> Evaluation:
+        """Scores a split with the current weights."""
+        cut, batches = self.cut_of(split), self.batches(split)
+        precision = self.step_precision if cut else self.precision
+        evaluator = self._all.evaluator(cut, precision)
+        if split not in self._once:
+            # Making a dataset takes longer than going through one of features.
+            self._once[split] = batches.once(self._experiment.splits.indices[split])
+        return in_precision(evaluator, precision)(self._once[split])
+
+    def _make_run(self, cut: Cut | None, precision: str = "float32") -> Run:
+        config = self._experiment.config
+        return make_train_run(
+            self._all.state,
+            self.phase,
+            strategy=self._experiment.strategy,
+            seed=config.run.seed,
+            label_smoothing=config.plan.label_smoothing,
+            cut=cut,
+            loss_scaling=precision == "float16",
+        )
+
+    def _make_below(self, cut: Cut | None) -> Callable:
+        """Makes the function from pictures to what crosses the cut, on all devices."""
+        strategy = self._experiment.strategy
+        below = cut.below if cut else self._experiment.backbone
+        return tf.function(lambda images: strategy.run(below, args=(images,)), autograph=False)
+
+    def _decide_precision(self) -> str:
+        """Returns the arithmetic that is asked for, or that the phase's own step is fastest in."""
+        experiment = self._experiment
+        if self.only_head:
+            kind, step = "forward", forward_step(experiment, self._below)
+        else:
+            run = self._make_run(self.cut)
+            kind, step = "train step", train_step(experiment, self._all.state, run, self.cut)
+        key = speed_key(experiment, self.phase, self.cut)
+        return self._all.arithmetic.decide(self.phase, kind, step=step, key=key)
+
+    def _find_cut(self) -> Cut | None:
+        spec, speed = self.phase.spec, self._experiment.config.speed
+        if speed.feature_cache == "off":
+            return None
+        why = why_uncached(self._experiment, spec)
+        if why and spec.augment and not speed.feature_views:
+            _log.info("features:    %s", why)
+        return None if why else self._experiment.cut(spec)
