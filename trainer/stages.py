@@ -147,6 +147,18 @@ class Stage:
             self._once[split] = batches.once(self._experiment.splits.indices[split])
         return in_precision(evaluator, precision)(self._once[split])
 
+    def graph(self) -> tf.Graph:
+        """Returns the graph that scores a batch; the evaluations of the phase use the same trace."""
+        size = self._experiment.config.plan.batch_size
+        shape = self.cut.shape if self.cut else self._experiment.backbone.contract.image_shape
+        spec = {
+            "image": tf.TensorSpec([size, *shape], tf.float32),
+            "label": tf.TensorSpec([size], tf.int64),
+            "mask": tf.TensorSpec([size], tf.float32),
+            "id": tf.TensorSpec([size], tf.int64),
+        }
+        return self._all.evaluator(self.cut, self.step_precision).step.get_concrete_function(spec).graph
+
     def _make_run(self, cut: Cut | None, precision: str = "float32") -> Run:
         config = self._experiment.config
         return make_train_run(

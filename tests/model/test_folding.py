@@ -206,12 +206,18 @@ def backwards(x):
     return tf.identity(x), lambda dy: -dy
 
 
+def switched(x):
+    """As modules of the TF1 format do it."""
+    return tf.raw_ops.Merge(inputs=list(tf.raw_ops.Switch(data=x, pred=x[0, 0] > 0)))[0]
+
+
 TABLE = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer([0, 1], [1.0, 2.0]), -1.0)
 UNUSUAL = {
     "there is none": lambda model: traced(lambda images: tf.reduce_mean(images, [1, 2])),
     "none uses stored": lambda model: traced(lambda images: model(images, training=True)),
     "may have side effects": lambda model: after(model, lambda x: x + tf.random.uniform([4])),
     "it calls": lambda model: after(model, lambda x: tf.cond(x[0, 0] > 0, lambda: x, lambda: -x)),
+    "is control flow": lambda model: after(model, switched),
     "a gradient of its own": lambda model: after(model, backwards),
     "no variable": lambda model: after(model, lambda x: x + TABLE.lookup(tf.cast(x, tf.int32))),
     "one tensor to one tensor": lambda model: after(model, lambda x: (x, x)),
@@ -261,7 +267,7 @@ def test_sixteen_bits_on_top(in_bfloat16):
 def test_inference_folds_once_and_only_while_tracing(monkeypatch):
     model, calls = network(*STACKS["plain"]()), []
     monkeypatch.setattr(folding, "fold_batch_norm", lambda f: calls.append(f) or fold_batch_norm(f))
-    inference = Inference(lambda images: model(images, training=False), height=6, width=6)
+    inference = Inference(lambda images: model(images, training=False), shape=(6, 6, 3))
     expected = inference(pictures(2))
     assert calls == []
     for batch in (3, 2):
@@ -273,7 +279,7 @@ def test_inference_folds_once_and_only_while_tracing(monkeypatch):
 @pytest.mark.parametrize("case", ["several replicas", "other size"])
 def test_inference_that_is_not_folded(case, monkeypatch):
     monkeypatch.setattr(folding, "fold_batch_norm", lambda f: pytest.fail("was folded"))
-    inference = Inference(lambda images: tf.reduce_mean(images, [1, 2]), height=6, width=6)
+    inference = Inference(lambda images: tf.reduce_mean(images, [1, 2]), shape=(6, 6, 3))
     images = tf.ones([2, 8 if case == "other size" else 6, 6, 3])
     if case == "other size":
         np.testing.assert_allclose(tf.function(inference)(images), tf.ones([2, 3]))

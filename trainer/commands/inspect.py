@@ -1,10 +1,14 @@
 """`inspect`: shows what a run is, before it is one, and stops."""
 
 import dataclasses
+import math
 
+from trainer.data.feature_store import FeatureStore
 from trainer.experiment import Experiment
+from trainer.feature_cache import feature_folder, why_uncached
 from trainer.flags import CommandLine, to_flagfile
 from trainer.model.freezing import format_table, freezing_table, summary
+from trainer.phase_specs import PhaseSpec
 from trainer.record.workdir import Workdir
 
 
@@ -31,7 +35,34 @@ def run(line: CommandLine) -> int:
     for phase in experiment.plan.phases:
         rows = freezing_table(experiment.classifier.named_variables, phase.spec.train)
         print(f"\nvariables in phase {phase.spec.name}: {summary(rows)}\n{format_table(rows)}")
+        print(f"features in phase {phase.spec.name}: {_frozen_part(experiment, phase.spec)}")
+    print("\n" + _cache(config.run.cache_dir, limit_gb=config.speed.cache_limit_gb), end="")
     return 0
+
+
+def _frozen_part(experiment: Experiment, spec: PhaseSpec) -> str:
+    """Returns what of a phase's network is computed once, or why nothing is."""
+    if experiment.config.speed.feature_cache == "off":
+        return "computed in each epoch, as --feature_cache=off asks for"
+    why, cut = why_uncached(experiment, spec), experiment.cut(spec)
+    if why or cut is None:
+        return f"computed in each epoch: {why}"
+    kilobytes = math.prod(cut.shape) * 4 / 1e3
+    return f"computed once up to {cut.name}, {'x'.join(map(str, cut.shape))}: {kilobytes:,.1f} KB a picture"
+
+
+def _cache(cache_dir: str, *, limit_gb: float) -> str:
+    """Returns what the feature cache holds, last used first."""
+    folder = feature_folder(cache_dir)
+    entries = FeatureStore(folder, limit_bytes=int(limit_gb * 1e9)).entries()
+    total = sum(entry.num_bytes for entry in entries) / 1e6
+    lines = [f"feature cache: {folder}, {len(entries)} entries, {total:,.1f} MB of at most {limit_gb:g} GB"]
+    lines += [
+        f"  {entry.digest[:12]}  {entry.num_bytes / 1e6:>9,.1f} MB  used {entry.last_used:%Y-%m-%d %H:%M}  "
+        f"{entry.describe}"
+        for entry in entries
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _indented(text: str) -> str:

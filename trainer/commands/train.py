@@ -6,8 +6,6 @@ import logging
 import os
 import sys
 
-import tensorflow as tf
-
 from trainer import __version__
 from trainer.commands.evaluate import base_of, make_stages, named_pictures, restore, score
 from trainer.experiment import Experiment
@@ -62,7 +60,7 @@ def _train_locked(experiment: Experiment, workdir: Workdir, checkpoints: Checkpo
         _log.info("goes on from step %s of %s", f"{state.step:,}", f"{plan.total_steps:,}")
     else:
         summaries.cut_back(None)
-        _introduce(experiment, summaries)
+        _introduce(stages, summaries)
     progress = Progress(
         config.run.progress,
         start_step=state.step,
@@ -163,9 +161,9 @@ def _record(experiment: Experiment, workdir: Workdir, stages: Stages) -> None:
     )  # fmt: skip
 
 
-def _introduce(experiment: Experiment, summaries: Summaries) -> None:
-    """Writes what TensorBoard shows once a run: options, flagfile, model graph."""
-    config = experiment.config
+def _introduce(stages: Stages, summaries: Summaries) -> None:
+    """Writes what TensorBoard shows once a run: options, flagfile, graph of the model as it is run."""
+    experiment, config = stages.experiment, stages.experiment.config
     swept = {**dataclasses.asdict(config.model), **dataclasses.asdict(config.plan)}
     swept |= {"source": config.data.source, "seed": config.run.seed}
     values = {name: json.dumps(v) if isinstance(v, tuple) else v for name, v in swept.items()}
@@ -173,9 +171,7 @@ def _introduce(experiment: Experiment, summaries: Summaries) -> None:
     flagfile = "\n".join("    " + line for line in to_flagfile(config).splitlines())
     summaries.text("train", "flagfile", flagfile)
     if experiment.strategy.num_replicas_in_sync == 1:
-        images = tf.TensorSpec([None, *experiment.backbone.contract.image_shape], name="images")
-        model = tf.function(experiment.classifier.call, autograph=False)
-        summaries.graph("train", model.get_concrete_function(images).graph)
+        summaries.graph("train", stages.current().graph())
 
 
 def _show_pictures(experiment: Experiment, summaries: Summaries, phase: Phase) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
+from trainer.model.folding import Inference
 from trainer.model.variable_names import lasting_layer_names
 
 # Layers with less than this share of a network's multiply-adds are cheap to compute again.
@@ -134,15 +135,16 @@ def _joined(
     name = place.tensor.node.layer.name
     ids = {id(weight) for layer in place.below for weight in layer.weights}
 
-    def below(images: tf.Tensor) -> tf.Tensor:
-        return lower(preprocess(images), training=False)
+    shape = tuple(place.tensor.shape[1:])
+    below = Inference(lambda images: lower(preprocess(images), training=False), shape=network.input.shape[1:])
+    infer = Inference(lambda x: upper(x, training=False), shape=shape)
 
     def above(x: tf.Tensor, *, training: bool, bn_batch: bool) -> tf.Tensor:
-        return upper(x, training=training and bn_batch)
+        return upper(x, training=True) if training and bn_batch else infer(x)
 
     return Cut(
         lasting_layer_names(network).get(name, name),
-        tuple(place.tensor.shape[1:]),
+        shape,
         {name: variable for name, variable in variables.items() if id(variable) in ids},
         below,
         above,

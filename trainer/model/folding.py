@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -21,10 +21,13 @@ TOLERANCE = 1e-4  # Of the largest feature.
 class Inference:
     """A network that uses stored statistics, folded when it is first traced, if that can be done."""
 
-    def __init__(self, network: Callable[[tf.Tensor], tf.Tensor], *, height: int, width: int) -> None:
-        """Takes a function of images [B, height, width, 3]; it is not called yet."""
+    def __init__(self, network: Callable[[tf.Tensor], tf.Tensor], *, shape: Sequence[int]) -> None:
+        """Takes a function of images [B, *shape], or of what a part of a network makes of them.
+
+        It is not called yet.
+        """
         self._network = network
-        self._shape = (height, width, 3)
+        self._shape = tuple(shape)
         self._folded: Callable[[tf.Tensor], tf.Tensor] | None = None
         self._is_tried = False
 
@@ -38,6 +41,7 @@ class Inference:
             self._folded = fold_batch_norm(self._trace())
         return (self._folded or self._network)(images)
 
+    @tf.autograph.experimental.do_not_convert
     def _trace(self) -> Any:
         with tf.init_scope():
             spec = tf.TensorSpec([None, *self._shape], tf.float32)
@@ -52,6 +56,7 @@ class _Pair(NamedTuple):
     norm: Any
 
 
+@tf.autograph.experimental.do_not_convert  # It may be called while a function is being traced.
 def fold_batch_norm(function: Any) -> Callable[[tf.Tensor], tf.Tensor] | None:
     """Returns the same function of the same variables with BatchNorm inside kernels and biases.
 
@@ -156,8 +161,8 @@ def _fold_pair(pair: _Pair, graph: InferenceGraph) -> None:
 
 def _compare(function: Any, folded: Any, shape: tf.TensorShape) -> None:
     """Raises UnusualGraphError when the two differ by more than rounding."""
-    height, width = (side or PROBE_SIDE_PX for side in shape[1:3])
-    pictures = tf.random.stateless_uniform([PROBE_PICTURES, height, width, 3], seed=[0, 0])
+    sides = [side or PROBE_SIDE_PX for side in shape[1:]]
+    pictures = tf.random.stateless_uniform([PROBE_PICTURES, *sides], seed=[0, 0])
     with _without_rewriting():
         expected, found = tf.nest.flatten(function(pictures))[0], folded(pictures)
     error = float(tf.reduce_max(tf.abs(found - expected)) / tf.reduce_max(tf.abs(expected)))

@@ -81,7 +81,7 @@ class HubBackbone:
             any_size=any_size,
         )
         self._infer = Inference(
-            lambda images: self._layer(images, training=False), height=height, width=width
+            lambda images: self._layer(images, training=False), shape=self.contract.image_shape
         )
 
     def __call__(self, images: tf.Tensor, *, training: bool, bn_batch: bool) -> tf.Tensor:

@@ -45,6 +45,7 @@ class InferenceGraph:
         self._shape = function.outputs[0].shape
         everything = {node.name: node for node in inlined.node}
         for node in inlined.node:
+            # Inputs such as "^name" order side effects, and `build` accepts none.
             _set_inputs(node, [name.removesuffix(":0") for name in node.input if name[0] != "^"])
         for node in inlined.node:
             _set_inputs(node, [_origin(name, everything) for name in node.input])
@@ -104,14 +105,13 @@ class InferenceGraph:
         name, _, output = self._output.partition(":")
         [features] = tf.graph_util.import_graph_def(graph, feeds, [f"{name}:{output or 0}"], name="network")
         for operation in features.graph.get_operations():
-            if False and operation.type != "ReadVariableOp":
+            if operation.op_def.is_stateful and operation.type != "ReadVariableOp":
                 raise UnusualGraphError(f"{operation.name} may have side effects")
         features.set_shape(self._shape)
         return features
 
 
 def _set_inputs(node: Any, inputs: list[str]) -> None:
-    """Without what orders side effects ("^name"): there are none."""
     node.ClearField("input")
     node.input.extend(inputs)
 

@@ -17,6 +17,7 @@ import tf_keras
 
 from trainer.model.cuts import Cut, network_cut, whole_cut
 from trainer.model.fingerprints import network_fingerprint
+from trainer.model.folding import Inference
 from trainer.model.initializers import reseed
 from trainer.model.saved_models import first_line
 from trainer.model.variable_names import lasting_names, unique_names
@@ -54,13 +55,17 @@ class KerasBackbone:
         )
         self._network = network
         self._preprocess = preprocess
+        shape = self.contract.image_shape
+        self._infer = Inference(lambda images: network(preprocess(images), training=False), shape=shape)
         self._trains = False
 
     def __call__(self, images: tf.Tensor, *, training: bool, bn_batch: bool) -> tf.Tensor:
         """See the Backbone protocol."""
         self._trains = training
         # training=True would also switch on the stochastic depth some of them have: it comes with bn=batch.
-        return self._network(self._preprocess(images), training=training and bn_batch)
+        if training and bn_batch:
+            return self._network(self._preprocess(images), training=True)
+        return self._infer(images)
 
     def regularization_losses(self) -> list[tf.Tensor]:
         """Returns the penalties some of the models bring; none while the last call was a frozen one."""

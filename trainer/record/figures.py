@@ -17,12 +17,15 @@ def picture_grid(images: np.ndarray, titles: Sequence[str], *, columns: int = 4)
       columns: pictures a row.
     """
     rows = -(-len(images) // columns)
-    figure = Figure(figsize=(1.6 * columns, 1.8 * rows), layout="constrained")
+    figure = Figure(figsize=(1.6 * columns, 1.8 * rows))
     for i, (image, title) in enumerate(zip(images, titles, strict=True)):
-        axes = figure.add_subplot(rows, columns, i + 1)
+        row, column = divmod(i, columns)
+        # Placed by hand: a layout engine takes longer than all the drawing.
+        left, bottom = (column + 0.03) / columns, 1 - (row + 0.97) / rows
+        axes = figure.add_axes((left, bottom, 0.94 / columns, 0.8 / rows))
         axes.imshow(np.clip(image, 0.0, 1.0))
-        axes.set_title(title, fontsize=12)
         axes.axis("off")
+        figure.text((column + 0.5) / columns, bottom + 0.83 / rows, title, fontsize=12, ha="center")
     return _png(figure)
 
 
