@@ -7,6 +7,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +92,8 @@ def _validate(config: Config) -> None:
         value = config.flat()[name]
         if value < low:
             raise UsageError(f"--{name}={value} must be {low} or more")
+        if not math.isfinite(value):
+            raise UsageError(f"--{name}={value} must be a number, {low} or more")
     for name, value in (("dropout", config.model.dropout), ("label_smoothing", config.plan.label_smoothing)):
         if not 0 <= value < 1:
             raise UsageError(f"--{name}={value:g} must be from 0 up to, but not, 1")

@@ -10,7 +10,7 @@ import numpy as np
 
 from trainer.caches import cache_root
 from trainer.data.feature_store import FeatureCacheError, FeatureStore
-from trainer.data.features import FeatureBatches, Rows, compute_features, digest_variables, feature_key
+from trainer.data.features import FeatureBatches, Rows, compute_features, feature_key
 from trainer.experiment import Experiment
 from trainer.model.cuts import Cut
 from trainer.phase_specs import PhaseSpec
@@ -36,6 +36,7 @@ class FeatureCache:
         cut: Cut,
         below: Callable[[Any], Any],
         precision: str,
+        weights: str,
     ) -> FeatureBatches | None:
         """Returns what a network below a cut makes of a split; None where it cannot be kept.
 
@@ -45,6 +46,7 @@ class FeatureCache:
           cut: where.
           below: the function up to there, on all devices, in `precision`.
           precision: its arithmetic.
+          weights: a digest of the cut's variables as they are.
 
         Raises:
           FeatureCacheError: it cannot be kept, and --feature_cache=require.
@@ -52,7 +54,7 @@ class FeatureCache:
         experiment, config = self._experiment, self._experiment.config
         network = {
             "function": experiment.backbone.fingerprint,
-            "weights": digest_variables(cut.variables),
+            "weights": weights,
             "cut": cut.name,
             "precision": precision,
         }

@@ -1,9 +1,11 @@
 """The door: parse, check, dispatch. `python -m trainer.main [COMMAND] --flagfile=...`"""
 
+import contextlib
 import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from trainer import flags
 from trainer.values import TrainerError
@@ -48,5 +50,14 @@ def _log_to_stdout() -> None:
     log.propagate = False
 
 
+def _leave(status: int) -> NoReturn:
+    """Ends the process at once: all files are closed, and taking TensorFlow apart takes up to a second."""
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+    with contextlib.suppress(BrokenPipeError):
+        sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    _leave(main(sys.argv))

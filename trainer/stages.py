@@ -4,13 +4,14 @@ Whoever trains, evaluates or measures asks `Stages` for the stage of the current
 tell pictures from features.
 """
 
+import functools
 import logging
 from collections.abc import Callable
 
 import tensorflow as tf
 
 from trainer.arithmetic import Arithmetic, forward_step, speed_key, train_step
-from trainer.data.features import FeatureBatches
+from trainer.data.features import FeatureBatches, digest_variables
 from trainer.data.order import OrderedBatches
 from trainer.experiment import Experiment
 from trainer.feature_cache import FeatureCache, Watch, why_uncached
@@ -96,9 +97,19 @@ class Stage:
         """Returns the features of a split, computed now if they are not kept, or else its pictures."""
         if self.cut is not None and split not in self._features:
             self._features[split] = self._all.cache.batches(
-                split, self.phase.spec, cut=self.cut, below=self._run_below, precision=self.precision
+                split,
+                self.phase.spec,
+                cut=self.cut,
+                below=self._run_below,
+                precision=self.precision,
+                weights=self._weights,
             )
         return self._features.get(split) or self._experiment.pipeline
+
+    @functools.cached_property
+    def _weights(self) -> str:
+        # Once a phase: below the cut nothing changes as long as it lasts.
+        return digest_variables(self.cut.variables) if self.cut else ""
 
     def _run_below(self, images: tf.Tensor) -> tf.Tensor:
         if self._all.arithmetic.asked == self.precision and not self._checked:
@@ -175,7 +186,13 @@ class Stage:
         """Makes the function from pictures to what crosses the cut, on all devices."""
         strategy = self._experiment.strategy
         below = cut.below if cut else self._experiment.backbone
-        return tf.function(lambda images: strategy.run(below, args=(images,)), autograph=False)
+        # One trace for batches of any size; what several devices get has no such signature.
+        images = tf.TensorSpec([None, *self._experiment.backbone.contract.image_shape])
+        return tf.function(
+            lambda images: strategy.run(below, args=(images,)),
+            autograph=False,
+            input_signature=[images] if strategy.num_replicas_in_sync == 1 else None,
+        )
 
     def _decide_precision(self) -> str:
         """Returns the arithmetic that is asked for, or that the phase's own step is fastest in."""

@@ -3,9 +3,12 @@
 import io
 import re
 import struct
+import subprocess
+import sys
 import time
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -268,3 +271,129 @@ def test_scale_maps_to_the_value_range():
     image01 = tf.constant([0.0, 0.25, 1.0])
     assert scale(image01, contract()) is image01
     assert scale(image01, contract(value_range=(-1.0, 1.0))).numpy().tolist() == [-1.0, -0.5, 1.0]
+
+
+# Scaled: a JPEG at the smallest of 1/1, 1/2, 1/4 and 1/8 that covers what is wanted.
+
+
+def scaled(data: bytes, at_least: tuple[int, int], orientation: int = 1) -> np.ndarray:
+    decode_scaled = tf.function(lambda encoded, turn: decode(encoded, turn, at_least=at_least))
+    return decode_scaled(tf.constant(data), tf.constant(orientation)).numpy()
+
+
+@pytest.mark.parametrize(
+    ("size", "at_least", "ratio", "decoded"),
+    [
+        # (width, height) of the picture and of what is decoded; (height, width) that is wanted.
+        ((800, 600), (299, 299), 2, (400, 300)),
+        ((800, 598), (299, 299), 2, (400, 299)),
+        ((800, 597), (299, 299), 1, (800, 597)),
+        ((1200, 1200), (150, 150), 8, (150, 150)),
+        ((1199, 1200), (150, 150), 4, (300, 300)),
+        ((1200, 1199), (150, 150), 4, (300, 300)),
+        ((2400, 1200), (150, 150), 8, (300, 150)),
+        ((128, 128), (16, 16), 8, (16, 16)),
+        ((64, 127), (16, 16), 4, (16, 32)),
+        ((63, 63), (16, 16), 2, (32, 32)),
+        ((31, 31), (16, 16), 1, (31, 31)),
+        ((12, 10), (16, 16), 1, (12, 10)),
+        # More is never left out than an eighth.
+        ((320, 320), (10, 10), 8, (40, 40)),
+        # Not square: 20 high and 40 wide is wanted, then 40 high and 20 wide.
+        ((160, 80), (20, 40), 4, (40, 20)),
+        ((160, 80), (40, 20), 2, (80, 40)),
+    ],
+)
+def test_the_smallest_that_covers_is_decoded(size, at_least, ratio, decoded):
+    data = encode(noise(*size), "JPEG")
+    image = scaled(data, at_least)
+    assert image.shape == (decoded[1], decoded[0], 3)
+    np.testing.assert_array_equal(image, tf.io.decode_jpeg(data, channels=3, ratio=ratio))
+
+
+@pytest.mark.parametrize(
+    ("orientation", "at_least", "shape"),
+    [
+        # 160 x 80 px are stored; upright by 6 and 8, they are 80 wide and 160 high.
+        (1, (40, 20), (40, 80)),
+        (3, (40, 20), (40, 80)),
+        (6, (40, 20), (40, 20)),
+        (8, (40, 20), (40, 20)),
+        (6, (20, 40), (80, 40)),
+        (6, (160, 80), (160, 80)),
+    ],
+)
+def test_what_is_wanted_is_wanted_upright(orientation, at_least, shape):
+    data = encode(noise(160, 80), "JPEG", exif=exif(orientation))
+    image = scaled(data, at_least, orientation)
+    assert image.shape == (*shape, 3)
+    ratio = 160 // max(shape)
+    stored = Image.fromarray(tf.io.decode_jpeg(data, channels=3, ratio=ratio).numpy())
+    stored.getexif()[0x0112] = orientation
+    np.testing.assert_array_equal(image, np.asarray(ImageOps.exif_transpose(stored)))
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+def test_only_jpegs_are_decoded_smaller(kind):
+    np.testing.assert_array_equal(scaled(LOSSLESS[kind], (1, 1)), pixels(LOSSLESS[kind]))
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_jpeg_that_is_wanted_in_full_is_the_same(kind):
+    image = pixels(JPEGS[kind])
+    np.testing.assert_array_equal(scaled(JPEGS[kind], image.shape[:2]), image)
+
+
+def test_grey_and_cmyk_jpegs_are_decoded_smaller_too():
+    places = {(2, 1): (30, 40, 220), (2, 15): (200, 30, 40), (10, 15): (20, 180, 90)}
+    image = scaled(encode(blocks().convert("CMYK"), "JPEG", quality=95), (12, 20))
+    assert image.shape == (12, 20, 3)
+    for (y, x), colour in places.items():
+        np.testing.assert_allclose(image[y, x].astype(int), colour, atol=6)
+    image = scaled(encode(blocks().convert("L"), "JPEG", quality=95), (12, 20))
+    assert image.shape == (12, 20, 3)
+    for (y, x), colour in places.items():
+        np.testing.assert_allclose(image[y, x].astype(int), np.dot(colour, [0.299, 0.587, 0.114]), atol=6)
+
+
+def test_a_phone_photo_that_holds_two_is_decoded_smaller():
+    data = JPEGS["two in one file, as of phones"]
+    np.testing.assert_array_equal(scaled(data, (12, 16)), tf.io.decode_jpeg(data, channels=3, ratio=4))
+
+
+ROTATED = """
+import sys
+from trainer.runtime import start_tensorflow
+start_tensorflow()
+import tensorflow as tf
+from trainer.data.decode import decode
+for at_least in (None, (4, 4)):
+    picture = open(sys.argv[1], "rb").read()
+    function = tf.function(lambda encoded, turn: decode(encoded, turn, at_least=at_least))
+    print(*function(tf.constant(picture), tf.constant(6)).shape)
+"""
+
+
+def test_turning_a_picture_writes_nothing_on_the_terminal(tmp_path):
+    # oneDNN complains once a process, so it takes a new one.
+    (tmp_path / "turned.jpg").write_bytes(encode(noise(16, 8), "JPEG", exif=exif(6)))
+    command = [sys.executable, "-c", ROTATED, tmp_path / "turned.jpg"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "16 8 3\n8 4 3\n", "")
+
+
+def test_scaled_decoding_is_another_run(tiny_backbone, flower_folder, tmp_path, run_main):
+    # Their 12 x 10 px are decoded at 1/2 for a network of 4 x 4.
+    pictures = flower_folder(tmp_path / "pictures")
+    arguments = [
+        f"--source=folder:{pictures}", f"--backbone=savedmodel:{tiny_backbone}", "--image_size=4",
+        "--splits=60%,40%", "--head=linear", "--schedule=frozen", "--frozen_for=2steps", "--batch_size=4",
+    ]  # fmt: skip
+    exact, small = tmp_path / "exact", tmp_path / "scaled"
+    for kind, workdir in (("exact", exact), ("scaled", small)):
+        status, _, err = run_main(*arguments, f"--workdir={workdir}", f"--decode={kind}")
+        assert (status, err) == (0, "")
+    assert (exact / "metrics.jsonl").read_bytes() != (small / "metrics.jsonl").read_bytes()
+    status, _, err = run_main(*arguments, f"--workdir={exact}", "--decode=scaled")
+    assert (status, err.count("\n")) == (1, 1)
+    assert f"{exact} holds a run with other options: --decode was exact, now scaled. " in err

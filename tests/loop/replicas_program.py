@@ -6,13 +6,17 @@ A program of its own, because the number of devices must be set before TensorFlo
 import json
 import sys
 
+import numpy as np
 import tensorflow as tf
+import tf_keras
 
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
 
-from tests.loop.toys import dataset_of, random_batches, run_of, state_of  # noqa: E402
+from tests.loop.toys import dataset_of, plan_of, random_batches, run_of, state_of  # noqa: E402
+from trainer.loop.optimizers import make_optimizer  # noqa: E402
+from trainer.loop.phases import PhaseSchedule  # noqa: E402
 from trainer.loop.steps import Evaluator  # noqa: E402
 from trainer.model.backbones import open_backbone  # noqa: E402
 from trainer.runtime import make_strategy  # noqa: E402
@@ -40,6 +44,31 @@ def run(strategy, tiny, recipe, dropout):
     }
 
 
+def adam(strategy, fused):
+    """Twenty updates by our Adam or by tf_keras's; returns a variable and its moments on each device."""
+    [phase] = plan_of("for=20steps; train=head; lr=0.01; lr_schedule=cosine; warmup=4steps").phases
+    random = np.random.default_rng(0)
+    with strategy.scope():
+        variable = tf.Variable(random.normal(size=[6, 5]).astype(np.float32))
+        if fused:
+            optimizer = make_optimizer(phase, [variable])
+        else:
+            optimizer = tf_keras.optimizers.Adam(learning_rate=PhaseSchedule(phase), jit_compile=False)
+            optimizer.build([variable])
+
+    @tf.function
+    def update(gradient):
+        def apply():
+            optimizer.apply_gradients([(gradient, variable)], skip_gradients_aggregation=True)
+
+        strategy.run(apply)
+
+    for _ in range(20):
+        update(tf.constant(random.normal(size=[6, 5]), tf.float32))
+    local = strategy.experimental_local_results
+    return [[part.numpy().tolist() for part in local(v)] for v in (variable, *optimizer.variables[1:])]
+
+
 CASES = {
     "head": ("train=head; lr=0.1; optimizer=sgd", 0.0),
     "all": ("train=all; lr=0.01", 0.0),
@@ -51,4 +80,5 @@ if __name__ == "__main__":
         name: {kind: run(strategy, sys.argv[1], *case) for kind, strategy in strategies.items()}
         for name, case in CASES.items()
     }
+    found["adam"] = {rule: adam(strategies["mirrored"], rule == "fused") for rule in ("fused", "keras")}
     print(json.dumps(found))

@@ -52,3 +52,12 @@ def test_each_example_is_scored_once_in_order(found, case):
     assert one["labels"] == two["labels"]
     np.testing.assert_allclose(two["logits"], one["logits"], rtol=0, atol=1e-5)
     assert two["scored"] == pytest.approx(one["scored"], rel=1e-5)
+
+
+def test_adam_by_one_kernel_is_that_of_keras_on_each_device(found):
+    # The variable, then its two moments; the second one as in test_optimizers.py.
+    fused, keras = found["adam"]["fused"], found["adam"]["keras"]
+    for got, expected, rounding in zip(fused, keras, (1e-6, 1e-6, 1.5e-5), strict=True):
+        assert len(got) == len(expected) == 2
+        assert got[0] == got[1]
+        np.testing.assert_allclose(got, expected, rtol=rounding, atol=rounding * np.abs(expected).max())

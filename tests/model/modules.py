@@ -14,10 +14,17 @@ class TinyModule(tf.Module):
     """1x1 convolution, a BatchNorm of the mean only, and global average pooling."""
 
     def __init__(
-        self, *, image_size=None, batch=None, dtype=tf.float32, output="features", repeat_name=False
+        self,
+        *,
+        image_size=None,
+        batch=None,
+        dtype=tf.float32,
+        output="features",
+        repeat_name=False,
+        kernel=KERNEL,
     ):
         super().__init__()
-        kernel = tf.Variable(KERNEL, name="conv/kernel")
+        kernel = tf.Variable(kernel, name="conv/kernel")
         beta = tf.Variable(tf.zeros([2]), name="conv/kernel" if repeat_name else "bn/beta")
         mean = tf.Variable(tf.zeros([2]), trainable=False, name="bn/moving_mean")
         self.variables_ = [kernel, beta, mean]
@@ -31,7 +38,8 @@ class TinyModule(tf.Module):
             else:
                 maps = maps - mean + beta
             features = tf.reduce_mean(maps, [1, 2])
-            return {"features": features, "maps": maps, "dict": {"b": features, "a": maps}}[output]
+            outputs = {"features": features, "maps": maps, "dict": {"b": features, "a": maps}}
+            return {**outputs, "squares": features**2}[output]
 
         self.call_ = tf.function(call)
         spec = tf.TensorSpec([batch, image_size, image_size, 3], dtype, "inputs")
@@ -53,10 +61,10 @@ def save_tiny(folder: Path, **kwargs) -> Path:
     return folder
 
 
-def save_with_signature(folder: Path, *, inputs: int = 1) -> Path:
+def save_with_signature(folder: Path, *, inputs: int = 1, kernel=KERNEL) -> Path:
     """A SavedModel that cannot be called, only served."""
     module = tf.Module()
-    module.kernel = tf.Variable(KERNEL)
+    module.kernel = tf.Variable(kernel)
     specs = [tf.TensorSpec([None, 8, 8, 3], tf.float32, f"picture_{i}") for i in range(inputs)]
 
     @tf.function(input_signature=specs)

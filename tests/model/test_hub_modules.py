@@ -133,15 +133,27 @@ def test_a_module_is_cut_as_a_whole_or_not_at_all(open_folder):
     np.testing.assert_allclose(cut.above(features, training=False, bn_batch=False), [[1, 0], [2, 2]])
 
 
-def test_fingerprint_is_of_the_graph_and_not_of_the_values(open_folder, fixed_folder, tmp_path):
+def test_fingerprint_is_of_what_the_folder_holds(open_folder, fixed_folder, tmp_path):
     backbone = open_backbone(f"hub:{open_folder}", image_size=4)
     before = backbone.fingerprint
     backbone.variables["bn/beta"].assign([5, 5])
     shutil.copytree(open_folder, tmp_path / "copy")
-    (tmp_path / "copy" / "assets" / "notes.txt").write_text("Not a part of the graph.")
+    (tmp_path / "copy" / "notes.txt").write_text("Not a part of the module.")
     copy = open_backbone(f"savedmodel:{tmp_path / 'copy'}", image_size=8)
     assert backbone.fingerprint == copy.fingerprint == before
     assert open_backbone(f"hub:{fixed_folder}").fingerprint != before
+
+
+def test_fingerprint_covers_values_that_a_module_does_not_list(tmp_path):
+    served = save_with_signature(tmp_path / "served")
+    other = save_with_signature(tmp_path / "other", kernel=[[3.0, 0.0], [0.0, 3.0], [3.0, 3.0]])
+    # Trained on by the same program, it has the same graph.
+    (other / "saved_model.pb").write_bytes((served / "saved_model.pb").read_bytes())
+    one, two = (open_backbone(f"savedmodel:{folder}") for folder in (served, other))
+    assert one.variables == two.variables == {}
+    white = [b(pictures(WHITE, size=8), training=False, bn_batch=False).numpy().tolist() for b in (one, two)]
+    assert white == [[[2.0, 2.0]], [[6.0, 6.0]]]
+    assert one.fingerprint != two.fingerprint
 
 
 def test_signature_only_is_frozen_only(tmp_path):

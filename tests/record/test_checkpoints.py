@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.record.checkpoints import Checkpoints
+from trainer.record.checkpoints import Base, Checkpoints
 from trainer.values import TrainerError
 
 SHAPES = {
@@ -169,3 +169,189 @@ def test_a_folder_that_cannot_be_written_is_one_line(checkpoints):
     checkpoints.folder.write_text("a file where the folder should be")
     text = message(lambda: checkpoints.save(variables(), step=5))
     assert text.startswith("checkpoint of step 5 was not saved: ")
+
+
+# A base: what does not change while a phase lasts is written once for the phase.
+
+CONSTANT = ("model/backbone/conv.1/kernel", "model/head.S/bias")
+
+
+def base_of(made, *, name="phase-0", first_step=0, constant=CONSTANT):
+    return Base(name, first_step, {key: made[key] for key in constant})
+
+
+def save(checkpoints, made, *, step, best=False, **base):
+    (checkpoints.save_best if best else checkpoints.save)(made, step=step, base=base_of(made, **base))
+
+
+def restore(checkpoints, which="latest", **base):
+    """Returns the values of variables that held something else before."""
+    fresh = variables(99.0)
+    checkpoints.restore(fresh, checkpoints.find(which), base=base_of(fresh, **base))
+    return values(fresh)
+
+
+def held(prefix):
+    """{name as TensorFlow writes it: value} of what a file holds."""
+    reader = tf.train.load_checkpoint(str(prefix))
+    return {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map() if "VARIABLE" in key}
+
+
+def constant_keys():
+    escaped = (name.replace(".", "..").replace("/", ".S") for name in CONSTANT)
+    return {f"variables/{name}/.ATTRIBUTES/VARIABLE_VALUE" for name in escaped}
+
+
+def stamps(checkpoints):
+    """{file of a base: when it was written, and which file it is}."""
+    found = [(path, path.stat()) for path in sorted((checkpoints.folder / "base").iterdir())]
+    return {path.name: (stat.st_mtime_ns, stat.st_ino) for path, stat in found}
+
+
+def test_a_checkpoint_holds_what_its_base_does_not(checkpoints):
+    made = variables(3.0)
+    save(checkpoints, made, step=1)
+    rest, base = held(checkpoints.find("1")), held(checkpoints.folder / "base" / "phase-0")
+    assert set(base) == constant_keys()
+    # TensorFlow adds the number of the save.
+    assert len(rest) == len(made) - len(CONSTANT) + 1
+    assert not set(rest) & set(base)
+    assert all((value == 3.0).all() for value in base.values())
+
+
+def test_both_parts_are_restored(checkpoints):
+    made = variables(3.0)
+    save(checkpoints, made, step=1)
+    made["step"].assign(5.0)
+    save(checkpoints, made, step=2)
+    save(checkpoints, made, step=2, best=True)
+    assert restore(checkpoints, "1") == values(variables(3.0))
+    for which in ("latest", "best"):
+        assert restore(checkpoints, which) == {**values(variables(3.0)), "step": 5.0}
+
+
+def test_a_base_is_written_once_a_phase(checkpoints):
+    made = variables(1.0)
+    save(checkpoints, made, step=1)
+    written = stamps(checkpoints)
+    assert set(written) == {"phase-0.index", "phase-0.data-00000-of-00001"}
+    for step in (2, 3, 4):
+        # A new object each time, as a run that is started again has.
+        save(Checkpoints(checkpoints.folder, keep=2), made, step=step)
+        save(checkpoints, made, step=step, best=True)
+    assert stamps(checkpoints) == written
+    made["model/head.S/bias"].assign([7.0, 7.0])
+    save(checkpoints, made, step=4, name="phase-1", first_step=4)
+    save(checkpoints, made, step=5, name="phase-1", first_step=4)
+    assert {name: at for name, at in stamps(checkpoints).items() if "phase-0" in name} == written
+    assert len(stamps(checkpoints)) == 4
+    # The best one is still of the first phase.
+    assert restore(checkpoints, "best")["model/head.S/bias"] == [1.0, 1.0]
+    assert restore(checkpoints, name="phase-1")["model/head.S/bias"] == [7.0, 7.0]
+
+
+def test_one_that_no_checkpoint_needs_is_written_again(checkpoints):
+    made = variables(1.0)
+    save(checkpoints, made, step=3)
+    # As if a process had died between a base and the first checkpoint that needs it.
+    made["model/head.S/bias"].assign([2.0, 2.0])
+    left_over = tf.train.Checkpoint(variables=dict(base_of(made).variables))
+    left_over.write(str(checkpoints.folder / "base" / "phase-1"))
+    made["model/head.S/bias"].assign([3.0, 3.0])
+    save(checkpoints, made, step=4, name="phase-1", first_step=4)
+    assert restore(checkpoints, name="phase-1")["model/head.S/bias"] == [3.0, 3.0]
+    assert restore(checkpoints, "3")["model/head.S/bias"] == [1.0, 1.0]
+
+
+def test_a_base_of_an_attempt_that_saved_nothing_is_written_again(checkpoints):
+    (checkpoints.folder / "base").mkdir(parents=True)
+    left_over = variables(1.0)
+    tf.train.Checkpoint(variables=dict(base_of(left_over).variables)).write(
+        str(checkpoints.folder / "base" / "phase-0")
+    )
+    assert not checkpoints.exist()
+    save(checkpoints, variables(2.0), step=1)
+    assert restore(checkpoints) == values(variables(2.0))
+
+
+def test_what_never_changes_may_be_nothing(checkpoints):
+    save(checkpoints, variables(2.0), step=1, constant=())
+    assert not (checkpoints.folder / "base").exists()
+    assert restore(checkpoints, constant=()) == values(variables(2.0))
+
+
+def test_a_missing_base_is_refused(checkpoints):
+    save(checkpoints, variables(1.0), step=1)
+    for path in (checkpoints.folder / "base").iterdir():
+        path.unlink()
+    assert f"checkpoint {checkpoints.folder}/base/phase-0 cannot be read: " in message(restore, checkpoints)
+
+
+@pytest.mark.parametrize(
+    ("ending", "fault"),
+    [
+        (".index", {"keep": 0}),
+        (".index", {"flip": 30}),
+        (".data-00000-of-00001", {"keep": 0}),
+        (".data-00000-of-00001", {"keep": 10}),
+        (".data-00000-of-00001", {"flip": 3}),
+    ],
+)
+def test_a_damaged_base_is_refused(checkpoints, ending, fault):
+    save(checkpoints, variables(1.0), step=1)
+    damage(checkpoints.folder / "base" / f"phase-0{ending}", **fault)
+    text = message(restore, checkpoints)
+    assert f"checkpoint {checkpoints.folder}/base/phase-0" in text
+    assert "damaged" in text or "cannot be read" in text
+
+
+@pytest.mark.parametrize(
+    ("shapes", "expected"),
+    [
+        ({"model/head.S/bias": (5,)},
+         "base/phase-0 does not fit this model: model/head.S/bias is of shape [2] in the checkpoint, "
+         "of shape [5] in the model"),
+        ({"model/backbone/conv.1/kernel": (3, 2)},
+         "base/phase-0 does not fit this model: model/backbone/conv.1/kernel is of shape [2, 3] in the "
+         "checkpoint, of shape [3, 2] in the model"),
+        ({"model/head/a..b/kernel": (4,)},
+         "ckpt-1 does not fit this model: model/head/a..b/kernel is of shape [3] in the checkpoint, "
+         "of shape [4] in the model"),
+    ],
+)  # fmt: skip
+def test_a_base_of_another_model_is_refused(checkpoints, shapes, expected):
+    save(checkpoints, variables(1.0), step=1)
+    other = variables(2.0, **shapes)
+    path = checkpoints.find("1")
+    assert expected in message(lambda: checkpoints.restore(other, path, base=base_of(other)))
+
+
+@pytest.mark.parametrize(
+    ("constant", "expected"),
+    [
+        (CONSTANT[:1], "ckpt-1 does not fit this model: model/head.S/bias is missing in the checkpoint"),
+        ((*CONSTANT, "step"), "ckpt-1 does not fit this model: step is of shape [] in the checkpoint"),
+        ((), "ckpt-1 does not fit this model: model/backbone/conv.1/kernel is missing in the checkpoint"),
+    ],
+)
+def test_what_is_constant_must_be_what_it_was(checkpoints, constant, expected):
+    save(checkpoints, variables(1.0), step=1)
+    assert expected in message(lambda: restore(checkpoints, constant=constant))
+
+
+def test_a_base_must_hold_just_what_is_constant(checkpoints):
+    save(checkpoints, variables(1.0), step=1)
+    other = variables(1.0)
+    tf.train.Checkpoint(variables=dict(base_of(other, constant=[*CONSTANT, "count"]).variables)).write(
+        str(checkpoints.folder / "base" / "phase-0")
+    )
+    expected = "base/phase-0 does not fit this model: count is of shape [] in the checkpoint, missing in the"
+    assert expected in message(lambda: restore(checkpoints))
+
+
+def test_a_base_that_cannot_be_written_leaves_no_checkpoint_without_it(checkpoints):
+    checkpoints.folder.mkdir()
+    (checkpoints.folder / "base").write_text("a file where the folder should be")
+    text = message(lambda: save(checkpoints, variables(), step=5))
+    assert text.startswith("checkpoint of step 5 was not saved: ")
+    assert not checkpoints.exist()

@@ -12,7 +12,8 @@ import termios
 
 import pytest
 
-from trainer.record.progress import Progress
+from trainer.record import progress as progress_module
+from trainer.record.progress import Progress, counting
 
 NUMBERS = {"loss": 0.5, "accuracy": 0.75, "images_per_second": 1234.5}
 
@@ -88,9 +89,87 @@ def test_auto_is_plain_where_nobody_watches(said, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """The clock that `counting` reads."""
+
+    class Module(Clock):
+        monotonic = Clock.__call__
+
+    made = Module()
+    monkeypatch.setattr(progress_module, "time", made)
+    return made
+
+
+def test_counting_tells_every_ten_seconds_and_in_the_end(said, clock):
+    with counting("plain", "features of train", 4000) as more:
+        for _ in range(40):
+            clock.now += 1.0
+            more(100)
+    assert said == [
+        "features of train: 1,000 of 4,000 pictures, 00:30 left",
+        "features of train: 2,000 of 4,000 pictures, 00:20 left",
+        "features of train: 3,000 of 4,000 pictures, 00:10 left",
+        "features of train: 4,000 of 4,000 pictures, 00:00 left",
+        "features of train: 4,000 pictures in 40.0 s, 100 a second",
+    ]
+
+
+def test_counting_that_is_quick_is_one_line(said, clock, capfd):
+    with counting("plain", "features of validation", 30) as more:
+        for _ in range(3):
+            clock.now += 3.0
+            more(10)
+    assert said == ["features of validation: 30 pictures in 9.0 s, 3 a second"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_counting_of_what_takes_no_time_at_all(said, clock):
+    with counting("plain", "features of test", 0):
+        pass
+    assert said == ["features of test: 0 pictures in 0.0 s, 0 a second"]
+
+
+def test_counting_that_fails_says_nothing_of_an_end(said, clock):
+    def fail():
+        with counting("plain", "features of test", 10) as more:
+            more(5)
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert said == []
+
+
+def test_counting_by_a_bar(said, clock, capfd):
+    with counting("bar", "features of train", 4) as more:
+        more(2)
+        # The bar has a clock of its own, and draws what is drawn a second after the start.
+        clock.now += 60.0
+        more(2)
+    err = capfd.readouterr().err
+    assert "features of train:   0%|" in err
+    assert "| 0/4 [" in err
+    # It makes room for the last line.
+    assert err.endswith("\r")
+    assert said == ["features of train: 4 pictures in 60.0 s, 0 a second"]
+
+
+def test_counting_where_nobody_watches_is_plain(said, clock, capfd):
+    with counting("auto", "features of train", 20) as more:
+        clock.now += 10.0
+        more(10)
+    assert capfd.readouterr() == ("", "")
+    assert said == [
+        "features of train: 10 of 20 pictures, 00:10 left",
+        "features of train: 10 pictures in 10.0 s, 1 a second",
+    ]
+
+
 PROGRAM = """
 import sys
-from trainer.record.progress import Progress
+from trainer.record import progress as progress_module
+from trainer.record.progress import Progress, counting
 progress = Progress(sys.argv[1], start_step=10, total_steps=50, steps_per_epoch=10,
                     phase_of=lambda step: "warm")
 progress.at(11, {"loss": 2.5, "accuracy": 0.25})

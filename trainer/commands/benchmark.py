@@ -1,6 +1,7 @@
 """`benchmark`: how fast an experiment is here, part by part, without leaving a run behind."""
 
 import logging
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from trainer.precision import in_precision
 from trainer.record.workdir import write_json
 from trainer.runtime import versions
 from trainer.stages import Stages
+from trainer.values import TrainerError
 
 _log = logging.getLogger("trainer")
 FORMAT = 1
@@ -38,6 +40,7 @@ def run(line: CommandLine) -> int:
     waiting for input.
     """
     config = line.config
+    output = _writable(config.benchmark.output)
     experiment = Experiment(config)
     with named_pictures(experiment), experiment.strategy.scope():
         stages = make_stages(experiment, decided={})
@@ -56,10 +59,28 @@ def run(line: CommandLine) -> int:
         "measured": rows,
     }
     print(table(report), end="")
-    if config.benchmark.output:
-        write_json(Path(config.benchmark.output).expanduser(), report)
-        _log.info("written to %s", config.benchmark.output)
+    if output:
+        write_json(output, report)
+        _log.info("written to %s", output)
     return 0
+
+
+def _writable(text: str) -> Path | None:
+    """Returns the path of --output with its folder made: better told before the measurements than after."""
+    if not text:
+        return None
+    path = Path(text).expanduser()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise TrainerError(f"--output={text} lies below a file: it must be a file in a folder") from None
+    except OSError as error:
+        raise TrainerError(f"--output={text} cannot be written: {error.strerror}") from None
+    if path.is_dir():
+        raise TrainerError(f"--output={text} is a folder: it must be a file")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise TrainerError(f"--output={text} cannot be written: permission denied")
+    return path
 
 
 def _measure_phase(stages: Stages, phase: Phase, *, repeats: int) -> list[dict[str, Any]]:

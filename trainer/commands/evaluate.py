@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -16,7 +17,6 @@ from trainer.flags import CommandLine
 from trainer.loop.state import TrainState
 from trainer.record.checkpoints import Base, Checkpoints
 from trainer.record.progress import counting
-from trainer.record.report import write_report
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
 from trainer.stages import Stages
@@ -75,6 +75,15 @@ def restore(stages: Stages, checkpoints: Checkpoints, path: str) -> None:
         checkpoints.restore(state.variables(), path, base=base_of(state))
 
 
+def import_early() -> None:
+    """Imports what the end of a run needs, in a thread: while the network computes, Python is idle."""
+
+    def load() -> None:
+        import trainer.record.report  # noqa: F401
+
+    threading.Thread(target=load, daemon=True).start()
+
+
 def base_of(state: TrainState) -> Base:
     """Returns what the checkpoints of the state's phase have in common."""
     return Base(f"phase-{state.phase.index}", state.phase.start_step, state.constant())
@@ -85,6 +94,8 @@ def score(stages: Stages, workdir: Workdir, *, split: str, summaries: Summaries 
     experiment, step = stages.experiment, stages.state.step
     start = time.perf_counter()
     scored = stages.current().evaluate(split)
+    from trainer.record.report import write_report  # Late: it takes most of a second to import.
+
     report, confusion_png = write_report(
         workdir.report,
         split=split,

@@ -7,7 +7,7 @@ import os
 import sys
 
 from trainer import __version__
-from trainer.commands.evaluate import base_of, make_stages, named_pictures, restore, score
+from trainer.commands.evaluate import base_of, import_early, make_stages, named_pictures, restore, score
 from trainer.experiment import Experiment
 from trainer.flags import CommandLine, to_flagfile
 from trainer.loop import hooks as hook
@@ -16,7 +16,6 @@ from trainer.loop.phases import Phase
 from trainer.loop.state import TrainState
 from trainer.model.freezing import freezing_table, summary
 from trainer.record.checkpoints import Checkpoints
-from trainer.record.figures import picture_grid
 from trainer.record.progress import Progress
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
@@ -46,6 +45,7 @@ def run(line: CommandLine) -> int:
 
 def _train_locked(experiment: Experiment, workdir: Workdir, checkpoints: Checkpoints) -> int:
     config, plan = experiment.config, experiment.plan
+    import_early()
     stages = make_stages(
         experiment,
         decided=workdir.read_facts().get("precision", {}),
@@ -186,6 +186,8 @@ def _show_pictures(experiment: Experiment, summaries: Summaries, phase: Phase) -
     shown = [i for i, real in enumerate(batch["mask"].numpy()) if real][:16]
     images = experiment.as_seen(batch["image"].numpy()[shown])
     titles = [experiment.source.class_names[label] for label in batch["label"].numpy()[shown]]
+    from trainer.record.figures import picture_grid  # Late, as in `evaluate`.
+
     png = picture_grid(images, titles)
     # Of the update they are for: a run that starts again at the phase's first step shows them again.
     summaries.image("train", f"pictures/{phase.spec.name}", png, step=phase.start_step + 1)

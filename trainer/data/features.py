@@ -159,6 +159,8 @@ def digest_variables(variables: dict[str, tf.Variable]) -> str:
     digest = hashlib.sha256()
     for name, variable in variables.items():
         value = np.ascontiguousarray(variable.numpy())
-        digest.update(f"{name} {value.dtype} {value.shape}\n".encode())
-        digest.update(value.data)
+        digest.update(f"{name} {value.dtype} {variable.shape}\n".encode())
+        # NumPy hands out no buffer of bfloat16, and pointers as that of strings.
+        is_text = value.dtype.hasobject
+        digest.update(repr(value.tolist()).encode() if is_text else value.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 INITIAL_SCALE = 2.0**15
 GOOD_STEPS_TO_DOUBLE = 2000
+LARGEST_SCALE = 2.0**127  # Twice that is infinite, and so would be half of it for ever.
 
 
 class LossScale:
@@ -29,5 +30,6 @@ class LossScale:
         good = tf.where(finite, self.good_steps + 1, 0)
         doubles = good >= GOOD_STEPS_TO_DOUBLE
         halved = tf.maximum(self.scale / 2.0, 1.0)
-        self.scale.assign(tf.where(finite, tf.where(doubles, self.scale * 2.0, self.scale), halved))
+        doubled = tf.minimum(self.scale * 2.0, LARGEST_SCALE)
+        self.scale.assign(tf.where(finite, tf.where(doubles, doubled, self.scale), halved))
         self.good_steps.assign(tf.where(doubles, tf.zeros_like(good), good))

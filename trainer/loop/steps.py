@@ -96,7 +96,9 @@ def make_train_run(
     def apply(gradients: list[tf.Tensor], norm: tf.Tensor) -> tf.Tensor:
         optimizer.apply_gradients(zip(gradients, variables, strict=True), skip_gradients_aggregation=True)
         state.gradient_norm.update_state(norm)
-        return norm
+        # The norm is known before the update is done; whoever takes the time must not be told too early.
+        with tf.control_dependencies([tf.raw_ops.VariableShape(input=v.handle) for v in variables]):
+            return tf.identity(norm)
 
     @tf.function
     def run(iterator: tf.data.Iterator, num_steps: tf.Tensor) -> tf.Tensor:
@@ -152,9 +154,7 @@ class Evaluator:
     With a cut, the datasets hold what the network below it gave.
     """
 
-    def __init__(
-        self, classifier: Classifier, *, strategy: tf.distribute.Strategy, cut: Cut | None = None
-    ):
+    def __init__(self, classifier: Classifier, *, strategy: tf.distribute.Strategy, cut: Cut | None = None):
         self._strategy = strategy
         self._metrics = Metrics()
 

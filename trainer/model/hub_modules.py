@@ -10,7 +10,7 @@ import tensorflow_hub as hub
 
 from trainer.model.cuts import Cut, whole_cut
 from trainer.model.folding import Inference
-from trainer.model.saved_models import first_line, graph_digest
+from trainer.model.saved_models import first_line, module_digest
 from trainer.model.variable_names import unique_names
 from trainer.values import Contract, TrainerError, UsageError
 
@@ -56,7 +56,7 @@ class HubBackbone:
           TrainerError: it is no module from pictures to features.
         """
         self.name = name
-        self.fingerprint = graph_digest(folder)
+        self.fingerprint = module_digest(folder)
         module = _load(name, folder)
         interface = _read_interface(name, module)
         height, width, any_size = _choose_size(name, interface.images, image_size, default_size)

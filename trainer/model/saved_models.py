@@ -43,9 +43,21 @@ def find_defect(folder: Path) -> str:
     return ""
 
 
-def graph_digest(folder: Path) -> str:
-    """Returns the hex SHA-256 of a SavedModel's graph; the values of its variables do not count."""
-    return hashlib.sha256((folder / "saved_model.pb").read_bytes()).hexdigest()
+def module_digest(folder: Path) -> str:
+    """Returns the hex SHA-256 of all that a SavedModel computes with: graph, stored values and assets.
+
+    The values count because a module may use variables that it does not list: one with only a
+    signature lists none, and its graph is the same bytes after it was trained on.
+    """
+    digest = hashlib.sha256()
+    for part in ("saved_model.pb", "variables", "assets"):
+        path = folder / part
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                with open(file, "rb") as data:
+                    content = hashlib.file_digest(data, "sha256").hexdigest()
+                digest.update(f"{file.relative_to(folder).as_posix()} {content}\n".encode())
+    return digest.hexdigest()
 
 
 def publish(target: Path, write: Callable[[Path], None]) -> None:

@@ -26,6 +26,8 @@ Make = Callable[[str], Callable[[], object]]
 # Rounding to 16 bits is a cost: a gain below a tenth does not pay for it.
 LARGEST_SHARE = 0.9
 MIN_ROUNDS = 2
+# What takes less than half the time of every other needs no further rounds.
+CLEAR_SHARE = 0.5
 MAX_ROUNDS = 20
 CPU_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16")
 ENVIRONMENT = ("TF_ENABLE_ONEDNN_OPTS", "ONEDNN_MAX_CPU_ISA", "OMP_NUM_THREADS", "TF_XLA_FLAGS")
@@ -59,7 +61,8 @@ class Choice:
         """
         try:
             choice = cls(**data, remembered=True)
-            usable = choice.precision in choice.step_secs and all(
+            # Nothing is measured where there is nothing but float32 to choose.
+            usable = choice.precision in (choice.step_secs or ("float32",)) and all(
                 secs > 0 for secs in choice.step_secs.values()
             )
         except (TypeError, AttributeError) as error:
@@ -130,8 +133,9 @@ def measure(
     """Runs steps in each arithmetic by turns and returns the fastest; float32 unless another saves a tenth.
 
     The first step of each, which traces and optimizes, does not count; then rounds are timed until
-    `budget_secs` are over, from MIN_ROUNDS to MAX_ROUNDS, and the lower median of each decides. One of
-    16 bits whose first step fails is left out.
+    `budget_secs` are over, from MIN_ROUNDS to MAX_ROUNDS, and the lower median of each decides. If one
+    takes less than half the time of the others, MIN_ROUNDS are enough. One of 16 bits whose first step
+    fails is left out.
 
     Args:
       make: precision -> a function of no arguments that does one step and returns when it is done.
@@ -151,7 +155,7 @@ def measure(
     taken: dict[str, list[float]] = {precision: [] for precision in steps}
     order, start = list(steps), clock()
     for number in range(MAX_ROUNDS):
-        if number >= MIN_ROUNDS and clock() - start >= budget_secs:
+        if number >= MIN_ROUNDS and (clock() - start >= budget_secs or _is_clear(taken)):
             break
         for precision in order:
             before = clock()
@@ -163,6 +167,11 @@ def measure(
     fastest = min(step_secs, key=step_secs.__getitem__)
     pays = step_secs[fastest] <= LARGEST_SHARE * step_secs["float32"]
     return Choice(fastest if pays else "float32", step_secs, what, dict(here), _utc_now())
+
+
+def _is_clear(taken: Mapping[str, Sequence[float]]) -> bool:
+    first, *others = sorted(min(times) for times in taken.values())
+    return bool(others) and first < CLEAR_SHARE * others[0]
 
 
 def _works(step: Callable[[], object], precision: str) -> bool:
