@@ -176,7 +176,13 @@ def test_inspect_shows_everything_and_writes_nothing(trained, tmp_path, run_main
     assert "\nplan: 3 steps an epoch, 126 in all\n" in out
     assert "\n  frozen, steps 0 to 120, adam at 0.1 (constant), BatchNorm statistics stored\n" in out
     assert "\n  finetune, steps 120 to 126, adam at 0.0001 (constant), BatchNorm statistics stored\n" in out
-    frozen, finetune = out.split("\nvariables in phase ")[1:]
+    tables, cache = out.split("\nfeature cache: ")
+    assert re.match(r"\S+/hub-trainer/features, \d+ entries, [\d.]+ MB of at most 20 GB\n", cache)
+    frozen, finetune = tables.split("\nvariables in phase ")[1:]
+    frozen, once = frozen.split("features in phase ")
+    assert once == "frozen: computed once up to features, 2: 0.0 KB a picture\n"
+    finetune, anew = finetune.split("features in phase ")
+    assert anew == "finetune: computed in each epoch: phase finetune trains the network from its first layers on\n"
     assert frozen.startswith("frozen: 9 of 19 parameters train, in 2 of 5 variables (0 of the backbone)\n")
     assert finetune.startswith(
         "finetune: 17 of 19 parameters train, in 4 of 5 variables (2 of the backbone)\n"

@@ -111,10 +111,13 @@ def _accuracy_finetuned(epochs: int) -> Comparison:
 
 def _accuracy(name: str, theirs: tuple[str, ...], ours: tuple[str, ...]) -> Comparison:
     # (x - 127) / 128 for x from 0 to 255: what this network wants. Ours knows.
-    network = ("--hub_module={lite0}", "--image_size=224", "--value_range=-0.9921875,1")
+    # At 128 px all takes a third of the time; what is compared are two programs, not two networks.
+    network = ("--hub_module={lite0}", "--image_size=128", "--value_range=-0.9921875,1")
     programs = (
         Program("textbook loop", (*network, *theirs, "--test", "--seed={seed}"), "textbook_loop.py"),
-        Program("ours", (*FLOWERS, "--backbone=efficientnet_lite0", *ours, "--seed={seed}")),
+        Program(
+            "ours", (*FLOWERS, "--backbone=efficientnet_lite0", "--image_size=128", *ours, "--seed={seed}")
+        ),
     )
     quantities = {"validation_accuracy": "share", "test_accuracy": "share", "wall_seconds": "time"}
     return Comparison(name, programs, quantities)
