@@ -211,7 +211,6 @@ def test_a_change_of_options_computes_anew(open_stages, name):
     assert_close(rows, plain(stages))
     # It matters.
     assert rows.shape != base.shape or np.abs(rows - base).max() > 1e-4 * np.abs(base).max()
-    assert kept(open_stages(HEAD, *CHANGES[name]))[1] == 0
 
 
 def test_another_place_in_the_network_computes_anew(open_stages, tmp_path):
@@ -278,14 +277,12 @@ def test_a_changed_module_under_the_same_path_computes_anew(open_stages, tmp_pat
         if "kernel" in options:
             # A program that only trains on writes the same graph.
             (path / "saved_model.pb").write_bytes(graph)
-        at = ("--image_size=8", f"--backbone=savedmodel:{path}", "--weights=imagenet", HEAD)
-        stages = open_stages(*at)
+        stages = open_stages("--image_size=8", f"--backbone=savedmodel:{path}", "--weights=imagenet", HEAD)
         rows, made = kept(stages)
         assert made == 1, number
         assert_close(rows, plain(stages))
         first = rows if first is None else first
         assert_close(rows, times * first if times else first**2)
-        assert kept(open_stages(*at))[1] == 0
 
 
 def test_a_changed_file_of_weights_under_the_same_path_computes_anew(open_stages, tmp_path):
@@ -333,11 +330,10 @@ def test_views_are_of_the_seed_and_the_epoch_and_of_training_alone(open_stages):
     # Validation sees its pictures as they are: those of any run.
     kept(open_stages(HEAD), "validation")
     assert kept(two, "validation")[1] == 0
-    # A third view is one more; of another seed, or of another change, all are others.
+    # A third view is one more; of another seed, all are others.
     assert kept(open_stages(flip, "--feature_views=3"))[1] == 1
     other = open_stages(flip, "--feature_views=2", "--seed=1")
     rows, made = kept(other)
     assert made == 2
     assert_close(rows, plain(other, augment="flip,crop(0.3)", epoch=0))
     assert np.abs(rows - views[0]).max() > 1e-2
-    assert kept(open_stages(f"{HEAD}; augment=flip", "--feature_views=2"))[1] == 2

@@ -14,7 +14,7 @@ from trainer.loop.phases import Phase
 from trainer.loop.state import TrainState
 from trainer.loop.steps import Run
 from trainer.model.cuts import Cut
-from trainer.precision import Choice, choose, require_supported
+from trainer.precision import Choice, choose, require_supported, supported
 
 _log = logging.getLogger("trainer")
 
@@ -70,7 +70,15 @@ class Arithmetic:
             return self.asked
         name = f"{phase.index}-{phase.spec.name}"
         if name in self.decided:
-            return Choice.from_json(self.decided[name]).precision
+            recorded = Choice.from_json(self.decided[name]).precision
+            if recorded in supported():
+                return recorded
+            _log.warning(
+                "precision:   phase %s began in %s, which this machine does not compute in; it goes on in "
+                "float32, to slightly other numbers",
+                phase.spec.name, recorded,
+            )  # fmt: skip
+            return "float32"
         with contextlib.ExitStack() as stack:
             # One function for every arithmetic: it is traced once, and optimized for each.
             once = functools.cache(lambda: stack.enter_context(step))

@@ -117,13 +117,13 @@ def feature_folder(cache_dir: str) -> Path:
 
 def why_uncached(experiment: Experiment, spec: PhaseSpec) -> str:
     """Returns why a phase cannot use the feature cache; empty if it can."""
+    if spec.bn == "batch":
+        return f"phase {spec.name} uses the batch's BatchNorm statistics, so the network is never constant"
+    if experiment.cut(spec) is None:
+        return f"phase {spec.name} trains the network from its first layers on"
     if spec.augment and not experiment.config.speed.feature_views:
         return (
             f"phase {spec.name} augments its pictures, so nothing is computed once; --feature_views=K keeps "
             "K augmented views of each"
         )
-    if spec.bn == "batch":
-        return f"phase {spec.name} uses the batch's BatchNorm statistics, so the network is never constant"
-    if experiment.cut(spec) is None:
-        return f"phase {spec.name} trains the network from its first layers on"
     return ""

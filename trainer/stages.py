@@ -210,6 +210,6 @@ class Stage:
         if speed.feature_cache == "off":
             return None
         why = why_uncached(self._experiment, spec)
-        if why and spec.augment and not speed.feature_views:
+        if why and self._experiment.cut(spec):
             _log.info("features:    %s", why)
         return None if why else self._experiment.cut(spec)

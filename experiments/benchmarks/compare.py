@@ -12,6 +12,7 @@ Suites:
   finetune_inception  all of InceptionV3 trains: images a second after the first steps
   finetune_mobilenet  MobileNetV2 from layer 100 on: seconds an epoch after the first
   accuracy            EfficientNet-Lite0, frozen and fine-tuned; round r has --seed=r
+  precision           EfficientNet-Lite0, frozen, ours in float32 and in bfloat16; round r has --seed=r
 
 tf_flowers comes from $TFDS_DATA_DIR and the InceptionV3 module from $TFHUB_CACHE_DIR.
 """

@@ -51,6 +51,7 @@ def comparisons(*, textbook_epochs: int, steps: int, epochs: int) -> dict[str, l
         "finetune_inception": [_finetune_inception(steps)],
         "finetune_mobilenet": [_finetune_mobilenet(epochs)],
         "accuracy": [_accuracy_frozen(), _accuracy_finetuned(epochs)],
+        "precision": [_precision()],
     }
 
 
@@ -121,3 +122,13 @@ def _accuracy(name: str, theirs: tuple[str, ...], ours: tuple[str, ...]) -> Comp
     )
     quantities = {"validation_accuracy": "share", "test_accuracy": "share", "wall_seconds": "time"}
     return Comparison(name, programs, quantities)
+
+
+def _precision() -> Comparison:
+    """The frozen recipe on real photos in both arithmetics, the same seeds in each."""
+    recipe = (*FLOWERS, "--backbone=efficientnet_lite0", "--schedule=frozen", "--seed={seed}")
+    programs = tuple(
+        Program(f"ours, {precision}", (*recipe, f"--precision={precision}"))
+        for precision in ("float32", "bfloat16")
+    )
+    return Comparison("precision", programs, {"validation_accuracy": "share", "test_accuracy": "share"})
