@@ -1,6 +1,7 @@
 """What a phase runs on: which part is computed once, anew after any change, with the numbers of pictures."""
 
 import contextlib
+import dataclasses
 import functools
 import shutil
 
@@ -219,6 +220,10 @@ def test_another_place_in_the_network_computes_anew(open_stages, tmp_path):
         rows, made = kept(stages)
         assert (made, rows.shape) == (1, shape)
         assert_close(rows, plain(stages))
+    # Two places may have the same variables below them, and the same shape.
+    stages = open_stages(TOP, f"--cache_dir={tmp_path}")
+    stages.current().cut = dataclasses.replace(stages.current().cut, name="middle")
+    assert kept(stages)[1] == 1
 
 
 def test_another_range_of_values_computes_anew(open_stages, tiny_backbone):

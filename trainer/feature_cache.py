@@ -25,6 +25,8 @@ class FeatureCache:
 
     def __init__(self, experiment: Experiment, *, watch: Watch):
         self._experiment, self._watch = experiment, watch
+        # Called after each batch: it may raise to end the work, of which nothing is kept then.
+        self.between_batches: Callable[[], None] = lambda: None
         run, speed = experiment.config.run, experiment.config.speed
         self._store = FeatureStore(feature_folder(run.cache_dir), limit_bytes=int(speed.cache_limit_gb * 1e9))
 
@@ -91,7 +93,9 @@ class FeatureCache:
             changes = {"augment": view["augment"], "epoch": view["epoch"]} if view else {}
             pictures = experiment.pipeline.once(indices, **changes)
             with self._watch(what, len(indices)) as done:
-                yield from compute_features(pictures, below, strategy=experiment.strategy, done=done)
+                for rows in compute_features(pictures, below, strategy=experiment.strategy, done=done):
+                    yield rows
+                    self.between_batches()
 
         key = feature_key(
             source=experiment.source,

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -123,10 +124,13 @@ def score(stages: Stages, workdir: Workdir, *, split: str, summaries: Summaries 
 
 @contextlib.contextmanager
 def named_pictures(experiment: Experiment) -> Iterator[None]:
-    """Turns a failure inside tf.data into an error that names the pictures."""
+    """Turns a failure inside tf.data into an error that names the pictures, or the file of features."""
     try:
         yield
     except (tf.errors.InvalidArgumentError, tf.errors.UnknownError) as error:
+        # Of an error in Python, TensorFlow passes on the text alone.
+        if features := re.search(r"\bFeatureCacheError: (.+)", error.message):
+            raise TrainerError(f"{features[1]}; the same command computes it anew") from None
         bad = find_undecodable(experiment.source, experiment.scan)
         if not bad:
             raise TrainerError(f"TensorFlow failed: {error.message.splitlines()[0]}") from None

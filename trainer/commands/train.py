@@ -73,7 +73,7 @@ def _train_locked(experiment: Experiment, workdir: Workdir, checkpoints: Checkpo
             _run_loop(stages, checkpoints, summaries, progress, stop)
     except hook.Interrupted as interrupted:
         progress.close()
-        _log.info("%s and saved; the same command goes on from there", interrupted)
+        _log.info("%s; the same command goes on from there", interrupted)
         return EX_TEMPFAIL
     finally:
         progress.close()
@@ -116,6 +116,13 @@ def _run_loop(
         if state.step == phase.start_step:
             _show_pictures(experiment, summaries, phase)
 
+    def leave_if_asked() -> None:
+        if stop.requested():
+            if stages.state.step > 0:
+                save(stages.state)
+            raise hook.Interrupted(f"stopped at step {stages.state.step:,} while computing features")
+
+    stages.cache.between_batches = leave_if_asked
     best = hook.Best(save_best=save_best)
     writing: dict = {"writer": summaries, "progress": progress}
     hooks: list[hook.Hook] = [

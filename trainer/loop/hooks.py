@@ -222,4 +222,4 @@ class Stop(_Hook):
     def __call__(self, state: TrainState) -> None:
         if self._requested():
             self._save(state)
-            raise Interrupted(f"stopped at step {state.step:,} of {state.plan.total_steps:,}")
+            raise Interrupted(f"stopped at step {state.step:,} of {state.plan.total_steps:,} and saved")

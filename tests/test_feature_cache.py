@@ -1,0 +1,481 @@
+"""The feature cache as a user meets it: the same numbers, computed once, whatever happens to its files."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from tests.conftest import call_main, make_flower_folder
+from tests.feature_runs import (
+    assert_same_numbers,
+    computed,
+    entries,
+    left,
+    metrics,
+    predictions,
+    tiny_net,
+    weights,
+)
+from trainer.data.feature_store import StoredFeatures
+
+PROJECT = Path(__file__).parents[1]
+SPLITS = ["train", "validation", "test"]
+# 14 + 5 + 5 pictures: no split fills its last batch.
+SETTINGS = (
+    "--image_size=8", "--splits=14,5,5", "--batch_size=4", "--head=mlp(6)", "--dropout=0.3",
+    "--schedule=frozen", "--frozen_for=2epochs", "--frozen_learning_rate=0.05", "--precision=float32",
+    "--log_every=1steps", "--progress=plain",
+)  # fmt: skip
+STEPS = 8
+NET = ("--backbone=keras:TinyNet", "--weights=none")
+TOP = "--phase=name=top; for=3epochs; train=head backbone/last.*; lr=0.02"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def with_tiny_net():
+    with tiny_net():
+        yield
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory, tiny_backbone):
+    pictures = make_flower_folder(tmp_path_factory.mktemp("pictures"), n=8)
+    return [f"--source=folder:{pictures}", f"--backbone=savedmodel:{tiny_backbone}", *SETTINGS]
+
+
+def run(*arguments):
+    """Calls the program; returns its status and what it printed."""
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        status = call_main(*arguments)
+    return SimpleNamespace(status=status, out=out.getvalue(), err=err.getvalue())
+
+
+@pytest.fixture(scope="module")
+def train(options, tmp_path_factory):
+    """train(*options, cache=...) -> a finished run; each has an empty cache, if none is named."""
+
+    def train_(*changes, cache=None, status=0):
+        folder = tmp_path_factory.mktemp("run")
+        cache = cache or folder / "cache"
+        done = run(*options, f"--workdir={folder / 'run'}", f"--cache_dir={cache}", *changes)
+        assert done.status == status, done.err
+        assert done.err == "" or status
+        return SimpleNamespace(workdir=folder / "run", cache=cache, out=done.out, err=done.err)
+
+    return train_
+
+
+@pytest.fixture(scope="module")
+def cached(train):
+    return train("--feature_cache=require")
+
+
+@pytest.fixture(scope="module")
+def uncached(train):
+    return train("--feature_cache=off")
+
+
+@pytest.fixture
+def copied(cached, tmp_path):
+    """A cache that holds what the run with it left, for a test to spoil."""
+    return Path(shutil.copytree(cached.cache, tmp_path / "copied"))
+
+
+def entry_of(cache, split):
+    [folder] = [
+        path.parent
+        for path in (Path(cache) / "features").glob("*/entry.json")
+        if f" {split}, " in json.loads(path.read_text())["describe"]
+    ]
+    return folder
+
+
+# --- The same numbers
+
+
+def test_numbers_are_those_of_a_run_without(cached, uncached):
+    assert (computed(cached.out), computed(uncached.out)) == (SPLITS, [])
+    assert not (uncached.cache / "features").exists()
+    assert_same_numbers(cached.workdir, uncached.workdir)
+    # A comparison that could fail: something was learned, and pictures differ.
+    losses = [row["loss"] for row in metrics(cached.workdir) if row["split"] == "validation"]
+    assert losses[1] < losses[0] - 0.01
+    assert np.ptp(predictions(cached.workdir)[1], axis=0).min() > 0.05
+
+
+def test_numbers_of_a_network_that_trains_in_part_are_those_of_a_run_without(train):
+    with_it = train(*NET, TOP, "--feature_cache=auto")
+    without = train(*NET, TOP, "--feature_cache=off")
+    assert (computed(with_it.out), computed(without.out)) == (SPLITS, [])
+    assert_same_numbers(with_it.workdir, without.workdir)
+    losses = [row["loss"] for row in metrics(with_it.workdir) if row["split"] == "validation"]
+    assert len({round(loss, 4) for loss in losses}) == 3
+
+
+@pytest.mark.slow
+def test_numbers_of_mobilenet_are_those_of_a_run_without(train, tmp_path):
+    import tf_keras
+
+    network = tf_keras.applications.MobileNetV2(
+        include_top=False, weights=None, input_shape=(64, 64, 3), pooling="avg"
+    )
+    random = np.random.default_rng(0)
+    for layer in network.layers:
+        for weight in layer.weights:
+            if "kernel" in weight.name:
+                # With Keras's own initial weights, all pictures give the same features.
+                inputs = 9 if "depthwise" in weight.name else np.prod(weight.shape[:-1])
+                weight.assign(random.normal(size=weight.shape) * np.sqrt(2 / inputs))
+    network.save_weights(tmp_path / "net.weights.h5")
+    changes = (
+        "--backbone=keras:MobileNetV2", f"--weights={tmp_path / 'net.weights.h5'}", "--image_size=64",
+        "--phase=for=3epochs; train=head backbone/block_16.* backbone/Conv_1.*; lr=0.001; optimizer=sgd",
+    )  # fmt: skip
+    with_it, without = train(*changes, "--feature_cache=require"), train(*changes, "--feature_cache=off")
+    assert computed(with_it.out) == SPLITS
+    assert_same_numbers(with_it.workdir, without.workdir)
+    assert np.ptp(predictions(with_it.workdir)[1], axis=0).min() > 0.01
+
+
+def test_a_view_an_epoch_gives_the_numbers_of_augmented_pictures(train):
+    changes = (*NET, "--augment=flip,crop(0.3)")
+    with_it, without = train(*changes, "--feature_views=2"), train(*changes)
+    assert computed(with_it.out) == ["train, view 1", "train, view 2", "validation", "test"]
+    assert_same_numbers(with_it.workdir, without.workdir)
+    # Without views, it says why nothing is computed once.
+    assert computed(without.out) == []
+    line = (
+        "features:    phase frozen augments its pictures, so nothing is computed once; --feature_views=K "
+        "keeps K augmented views of each\n"
+    )
+    assert line in without.out
+    assert line not in with_it.out
+
+
+# --- Once
+
+
+@pytest.mark.parametrize("changes", [(), ("--memory_budget_mb=0",)], ids=["held", "from the files"])
+def test_the_same_run_again_computes_nothing_and_is_the_same_to_the_last_bit(cached, train, changes):
+    before = entries(cached.cache)
+    again = train(*changes, cache=cached.cache)
+    assert computed(again.out) == []
+    assert left(again.workdir) == left(cached.workdir)
+    assert entries(cached.cache) == before
+    assert [describe for describe, _ in sorted(before)] == [
+        f"{found} {split}, {backbone} to features, float32"
+        for split in sorted(SPLITS)
+        for found, backbone in [re.search(r"(folder:\S+), .*\n.*\n.*backbone: +(\S+),", cached.out).groups()]
+    ]
+
+
+def test_another_seed_head_and_size_of_batch_share_the_features(cached, train):
+    before = entries(cached.cache)
+    # Fewer pictures than a batch has.
+    changes = ("--seed=1", "--head=linear", "--dropout=0", "--batch_size=32")
+    other = train(*changes, cache=cached.cache)
+    assert computed(other.out) == []
+    assert entries(cached.cache) == before
+    assert_same_numbers(other.workdir, train(*changes, "--feature_cache=off").workdir)
+
+
+def test_inspect_shows_what_is_kept(copied, options, tmp_path):
+    kept = sorted((copied / "features").iterdir())
+    for hours, folder in enumerate(kept):
+        os.utime(folder / "entry.json", (3600 * hours, 3600 * hours))
+    done = run("inspect", *options, f"--cache_dir={copied}", "--cache_limit_gb=1.5")
+    assert (done.status, done.err) == (0, "")
+    assert "\nfeatures in phase frozen: computed once up to features, 2: 0.0 KB a picture\n" in done.out
+    head, *lines = done.out[done.out.index("\nfeature cache: ") + 1 :].splitlines()
+    assert head == f"feature cache: {copied / 'features'}, 3 entries, 0.0 MB of at most 1.5 GB"
+    assert lines == [
+        f"  {folder.name[:12]}        0.0 MB  used 1970-01-01 0{hours}:00  "
+        + json.loads((folder / "entry.json").read_text())["describe"]
+        for hours, folder in reversed(list(enumerate(kept)))
+    ]
+    done = run("inspect", *options, f"--cache_dir={tmp_path / 'none'}", "--feature_cache=off")
+    assert "\nfeatures in phase frozen: computed in each epoch, as --feature_cache=off asks for\n" in done.out
+    assert done.out.endswith(
+        f"\nfeature cache: {tmp_path / 'none/features'}, 0 entries, 0.0 MB of at most 20 GB\n"
+    )
+    assert not (tmp_path / "none" / "features").exists()
+
+
+# --- Where it cannot be had
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        (("--schedule=finetune",), "phase finetune trains the network from its first layers on"),
+        (
+            ("--augment=flip",),
+            "phase frozen augments its pictures, so nothing is computed once; --feature_views=K keeps K "
+            "augmented views of each",
+        ),
+    ],
+    ids=["all trained", "augmented"],
+)
+def test_require_is_refused_where_no_phase_can_use_it(train, changes, why):
+    done = train(*changes, "--feature_cache=require", status=2)
+    assert done.err == f"trainer: --feature_cache=require: {why}\n"
+    assert not list(done.workdir.rglob("ckpt-*"))
+    assert not (done.cache / "features").exists()
+
+
+@pytest.fixture(params=["below a file", "no room under the limit", "full disk"])
+def hindrance(request, tmp_path, copied):
+    """(folder of the cache, options, what the message says, splits that cannot be kept)."""
+    if request.param == "below a file":
+        (tmp_path / "file").write_text("")
+        cache = tmp_path / "file" / "cache"
+        yield cache, (), f"the feature cache cannot write 240 bytes to {cache}/features: Not a dir", SPLITS
+    elif request.param == "no room under the limit":
+        shutil.rmtree(entry_of(copied, "train"))
+        yield (
+            copied,
+            ("--cache_limit_gb=0.0000001",),
+            "than the feature cache may hold (100 bytes, --cache_limit_gb=1e-07)",
+            ["train"],
+        )
+    else:
+        command = ["mount", "-t", "tmpfs", "-o", "size=60k", "tmpfs", copied]
+        if subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("mounting takes more rights than this user has")
+        yield copied, (), f"the feature cache needs 65,776 bytes in {copied}/features, ", SPLITS
+        subprocess.run(["umount", copied], check=True)
+
+
+def test_where_features_cannot_be_kept_auto_goes_on_and_require_fails(hindrance, train, uncached):
+    cache, changes, message, splits = hindrance
+    before = entries(cache)
+    done = train(*changes, cache=cache)
+    warnings = [line for line in done.out.splitlines() if line.startswith("features: ")]
+    assert len(warnings) == len(splits)
+    for split, line in zip(splits, warnings, strict=True):
+        assert f" {split}, savedmodel:" in line
+        assert line.endswith(". Without them, the network runs anew in each epoch")
+    assert message in warnings[0]
+    assert computed(done.out) == []
+    assert_same_numbers(done.workdir, uncached.workdir)
+    failed = train(*changes, "--feature_cache=require", cache=cache, status=1)
+    assert re.fullmatch(r"trainer: folder:\S+ train, .*\n", failed.err)
+    assert message in failed.err
+    assert not list(failed.workdir.rglob("ckpt-*"))
+    assert entries(cache) == before
+
+
+# --- Damage, death and company
+
+
+def test_damaged_files_are_named_and_computed_anew(cached, copied, train):
+    flipped, cut, garbage = (entry_of(copied, split) for split in SPLITS)
+    data = bytearray((flipped / "features.npy").read_bytes())
+    data[-5] ^= 1
+    (flipped / "features.npy").write_bytes(data)
+    os.truncate(cut / "features.npy", 140)
+    (garbage / "entry.json").write_text("garbage")
+    done = train(cache=copied)
+    damaged = re.findall(
+        r"^feature cache, folder:\S+ (\S+), .*: (\S+) is damaged, computing it anew: ", done.out, re.M
+    )
+    assert damaged == [("train", str(flipped)), ("validation", str(cut)), ("test", str(garbage))]
+    assert computed(done.out) == SPLITS
+    assert left(done.workdir) == left(cached.workdir)
+    assert {key: data for key, (*_, data) in entries(copied).items()} == {
+        key: data for key, (*_, data) in entries(cached.cache).items()
+    }
+
+
+def test_a_file_cut_short_while_in_use_is_named_and_computed_anew(cached, copied, options, tmp_path):
+    file, rows = entry_of(copied, "train") / "features.npy", StoredFeatures.rows
+    reads = []
+
+    def cut_short(self, positions):
+        reads.append(1)
+        if len(reads) == STEPS:
+            os.truncate(file, 200)
+        return rows(self, positions)
+
+    command = [*options, f"--cache_dir={copied}", f"--workdir={tmp_path / 'run'}", "--memory_budget_mb=0"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StoredFeatures, "rows", cut_short)
+        done = run(*command)
+    message = f"trainer: {file} was cut short while in use; the same command computes it anew\n"
+    assert (done.status, done.err) == (1, message)
+    done = run(*command)
+    assert (done.status, computed(done.out)) == (0, ["train"])
+    assert left(tmp_path / "run") == left(cached.workdir)
+
+
+def program(text, *arguments):
+    command = [sys.executable, "-c", text, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=PROJECT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+# Waits at each split until another process asks for the same.
+TOGETHER = """
+import os, pathlib, sys, time
+from trainer.data.feature_store import FeatureStore
+from trainer.main import main
+
+get, here, asked = FeatureStore.get, pathlib.Path(sys.argv.pop(1)), []
+
+def get_together(*args, **options):
+    asked.append(1)
+    (here / f"{len(asked)}-{os.getpid()}").touch()
+    while len(list(here.glob(f"{len(asked)}-*"))) < 2:
+        time.sleep(0.01)
+    return get(*args, **options)
+
+FeatureStore.get = get_together
+sys.exit(main(sys.argv))
+"""
+
+
+def test_two_runs_at_once_compute_once_and_give_the_same(cached, options, tmp_path):
+    (tmp_path / "here").mkdir()
+    cache, workdirs = tmp_path / "cache", [tmp_path / "one", tmp_path / "two"]
+    started = [
+        program(TOGETHER, tmp_path / "here", *options, f"--cache_dir={cache}", f"--workdir={workdir}")
+        for workdir in workdirs
+    ]
+    outs = []
+    for each in started:
+        out, err = each.communicate(timeout=120)
+        assert each.returncode == 0, err[-2000:]
+        outs.append(out)
+    assert sorted(computed("".join(outs))) == sorted(SPLITS)
+    assert [left(workdir) for workdir in workdirs] == [left(cached.workdir)] * 2
+    assert entries(cache).keys() == entries(cached.cache).keys()
+
+
+# Dies in the middle of the training pictures.
+KILLED = """
+import os, signal, sys
+from trainer.data.feature_store import FeatureStore
+from trainer.main import main
+
+get = FeatureStore.get
+
+def get_and_die(*args, compute, **options):
+    def some():
+        blocks = compute()
+        yield next(blocks)
+        yield next(blocks)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return get(*args, compute=some, **options)
+
+FeatureStore.get = get_and_die
+main(sys.argv)
+"""
+
+
+def test_a_run_killed_while_it_computes_is_simply_started_again(cached, options, tmp_path):
+    command = [*options, f"--cache_dir={tmp_path / 'cache'}", f"--workdir={tmp_path / 'run'}"]
+    killed = program(KILLED, *command)
+    _, err = killed.communicate(timeout=120)
+    assert killed.returncode == -signal.SIGKILL, err[-2000:]
+    assert list((tmp_path / "cache" / "features").glob(".*.tmp/features.npy"))
+    assert entries(tmp_path / "cache") == {}
+    done = run(*command)
+    assert (done.status, done.err, computed(done.out)) == (0, "", SPLITS)
+    assert left(tmp_path / "run") == left(cached.workdir)
+    kept = {path.name for path in (tmp_path / "cache" / "features").iterdir()}
+    assert kept == {digest for _, digest in entries(cached.cache)}
+
+
+def stopping(*arguments, after):
+    """Runs the program; it is asked to stop after so many steps of its own."""
+    from trainer.loop.hooks import Stop
+    from trainer.runtime import StopSignal
+
+    looks = []
+
+    def requested(self):
+        looks.append(self)
+        return len(looks) == after
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StopSignal, "requested", requested)
+        patch.setattr(Stop, "next_due", lambda self, step: step + 1)
+        return run(*arguments)
+
+
+def test_a_run_stopped_in_the_middle_goes_on_to_the_last_bit(cached, options, tmp_path):
+    command = [*options, f"--cache_dir={tmp_path / 'cache'}", f"--workdir={tmp_path / 'run'}"]
+    assert stopping(*command, after=3).status == 75
+    # With the features it left, then without them.
+    done = stopping(*command, after=3)
+    assert (done.status, computed(done.out)) == (75, ["validation"])
+    shutil.rmtree(tmp_path / "cache")
+    done = run(*command)
+    assert (done.status, computed(done.out)) == (0, SPLITS)
+    assert "goes on from step 6 of 8" in done.out
+    assert left(tmp_path / "run") == left(cached.workdir)
+
+
+# --- Features in one phase, pictures in the next
+
+
+def test_two_phases_and_what_is_scored_later(train):
+    changes = (
+        "--schedule=two_phase", "--frozen_for=2epochs", "--finetune_for=1epochs",
+        "--finetune_learning_rate=1", "--optimizer=sgd", "--frozen_learning_rate=0.5",
+    )  # fmt: skip
+    with_it, without = train(*changes), train(*changes, "--feature_cache=off")
+    assert_same_numbers(with_it.workdir, without.workdir)
+    assert computed(with_it.out) == SPLITS
+    report = with_it.workdir / "report"
+    best = json.loads((report / "test_metrics.json").read_text())["step"]
+    assert best <= STEPS < metrics(with_it.workdir)[-2]["step"]  # The best are of the frozen phase.
+    before = {path.name: path.read_bytes() for path in report.iterdir()}
+    # Alone, the best weights are scored with the features that are kept, and the last ones with pictures.
+    for checkpoint, split in (("best", "test"), ("latest", "validation")):
+        arguments = (f"--workdir={with_it.workdir}", f"--checkpoint={checkpoint}", f"--eval_split={split}")
+        done = run("evaluate", *arguments)
+        assert (done.status, done.err, computed(done.out)) == (0, "", [])
+    assert {name: (report / name).read_bytes() for name in before} == before
+    last = [row for row in metrics(without.workdir) if row["split"] == "validation"][-1]
+    scored = json.loads((report / "validation_metrics.json").read_text())
+    assert (scored["step"], scored["accuracy"]) == (last["step"], pytest.approx(last["accuracy"]))
+    assert scored["loss"] == pytest.approx(last["loss"], abs=1e-5)
+
+
+# --- Several devices
+
+ON_TWO = """
+import sys
+from trainer.runtime import start_tensorflow
+start_tensorflow()
+import tensorflow as tf
+[cpu] = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from trainer.main import main
+sys.exit(main(sys.argv))
+"""
+
+
+def test_two_devices_give_the_numbers_of_one(cached, options, tmp_path):
+    command = [*options, f"--cache_dir={tmp_path / 'cache'}", f"--workdir={tmp_path / 'run'}"]
+    mirrored = program(ON_TWO, *command, "--strategy=mirrored")
+    out, err = mirrored.communicate(timeout=120)
+    assert mirrored.returncode == 0, err[-2000:]
+    assert computed(out) == SPLITS
+    assert_same_numbers(tmp_path / "run", cached.workdir)
+    assert weights(tmp_path / "run").keys() == weights(cached.workdir).keys()
+    one, two = entries(cached.cache), entries(tmp_path / "cache")
+    assert one.keys() == two.keys()
+    for key, (*_, data) in one.items():
+        found, expected = (np.frombuffer(each[128:], np.float32) for each in (two[key][2], data))
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
