@@ -400,16 +400,28 @@ def stopping(*arguments, after):
     from trainer.loop.hooks import Stop
     from trainer.runtime import StopSignal
 
-    looks = []
+    looks, look = [], Stop.__call__
 
-    def requested(self):
-        looks.append(self)
-        return len(looks) == after
+    def counted(self, state):
+        looks.append(state.step)
+        look(self, state)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(StopSignal, "requested", requested)
+        patch.setattr(StopSignal, "requested", lambda self: len(looks) >= after)
+        patch.setattr(Stop, "__call__", counted)
         patch.setattr(Stop, "next_due", lambda self, step: step + 1)
         return run(*arguments)
+
+
+def test_a_run_stopped_while_features_are_computed_goes_on_to_the_last_bit(cached, options, tmp_path):
+    command = [*options, f"--cache_dir={tmp_path / 'cache'}", f"--workdir={tmp_path / 'run'}"]
+    done = stopping(*command, after=0)
+    assert done.status == 75
+    assert "stopped at step 0 while computing features; the same command goes on from there" in done.out
+    assert not list((tmp_path / "cache" / "features").glob("*/features.npy"))
+    done = run(*command)
+    assert (done.status, computed(done.out)) == (0, SPLITS)
+    assert left(tmp_path / "run") == left(cached.workdir)
 
 
 def test_a_run_stopped_in_the_middle_goes_on_to_the_last_bit(cached, options, tmp_path):
