@@ -14,7 +14,7 @@ ARGS ?=
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
-demo: $(VENV)/.installed-base ## install, then train and evaluate on drawn flowers, no data needed (4 minutes); results in runs/demo
+demo: $(VENV)/.installed-base ## install, then train and evaluate on drawn flowers, no data needed (2 to 4 minutes); results in runs/demo
 	@rm -rf runs/demo
 	$(RUN) -m trainer.main --flagfile=experiments/demo.flags --workdir=runs/demo $(ARGS)
 
