@@ -182,7 +182,10 @@ def test_inspect_shows_everything_and_writes_nothing(trained, tmp_path, run_main
     frozen, once = frozen.split("features in phase ")
     assert once == "frozen: computed once up to features, 2: 0.0 KB a picture\n"
     finetune, anew = finetune.split("features in phase ")
-    assert anew == "finetune: computed in each epoch: phase finetune trains the network from its first layers on\n"
+    assert (
+        anew
+        == "finetune: computed in each epoch: phase finetune trains the network from its first layers on\n"
+    )
     assert frozen.startswith("frozen: 9 of 19 parameters train, in 2 of 5 variables (0 of the backbone)\n")
     assert finetune.startswith(
         "finetune: 17 of 19 parameters train, in 4 of 5 variables (2 of the backbone)\n"
