@@ -14,7 +14,9 @@ from tests.conftest import make_flower_folder
 from tests.feature_runs import tiny_net
 from tests.model.modules import save_tiny, save_with_signature
 from trainer import feature_cache, flags
+from trainer import stages as stages_module
 from trainer.commands.evaluate import make_stages
+from trainer.data.features import FeatureBatches
 from trainer.experiment import Experiment
 from trainer.feature_cache import why_uncached
 from trainer.precision import in_precision, supported
@@ -319,6 +321,39 @@ def test_weights_that_an_earlier_phase_trained_compute_anew(open_stages):
     assert made == 1
     assert_close(rows, plain(stages))
     assert np.abs(rows - before).max() > 1e-3
+
+
+def test_the_last_step_of_a_phase_is_scored_as_the_phase_does(open_stages):
+    stages = open_stages(HEAD, "--phase=name=all; for=1epochs; train=all")
+    scored, states = [], []
+    # Evaluations of the phase: of features. The state has then moved on to the phase of pictures.
+    kept(stages)
+    last = stages.state.phase.stop_step
+    for step in (last - 1, last, last + 1):
+        stages.state.jump(step)
+        scored.append(stages.evaluate("validation").loss)
+        states.append(stages.current().phase.spec.name)
+    assert states == ["head", "all", "all"]
+    assert scored[1] == scored[0]  # To the last bit, which a pass over pictures need not be.
+    stages.state.jump(last)
+    with counted() as made:
+        stages.evaluate("train")
+    assert not made
+    assert isinstance(stages._of(stages.experiment.plan.phases[0]).batches("train"), FeatureBatches)
+
+
+def test_a_step_that_was_measured_is_not_traced_again(open_stages, monkeypatch):
+    traced = []
+    monkeypatch.setattr(stages_module, "make_train_run", lambda *a, **k: traced.append(k) or (lambda *_: 0))
+    stage = open_stages(HEAD).current()
+    first = stage._make_run(stage.cut)
+    assert stage._make_run(stage.cut) is first
+    assert stage._make_run(None) is not first
+    assert [(run["cut"], run["loss_scaling"]) for run in traced] == [(stage.cut, False), (None, False)]
+    # A fresh optimizer is another state to update.
+    stage._all.state.jump(0)
+    stage._make_run(None)
+    assert len(traced) == 3
 
 
 # --- Augmented views

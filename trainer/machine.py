@@ -9,7 +9,8 @@ from typing import Any
 
 # What decides how fast a network is on a processor, as Linux calls it.
 INSTRUCTION_SETS = (
-    "avx2", "avx_vnni", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8",
+    "avx2", "avx_vnni", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_fp16",
+    "amx_int8",
 )  # fmt: skip
 
 

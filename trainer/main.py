@@ -1,6 +1,5 @@
 """The door: parse, check, dispatch. `python -m trainer.main [COMMAND] --flagfile=...`"""
 
-import contextlib
 import logging
 import os
 import sys
@@ -52,10 +51,11 @@ def _log_to_stdout() -> None:
 
 def _leave(status: int) -> NoReturn:
     """Ends the process at once: all files are closed, and taking TensorFlow apart takes up to a second."""
-    with contextlib.suppress(BrokenPipeError):
-        sys.stdout.flush()
-    with contextlib.suppress(BrokenPipeError):
-        sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # A full disk, or a reader who has left: what was to be said is not said.
+            status = status or 1
     os._exit(status)
 
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainer.phase_specs import BN_MODES, LR_SCHEDULES, OPTIMIZERS, SCHEDULES
-
-PRECISIONS = ("float32", "bfloat16", "float16")
+from trainer.values import PRECISIONS
 
 
 def option(

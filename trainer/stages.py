@@ -7,6 +7,7 @@ tell pictures from features.
 import functools
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
@@ -50,8 +51,14 @@ class Stages:
                 raise UsageError(f"--feature_cache=require: {'; '.join(reasons)}")
 
     def current(self) -> "Stage":
-        """Returns the stage of the state's phase."""
-        phase = self.state.phase
+        """Returns the stage of the next update."""
+        return self._of(self.state.phase)
+
+    def evaluate(self, split: str) -> Evaluation:
+        """Scores a split as the phase does that made the state: at the last step of a phase, that phase."""
+        return self._of(self.experiment.plan.phase_at(max(self.state.step - 1, 0))).evaluate(split)
+
+    def _of(self, phase: Phase) -> "Stage":
         if self._stage is None or self._stage.phase is not phase:
             self._stage = Stage(self, phase)
         return self._stage
@@ -79,6 +86,7 @@ class Stage:
         self.cut = self._find_cut()
         self._below = self._make_below(self.cut)
         self._checked = False
+        self._run: tuple[Any, Run] | None = None
         self._once: dict[str, tf.data.Dataset] = {}
         self._features: dict[str, FeatureBatches | None] = {}
         self.precision = self._decide_precision()
@@ -171,16 +179,23 @@ class Stage:
         return self._all.evaluator(self.cut, self.step_precision).step.get_concrete_function(spec).graph
 
     def _make_run(self, cut: Cut | None, precision: str = "float32") -> Run:
-        config = self._experiment.config
-        return make_train_run(
-            self._all.state,
+        """Makes the function that does updates; what measured the precision is not traced again."""
+        config, state = self._experiment.config, self._all.state
+        scaling = precision == "float16"
+        made_for = (cut, scaling, state.optimizer)
+        if self._run and all(a is b for a, b in zip(self._run[0], made_for, strict=True)):
+            return self._run[1]
+        run = make_train_run(
+            state,
             self.phase,
             strategy=self._experiment.strategy,
             seed=config.run.seed,
             label_smoothing=config.plan.label_smoothing,
             cut=cut,
-            loss_scaling=precision == "float16",
+            loss_scaling=scaling,
         )
+        self._run = (made_for, run)
+        return run
 
     def _make_below(self, cut: Cut | None) -> Callable:
         """Makes the function from pictures to what crosses the cut, on all devices."""

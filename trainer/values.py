@@ -9,6 +9,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+PRECISIONS = ("float32", "bfloat16", "float16")
+"""What a network can compute in; see `precision`."""
+
 
 class TrainerError(Exception):
     """Something about the data, files or network is wrong. One clear line; exit status 1."""

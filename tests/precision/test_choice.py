@@ -234,7 +234,7 @@ def test_the_machine_is_what_the_speed_depends_on(monkeypatch):
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     here = machine()
     assert json.loads(json.dumps(here)) == here
-    assert (here["tensorflow"], here["cores"] >= 1, here["cpu"] != "") == (tf.__version__, True, True)
+    assert (here["tensorflow"], here["cores"] >= 1, here["processor"] != "") == (tf.__version__, True, True)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     changed = machine()
     assert changed["environment"].pop("ONEDNN_MAX_CPU_ISA") == "AVX2"

@@ -7,7 +7,6 @@ from tensorflow.python.eager import context
 
 from trainer.precision import rewriter
 from trainer.precision.rewriter import (
-    PRECISIONS,
     arithmetic,
     in_precision,
     require_rewritten,
@@ -15,7 +14,7 @@ from trainer.precision.rewriter import (
     supported,
     was_rewritten,
 )
-from trainer.values import UsageError
+from trainer.values import PRECISIONS, UsageError
 
 FINE = 1 + 2.0**-12
 EXACT, ROUNDED = 8 * FINE, 8.0

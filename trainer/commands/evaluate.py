@@ -94,7 +94,7 @@ def score(stages: Stages, workdir: Workdir, *, split: str, summaries: Summaries 
     """Evaluates a split, writes the report, and prints the accuracy with its interval."""
     experiment, step = stages.experiment, stages.state.step
     start = time.perf_counter()
-    scored = stages.current().evaluate(split)
+    scored = stages.evaluate(split)
     from trainer.record.report import write_report  # Late: it takes most of a second to import.
 
     report, confusion_png = write_report(

@@ -106,7 +106,7 @@ def _run_loop(
         checkpoints.save_best(state.variables(), step=state.step, base=base_of(state))
 
     def evaluate() -> dict[str, float]:
-        scored = stages.current().evaluate("validation")
+        scored = stages.evaluate("validation")
         return {"loss": scored.loss, "accuracy": scored.accuracy}
 
     def on_phase(state: TrainState) -> None:

@@ -2,7 +2,6 @@
 
 from trainer.precision.choice import Choice, choose
 from trainer.precision.rewriter import (
-    PRECISIONS,
     arithmetic,
     in_precision,
     require_rewritten,
@@ -12,7 +11,6 @@ from trainer.precision.rewriter import (
 )
 
 __all__ = [
-    "PRECISIONS",
     "Choice",
     "arithmetic",
     "choose",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.caches import cache_root
-from trainer.machine import cores, processor
+from trainer.machine import machine as hardware
 from trainer.precision.rewriter import in_precision, supported
 
 logger = logging.getLogger("trainer")
@@ -29,7 +29,6 @@ MIN_ROUNDS = 2
 # What takes less than half the time of every other needs no further rounds.
 CLEAR_SHARE = 0.5
 MAX_ROUNDS = 20
-CPU_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16")
 ENVIRONMENT = ("TF_ENABLE_ONEDNN_OPTS", "ONEDNN_MAX_CPU_ISA", "OMP_NUM_THREADS", "TF_XLA_FLAGS")
 
 
@@ -191,23 +190,15 @@ def machine() -> dict[str, Any]:
     """Returns what the speed of TensorFlow depends on here: version, processors, threads, settings."""
     import tensorflow as tf
 
-    model, flags = processor()
-    gpus = [
-        tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
-        for gpu in tf.config.list_physical_devices("GPU")
-    ]
     # The numbers of threads are 0 until somebody sets them, in Python or here.
     names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", *ENVIRONMENT)
     return {
         "tensorflow": tf.__version__,
-        "cpu": model,
-        "cpu_flags": [flag for flag in CPU_FLAGS if flag in flags],
-        "cores": cores(),
+        **{name: value for name, value in hardware().items() if name != "memory_gb"},
         "threads": [
             tf.config.threading.get_intra_op_parallelism_threads(),
             tf.config.threading.get_inter_op_parallelism_threads(),
         ],
-        "gpus": gpus,
         "environment": {name: os.environ[name] for name in names if name in os.environ},
     }
 

@@ -11,9 +11,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from trainer.values import UsageError
-
-PRECISIONS = ("float32", "bfloat16", "float16")
+from trainer.values import PRECISIONS, UsageError
 
 _OPTION_OF = {
     # Converts what is placed on a CPU, never what is on a GPU.
