@@ -11,17 +11,18 @@ from pathlib import Path
 import pytest
 
 TRAINER = Path(__file__).parent.parent / "trainer"
-BELOW = {"values", "caches", "phase_specs", "options", "config"}
+BELOW = {"values", "caches", "files", "phase_specs", "options", "config"}
 ALLOWED = {
     "__init__": set(),
     "values": set(),
     "caches": set(),
+    "files": {"values"},
     "phase_specs": {"values"},
     "options": {"values", "phase_specs"},
     "config": {"values", "phase_specs", "options"},
     "machine": set(),
     "runtime": {"values"},
-    "precision": {"values", "caches", "machine"},
+    "precision": {"values", "caches", "files", "machine"},
     "data": BELOW,
     "model": BELOW,
     "record": BELOW,

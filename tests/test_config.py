@@ -15,7 +15,8 @@ ENUMS = {name: f.metadata["choices"] for name, f in FIELDS.items() if f.metadata
 NOT_IDENTITY = {
     "data_dir", "checksum", "workdir", "log_every", "save_every", "keep_checkpoints",
     "strategy", "cache_dir", "progress", "eval_split", "checkpoint", "memory_budget_mb", "feature_cache",
-    "cache_limit_gb", "output", "repeats",
+    "cache_limit_gb", "output", "repeats", "on_bad_image", "max_pixels", "save_every_secs", "max_minutes",
+    "stop_signals", "on_nonfinite", "max_rollbacks", "max_loss",
 }  # fmt: skip
 # Another valid value than the default, where one cannot be guessed from the type.
 OTHER = {
@@ -23,7 +24,7 @@ OTHER = {
     "dropout": 0.5, "label_smoothing": 0.5,
     "augment": "flip", "frozen_for": "7steps", "finetune_for": "7steps", "finetune_train": "head",
     "warmup": "1steps", "log_every": "7steps", "evaluate_every": "7steps", "save_every": "7steps",
-    "checkpoint": "latest", "momentum": 0.5, "weight_decay": 0.1,
+    "checkpoint": "latest", "stop_signals": "SIGUSR2", "momentum": 0.5, "weight_decay": 0.1,
 }  # fmt: skip
 
 

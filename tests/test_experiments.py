@@ -15,7 +15,7 @@ import tensorflow as tf
 from tests.conftest import make_flower_folder
 from tests.record.events import scalars
 from trainer import flags
-from trainer.record.workdir import read_json
+from trainer.files import read_json
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = sorted(ROOT.glob("experiments/*.flags"))

@@ -5,9 +5,11 @@
 """
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import math
+import signal
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +17,7 @@ from trainer.options import (
     BenchmarkConfig,
     DataConfig,
     EvaluateConfig,
+    GuardConfig,
     ModelConfig,
     PlanConfig,
     RunConfig,
@@ -32,6 +35,7 @@ class Config:
     model: ModelConfig = ModelConfig()
     plan: PlanConfig = PlanConfig()
     run: RunConfig = RunConfig()
+    guard: GuardConfig = GuardConfig()
     speed: SpeedConfig = SpeedConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()
@@ -103,12 +107,24 @@ def _validate(config: Config) -> None:
             raise UsageError(f"--{name}={duration} must be more than 0")
     if not (config.evaluate.checkpoint in ("best", "latest") or config.evaluate.checkpoint.isdigit()):
         raise UsageError(f"--checkpoint={config.evaluate.checkpoint} is not best, latest or a step number")
+    _check_signals(config.run.stop_signals)
     parse_calls(config.model.head)
     phase_specs(config.plan)
+
+
+def _check_signals(text: str) -> None:
+    # SIGKILL and SIGSTOP reach no program, SIGINT is always one.
+    known = sorted({s.name for s in signal.Signals} - {"SIGKILL", "SIGSTOP", "SIGINT"})
+    for name in filter(None, text.split(",")):
+        if name not in known:
+            close = ", ".join(difflib.get_close_matches(name.upper(), known)) or "SIGTERM, SIGUSR1, SIGUSR2"
+            raise UsageError(
+                f"--stop_signals={text}: {name!r} is no signal that can be waited for; close: {close}"
+            )
 
 
 _AT_LEAST = {
     "batch_size": 1, "image_size": 0, "synthetic_examples": 1, "keep_checkpoints": 1, "seed": 0,
     "split_seed": 0, "synthetic_seed": 0, "memory_budget_mb": 0, "feature_views": 0, "cache_limit_gb": 0,
-    "repeats": 1,
+    "repeats": 1, "max_pixels": 1, "save_every_secs": 0, "max_minutes": 0, "max_rollbacks": 0, "max_loss": 0,
 }  # fmt: skip

@@ -9,8 +9,9 @@ import sys
 import pytest
 
 from trainer.config import Config
+from trainer.files import read_json, write_bytes, write_json
 from trainer.record import workdir as module
-from trainer.record.workdir import Workdir, read_json, write_bytes, write_json
+from trainer.record.workdir import Workdir
 from trainer.values import TrainerError, UsageError
 
 
@@ -49,9 +50,9 @@ def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")
     program = (
-        "import os, pathlib, signal, sys; from trainer.record import workdir\n"
-        "workdir.os.replace = lambda *args: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "workdir.write_bytes(pathlib.Path(sys.argv[1]), b'new' * 1000)"
+        "import os, pathlib, signal, sys; import trainer.files as files\n"
+        "files.os.replace = lambda *args: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "files.write_bytes(pathlib.Path(sys.argv[1]), b'new' * 1000)"
     )
     result = subprocess.run([sys.executable, "-c", program, str(path)], check=False)
     assert result.returncode == -signal.SIGKILL

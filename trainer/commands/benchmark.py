@@ -13,11 +13,11 @@ import tensorflow as tf
 from trainer import __version__
 from trainer.commands.evaluate import make_stages, named_pictures
 from trainer.experiment import Experiment
+from trainer.files import write_json
 from trainer.flags import CommandLine, to_flagfile
 from trainer.loop.phases import Phase
 from trainer.machine import machine, peak_memory_mb
 from trainer.precision import in_precision
-from trainer.record.workdir import write_json
 from trainer.runtime import versions
 from trainer.stages import Stages
 from trainer.values import TrainerError

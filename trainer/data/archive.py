@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import re
-import tempfile
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -15,6 +14,7 @@ from trainer.data.download import download
 from trainer.data.encoded import DEFAULT_BUDGET_BYTES
 from trainer.data.folder import FolderSource, open_folder
 from trainer.data.unpack import unpack
+from trainer.files import write_json
 from trainer.values import TrainerError, UsageError
 
 # SHA-256 by address, without its scheme.
@@ -133,11 +133,6 @@ def _remembered(record: Path) -> str:
 
 def _remember(record: Path, **facts: str | int) -> None:
     try:
-        handle, part = tempfile.mkstemp(prefix=".part-", dir=record.parent)
-        with os.fdopen(handle, "w") as file:
-            json.dump(facts, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, record)
+        write_json(record, facts)
     except OSError as error:
         raise TrainerError(f"cannot write {record}: {error.strerror}; set --cache_dir") from None

@@ -100,23 +100,6 @@ def write_array(path: Path, blocks: Iterator[np.ndarray], *, shape: tuple[int, .
     return digest.hexdigest()
 
 
-def sync(folder: Path) -> None:
-    """Waits until the names in a folder are on disk.
-
-    Raises:
-      OSError: they do not get there.
-    """
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        # Some network file systems know no fsync of folders.
-        if error.errno != errno.EINVAL:
-            raise
-    finally:
-        os.close(handle)
-
-
 def _checked(blocks: Iterator[np.ndarray], shape: tuple[int, ...]) -> Iterator[np.ndarray]:
     rows = 0
     for block in blocks:

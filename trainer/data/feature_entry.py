@@ -18,11 +18,11 @@ from trainer.data.array_file import (
     StoredFeatures,
     array_bytes,
     file_bytes,
-    sync,
     unreadable,
     write_array,
     writing,
 )
+from trainer.files import sync
 
 FORMAT = 1
 FEATURES, ENTRY = "features.npy", "entry.json"

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.data.array_file import Damaged, FeatureCacheError, NotWritten, StoredFeatures, sync, writing
+from trainer.data.array_file import Damaged, FeatureCacheError, NotWritten, StoredFeatures, writing
 from trainer.data.feature_entry import (
     ENTRY,
     Entry,
@@ -32,6 +32,7 @@ from trainer.data.feature_entry import (
     write_entry,
 )
 from trainer.data.file_lock import file_lock
+from trainer.files import sync
 
 __all__ = ["Entry", "FeatureCacheError", "FeatureStore", "StoredFeatures"]
 

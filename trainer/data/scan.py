@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import PIL
 from trainer.data import decode
 from trainer.data.decode import inspect_picture
 from trainer.data.sources import Source
+from trainer.files import write_bytes
 
 _log = logging.getLogger("trainer")
 # Pictures that one task looks at: 70,000 tasks of one picture would take 100 MB of memory.
@@ -116,15 +116,7 @@ def _read_record(file: Path, key: str, count: int) -> Scan | None:
 def _write_record(file: Path, key: str, found: Scan) -> None:
     body = bytes.fromhex("".join(found.digests)) + found.orientations.astype(np.uint8).tobytes()
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(prefix=".part-", dir=file.parent)
-        try:
-            with os.fdopen(handle, "wb") as out:
-                out.write(hashlib.sha256(key.encode() + body).digest() + body)
-            os.replace(part, file)
-        except OSError:
-            os.unlink(part)
-            raise
+        write_bytes(file, hashlib.sha256(key.encode() + body).digest() + body)
     except OSError as error:
         _log.info("the scan is not recorded in %s: %s", file.parent, error.strerror)
         return

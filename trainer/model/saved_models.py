@@ -10,6 +10,7 @@ from pathlib import Path
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from trainer.files import sync
 from trainer.values import TrainerError
 
 
@@ -81,7 +82,7 @@ def publish(target: Path, write: Callable[[Path], None]) -> None:
             # A folder that is not empty cannot be replaced: another process was first.
             if not target.is_dir():
                 raise
-        _sync_path(target.parent)
+        sync(target.parent)
     except (OSError, tf.errors.OpError) as error:
         raise TrainerError(
             f"cannot write {target} ({first_line(error)}): free some space, or name another folder "
@@ -112,15 +113,7 @@ def move_aside(folder: Path) -> Path:
 
 def _sync(folder: Path) -> None:
     for path in [*folder.rglob("*"), folder]:
-        _sync_path(path)
-
-
-def _sync_path(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(path)
 
 
 def first_line(error: Exception) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.caches import cache_root
+from trainer.files import write_json
 from trainer.machine import machine as hardware
 from trainer.precision.rewriter import in_precision, supported
 
@@ -217,12 +218,6 @@ def _read(path: Path) -> Choice | None:
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:
-    """Writes JSON so that it appears whole or not at all; a cache that cannot be written is no failure."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(json.dumps(data, indent=2))
-        os.replace(scratch, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            scratch.unlink()
+    """Writes JSON; a cache that cannot be written is no failure."""
+    with contextlib.suppress(OSError):
+        write_json(path, data)

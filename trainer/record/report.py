@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from sklearn import metrics as sk_metrics
 
+from trainer.files import write_bytes, write_json, write_text
 from trainer.record.figures import confusion_figure
-from trainer.record.workdir import write_bytes, write_json, write_text
 
 FORMAT = 1
 

@@ -9,7 +9,8 @@ from typing import Any
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams_api
 
-from trainer.record.workdir import Workdir, write_bytes
+from trainer.files import write_bytes
+from trainer.record.workdir import Workdir
 from trainer.values import TrainerError, told_by_tensorflow
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config import Config
+from trainer.files import read_json, write_json, write_text
 from trainer.values import TrainerError, UsageError
 
 FORMAT = 1
@@ -177,42 +178,3 @@ def _jsonable(value: Any) -> Any:
 
 def _shown(value: Any) -> str:
     return repr(value) if value in ("", None) or isinstance(value, list | tuple) else str(value)
-
-
-def read_json(path: Path) -> Any:
-    """Reads a JSON file.
-
-    Raises:
-      TrainerError: it is not whole.
-    """
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise TrainerError(f"{path} is damaged: {error}") from None
-
-
-def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
-    """Writes JSON atomically."""
-    write_text(path, json.dumps(value, indent=indent) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file atomically."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file atomically: to a temporary name, synced, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        error.filename = error.filename or str(path)  # A full disk does not say which.
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,0 +1,126 @@
+"""Files that are there whole or not at all: written to a temporary name, synced, renamed.
+
+Standard library only. A crash, or a loss of power, leaves the old file or the new one.
+"""
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from trainer.values import TrainerError
+
+# Names that begin so are of files in the middle of being written; whoever owns a folder may remove them.
+PART_PREFIX = ".part-"
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+      TrainerError: it is not whole.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise TrainerError(f"{path} is damaged: {error}") from None
+
+
+def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
+    """Writes JSON atomically."""
+    write_text(path, json.dumps(value, indent=indent) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file atomically, in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file atomically; makes its folder if there is none.
+
+    Raises:
+      OSError: it cannot be written; `filename` is set. The old file, if any, is as it was.
+    """
+    part = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, part = tempfile.mkstemp(prefix=PART_PREFIX, dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(part, 0o666 & ~_umask())
+        os.replace(part, path)
+        part = ""
+        sync(path.parent)
+    except OSError as error:
+        # A full disk does not say which file it was.
+        error.filename = str(path)
+        raise
+    finally:
+        if part:
+            Path(part).unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on disk.
+
+    Raises:
+      OSError: they do not get there.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network file systems know no fsync of folders.
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(handle)
+
+
+def remove_parts(folder: Path) -> None:
+    """Removes what a process that died left behind in the middle of writing.
+
+    Only for folders that one process writes to at a time, such as a locked workdir.
+    """
+    for part in folder.glob(f"{PART_PREFIX}*"):
+        shutil.rmtree(part) if part.is_dir() else part.unlink()
+
+
+def require_room(folder: Path, num_bytes: int, *, what: str) -> None:
+    """Makes sure that a disk can take something before it is begun.
+
+    Args:
+      folder: where it is to be written; it must exist.
+      num_bytes: how much.
+      what: begins the message, e.g. `the checkpoint of step 100`.
+
+    Raises:
+      TrainerError: there is less room; the message says how much is missing.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise TrainerError(
+            f"{what} needs {told_size(num_bytes)} and {folder} has {told_size(free)} left: "
+            f"{told_size(num_bytes - free)} are missing"
+        )
+
+
+def told_size(num_bytes: int) -> str:
+    """Returns a size as people read it, such as 12.3 MB."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if num_bytes >= factor:
+            return f"{num_bytes / factor:.1f} {unit}"
+    return f"{num_bytes} bytes"
+
+
+def _umask() -> int:
+    # Python has no way to look at it but setting it.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,37 @@
+"""Options of the network."""
+
+from dataclasses import dataclass
+
+from trainer.options.declare import option
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Model"""
+
+    backbone: str = option(
+        "efficientnet_lite0",
+        "Pretrained network: efficientnet_lite0, hub:HANDLE, savedmodel:PATH or keras:NAME.",
+        short=True,
+    )
+    weights: str = option("imagenet", "Weights of a keras: backbone: imagenet, none, or a weights file.")
+    image_size: int = option(
+        0, "Side of the pictures the network sees, in px; 0: what the backbone asks for.", short=True
+    )
+    init_from: str = option(
+        "",
+        "Workdir of another run whose best weights this one begins with, instead of the pretrained ones.",
+        short=True,
+    )
+    init_part: str = option(
+        "all",
+        "What is taken from there: network and head, or the network alone.",
+        choices=("all", "backbone"),
+    )
+    value_range: str = option(
+        "", "Pixel values a hub: or savedmodel: backbone wants, e.g. -1,1; default 0,1."
+    )
+    head: str = option(
+        "mlp(512)", "Layers after the backbone: linear, or mlp(WIDTH,...) with ReLU.", short=True
+    )
+    dropout: float = option(0.0, "Share of the last features dropped in training, 0 to 1.")

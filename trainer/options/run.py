@@ -1,0 +1,74 @@
+"""Options of the run: where, how often, until when, and what guards it."""
+
+from dataclasses import dataclass
+
+from trainer.options.declare import option
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Run"""
+
+    workdir: str = option(
+        "", "Folder of this run: checkpoints, event files, report. Required.", identity=False, short=True
+    )
+    seed: int = option(0, "Seed of initial weights, order and augmentation.", short=True)
+    log_every: str = option("10steps", "How often loss and accuracy are written.", identity=False)
+    # Part of the identity: which weights are the best depends on when they are looked at.
+    evaluate_every: str = option("1epochs", "How often the validation split is evaluated.")
+    save_every: str = option("1epochs", "How often a checkpoint is written.", identity=False)
+    save_every_secs: float = option(
+        600.0,
+        "A checkpoint is written, too, when the last one is this many seconds old; 0: never.",
+        identity=False,
+    )
+    keep_checkpoints: int = option(
+        3, "How many of the latest checkpoints are kept, besides the best.", identity=False
+    )
+    max_minutes: float = option(
+        0.0,
+        "Save and stop, with status 75, after this many minutes; the same command goes on. 0: no limit.",
+        identity=False,
+    )
+    stop_signals: str = option(
+        "SIGTERM,SIGUSR1",
+        "Signals besides Ctrl-C on which a run saves and stops with status 75, such as the one that SLURM's "
+        "--signal announces the end of a job with.",
+        identity=False,
+    )
+    strategy: str = option(
+        "auto",
+        "Devices: one, all local ones (mirrored), or all when there are several GPUs (auto).",
+        choices=("auto", "one", "mirrored"),
+        identity=False,
+    )
+    cache_dir: str = option(
+        "",
+        "Folder for downloaded and converted networks; default the user's cache folder "
+        "($TFHUB_CACHE_DIR is honoured).",
+        identity=False,
+    )
+    progress: str = option(
+        "auto",
+        "Progress bar, or plain lines (auto: a bar on a terminal).",
+        choices=("auto", "bar", "plain"),
+        identity=False,
+    )
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    """Guards"""
+
+    # Not of the identity: who has met a bad batch wants to go on past it.
+    on_nonfinite: str = option(
+        "fail",
+        "A loss or gradient that is not finite: stop, or go back to the last checkpoint and leave that "
+        "batch out (rollback).",
+        choices=("fail", "rollback"),
+        identity=False,
+    )
+    max_rollbacks: int = option(3, "How many batches of a run rollback leaves out at most.", identity=False)
+    max_loss: float = option(
+        0.0, "A training loss above this counts as one that is not finite; 0: no limit.", identity=False
+    )
