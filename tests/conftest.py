@@ -81,7 +81,8 @@ def call_main(*arguments: object) -> int:
     try:
         return main(["trainer", *map(str, arguments)])
     finally:
-        log.handlers, log.level, log.propagate = before
+        log.handlers, _, log.propagate = before
+        log.setLevel(before[1])  # Set by hand, what the logger remembers of its level would stay.
 
 
 @pytest.fixture

@@ -2,8 +2,9 @@
 
 import pytest
 import tensorflow as tf
+import tf_keras
 
-from tests.loop.toys import dataset_of, random_batches, run_of, state_of, values
+from tests.loop.toys import PixelBackbone, dataset_of, random_batches, run_of, state_of, values
 from trainer.model.backbones import open_backbone
 
 KERNEL, BETA, MEAN = (f"model/backbone/{name}" for name in ("conv/kernel", "bn/beta", "bn/moving_mean"))
@@ -51,3 +52,18 @@ def test_it_follows_the_phase(tiny_backbone):
     assert set(state.constant()) == {MEAN}
     state.jump(2)
     assert set(state.constant()) == {KERNEL, BETA, MEAN}
+
+
+def test_names_do_not_depend_on_what_was_built_before():
+    class Numbered(PixelBackbone):
+        def __init__(self):
+            layer = tf_keras.layers.Dense(3)  # dense, dense_1, ... through the process.
+            layer(tf.zeros([1, 3]))
+            self.number = layer.kernel.name
+            self.variables = {"mix/kernel": layer.kernel, "mix/bias": layer.bias}
+
+    backbones = [Numbered(), Numbered()]
+    assert backbones[0].number != backbones[1].number
+    one, other = (list(state_of("for=2steps; train=all", backbone=b).variables()) for b in backbones)
+    assert one == other
+    assert "optimizer/0001/m/backbone/mix/kernel" in one

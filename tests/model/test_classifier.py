@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 
 from tests.model.modules import KERNEL
 from trainer.model.backbones import open_backbone
 from trainer.model.classifier import Classifier
 from trainer.model.heads import Head
+from trainer.model.keras_apps import KerasBackbone
 from trainer.values import Contract
 
 
@@ -51,6 +53,23 @@ def test_a_dropout_seed_drops_features(classifier):
     dropped = classifier(IMAGES, dropout_seed=tf.constant([0, 1]))
     assert not np.array_equal(plain, dropped)
     np.testing.assert_array_equal(dropped, classifier(IMAGES, dropout_seed=tf.constant([0, 1])))
+
+
+def test_a_dropout_seed_reaches_a_keras_backbone_for_one_call():
+    pictures = tf_keras.Input([8, 8, 3])
+    features = tf_keras.layers.Dropout(0.5)(tf_keras.layers.GlobalAveragePooling2D()(pictures))
+    backbone = KerasBackbone("keras:Toy", tf_keras.Model(pictures, features), tf.identity, size_px=8)
+    classifier = Classifier(backbone, Head("linear", num_logits=3, dropout=0.0, seed=0))
+    training = {"backbone_trains": True, "bn_batch": True}
+    plain, *dropped = (
+        classifier(IMAGES, **training, dropout_seed=seed) for seed in (None, [0, 1], [0, 1], [0, 2])
+    )
+    np.testing.assert_array_equal(plain, classifier(IMAGES))
+    np.testing.assert_array_equal(dropped[0], dropped[1])
+    assert len({logits.numpy().tobytes() for logits in (plain, *dropped)}) == 3
+    np.testing.assert_array_equal(classifier(IMAGES, **training), plain)
+    # Stored statistics go without.
+    np.testing.assert_array_equal(classifier(IMAGES, backbone_trains=True, dropout_seed=[0, 1]), plain)
 
 
 def test_batch_statistics_move_only_when_asked_for(classifier):

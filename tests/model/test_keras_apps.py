@@ -11,6 +11,7 @@ import tf_keras
 from trainer.model import keras_apps
 from trainer.model.backbones import open_backbone
 from trainer.model.keras_apps import KerasBackbone
+from trainer.model.random_operations import stateful_random_ops
 from trainer.model.variable_names import lasting_layer_names
 from trainer.values import Contract, TrainerError, UsageError
 
@@ -235,5 +236,9 @@ def test_one_of_every_family_with_random_weights(name):
     height, width = backbone.contract.height_px, backbone.contract.width_px
     features = backbone(tf.zeros([1, height, width, 3]), training=False, bn_batch=False)
     assert features.shape == (1, backbone.contract.feature_width)
+    forward = tf.function(lambda images: backbone(images, training=True, bn_batch=True), autograph=False)
+    # What draws random numbers, and by no seed of the run.
+    graph = forward.get_concrete_function(tf.TensorSpec([2, height, width, 3])).graph
+    assert stateful_random_ops(graph) == []
     tf_keras.backend.clear_session()
     gc.collect()

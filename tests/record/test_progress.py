@@ -36,9 +36,11 @@ def said():
 
     log, keep = logging.getLogger("trainer"), Keep()
     before = (log.handlers, log.level)
-    log.handlers, log.level = [keep], logging.INFO
+    log.handlers = [keep]
+    log.setLevel(logging.INFO)
     yield lines
-    log.handlers, log.level = before
+    log.handlers = before[0]
+    log.setLevel(before[1])
 
 
 def plain(clock, **kwargs):

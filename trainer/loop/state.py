@@ -54,6 +54,26 @@ class Stopwatch:
         self.num_steps += num_steps
 
 
+class Unfit:
+    """The first update that nobody can go on from; no part of a checkpoint, as none is made of it.
+
+    `step` is the number of updates before it, -1 as long as there is none.
+    """
+
+    def __init__(self) -> None:
+        self.step = tf.Variable(-1, trainable=False, dtype=tf.int64, name="unfit_step")
+        self.loss = tf.Variable(0.0, trainable=False, name="unfit_loss")
+        self.gradient_norm = tf.Variable(0.0, trainable=False, name="unfit_gradient_norm")
+
+    def variables(self) -> list[tf.Variable]:
+        return [self.step, self.loss, self.gradient_norm]
+
+    def note(self, *, step: tf.Tensor, loss: tf.Tensor, gradient_norm: tf.Tensor) -> None:
+        self.step.assign(step)
+        self.loss.assign(loss)
+        self.gradient_norm.assign(gradient_norm)
+
+
 class TrainState:
     """Step, model, the current phase's optimizer, metrics since the last log, and the best so far.
 
@@ -70,7 +90,7 @@ class TrainState:
         self._step = tf.Variable(0, trainable=False, dtype=tf.int64, name="step")
         self.metrics = Metrics()
         self.gradient_norm = tf_keras.metrics.Mean(name="gradient_norm")
-        self.nonfinite_step = tf.Variable(-1, trainable=False, dtype=tf.int64, name="nonfinite_step")
+        self.unfit = Unfit()
         # Held always, so that checkpoints look the same in every arithmetic; see `loss_scaling`.
         self.loss_scale = LossScale()
         # float64, so that what is compared after a restore is what was measured.
@@ -111,9 +131,23 @@ class TrainState:
             if name not in self.trained and (variable.trainable or not moves)
         }
 
+    def find_nonfinite(self) -> str:
+        """Returns the name of a variable of the run that is not finite; empty: there is none."""
+        for name, variable in self.variables().items():
+            # The best is infinitely bad before there is one.
+            checked = variable.dtype.is_floating and not name.startswith("best/")
+            if checked and not tf.reduce_all(tf.math.is_finite(variable)):
+                return name
+        return ""
+
     def variables(self) -> dict[str, tf.Variable]:
         """Returns {lasting name: variable}, all that a checkpoint holds."""
-        slots = {f"optimizer/{i:04d}/{_name(v)}": v for i, v in enumerate(self.optimizer.variables)}
+        # Keras numbers networks through a process: a slot is called by the lasting name of what it is of.
+        lasting = {_name(variable): name for name, variable in self.trained.items()}
+        slots = {}
+        for i, slot in enumerate(self.optimizer.variables):
+            role, _, of = _name(slot).partition("/")
+            slots[f"optimizer/{i:04d}/{role}/{lasting.get(of, of)}".rstrip("/")] = slot
         metrics = self.metrics.variables() | {
             "gradient_norm/total": self.gradient_norm.total,
             "gradient_norm/count": self.gradient_norm.count,

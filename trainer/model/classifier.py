@@ -5,6 +5,7 @@ import tf_keras
 
 from trainer.model.backbones import Backbone
 from trainer.model.cuts import Cut
+from trainer.model.dropout import drawing_from
 from trainer.model.heads import Head
 
 
@@ -40,8 +41,10 @@ class Classifier(tf_keras.Model):
           cut: where to begin instead of at the pictures.
           backbone_trains: whether gradients of backbone variables will be taken.
           bn_batch: whether BatchNorm uses and moves towards the batch's statistics.
-          dropout_seed: [2] int32 while training the head; None means no dropout.
+          dropout_seed: [2] int32 while training: all dropout is drawn from it, that inside a Keras
+            backbone, which bn_batch switches on, too. None means no dropout.
         """
         network = cut.above if cut else self.backbone
-        features = network(images, training=backbone_trains, bn_batch=bn_batch)
+        with drawing_from(dropout_seed):
+            features = network(images, training=backbone_trains, bn_batch=bn_batch)
         return tf.cast(self.head(features, dropout_seed=dropout_seed), tf.float32)

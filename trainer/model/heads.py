@@ -5,6 +5,7 @@ from collections.abc import Callable
 import tensorflow as tf
 import tf_keras
 
+from trainer.model.dropout import dropout
 from trainer.values import UsageError, parse_calls
 
 
@@ -70,7 +71,7 @@ class Head(tf_keras.layers.Layer):
         for layer in self.hidden:
             features = layer(features)
         if self.dropout and dropout_seed is not None:
-            features = _dropout(features, rate=self.dropout, seed=dropout_seed)
+            features = dropout(features, rate=self.dropout, seed=dropout_seed)
         return self.logits(features)
 
     def named_variables(self) -> dict[str, tf.Variable]:
@@ -80,17 +81,3 @@ class Head(tf_keras.layers.Layer):
             for layer in (*self.hidden, self.logits)
             for weight in ("kernel", "bias")
         }
-
-
-def _dropout(features: tf.Tensor, *, rate: float, seed: tf.Tensor) -> tf.Tensor:
-    """Zeroes a share of [b, D] features and scales up the rest (Srivastava et al., 2014).
-
-    The draw is made for the whole global batch and each replica takes its rows, so that the
-    result is the same on any number of devices.
-    """
-    replica = tf.distribute.get_replica_context()
-    rows = tf.shape(features)[0]
-    draw = tf.random.stateless_uniform([rows * replica.num_replicas_in_sync, features.shape[-1]], seed)
-    first = rows * tf.cast(replica.replica_id_in_sync_group, tf.int32)
-    keep = draw[first : first + rows] >= rate
-    return tf.where(keep, features / (1.0 - rate), 0.0)

@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import functools
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Collection
@@ -16,6 +17,7 @@ import tensorflow as tf
 import tf_keras
 
 from trainer.model.cuts import Cut, network_cut, whole_cut
+from trainer.model.dropout import seed_dropout
 from trainer.model.fingerprints import network_fingerprint
 from trainer.model.folding import Inference
 from trainer.model.initializers import reseed
@@ -53,10 +55,9 @@ class KerasBackbone:
             feature_width=int(network.output_shape[-1]),
             any_size=True,
         )
-        self._network = network
-        self._preprocess = preprocess
-        shape = self.contract.image_shape
-        self._infer = Inference(lambda images: network(preprocess(images), training=False), shape=shape)
+        seed_dropout(network)
+        self._network, self._preprocess = network, preprocess
+        self._infer = Inference(lambda x: network(preprocess(x), training=False), shape=(size_px, size_px, 3))
         self._trains = False
 
     def __call__(self, images: tf.Tensor, *, training: bool, bn_batch: bool) -> tf.Tensor:
@@ -198,7 +199,7 @@ def _opens(path: Path) -> bool:
 def _weights_path(weights: str) -> Path | None:
     if weights in ("imagenet", "none"):
         return None
-    path = Path(weights).expanduser()
+    path = Path(os.path.expanduser(weights))
     if not path.name.endswith(WEIGHTS_ENDINGS):
         raise UsageError(
             f"--weights={weights} is neither imagenet, none, nor a file that ends with "
@@ -244,7 +245,6 @@ def _unknown_layers(network: tf_keras.Model, path: Path) -> list[str]:
     wanted = {layer.name for layer in network.layers if layer.weights}
     if len(stored) == len(wanted):
         return []  # Keras matches them by order, as names given automatically differ.
-    missing = sorted(wanted - stored)
-    if missing:
+    if missing := sorted(wanted - stored):
         raise ValueError(f"{len(missing)} layers are not in it, such as {missing[0]}")
     return sorted(stored - wanted)
