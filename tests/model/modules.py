@@ -75,6 +75,17 @@ def save_with_signature(folder: Path, *, inputs: int = 1, kernel=KERNEL) -> Path
     return folder
 
 
+def save_with_asset(folder: Path) -> Path:
+    """A module that brings a file, `assets/names.txt`."""
+    names = folder.with_name("names.txt")
+    names.write_text("red\ngreen\n")
+    module = tf.Module()
+    module.names = tf.saved_model.Asset(str(names))
+    tf.saved_model.save(module, str(folder))
+    names.unlink()
+    return folder
+
+
 def pack(folder: Path) -> bytes:
     """Returns a SavedModel as the .tar.gz that a hub server sends."""
     buffer = io.BytesIO()

@@ -2,14 +2,18 @@
 
 import hashlib
 import http.server
+import io
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import tarfile
 import threading
 
 import pytest
+import tensorflow_hub
 
 from tests.model.modules import pack, save_tiny
 from trainer.model.backbones import open_backbone
@@ -19,6 +23,11 @@ from trainer.values import TrainerError
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory):
     return pack(save_tiny(tmp_path_factory.mktemp("source") / "tiny"))
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
 
 
 @pytest.fixture
@@ -81,7 +90,14 @@ def test_refused_by_the_server(cache, server, status):
         open_backbone(f"hub:{server.handle}")
     message = str(caught.value)
     assert "\n" not in message
-    for part in (f"HTTP {status}", server.handle, str(cache), "--cache_dir", "hub:/", "efficientnet_lite0"):
+    for part in (
+        f"the server says {status}",
+        server.handle,
+        str(cache),
+        "--cache_dir",
+        "hub:/",
+        "efficientnet_lite0",
+    ):
         assert part in message
     assert not folder_of(cache, server.handle).exists()
 
@@ -90,7 +106,7 @@ def test_no_network(cache):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         handle = f"http://127.0.0.1:{free.getsockname()[1]}/tiny/1"
-    with pytest.raises(TrainerError, match=r"no network: .*refused.*Ways out"):
+    with pytest.raises(TrainerError, match=r"cannot get it \(Connection refused\), .*Ways out"):
         open_backbone(f"hub:{handle}")
 
 
@@ -112,7 +128,30 @@ def test_an_archive_of_something_else(cache, server, tmp_path):
     server.body = pack(tmp_path / "other")
     with pytest.raises(TrainerError, match=r"saved_model.pb is missing"):
         open_backbone(f"hub:{server.handle}")
-    assert not folder_of(cache, server.handle).exists()
+    assert list(cache.iterdir()) == []
+
+
+UNSAFE = {
+    "leads out": {"name": "../evil.txt"},
+    "a link": {"name": "assets", "type": tarfile.SYMTYPE, "linkname": "/etc"},
+    "a hard link": {"name": "assets", "type": tarfile.LNKTYPE, "linkname": "../evil.txt"},
+    "a pipe": {"name": "assets", "type": tarfile.FIFOTYPE},
+}
+
+
+@pytest.mark.parametrize("facts", UNSAFE.values(), ids=UNSAFE.keys())
+def test_an_unsafe_archive_is_refused(cache, server, tmp_path, facts):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        member = tarfile.TarInfo()
+        for name, value in facts.items():
+            setattr(member, name, value)
+        tar.addfile(member)
+    server.body = buffer.getvalue()
+    with pytest.raises(TrainerError, match=r"cannot get it \((Relative path|Unexpected object) [^()]+\), "):
+        open_backbone(f"hub:{server.handle}")
+    assert list(cache.iterdir()) == []
+    assert not list(tmp_path.rglob("evil.txt"))
 
 
 def cut(path, share=0.5):
@@ -154,29 +193,74 @@ def test_damaged_cache_is_fetched_again(cache, server, packed, damage, caplog):
     # Without the server, the damage is said together with the ways out.
     damage(folder)
     server.status = 404
-    with pytest.raises(TrainerError, match="HTTP 404"):
+    with pytest.raises(TrainerError, match="the server says 404 Not Found"):
         open_backbone(f"hub:{server.handle}", image_size=4)
 
 
-def test_lock_of_a_dead_process_is_dropped(cache, server, packed):
+def left_by(cache, handle, lock=None):
+    """Makes what a download leaves behind that is killed; returns its files and folders, the lock first."""
+    cache.mkdir()
+    folder = folder_of(cache, handle)
+    left = [folder.with_name(folder.name + end) for end in (".lock", ".0a1b.tmp", ".descriptor.txt.tmp0a1b")]
+    left[1].mkdir()
+    (left[1] / "saved_model.pb").write_bytes(b"half")
+    left[2].write_bytes(b"")
+    if lock is not None:
+        left[0].write_text(lock)
+    return left
+
+
+@pytest.mark.parametrize("whose", ["a dead process", "this process", "nobody", "half", "empty"])
+def test_what_a_killed_download_left_is_removed(cache, server, packed, whose):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    cache.mkdir()
-    folder = folder_of(cache, server.handle)
-    lock = folder.with_name(folder.name + ".lock")
-    lock.write_text(f"{socket.gethostname()}.{dead.pid}.abc")
-    left = folder.with_name(f"{folder.name}.abc.tmp")
-    left.mkdir()
+    host = socket.gethostname()
+    # A number may be given again: that of this process is never that of another download.
+    locks = {"a dead process": f"{host}.{dead.pid}.0a1b", "this process": f"{host}.{os.getpid()}.0a1b"}
+    locks |= {"half": host[:3], "empty": ""}
+    left = left_by(cache, server.handle, locks.get(whose))
     server.body = packed
     open_backbone(f"hub:{server.handle}", image_size=4)  # Would wait 10 minutes.
-    assert not lock.exists()
-    assert not left.exists()
+    assert [path for path in left if path.exists()] == []
+
+
+@pytest.mark.parametrize("whose", ["of a living process", "of another machine"])
+def test_what_another_download_is_at_stays(cache, server, packed, monkeypatch, caplog, whose):
+    owner = f"{socket.gethostname()}.1" if "living" in whose else "elsewhere.example.com.7"
+    left = left_by(cache, server.handle, f"{owner}.0a1b")
+    waited = []
+
+    def done(handle, lock, timeout_secs):
+        waited.append([path for path in left if path.exists()])
+        left[0].unlink()
+
+    monkeypatch.setattr(tensorflow_hub.resolver, "_wait_for_lock_to_disappear", done)
+    server.body = packed
+    with caplog.at_level("WARNING", "trainer"):
+        open_backbone(f"hub:{server.handle}", image_size=4)
+    assert waited == [left]
+    host, _, pid = owner.rpartition(".")
+    assert (
+        f"process {pid} on {host} seems to be fetching this module: waiting; remove {left[0]}" in caplog.text
+    )
+
+
+def test_a_file_in_place_of_the_module(cache, server, packed):
+    cache.mkdir()
+    folder_of(cache, server.handle).write_bytes(b"in the way")
+    server.body = packed
+    open_backbone(f"hub:{server.handle}", image_size=4)
+    assert folder_of(cache, server.handle).is_dir()
 
 
 def test_unwritable_cache(server, packed, tmp_path, monkeypatch):
     server.body = packed
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "file" / "hub"))
-    with pytest.raises(TrainerError, match="--cache_dir"):
+    line = (
+        f"--backbone=hub:{server.handle}: cannot make {tmp_path}/file/hub: Not a directory; set --cache_dir"
+    )
+    with pytest.raises(TrainerError, match=f"^{re.escape(line)}$"):
         open_backbone(f"hub:{server.handle}", image_size=4)
+    assert server.paths == []
     assert os.environ["TFHUB_CACHE_DIR"] == str(tmp_path / "file" / "hub")

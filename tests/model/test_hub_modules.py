@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.model.modules import PENALTY, save_tiny, save_with_signature
+from tests.model.modules import PENALTY, save_tiny, save_with_asset, save_with_signature
 from trainer.model.backbones import open_backbone
 from trainer.model.published_sizes import published_size
+from trainer.model.saved_models import first_line
 from trainer.model.variable_names import unique_names
 from trainer.values import Contract, TrainerError, UsageError
 
@@ -190,6 +191,22 @@ def test_wrong_folders(tmp_path, open_folder):
             open_backbone(f"{scheme}:{tmp_path}/nowhere")
         with pytest.raises(TrainerError, match=r"not a whole SavedModel: saved_model.pb is missing"):
             open_backbone(f"{scheme}:{tmp_path}")
+    folder = save_with_asset(tmp_path / "asset")
+    (folder / "assets" / "names.txt").unlink()
+    with pytest.raises(TrainerError, match=r"not a whole SavedModel: assets/names.txt is missing$"):
+        open_backbone(f"hub:{folder}")
+    with pytest.raises(UsageError, match=r"^--backbone=hub:gs://b/m: expected a folder, or an address that "):
+        open_backbone("hub:gs://b/m")
+
+
+def test_what_tensorflow_says_without_its_names():
+    too_large = "OOM when allocating tensor with shape[1,8,8,3] and type float"
+    error = tf.errors.ResourceExhaustedError(
+        None, None, "{{function_node f}} " + too_large + " [Op:Fill] name: "
+    )
+    assert first_line(error) == too_large
+    assert first_line(ValueError("Exception encountered when calling layer\n\nwrong")) == "wrong"
+    assert first_line(ValueError()) == "ValueError"
 
 
 def test_unknown_address():

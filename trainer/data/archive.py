@@ -1,10 +1,12 @@
 """`archive:PATH_OR_URL`: a .tgz, .tar or .zip of class folders, unpacked once and read as a folder."""
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import re
+import shutil
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -12,9 +14,10 @@ from pathlib import Path
 from trainer.caches import cache_root
 from trainer.data.download import download
 from trainer.data.encoded import DEFAULT_BUDGET_BYTES
+from trainer.data.file_lock import file_lock
 from trainer.data.folder import FolderSource, open_folder
-from trainer.data.unpack import unpack
-from trainer.files import write_json
+from trainer.data.unpack import UNPACKING_PREFIX, BadArchiveError, unpack
+from trainer.files import PART_PREFIX, write_json
 from trainer.values import TrainerError, UsageError
 
 # SHA-256 by address, without its scheme.
@@ -24,6 +27,10 @@ KNOWN_CHECKSUMS = {
         "4c54ace7911aaffe13a365c34f650e71dd5bf1be0a58b464e5a7183e3e595d9c"
     ),
 }
+# What a process that died left behind. The groups are the keys, under whose locks it was made.
+_LEFT_OVER = re.compile(
+    rf"(?:{re.escape(PART_PREFIX)}|{re.escape(UNPACKING_PREFIX)})([0-9a-f]{{16}})-.*|([0-9a-f]{{16}})\.lock"
+)
 _log = logging.getLogger("trainer")
 
 
@@ -33,7 +40,8 @@ def open_archive(
     """Downloads (once), checks, unpacks (once) and lists an archive of class folders.
 
     One folder that wraps all class folders is looked through. A downloaded archive must have the
-    SHA-256 given, else the known one, else the one it had when it was first downloaded.
+    SHA-256 given, else the known one, else the one it had when it was first downloaded. Where another
+    process downloads or unpacks the same one, this one waits.
 
     Args:
       address: a path, or a file:, http: or https: URL.
@@ -51,75 +59,126 @@ def open_archive(
     if checksum and not re.fullmatch(r"[0-9a-f]{64}", checksum):
         raise UsageError(f"--checksum={checksum}: expected a SHA-256, which is 64 hex digits")
     cache = cache_root(cache_dir) / "archives"
-    url = urllib.parse.urlsplit(address)
+    try:
+        url = urllib.parse.urlsplit(address)
+    except ValueError as error:
+        raise UsageError(f"--source={name}: {address} is no address: {error}") from None
+    _remove_left_overs(cache)
     if url.scheme in ("http", "https"):
         return _open_url(address, name=name, checksum=checksum, cache=cache, budget_bytes=budget_bytes)
     if url.scheme == "file":
         address = urllib.request.url2pathname(url.path)
     elif "://" in address:
         raise UsageError(f"--source={name}: expected a path or a file:, http: or https: address")
-    archive = Path(address).expanduser().absolute()
-    sha256 = _checked(archive, checksum, name=name)
-    return _open_file(archive, sha256, name=name, cache=cache, budget_bytes=budget_bytes)
+    archive = Path(os.path.expanduser(address)).absolute()
+    sha256 = _digest(archive, name=name)
+    if checksum and sha256 != checksum:
+        raise TrainerError(
+            f"--source={name}: {archive} has the SHA-256 {sha256}, expected {checksum}: it is another "
+            "archive or a damaged one; get it anew, or correct --checksum"
+        )
+    return _open_file(archive, sha256, name=name, what=str(archive), cache=cache, budget_bytes=budget_bytes)
 
 
 def _open_url(url: str, *, name: str, checksum: str, cache: Path, budget_bytes: int) -> FolderSource:
     parts = urllib.parse.urlsplit(url)
     file = re.sub(r"[^\w.-]", "_", os.path.basename(parts.path))[-80:] or "archive"
-    archive = cache / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{file}"
+    key = hashlib.sha256(url.encode(errors="surrogateescape")).hexdigest()[:16]
+    archive = cache / f"{key}-{file}"
     record = archive.with_name(archive.name + ".json")
-    expected = checksum or KNOWN_CHECKSUMS.get(f"{parts.netloc}{parts.path}", "") or _remembered(record)
-    fresh = not archive.exists()
-    if fresh:
-        download(url, archive, name=name)
-    try:
-        sha256 = _checked(archive, expected, name=name)
-        source = _open_file(archive, sha256, name=name, cache=cache, budget_bytes=budget_bytes)
-    except TrainerError:
-        # What has just come and is wrong must not stand in the way of the next attempt.
+    _make(cache, name=name)
+    with file_lock(cache / f"{key}.lock", waiting_for=name):
+        known = KNOWN_CHECKSUMS.get(f"{parts.netloc}{parts.path}", "")
+        expected = checksum or known or _remembered(record)
+        fresh = not archive.exists()
         if fresh:
-            archive.unlink(missing_ok=True)
-        raise
-    if not expected:
-        _remember(record, url=url, sha256=sha256, size=archive.stat().st_size)
-        _log.info("%s: SHA-256 %s remembered; from now on %s must have it", name, sha256, url)
-    return source
-
-
-def _open_file(archive: Path, sha256: str, *, name: str, cache: Path, budget_bytes: int) -> FolderSource:
-    folder = cache / sha256[:16]
-    if not folder.is_dir():
+            download(url, archive, name=name, key=key)
+        what = f"the archive from {url}" if fresh else str(archive)
         try:
-            cache.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise TrainerError(
-                f"--source={name}: cannot make {cache}: {error.strerror}; set --cache_dir"
-            ) from None
-        _log.info("%s: unpacking %s to %s", name, archive, folder)
-        unpack(archive, folder, name=name)
-    return open_folder(str(_unwrapped(folder)), name=name, budget_bytes=budget_bytes)
+            sha256 = _digest(archive, name=name)
+            if expected and sha256 != expected:
+                origin = "--checksum" if checksum else "on record" if known else f"as {record} has it"
+                hint = "" if fresh else f"remove {archive} to have it anew, or "
+                raise BadArchiveError(
+                    f"--source={name}: {what} has the SHA-256 {sha256}, expected {expected} ({origin}): it "
+                    f"is damaged or has changed; {hint}give its SHA-256 as --checksum to take it as it is"
+                )
+            source = _open_file(archive, sha256, name=name, what=what, cache=cache, budget_bytes=budget_bytes)
+        except BadArchiveError:
+            # What is wrong, and nothing vouches for, must not stand in the way of the next attempt.
+            if fresh or not expected:
+                archive.unlink(missing_ok=True)
+            raise
+        if not expected:
+            _remember(record, url=url, sha256=sha256, size=archive.stat().st_size)
+            _log.info("%s: SHA-256 %s remembered; from now on %s must have it", name, sha256, url)
+        return source
 
 
-def _unwrapped(folder: Path) -> Path:
-    """Returns the one folder that holds all others, as flower_photos/ does, or `folder` itself."""
+def _open_file(
+    archive: Path, sha256: str, *, name: str, what: str, cache: Path, budget_bytes: int
+) -> FolderSource:
+    key = sha256[:16]
+    folder = cache / key
+    if not folder.is_dir():
+        _make(cache, name=name)
+        with file_lock(cache / f"{key}.lock", waiting_for=name):
+            if not folder.is_dir():
+                _log.info("%s: unpacking %s to %s", name, archive, folder)
+                unpack(archive, folder, name=name, what=what, key=key)
+                try:
+                    return _listed(folder, name=name, budget_bytes=budget_bytes)
+                except BadArchiveError as error:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    raise BadArchiveError(str(error).replace(str(folder), what)) from None
+    return _listed(folder, name=name, budget_bytes=budget_bytes)
+
+
+def _listed(folder: Path, *, name: str, budget_bytes: int) -> FolderSource:
+    """Opens what was unpacked, or the one folder in it that holds all others, as flower_photos/ does."""
     inner = [path for path in folder.iterdir() if path.is_dir()]
     if len(inner) == 1 and inner[0].name.lower() != "train" and any(p.is_dir() for p in inner[0].iterdir()):
-        return inner[0]
-    return folder
-
-
-def _checked(archive: Path, expected: str, *, name: str) -> str:
+        folder = inner[0]
     try:
+        return open_folder(str(folder), name=name, budget_bytes=budget_bytes)
+    except TrainerError as error:
+        raise BadArchiveError(str(error)) from None
+
+
+def _make(cache: Path, *, name: str) -> None:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainerError(
+            f"--source={name}: cannot make {cache}: {error.strerror}; set --cache_dir"
+        ) from None
+
+
+def _remove_left_overs(cache: Path) -> None:
+    """Removes what downloads and unpackings left that were killed; not what others are at."""
+    # Nobody need be able to write here, or to list it.
+    with contextlib.suppress(OSError):
+        for path in cache.iterdir():
+            if match := _LEFT_OVER.fullmatch(path.name):
+                with file_lock(cache / f"{match[1] or match[2]}.lock", wait=False) as dead:
+                    if dead and path.is_dir():
+                        shutil.rmtree(path, ignore_errors=True)
+                    elif dead and match[1]:
+                        path.unlink(missing_ok=True)
+
+
+def _digest(archive: Path, *, name: str) -> str:
+    try:
+        if archive.is_dir():
+            raise TrainerError(
+                f"--source={name}: {archive} is a folder: give --source=folder:{archive}, or an archive"
+            )
+        if archive.exists() and not archive.is_file():  # To read from a pipe may take for ever.
+            raise TrainerError(f"--source={name}: {archive} is no regular file")
         with open(archive, "rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise TrainerError(f"--source={name}: cannot read the archive {archive}: {error.strerror}") from None
-    if expected and sha256 != expected:
-        raise TrainerError(
-            f"--source={name}: {archive} has the SHA-256 {sha256}, expected {expected}: remove it to have it "
-            "anew, or correct --checksum"
-        )
-    return sha256
 
 
 def _remembered(record: Path) -> str:

@@ -21,6 +21,8 @@ from trainer.data.stamps import stamp_files
 from trainer.values import TrainerError, UsageError
 
 _log = logging.getLogger("trainer")
+# What tfds puts where a label is kept back.
+_NOT_PUBLIC = -1
 
 
 def open_tfds(rest: str, *, name: str, data_dir: str, store: EncodedStore) -> MemorySource:
@@ -52,21 +54,38 @@ def open_tfds(rest: str, *, name: str, data_dir: str, store: EncodedStore) -> Me
         for split in sorted(builder.info.splits, key=_split_rank):
             start = len(ids)
             for example in _examples(builder, split, name=name):
-                if example["label"] < 0:
+                label, found = int(example["label"]), f"{split}/{example['tfds_id'].decode()}"
+                if label == _NOT_PUBLIC:
                     _log.warning("%s: left out the split %s, whose labels are not public", name, split)
                     del ids[start:], labels[start:]
                     store.truncate(start)
                     break
-                ids.append(f"{split}/{example['tfds_id'].decode()}")
-                labels.append(int(example["label"]))
+                if not 0 <= label < len(class_names):
+                    raise TrainerError(
+                        f"--source={name}: {found} in {builder.data_dir} has the label {label}, expected 0 "
+                        f"to {len(class_names) - 1} for its {len(class_names)} classes {_few(class_names)}: "
+                        "remove the folder to prepare it again"
+                    )
+                ids.append(found)
+                labels.append(label)
                 store.append(example["image"])
             else:
                 native[split] = (start, len(ids))
         stamped = before if before == _stamp(builder) else None
+    if not ids:
+        splits = ", ".join(builder.info.splits) or "none"
+        raise TrainerError(
+            f"--source={name}: {builder.data_dir} has no labelled picture (its splits: {splits}): expected "
+            "one split at least whose labels are public; give another --source"
+        )
     _log.info("%s: %d pictures, %s", name, len(ids), store)
     return MemorySource(
         name, class_names, ids, np.array(labels, np.int64), store, native_splits=native, stamped=stamped
     )
+
+
+def _few(names: tuple[str, ...], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def _stamp(builder: Any) -> str | None:
@@ -104,7 +123,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _builder(rest: str, *, name: str, data_dir: str) -> Any:
-    folder = str(Path(data_dir).expanduser()) if data_dir else None
+    folder = os.path.expanduser(data_dir) or None
     try:
         return tfds.builder(rest.replace(":", "/", 1), data_dir=folder)
     except tfds.core.registered.DatasetNotFoundError as error:

@@ -1,35 +1,29 @@
 """Unpacks an archive of unknown origin: nothing but regular files, nowhere but in one folder."""
 
 import contextlib
-import lzma
+import errno
 import os
-import re
 import shutil
-import stat
-import tarfile
 import tempfile
-import zipfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import IO
 
+from trainer.data.packed import DAMAGE, UnsafeError, shown
+from trainer.data.tars import look_through_tar, tar_files
+from trainer.data.zips import is_zip, look_through_zip, zip_files
+from trainer.files import require_room
 from trainer.values import TrainerError
 
-MAX_BYTES = 20 * 10**9
-MAX_FILES = 1_000_000
-# Pictures hardly shrink when packed; what grows more than this beyond a free gigabyte is a bomb.
-MAX_RATIO = 100
-FREE_BYTES = 10**9
-_CHUNK = 1 << 20
-_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, KeyError)
+UNPACKING_PREFIX = ".unpacking-"
+# What a file system says of a name that it cannot take, or that it takes for another one's.
+_NAME_ERRORS = (errno.EEXIST, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ENOTDIR, errno.EISDIR)
 
 
-class _Unsafe(Exception):
-    """The archive holds what an archive of pictures has no need of."""
+class BadArchiveError(TrainerError):
+    """The archive itself is damaged or unsafe: no other place or permission helps."""
 
 
-def unpack(archive: Path, target: Path, *, name: str) -> None:
+def unpack(archive: Path, target: Path, *, name: str, what: str = "", key: str = "") -> None:
     """Unpacks a .tar (also .gz, .bz2, .xz) or .zip; `target` appears at the end, whole, or not at all.
 
     Links to files inside a tar become copies; no link is ever made. Hidden files are left out.
@@ -38,36 +32,41 @@ def unpack(archive: Path, target: Path, *, name: str) -> None:
       archive: the file; its kind is told by its content.
       target: a folder that does not exist yet; its parent does.
       name: what messages call the source.
+      what: what messages call the archive; by default its path.
+      key: a part of the temporary name.
 
     Raises:
-      TrainerError: the archive is damaged, unsafe or too large, or the disk cannot take it.
+      BadArchiveError: the archive is damaged, unsafe or too large.
+      TrainerError: the disk cannot take it.
     """
+    what = what or str(archive)
+    scratch: Path | None = None
     try:
-        scratch = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=target.parent))
-    except OSError as error:
-        raise TrainerError(
-            f"--source={name}: cannot write to {target.parent}: {error.strerror}; set --cache_dir"
-        ) from None
-    try:
+        scratch = Path(tempfile.mkdtemp(prefix=f"{UNPACKING_PREFIX}{key}-", dir=target.parent))
         os.chmod(scratch, 0o755)
-        _write_all(archive, scratch)
+        _write_all(archive, scratch, name=name, what=what)
         # A folder that is there counts as whole, so its files must reach the disk before its name.
         os.sync()
         with contextlib.suppress(FileExistsError):
             _rename(scratch, target)
-    except _Unsafe as error:
-        raise TrainerError(f"--source={name}: {archive} is not safe to unpack: {error}") from None
-    except OSError as error:
-        if error.errno is None:  # gzip and bz2 say so that the data are wrong.
-            raise _damaged(archive, name, error) from None
-        raise TrainerError(
-            f"--source={name}: cannot unpack {archive} into {target.parent}: {error.strerror}; "
-            "--cache_dir chooses another place"
+    except UnsafeError as error:
+        raise BadArchiveError(
+            f"--source={name}: {what} is not unpacked: {error}. If you trust it, unpack it by hand and give "
+            "--source=folder:PATH"
         ) from None
-    except (*_DAMAGE, RuntimeError) as error:
-        raise _damaged(archive, name, error) from None
+    except OSError as error:
+        # gzip and bz2 say so that the data are wrong; a zip may lead to before its beginning.
+        if error.errno in (None, errno.EINVAL):
+            raise _damaged(what, name, error) from None
+        raise TrainerError(
+            f"--source={name}: cannot unpack {what} into {target.parent}: {error.strerror}; --cache_dir "
+            "chooses another place"
+        ) from None
+    except DAMAGE as error:
+        raise _damaged(what, name, error) from None
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        if scratch:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _rename(scratch: Path, target: Path) -> None:
@@ -78,85 +77,43 @@ def _rename(scratch: Path, target: Path) -> None:
             raise
 
 
-def _damaged(archive: Path, name: str, error: Exception) -> TrainerError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return TrainerError(f"--source={name}: {archive} is damaged or no .tgz, .tar or .zip: {reason}")
+def _damaged(what: str, name: str, error: Exception) -> BadArchiveError:
+    ended = "it ends too early" if isinstance(error, EOFError) else type(error).__name__
+    reason = " ".join(str(error).split()) or ended
+    return BadArchiveError(
+        f"--source={name}: {what} is damaged or no .tgz, .tar or .zip: {reason[:300]}; get it anew, or give "
+        "another --source"
+    )
 
 
-def _write_all(archive: Path, folder: Path) -> None:
-    packed = archive.stat().st_size
-    limit = min(MAX_BYTES, max(FREE_BYTES, MAX_RATIO * packed))
-    total = 0
-    for number, (path, stream) in enumerate(_files(archive), start=1):
-        if number > MAX_FILES:
-            raise _Unsafe(f"more than {MAX_FILES:,} files")
-        parts = _safe_parts(path)
-        if not parts or any(part.startswith(".") or part == "__MACOSX" for part in parts):
-            continue
-        file = folder.joinpath(*parts)
+def _write_all(archive: Path, folder: Path, *, name: str, what: str) -> None:
+    zipped = is_zip(archive)
+    contents = look_through_zip(archive) if zipped else look_through_tar(archive)
+    try:
+        require_room(folder.parent, contents.num_bytes, what=f"{what}, unpacked,")
+    except TrainerError as error:
+        raise TrainerError(f"--source={name}: {error}; make room there, or set --cache_dir") from None
+    for (first, *others), chunks in (zip_files if zipped else tar_files)(archive, contents):
+        _write(folder, first, chunks)
+        for path in others:
+            _write(folder, path, _chunks_of(folder / first))
+
+
+def _write(folder: Path, path: str, chunks: Iterable[bytes]) -> None:
+    file = folder / path
+    try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with open(file, "wb") as out:
-            while chunk := stream.read(_CHUNK):
-                total += len(chunk)
-                # Counted as it comes: the sizes that headers declare may lie.
-                if total > limit:
-                    raise _Unsafe(f"more than {limit:,} bytes come out of {packed:,}")
-                out.write(chunk)
+        out = open(file, "xb")  # noqa: SIM115 - only to open it may fail in these ways
+    except OSError as error:
+        if error.errno in _NAME_ERRORS:
+            raise UnsafeError(f"{shown(path)} cannot be a file here ({error.strerror})") from None
+        raise
+    with out:
+        for chunk in chunks:
+            out.write(chunk)
 
 
-def _safe_parts(path: str) -> list[str]:
-    if path.startswith("/") or re.match(r"[A-Za-z]:", path) or "\0" in path:
-        raise _Unsafe(f"{path!r} is an absolute path")
-    parts = [part for part in path.split("/") if part not in ("", ".")]
-    if ".." in parts:
-        raise _Unsafe(f"{path!r} leads out of the folder")
-    return parts
-
-
-def _files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    if zipfile.is_zipfile(archive) and not tarfile.is_tarfile(archive):
-        yield from _zip_files(archive)
-    else:
-        yield from _tar_files(archive)
-
-
-def _zip_files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    with zipfile.ZipFile(archive) as packed:
-        for info in packed.infolist():
-            # Some Windows tools write backslashes, against the standard.
-            path = info.filename.replace("\\", "/")
-            if stat.S_ISLNK(info.external_attr >> 16):
-                raise _Unsafe(f"{path!r} is a link")
-            if not path.endswith("/"):
-                with packed.open(info) as stream:
-                    yield path, stream
-
-
-def _tar_files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    with tarfile.open(archive) as packed:
-        for member in packed:
-            if member.isdir():
-                _safe_parts(member.name)
-                continue
-            if not (member.isreg() or member.issym() or member.islnk()):
-                raise _Unsafe(f"{member.name!r} is a device or pipe")
-            try:
-                stream = packed.extractfile(member)
-            except KeyError:
-                stream = None
-            if stream is None:
-                raise _Unsafe(f"{member.name!r} links to no file in it: {member.linkname!r}")
-            with stream:
-                yield member.name, stream
-        _check_rest(packed)
-
-
-def _check_rest(packed: tarfile.TarFile) -> None:
-    """tarfile takes a damaged header for the end, and never reaches the checksum behind the data."""
-    assert packed.fileobj is not None
-    packed.fileobj.seek(packed.offset)
-    left = FREE_BYTES
-    while chunk := packed.fileobj.read(_CHUNK):
-        left -= len(chunk)
-        if left < 0 or chunk.strip(b"\0"):
-            raise tarfile.ReadError("data after the end")
+def _chunks_of(file: Path) -> Iterable[bytes]:
+    with open(file, "rb") as stream:
+        while chunk := stream.read(1 << 20):
+            yield chunk

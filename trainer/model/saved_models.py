@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -30,6 +31,9 @@ def find_defect(folder: Path) -> str:
         return f"saved_model.pb cannot be read ({type(error).__name__})"
     if not saved_model.meta_graphs:
         return "saved_model.pb is cut short"
+    for asset in sorted({a.filename for graph in saved_model.meta_graphs for a in graph.asset_file_def}):
+        if not (folder / "assets" / asset).is_file():
+            return f"assets/{asset} is missing"
     prefix = folder / "variables" / "variables"
     if not prefix.with_suffix(".index").is_file():
         # Modules of the TF1 format may have no variables; those of TF2 always write this file.
@@ -117,9 +121,11 @@ def _sync(folder: Path) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """Returns what an error of TensorFlow or Keras says, without the lines around it."""
+    """Returns what an error of TensorFlow or Keras says, without the lines and the names around it."""
     # Keras puts its own line, and an empty one, before the message of the layer.
     lines = [
         s.strip() for s in str(error).splitlines() if s.strip() and not s.startswith("Exception encountered")
     ]
-    return lines[0][:300] if lines else type(error).__name__
+    # TensorFlow puts the node before its message, and the operation behind it.
+    text = re.sub(r"^\{\{.*?\}\} ", "", lines[0].split(" [Op:")[0]) if lines else ""
+    return text[:300] or type(error).__name__
