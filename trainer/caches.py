@@ -13,7 +13,7 @@ def cache_root(flag: str = "") -> Path:
         that TensorFlow Hub uses by default.
     """
     if flag:
-        return Path(flag).expanduser().absolute()
+        return Path(os.path.expanduser(flag)).absolute()
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return Path(home) / "hub-trainer"
 
@@ -21,5 +21,5 @@ def cache_root(flag: str = "") -> Path:
 def hub_cache_root(flag: str = "") -> Path:
     """Returns the folder that TensorFlow Hub keeps modules in: --cache_dir, else $TFHUB_CACHE_DIR."""
     if not flag and os.environ.get("TFHUB_CACHE_DIR"):
-        return Path(os.environ["TFHUB_CACHE_DIR"]).expanduser().absolute()
+        return Path(os.path.expanduser(os.environ["TFHUB_CACHE_DIR"])).absolute()
     return cache_root(flag) / "tfhub_modules"

@@ -1,10 +1,15 @@
 """Batches: who is in them, in which order, from any step on; pixels tell which picture they came from."""
 
+import os
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data.pictures import encode
+from tests.data.pictures import encode, noise
+from tests.data.trees import FILES, age, write_tree
+from trainer.data.folder import open_folder
 from trainer.data.pipeline import Pipeline, find_undecodable
 from trainer.data.scan import Scan, scan
 from trainer.data.sources import MemorySource
@@ -175,13 +180,31 @@ def test_orientation_is_applied():
     np.testing.assert_array_equal(mirrored, plain[:, :, ::-1])
 
 
-def test_what_cannot_be_decoded_is_named():
+def test_what_cannot_be_decoded_is_named(capfd):
     pipeline = make()
-    found = Scan([""] * COUNT, np.ones(COUNT, np.int32))
+    found = scan(pipeline.source)
     assert find_undecodable(pipeline.source, found) == []
-    for index in (3, 5, 7):
-        pipeline.source.encoded[index] = picture(index)[:40]
-    bad = find_undecodable(pipeline.source, found)
-    assert [line.split(":")[0] for line in bad] == ["picture3", "picture5", "picture7"]
-    assert all("\n" not in line for line in bad)
+    hole = encode(noise(64, 48), "JPEG")[:-200] + b"\xff\xd9"
+    for index, data in {3: picture(3)[:40], 5: b"", 6: b"", 7: hole}.items():
+        pipeline.source.encoded[index] = data
+    bad = find_undecodable(pipeline.source, replace(found, bad={6: "known before"}))
+    assert bad == [
+        "picture3: it ends in the middle",
+        "picture5: it is empty (0 bytes)",
+        "picture7: it is damaged inside: Corrupt JPEG data: premature end of data segment",
+    ]
     assert len(find_undecodable(pipeline.source, found, limit=2)) == 2
+    assert capfd.readouterr().err == ""
+
+
+def test_what_cannot_be_read_any_more_is_named(tmp_path):
+    age(write_tree(tmp_path, FILES))
+    source = open_folder(str(tmp_path), name="folder:x", budget_bytes=0)
+    found = scan(source)
+    (tmp_path / source.ids[2]).unlink()
+    (tmp_path / source.ids[4]).unlink()
+    os.mkfifo(tmp_path / source.ids[4])
+    gone, pipe = find_undecodable(source, found)
+    path = f"{tmp_path}/{source.ids[2]}"
+    assert gone == f"{source.ids[2]}: --source=folder:x: cannot read {path}: No such file or directory"
+    assert pipe == f"{source.ids[4]}: not a regular file"

@@ -1,5 +1,6 @@
 """Scans and their records: what is taken from a record, and what makes a scan necessary again."""
 
+import errno
 import hashlib
 import logging
 import os
@@ -15,10 +16,13 @@ from tests.data.pictures import blocks, encode, jpeg
 from tests.data.trees import FILES, LONG_AGO, age, write_tree
 from trainer.data import scan as scans
 from trainer.data import stamps
+from trainer.data.bad_pictures import BadPictureError
 from trainer.data.folder import FolderSource, open_folder
 from trainer.data.scan import scan
 from trainer.data.sources import MemorySource
 from trainer.data.synthetic import open_synthetic
+from trainer.data.trial import Trial
+from trainer.values import TrainerError
 
 
 @pytest.fixture
@@ -30,13 +34,13 @@ def photos(tmp_path) -> Path:
 def looked(monkeypatch) -> list[str]:
     """The ids of pictures that a scan looked at."""
     names: list[str] = []
-    real = scans.inspect_picture
+    real = Trial.check
 
-    def look(data, *, name):
+    def check(self, data, *, name, **options):
         names.append(name)
-        return real(data, name=name)
+        return real(self, data, name=name, **options)
 
-    monkeypatch.setattr(scans, "inspect_picture", look)
+    monkeypatch.setattr(Trial, "check", check)
     return names
 
 
@@ -175,13 +179,132 @@ def test_pictures_that_change_during_a_scan_are_not_recorded(photos, records, lo
     assert not records.exists()
 
 
-def test_other_code_looks_again(photos, records, looked, monkeypatch, tmp_path):
+@pytest.mark.parametrize("module", ["bad_pictures", "decode", "headers", "trial"])
+def test_other_code_looks_again(photos, records, looked, monkeypatch, tmp_path, module):
     scan(open_photos(photos), recorded=records)
-    other = tmp_path / "decode.py"
-    other.write_bytes(Path(scans.decode.__file__).read_bytes() + b"# other")
-    monkeypatch.setattr(scans.decode, "__file__", str(other))
+    other = tmp_path / "other.py"
+    other.write_bytes(Path(getattr(scans, module).__file__).read_bytes() + b"# other")
+    monkeypatch.setattr(getattr(scans, module), "__file__", str(other))
     scan(open_photos(photos), recorded=records)
     assert len(looked) == 14
+
+
+@pytest.mark.parametrize("library", ["tensorflow.__version__", "PIL.__version__"])
+def test_another_decoder_looks_again(photos, records, looked, monkeypatch, library):
+    scan(open_photos(photos), recorded=records)
+    monkeypatch.setattr(library, "0.0")
+    scan(open_photos(photos), recorded=records)
+    assert len(looked) == 14
+
+
+def spoil(photos: Path) -> dict[str, str]:
+    """Spoils four of seven pictures, and returns {id: reason}."""
+    turned = turned_jpeg(6)
+    (photos / "roses/9.jpg").write_bytes(turned[:-60] + b"\xff\xd9")
+    (photos / "daisy/0.jpg").write_bytes(b"")
+    (photos / "roses/a.Jpeg").write_bytes(encode(blocks(), "PNG")[:50])
+    (photos / "tulips/ü.jpg").unlink()
+    (photos / "tulips/1.jpg").write_bytes(turned)
+    age(photos)
+    (photos / "tulips/ü.jpg").symlink_to("gone")
+    return {
+        "daisy/0.jpg": "it is empty (0 bytes)",
+        "roses/9.jpg": "it is damaged inside: Corrupt JPEG data: premature end of data segment",
+        "roses/a.Jpeg": "it ends in the middle",
+        "tulips/ü.jpg": "a link to nothing",
+    }
+
+
+def test_all_bad_pictures_are_found_and_recorded_with_their_reasons(photos, records, looked, capfd):
+    expected = spoil(photos)
+    source = open_photos(photos)
+    first = scan(source, recorded=records)
+    assert {source.ids[at]: reason for at, reason in first.bad.items()} == expected
+    assert list(first.bad) == sorted(first.bad)
+    assert len(looked) == 7
+    again = scan(open_photos(photos), recorded=records)
+    assert len(looked) == 7
+    for found in (first, again):
+        assert found.bad == first.bad
+        for at, name in enumerate(source.ids):
+            digest = hashlib.sha256((photos / name).read_bytes()).hexdigest() if at not in found.bad else ""
+            assert found.digests[at] == digest
+        assert found.orientations.tolist() == [6 if name == "tulips/1.jpg" else 1 for name in source.ids]
+        assert found.orientations.dtype == np.int32
+    assert capfd.readouterr().err == ""
+
+
+def test_a_repaired_picture_is_looked_at(photos, records, looked):
+    spoil(photos)
+    bad = scan(open_photos(photos), recorded=records).bad
+    (photos / "tulips/ü.jpg").unlink()
+    (photos / "tulips/ü.jpg").write_bytes(jpeg(7))
+    age(photos)
+    source = open_photos(photos)
+    assert set(bad) - set(scan(source, recorded=records).bad) == {source.ids.index("tulips/ü.jpg")}
+
+
+def test_another_limit_of_pixels_is_another_scan(photos, records, looked):
+    assert scan(open_photos(photos), max_pixels=16 * 12, recorded=records).bad == {}
+    found = scan(open_photos(photos), max_pixels=16 * 12 - 1, recorded=records)
+    assert len(looked) == 14
+    assert found.bad == dict.fromkeys(range(7), "16x12 px are more than --max_pixels=191")
+    assert scan(open_photos(photos), max_pixels=16 * 12, recorded=records).bad == {}
+    assert len(looked) == 14
+
+
+def test_a_missing_permission_is_not_recorded(photos, records, monkeypatch):
+    real = os.open
+
+    def refuse(path, flags, *rest, **options):
+        if str(path).endswith("roses/9.jpg"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return real(path, flags, *rest, **options)
+
+    # Root may read everything.
+    monkeypatch.setattr(os, "open", refuse)
+    source = open_photos(photos)
+    assert scan(source, recorded=records).bad == {source.ids.index("roses/9.jpg"): "Permission denied"}
+    monkeypatch.setattr(os, "open", real)
+    assert not records.exists()
+    assert scan(open_photos(photos), recorded=records).bad == {}
+
+
+def test_a_picture_that_vanishes_meanwhile_is_an_error_of_the_moment(photos, records):
+    source = open_photos(photos)
+    (photos / "roses/9.jpg").unlink()
+    with pytest.raises(TrainerError) as caught:
+        scan(source, recorded=records)
+    assert not isinstance(caught.value, BadPictureError)
+    assert str(caught.value) == (
+        f"--source=folder:photos: cannot read {photos}/roses/9.jpg: No such file or directory"
+    )
+
+
+def test_an_error_leaves_the_rest_undone(monkeypatch):
+    count = 100 * scans.TASK_EXAMPLES
+    asked: list[int] = []
+
+    class Failing(MemorySource):
+        def read(self, index: int) -> bytes:
+            asked.append(index)
+            if index == 3:
+                raise TrainerError("the moment has come")
+            return jpeg()
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    source = Failing("memory:x", ("a",), [str(k) for k in range(count)], np.zeros(count, np.int64), [])
+    with pytest.raises(TrainerError, match="the moment has come"):
+        scan(source)
+    assert len(asked) < count / 2
+
+
+def test_many_pictures_are_announced(monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "trainer")
+    monkeypatch.setattr(scans, "_MANY_EXAMPLES", 3)
+    for count in (2, 3):
+        scan(open_synthetic("flowers", name="synthetic:flowers", num_examples=count, seed=0))
+    assert caplog.messages == ["synthetic:flowers: decoding 3 pictures once, to see that each can be"]
 
 
 @pytest.mark.parametrize("damage", ["a bit", "cut", "longer", "empty", "of another"])

@@ -10,7 +10,9 @@ import tensorflow as tf
 
 from tests.data.pictures import jpeg
 from tests.data.trees import FILES, OTHERS, prepare_tiny, write_tgz, write_tree, write_zip
-from trainer.data.decode import decode, inspect_picture
+from trainer.data.bad_pictures import name_problem
+from trainer.data.decode import decode
+from trainer.data.headers import inspect_picture
 from trainer.data.sources import Source, SourceOptions, open_source
 from trainer.values import UsageError
 
@@ -54,6 +56,7 @@ def test_contract_of_every_source(address, options):
     assert facts(source) == facts(again)
     assert len(set(source.ids)) == number
     assert all(isinstance(name, str) and name.encode() for name in [*source.ids, *source.class_names])
+    assert not any(map(name_problem, source.ids))
     assert source.labels.dtype == np.int64
     assert source.labels.shape == (number,)
     assert len(source.class_names) == len(set(source.class_names)) >= 2

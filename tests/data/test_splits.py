@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.data.sources import MemorySource
-from trainer.data.splits import Splits, drop_shared, make_splits, shared_pictures
+from trainer.data.splits import Splits, drop_shared, leave_out, make_splits, shared_pictures
 from trainer.values import TrainerError, UsageError
 
 
@@ -232,3 +232,39 @@ def test_the_earlier_split_loses_what_a_later_one_has():
 def test_a_split_that_is_all_repeats_is_an_error():
     with pytest.raises(TrainerError, match="validation split empty"):
         drop_shared(by_hand(train=[0], validation=[1, 2], test=[3, 4]), ["x", "a", "b", "a", "b"])
+
+
+def test_bad_pictures_leave_and_nobody_else_moves():
+    whole = make_splits(source(100, num_classes=5, sorted_by_class=True), "50%,30%,20%", seed=3)
+    kept = leave_out(whole, {7, 40, 99}, source(100, num_classes=5, sorted_by_class=True))
+    for name, positions in whole.indices.items():
+        assert kept.indices[name].tolist() == [p for p in positions.tolist() if p not in (7, 40, 99)]
+        assert kept.indices[name].dtype == np.int64
+    assert kept.how == whole.how + "; 3 bad pictures left out"
+    assert leave_out(whole, (), source(100, num_classes=5)).how == whole.how
+
+
+def test_bad_pictures_that_were_in_no_split_leave_none():
+    splits = make_splits(source(100), "50,20", order="source")
+    kept = leave_out(splits, {70, 99}, source(100))
+    assert sizes(kept) == {"train": 50, "validation": 20}
+    assert kept.how == splits.how
+    assert leave_out(splits, {69, 99}, source(100)).how.endswith("; 1 bad pictures left out")
+
+
+def test_a_split_of_bad_pictures_is_an_error():
+    splits = make_splits(source(10), "8,2", order="source")
+    with pytest.raises(TrainerError) as caught:
+        leave_out(splits, {1, 8, 9}, source(10))
+    assert str(caught.value) == "the validation split is empty without bad pictures: all 2 in it are bad"
+
+
+def test_a_class_of_bad_pictures_is_an_error():
+    by_class = source(10, labels=[0, 0, 1, 1, 0, 1, 0, 1, 2, 2], native={"train": (0, 5), "test": (5, 8)})
+    splits = make_splits(by_class, "train,test")
+    assert sizes(leave_out(splits, {2, 8}, by_class)) == {"train": 4, "validation": 3}
+    for bad in ({2, 3}, {2, 3, 5, 7}):
+        with pytest.raises(TrainerError) as caught:
+            leave_out(splits, bad, by_class)
+        text = "class 'class1' has only bad pictures in train: nothing could learn it"
+        assert str(caught.value) == text

@@ -1,108 +1,14 @@
-"""From encoded bytes to the pixels a backbone wants. The only place that knows picture formats."""
-
-import io
-from dataclasses import dataclass
-from typing import Any
+"""From encoded bytes to the pixels a backbone wants."""
 
 import tensorflow as tf
-from PIL import Image
 
-from trainer.values import Contract, TrainerError
-
-# TensorFlow refuses JPEGs of 2**29 decoded bytes and more, which is 179 million pixels.
-MAX_PIXELS = (2**29 - 1) // 3
-_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
-# Layouts of BMP that TensorFlow reads right. It takes the indices of a palette for grey values.
-_BMP_LAYOUTS = ("BGR", "BGRX", "BGRA", "L")
-_PNG_END = b"IEND\xaeB`\x82"
-_EXIF_ORIENTATION = 0x0112
-
-
-@dataclass(frozen=True)
-class PictureInfo:
-    """What the header of a picture says; sizes are as stored, before the orientation is applied."""
-
-    format: str
-    width_px: int
-    height_px: int
-    orientation: int
-    """EXIF orientation, 1 (upright) to 8."""
-
-
-def inspect_picture(data: bytes, *, name: str) -> PictureInfo:
-    """Reads the header of a picture, and makes sure that `decode` will take it.
-
-    What `decode` would get wrong or fail at is refused here, before training: BMPs with a palette
-    or 1 or 16 bits a pixel, animated WebP, pictures that end in the middle, other formats.
-
-    Raises:
-      TrainerError: it is no such picture; the message starts with `name`.
-    """
-    # Pillow would warn from 89 and fail from 179 million pixels; our own limit takes the place of both.
-    Image.MAX_IMAGE_PIXELS = None
-    if not data:
-        raise TrainerError(f"{name} is not a picture that can be read: it is empty (0 bytes)")
-    try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            # A JPEG that carries further pictures, as some phones write it, is "MPO" to Pillow.
-            form = "JPEG" if image.format == "MPO" else str(image.format)
-            problem = _problem(image, form, data)
-            info = PictureInfo(form, image.width, image.height, _orientation(image, form))
-    except Exception as error:  # Pillow raises a dozen kinds on damaged headers.
-        reason = str(error) or type(error).__name__
-        if isinstance(error, Image.UnidentifiedImageError):
-            reason = "it is none of JPEG, PNG, GIF, BMP and WebP"
-        raise TrainerError(f"{name} is not a picture that can be read: {' '.join(reason.split())}") from None
-    if problem:
-        raise TrainerError(f"{name} is not a picture that can be read: {problem}")
-    return info
-
-
-def _problem(image: Any, form: str, data: bytes) -> str:
-    pixels = image.width * image.height
-    if pixels > MAX_PIXELS:
-        size = f"{image.width}x{image.height}"
-        return f"its {size} are {pixels / 1e6:.0f} million pixels, more than {MAX_PIXELS / 1e6:.0f}"
-    if form == "BMP":
-        # Pillow leaves the layout of the pixels in the description of its one tile.
-        args = image.tile[0][3]
-        layout = args[0] if isinstance(args, tuple) else args
-        # TensorFlow reads an 8-bit BMP as grey; to Pillow that is L when the palette is grey, else P.
-        if image.tile[0][0] != "raw" or layout not in _BMP_LAYOUTS or image.mode not in ("L", "RGB", "RGBA"):
-            return "a BMP with a palette, packed pixels or compression: save it as PNG"
-        row = -(-len(layout) * image.width // 4) * 4
-        # TensorFlow takes as many bytes as the pixels are, and three of padding.
-        if not 0 <= len(data) - image.tile[0][2] - row * image.height <= 3:
-            return "it ends in the middle, or goes on behind its pixels"
-    if form == "WEBP" and getattr(image, "is_animated", False):
-        return "an animated WebP: save its first frame as PNG"
-    if (
-        form == "JPEG"
-        and not data.endswith(b"\xff\xd9")
-        and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
-    ):
-        return "it ends in the middle"
-    if form == "PNG" and _PNG_END not in data[-4096:] and _PNG_END not in data:
-        return "it ends in the middle"
-    if form == "GIF":
-        image.load()  # Nothing in a GIF tells its length; they are small and few.
-    return ""
-
-
-def _orientation(image: Image.Image, form: str) -> int:
-    if form not in ("JPEG", "PNG", "WEBP") or (form == "PNG" and "exif" not in image.info):
-        return 1  # For a PNG without EXIF in front, getexif would decode the whole picture.
-    try:
-        value = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:  # Damaged EXIF says nothing; the pixels may be fine.
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+from trainer.values import Contract
 
 
 def decode(
     encoded: tf.Tensor, orientation: tf.Tensor, *, at_least: tuple[int, int] | None = None
 ) -> tf.Tensor:
-    """Decodes a picture that `inspect_picture` has passed, and turns it upright. Runs in a graph.
+    """Decodes a picture that `headers.inspect_picture` has passed, and turns it upright. Runs in a graph.
 
     Grey becomes RGB; CMYK is converted (inverted where Adobe's marker says so); of 16 bits the upper 8
     are kept; of an animated GIF the first frame, what it leaves free being black. Alpha is dropped, as

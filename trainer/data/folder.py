@@ -1,30 +1,33 @@
 """`folder:PATH`: pictures in one folder a class, or in train/ validation/ test/ folders of such."""
 
-import logging
+import errno
+import json
 import os
-from collections import Counter
-from collections.abc import Iterator
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from trainer.data.bad_pictures import BadPictureError
 from trainer.data.encoded import DEFAULT_BUDGET_BYTES, EncodedStore, Kept
+from trainer.data.listing import Found, Listing
 from trainer.data.stamps import stamp_files
 from trainer.values import TrainerError
 
-PICTURE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp")
 SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation"}
 SPLIT_NAMES["test"] = "test"
-
-_log = logging.getLogger("trainer")
+# No decoder takes more; a file with a hole in it can be as large as it likes.
+_MAX_BYTES = 2**31 - 1
 
 
 @dataclass
 class FolderSource:
     """A Source of files; the ids are their paths below `root`.
 
-    Pictures that were read are kept in memory as far as they fit in `budget_bytes`.
+    Pictures that were read are kept in memory as far as they fit in `budget_bytes`. `unreadable` are
+    the positions of entries that are never opened, each with the reason: they have the name of a
+    picture and are no regular file, or their id is not their path, as it could not be printed.
     """
 
     name: str
@@ -35,6 +38,7 @@ class FolderSource:
     native_splits: dict[str, tuple[int, int]] = field(default_factory=dict)
     sorted_by_class: bool = True
     budget_bytes: int = DEFAULT_BUDGET_BYTES
+    unreadable: dict[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._kept = Kept(self._read_file, len(self.ids), EncodedStore(budget_bytes=self.budget_bytes))
@@ -46,15 +50,33 @@ class FolderSource:
         pass
 
     def stamp(self) -> str | None:
-        return stamp_files(str(self.root), self.ids)
+        files = [name for index, name in enumerate(self.ids) if index not in self.unreadable]
+        others = [(self.ids[index], reason) for index, reason in self.unreadable.items()]
+        return stamp_files(str(self.root), files, extra=json.dumps(others))
 
     def _read_file(self, index: int) -> bytes:
-        path = f"{self.root}/{self.ids[index]}"
+        name = self.ids[index]
+        if index in self.unreadable:
+            raise BadPictureError(name, self.unreadable[index])
+        path = f"{self.root}/{name}"
         try:
-            with open(path, "rb", buffering=0) as file:
+            with open(path, "rb", buffering=0, opener=_open_at_once) as file:
+                info = os.fstat(file.fileno())
+                if not stat.S_ISREG(info.st_mode):
+                    raise BadPictureError(name, "not a regular file")
+                if info.st_size > _MAX_BYTES:
+                    raise BadPictureError(name, f"a file of {info.st_size} bytes")
                 return file.read()
         except OSError as error:
+            if error.errno in (errno.EACCES, errno.EPERM):
+                # To give the permission changes no time and no size: what is recorded would stay wrong.
+                raise BadPictureError(name, str(error.strerror), lasting=False) from None
             raise TrainerError(f"--source={self.name}: cannot read {path}: {error.strerror}") from None
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # Without it, what has become a pipe since it was listed would be waited for.
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def open_folder(path: str, *, name: str, budget_bytes: int = DEFAULT_BUDGET_BYTES) -> FolderSource:
@@ -65,6 +87,10 @@ def open_folder(path: str, *, name: str, budget_bytes: int = DEFAULT_BUDGET_BYTE
     become the native splits. Hidden files and folders are ignored; so are files with other
     endings than a picture's, which are counted in the log. Links are followed.
 
+    What has the name of a picture and cannot be read has an id and a place like all others, so that no
+    other picture moves when it is repaired: links to nothing and in circles, pipes, folders named
+    x.jpg, and names that cannot be printed, whose ids are as bash reads them, such as $'a\\nb.jpg'.
+
     Args:
       path: the folder; `~` is expanded.
       name: what messages call the source.
@@ -73,13 +99,12 @@ def open_folder(path: str, *, name: str, budget_bytes: int = DEFAULT_BUDGET_BYTE
     Raises:
       TrainerError: there are no two classes of pictures; the message says what was found.
     """
-    root = Path(path).expanduser().absolute()
-    scan = _Scan(name)
-    folders = scan.folders(root)
-    splits = _split_folders(name, root, folders)
-    parts = {split: scan.classes(root / folder) for split, folder in splits.items()}
+    root = Path(os.path.expanduser(path)).absolute()
+    listing = Listing(name)
+    splits = _split_folders(name, root, listing.folders(root))
+    parts = {split: listing.classes(root / folder, (root,)) for split, folder in splits.items()}
     if not splits:
-        parts = {"": scan.classes(root)}
+        parts = {"": listing.classes(root)}
     class_names = tuple(sorted(set().union(*parts.values())))
     for split, classes in parts.items():
         if unseen := sorted(set(classes) - set(parts.get("train", classes))):
@@ -92,20 +117,27 @@ def open_folder(path: str, *, name: str, budget_bytes: int = DEFAULT_BUDGET_BYTE
             f"--source={name}: {root} has only one class, {class_names[0]}: to tell pictures apart takes "
             "two folders of pictures at least"
         )
-    ids: list[str] = []
+    found: list[Found] = []
     labels: list[int] = []
     native: dict[str, tuple[int, int]] = {}
     for split, classes in parts.items():
-        start = len(ids)
+        start = len(found)
         for class_name in sorted(classes):
             prefix = f"{splits[split]}/{class_name}/" if split else f"{class_name}/"
-            ids += [prefix + file for file in classes[class_name]]
+            found += [(prefix + path, problem) for path, problem in classes[class_name]]
             labels += [class_names.index(class_name)] * len(classes[class_name])
         if split:
-            native[split] = (start, len(ids))
-    scan.log_left_out()
+            native[split] = (start, len(found))
+    listing.log_left_out()
     return FolderSource(
-        name, root, class_names, ids, np.array(labels, np.int64), native, budget_bytes=budget_bytes
+        name,
+        root,
+        class_names,
+        [path for path, _ in found],
+        np.array(labels, np.int64),
+        native,
+        budget_bytes=budget_bytes,
+        unreadable={index: problem for index, (_, problem) in enumerate(found) if problem},
     )
 
 
@@ -131,91 +163,3 @@ def _split_folders(name: str, root: Path, folders: list[str]) -> dict[str, str]:
     if "train" not in found:
         raise TrainerError(f"--source={name}: {root} has {', '.join(folders)} but no train folder")
     return {split: found[split] for split in ("train", "validation", "test") if split in found}
-
-
-class _Scan:
-    """Walks folders in code-point order and counts the files it leaves out."""
-
-    def __init__(self, name: str):
-        self.name = name
-        self.left_out: Counter[str] = Counter()
-
-    def error(self, text: str) -> TrainerError:
-        return TrainerError(f"--source={self.name}: {text}")
-
-    def entries(self, folder: Path) -> list[os.DirEntry]:
-        try:
-            with os.scandir(folder) as found:
-                entries = [entry for entry in found if not entry.name.startswith(".")]
-        except FileNotFoundError:
-            raise self.error(f"{folder} does not exist: expected a folder of class folders") from None
-        except NotADirectoryError:
-            raise self.error(f"{folder} is a file: expected a folder of class folders") from None
-        except OSError as error:
-            raise self.error(f"cannot list the folder {folder}: {error.strerror}") from None
-        for entry in entries:
-            try:
-                entry.name.encode()
-            except UnicodeEncodeError:
-                raise self.error(f"the name of {os.fsencode(entry.path)!r} is not UTF-8: rename it") from None
-        return sorted(entries, key=lambda entry: entry.name)
-
-    def folders(self, folder: Path) -> list[str]:
-        return [entry.name for entry in self.entries(folder) if entry.is_dir()]
-
-    def classes(self, folder: Path) -> dict[str, list[str]]:
-        """Returns {class: sorted POSIX paths below its folder}, with at least one picture each."""
-        found: dict[str, list[str]] = {}
-        loose = 0
-        for entry in self.entries(folder):
-            if entry.is_dir():
-                before = self.left_out.copy()
-                found[entry.name] = sorted(self.pictures(folder / entry.name))
-                if not found[entry.name]:
-                    others = _counted(self.left_out - before)
-                    raise self.error(
-                        f"the class folder {folder / entry.name} holds no picture"
-                        + (f" (but {others})" if others else "")
-                        + f": expected files that end in {', '.join(PICTURE_ENDINGS)}"
-                    )
-            elif entry.name.lower().endswith(PICTURE_ENDINGS):
-                loose += 1
-            else:
-                self.left_out[_ending(entry.name)] += 1
-        if not found:
-            what = f"{loose} pictures but no class folders" if loose else "no class folders"
-            raise self.error(
-                f"{folder} has {what}: pictures must be in one folder a class, as in roses/1.jpg"
-            )
-        if loose:
-            _log.warning("%s: left out %d pictures directly in %s, in no class", self.name, loose, folder)
-        return found
-
-    def pictures(self, folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
-        stat = folder.stat()
-        here = (stat.st_dev, stat.st_ino)
-        if here in above:
-            raise self.error(f"the link {folder} leads back to a folder that it lies in")
-        for entry in self.entries(folder):
-            if entry.is_dir():
-                inner = self.pictures(folder / entry.name, (*above, here))
-                yield from (f"{entry.name}/{file}" for file in inner)
-            elif not entry.name.lower().endswith(PICTURE_ENDINGS):
-                self.left_out[_ending(entry.name)] += 1
-            elif entry.is_file():
-                yield entry.name
-            else:
-                what = "is a link to nothing" if entry.is_symlink() else "is not a regular file"
-                raise self.error(f"{folder / entry.name} {what}: remove it or put the picture there")
-
-    def log_left_out(self) -> None:
-        if self.left_out:
-            _log.info("%s: left out %s, no pictures by their ending", self.name, _counted(self.left_out))
-
-
-def _ending(file: str) -> str:
-    return os.path.splitext(file)[1].lower() or "(no ending)"
-
-
-def _counted(endings: Counter[str]) -> str:
-    return ", ".join(f"{count} {ending}" for ending, count in sorted(endings.items()))

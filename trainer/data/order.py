@@ -34,21 +34,32 @@ class OrderedBatches:
         Each epoch has every example once; its last batch is padded and masked.
         """
         per_epoch = -(-len(indices) // self.batch_size)
-        padding = per_epoch * self.batch_size - len(indices)
         positions = tf.constant(indices, tf.int64)
 
         @plain
         def order(epoch: tf.Tensor) -> tf.data.Dataset:
-            seed = tf.random.experimental.stateless_fold_in(seed_for("order", self.seed), epoch)
-            shuffled = tf.random.experimental.stateless_shuffle(positions, seed)
-            padded = tf.pad(shuffled, [[0, padding]], constant_values=-1)
-            steps = tf.reshape(padded, [per_epoch, self.batch_size])
+            steps = self._epoch(positions, epoch)
             return tf.data.Dataset.from_tensor_slices((steps, tf.repeat(epoch, per_epoch)))
 
         first_epoch, skipped = divmod(start_step, per_epoch)
         last_epoch = max(first_epoch + 1, -(-stop_step // per_epoch))
         steps = tf.data.Dataset.range(first_epoch, last_epoch).flat_map(order)
         return self._finish(self.load(steps.skip(skipped).take(stop_step - start_step), augment))
+
+    def positions(self, indices: np.ndarray, *, step: int) -> np.ndarray:
+        """Returns the positions in the source of the batch of a step, [n] int64, without padding."""
+        epoch, at = divmod(step, -(-len(indices) // self.batch_size))
+        batch = self._epoch(tf.constant(indices, tf.int64), tf.constant(epoch, tf.int64)).numpy()[at]
+        return batch[batch >= 0]
+
+    def _epoch(self, positions: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
+        """Returns [steps, B] int64, the order of an epoch with -1 for padding."""
+        steps = -(-positions.shape[0] // self.batch_size)
+        seed = tf.random.experimental.stateless_fold_in(seed_for("order", self.seed), epoch)
+        shuffled = tf.random.experimental.stateless_shuffle(positions, seed)
+        padding = steps * self.batch_size - positions.shape[0]
+        padded = tf.pad(shuffled, [[0, padding]], constant_values=-1)
+        return tf.reshape(padded, [steps, self.batch_size])
 
     def once(self, indices: np.ndarray, *, augment: str = "", epoch: int = 0) -> tf.data.Dataset:
         """Returns every example exactly once, in the order of `indices`, changed as in that epoch."""

@@ -4,11 +4,13 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.data.augment import make_augment
+from trainer.data.bad_pictures import BadPictureError
 from trainer.data.decode import decode, scale, to_contract
 from trainer.data.order import Batch, OrderedBatches, plain, seed_for
 from trainer.data.scan import Scan
 from trainer.data.sources import Source
-from trainer.values import Contract, TrainerError, told_by_tensorflow
+from trainer.data.trial import Trial
+from trainer.values import Contract, TrainerError
 
 
 class Pipeline(OrderedBatches):
@@ -92,14 +94,18 @@ class Pipeline(OrderedBatches):
 def find_undecodable(source: Source, scan: Scan, *, limit: int = 5) -> list[str]:
     """Decodes pictures one by one and returns 'ID: reason' of those that fail, at most `limit`.
 
-    For after a failure: inside tf.data an error no longer knows which picture it is about.
+    For after a failure: inside tf.data an error no longer knows which picture it is about. Pictures
+    that the scan found bad are in no split.
     """
     bad = []
-    for index, name in enumerate(source.ids):
-        try:
-            decode(tf.constant(source.read(index)), tf.constant(scan.orientations[index]))
-        except (tf.errors.OpError, TrainerError) as error:
-            bad.append(f"{name}: {told_by_tensorflow(error)}")
-            if len(bad) == limit:
-                break
+    with Trial() as tried:
+        for index, name in enumerate(source.ids):
+            if index in scan.bad:
+                continue
+            try:
+                tried.check(source.read(index), name=name)
+            except TrainerError as error:
+                bad.append(f"{name}: {error.reason if isinstance(error, BadPictureError) else error}")
+                if len(bad) == limit:
+                    break
     return bad

@@ -1,25 +1,32 @@
-"""One look at every encoded picture before training: its digest, and whether it can be read."""
+"""One look at every encoded picture before training: its digest, and whether training can decode it."""
 
 import contextlib
 import hashlib
+import json
 import logging
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import PIL
+import tensorflow as tf
 
-from trainer.data import decode
-from trainer.data.decode import inspect_picture
+from trainer.data import bad_pictures, decode, headers, trial
+from trainer.data.bad_pictures import BadPictureError
+from trainer.data.headers import MAX_PIXELS
 from trainer.data.sources import Source
+from trainer.data.trial import Trial
 from trainer.files import write_bytes
 
 _log = logging.getLogger("trainer")
 # Pictures that one task looks at: 70,000 tasks of one picture would take 100 MB of memory.
 TASK_EXAMPLES = 64
 RECORDS_KEPT = 50
+# So many take ten seconds or more, which a line explains.
+_MANY_EXAMPLES = 10_000
 _DIGEST_BYTES = 32
 
 
@@ -28,71 +35,90 @@ class Scan:
     """What was found, by position in the source's order.
 
     `digests[i]` is the SHA-256 of the encoded bytes in hex; `orientations` is [N] int32, the EXIF
-    orientation 1 to 8 that the decoder applies (all 1 with --exif=ignore).
+    orientation 1 to 8 that the decoder applies (all 1 with --exif=ignore). `bad` holds the positions
+    of pictures that cannot be used, in order, each with the reason; their digests are empty.
     """
 
     digests: list[str]
     orientations: np.ndarray
+    bad: Mapping[int, str] = field(default_factory=dict)
 
 
-def scan(source: Source, *, exif: str = "apply", recorded: Path | None = None) -> Scan:
-    """Reads every picture's bytes and header, or what an earlier scan found where nothing changed.
+def scan(
+    source: Source, *, exif: str = "apply", max_pixels: int = MAX_PIXELS, recorded: Path | None = None
+) -> Scan:
+    """Decodes every picture for trial, or returns what an earlier scan found where nothing changed.
 
-    Nothing changed where the source's stamp, its ids, and the code that looks are the same. A record
-    that is damaged, or cannot be written, costs a line in the log and a scan.
+    Nothing changed where the source's stamp, its ids, the options, the code that looks and the
+    libraries that decode are the same. A record that is damaged, or cannot be written, costs a line in
+    the log and a scan.
 
     Args:
       source: whose pictures.
       exif: apply or ignore.
+      max_pixels: a picture with more is a bad one.
       recorded: the folder of earlier scans; None neither reads nor writes any.
 
     Raises:
-      TrainerError: a picture cannot be read; the message names it.
+      TrainerError: a picture vanished meanwhile, or there is too little memory for one.
     """
     stamp = source.stamp() if recorded else None
     if recorded is None or stamp is None:
-        return _look_at_all(source, exif)
-    key = _key(source, stamp, exif)
+        return _look_at_all(source, exif, max_pixels)[0]
+    key = _key(source, stamp, exif, max_pixels)
     file = recorded / f"{key}.scan"
     if found := _read_record(file, key, len(source.ids)):
         return found
-    found = _look_at_all(source, exif)
+    found, lasting = _look_at_all(source, exif, max_pixels)
     # A picture that was changed meanwhile was looked at before or after: nobody knows.
-    if source.stamp() == stamp:
+    if lasting and source.stamp() == stamp:
         _write_record(file, key, found)
     return found
 
 
-def _look_at_all(source: Source, exif: str) -> Scan:
+def _look_at_all(source: Source, exif: str, max_pixels: int) -> tuple[Scan, bool]:
+    """Returns what is found, and whether a later look at the same files would find the same."""
     count = len(source.ids)
     source.load()
+    if count >= _MANY_EXAMPLES:
+        _log.info("%s: decoding %s pictures once, to see that each can be", source.name, f"{count:,}")
 
-    def look(start: int) -> tuple[list[str], list[int]]:
-        digests, turns = [], []
-        for index in range(start, min(start + TASK_EXAMPLES, count)):
+    def look(start: int) -> list[tuple[str, int, BadPictureError | None]]:
+        return [look_at(index) for index in range(start, min(start + TASK_EXAMPLES, count))]
+
+    def look_at(index: int) -> tuple[str, int, BadPictureError | None]:
+        try:
             data = source.read(index)
-            info = inspect_picture(data, name=source.ids[index])
-            digests.append(hashlib.sha256(data).hexdigest())
-            turns.append(info.orientation if exif == "apply" else 1)
-        return digests, turns
+            info = tried.check(data, name=source.ids[index], exif=exif, max_pixels=max_pixels)
+        except BadPictureError as error:
+            return "", 1, error
+        return hashlib.sha256(data).hexdigest(), info.orientation, None
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(pool.map(look, range(0, count, TASK_EXAMPLES)))
-    digests = [digest for part, _ in found for digest in part]
-    return Scan(digests, np.array([turn for _, part in found for turn in part], np.int32))
+    # Whatever interrupts it, Ctrl-C as well: `map` then has no more tasks begun.
+    with Trial() as tried, ThreadPoolExecutor(os.cpu_count()) as pool:
+        parts = list(pool.map(look, range(0, count, TASK_EXAMPLES)))
+    found = [row for part in parts for row in part]
+    errors = {index: error for index, (_, _, error) in enumerate(found) if error}
+    digests, turns = [row[0] for row in found], np.array([row[1] for row in found], np.int32)
+    bad = {index: error.reason for index, error in errors.items()}
+    return Scan(digests, turns, bad), all(error.lasting for error in errors.values())
 
 
-def _key(source: Source, stamp: str, exif: str) -> str:
+def _key(source: Source, stamp: str, exif: str, max_pixels: int) -> str:
     """Returns 64 hex digits that differ where a scan could find something else."""
-    parts = [source.name, stamp, exif, PIL.__version__, *source.ids]
+    libraries = (PIL.__version__, tf.__version__)
+    parts = [source.name, stamp, exif, str(max_pixels), *libraries, *source.ids]
     digest = hashlib.sha256("\0".join(parts).encode())
-    for code in (__file__, decode.__file__):
+    for code in (__file__, bad_pictures.__file__, decode.__file__, headers.__file__, trial.__file__):
         digest.update(Path(code).read_bytes())
     return digest.hexdigest()
 
 
 def _read_record(file: Path, key: str, count: int) -> Scan | None:
-    """Reads [32] bytes of SHA-256 of the key and the rest, [N, 32] of digests, [N] of orientations."""
+    """Reads a record: a SHA-256 of the key and the rest, [N, 32] of digests, [N] of orientations, JSON.
+
+    The JSON is of the bad pictures, {position: reason}.
+    """
     try:
         data = file.read_bytes()
     except FileNotFoundError:
@@ -101,20 +127,23 @@ def _read_record(file: Path, key: str, count: int) -> Scan | None:
         _log.info("the record of an earlier scan, %s, cannot be read: %s", file, error.strerror)
         return None
     seal, body = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
-    if len(body) != count * (_DIGEST_BYTES + 1) or seal != hashlib.sha256(key.encode() + body).digest():
+    if seal != hashlib.sha256(key.encode() + body).digest():
         _log.info("the record of an earlier scan, %s, is damaged: the pictures are looked at anew", file)
         return None
     # What was of use last is removed last; a folder that is read-only is never cleared.
     with contextlib.suppress(OSError):
         os.utime(file)
-    turns = np.frombuffer(body[count * _DIGEST_BYTES :], np.uint8).astype(np.int32)
-    text = body[: count * _DIGEST_BYTES].hex()
-    step = 2 * _DIGEST_BYTES
-    return Scan([text[at : at + step] for at in range(0, step * count, step)], turns)
+    turns_at, bad_at = count * _DIGEST_BYTES, count * (_DIGEST_BYTES + 1)
+    turns = np.frombuffer(body[turns_at:bad_at], np.uint8).astype(np.int32)
+    bad = {int(index): reason for index, reason in json.loads(body[bad_at:]).items()}
+    text, step = body[:turns_at].hex(), 2 * _DIGEST_BYTES
+    digests = ["" if i in bad else text[i * step : (i + 1) * step] for i in range(count)]
+    return Scan(digests, turns, bad)
 
 
 def _write_record(file: Path, key: str, found: Scan) -> None:
-    body = bytes.fromhex("".join(found.digests)) + found.orientations.astype(np.uint8).tobytes()
+    digests = bytes.fromhex("".join(digest or "00" * _DIGEST_BYTES for digest in found.digests))
+    body = digests + found.orientations.astype(np.uint8).tobytes() + json.dumps(dict(found.bad)).encode()
     try:
         write_bytes(file, hashlib.sha256(key.encode() + body).digest() + body)
     except OSError as error:

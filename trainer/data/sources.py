@@ -32,7 +32,7 @@ class Source(Protocol):
 
     @property
     def ids(self) -> Sequence[str]:
-        """[N] one unique, lasting name per example, e.g. `roses/12.jpg`."""
+        """[N] one unique, lasting name per example, e.g. `roses/12.jpg`, without control characters."""
 
     @property
     def labels(self) -> np.ndarray:
@@ -52,7 +52,8 @@ class Source(Protocol):
         Safe to call from several threads at once.
 
         Raises:
-          TrainerError: it cannot be read; the message names it.
+          BadPictureError: what is there is no picture that could be read; --on_bad_image decides.
+          TrainerError: it cannot be read at the moment; the message names it.
         """
         ...
 

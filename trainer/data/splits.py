@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -196,3 +196,29 @@ def drop_shared(splits: Splits, digests: Sequence[str]) -> Splits:
             )
     dropped = sum(map(len, splits.indices.values())) - sum(map(len, kept.values()))
     return Splits(kept, splits.how + (f"; {dropped} repeated pictures dropped" if dropped else ""))
+
+
+def leave_out(splits: Splits, bad: Collection[int], source: Source) -> Splits:
+    """Returns the splits without bad pictures; all others stay where they are.
+
+    Args:
+      splits: as they were made, of all pictures.
+      bad: positions.
+      source: that the positions are in.
+
+    Raises:
+      TrainerError: nothing is left of a split, or none of a class in train.
+    """
+    drop = np.array(sorted(bad), np.int64)
+    kept = {name: positions[~np.isin(positions, drop)] for name, positions in splits.indices.items()}
+    for name, positions in kept.items():
+        if not len(positions):
+            count = len(splits.indices[name])
+            raise TrainerError(f"the {name} split is empty without bad pictures: all {count:,} in it are bad")
+    lost = set(source.labels[splits.indices["train"]].tolist()) - set(source.labels[kept["train"]].tolist())
+    for label in sorted(lost):
+        raise TrainerError(
+            f"class {source.class_names[label]!r} has only bad pictures in train: nothing could learn it"
+        )
+    count = sum(map(len, splits.indices.values())) - sum(map(len, kept.values()))
+    return Splits(kept, splits.how + (f"; {count:,} bad pictures left out" if count else ""))

@@ -1,0 +1,246 @@
+"""Decoding for trial: damage that only the decoder sees, who is to blame, and what it must leave alone."""
+
+import os
+import re
+import struct
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.data.kinds import JPEGS, KINDS, LOSSLESS, chunk, exif, png
+from tests.data.pictures import blocks, encode, noise
+from trainer.data import trial
+from trainer.data.bad_pictures import BadPictureError
+from trainer.data.headers import inspect_picture
+from trainer.data.trial import Trial
+from trainer.values import TrainerError
+
+PHOTO = encode(noise(301, 203), "JPEG", quality=90)
+TABLES = PHOTO.index(b"\xff\xc4") + 5
+PIXELS = PHOTO.index(b"\xff\xda") + 12
+
+
+def reason_by(tried: Trial, data: bytes, **options) -> str:
+    """Why a picture is bad; empty if it is not."""
+    try:
+        tried.check(data, name="a.jpg", **options)
+    except BadPictureError as error:
+        return error.reason
+    return ""
+
+
+def reason(data: bytes, **options) -> str:
+    with Trial() as tried:
+        return reason_by(tried, data, **options)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_that_is_taken_is_found_whole(kind):
+    info = inspect_picture(KINDS[kind], name=kind)
+    with Trial() as tried:
+        assert tried.check(KINDS[kind], name=kind) == info
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_orientation_is_the_one_to_apply(orientation):
+    data = encode(blocks(), "JPEG", exif=exif(orientation))
+    with Trial() as tried:
+        assert tried.check(data, name="x").orientation == orientation
+        assert tried.check(data, name="x", exif="ignore").orientation == 1
+
+
+def put(data: bytes, at: int, new: bytes) -> bytes:
+    return data[:at] + new + data[at + len(new) :]
+
+
+def with_wrong_colour_index() -> bytes:
+    """A GIF of which a pixel has the 200th of two colours: a code of 8 bits between clear and end."""
+    codes = sum(code << 9 * place for place, code in enumerate((256, 200, 257))).to_bytes(4, "little")
+    head = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + bytes(6)
+    return head + b"," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x08\x04" + codes + b"\0;"
+
+
+def png_with(body: bytes) -> bytes:
+    """A PNG of 40 x 24 px with something else for its pixels."""
+    return png(np.zeros((24, 40, 3), np.uint8))[:33] + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+JPEG_DAMAGE = "it is damaged inside: Corrupt JPEG data: "
+ANOTHER_SIZE = "it cannot be decoded: 40x24 px come out, not 60x50: save it as PNG"
+DAMAGED = {
+    "huffman codes that cannot be": (
+        put(PHOTO, TABLES, b"\xff" * 16),
+        "it cannot be decoded: Bogus Huffman table definition",
+    ),
+    "zeros in the middle": (put(PHOTO, PIXELS + 3000, bytes(2000)), JPEG_DAMAGE),
+    "garbage in the middle": (put(PHOTO, PIXELS + 3000, np.random.default_rng(0).bytes(2000)), "it "),
+    "of another picture": (put(PHOTO, PIXELS + 3000, PHOTO[PIXELS:][:2000]), JPEG_DAMAGE),
+    "a hole": (PHOTO[: PIXELS + 3000] + PHOTO[PIXELS + 4000 :], JPEG_DAMAGE),
+    "cut off, with a new end": (PHOTO[: PIXELS + 5000] + b"\xff\xd9", JPEG_DAMAGE),
+    "restarts in another order": (
+        JPEGS["with restarts"].replace(b"\xff\xd1", b"\xff\xd4", 1),
+        JPEG_DAMAGE,
+    ),
+    "arithmetic coding": (PHOTO.replace(b"\xff\xc0", b"\xff\xc9", 1), ""),
+    "lossless jpeg": (PHOTO.replace(b"\xff\xc0", b"\xff\xc3", 1), "it cannot be decoded: "),
+    "no pixels in a png": (png_with(b""), "it cannot be decoded: Invalid PNG data, size 57"),
+    "too few in a png": (png_with(b"x\x9cc`\x18X\0\0"), "it cannot be decoded: Invalid PNG data, size 65"),
+    "a wrong checksum": (
+        LOSSLESS["png rgb"].replace(b"IDAT", b"IDAT\0", 1),
+        "it cannot be decoded: Invalid PNG data, size ",
+    ),
+    "a colour a gif has not": (with_wrong_colour_index(), "it cannot be decoded: Invalid GIF data"),
+    "half of a webp lost": (put(LOSSLESS["webp lossless"], 30, b"\xff" * 30), "it cannot be decoded: "),
+    "a gif smaller than its canvas": (put(LOSSLESS["gif"], 6, struct.pack("<HH", 60, 50)), ANOTHER_SIZE),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_damage_that_no_header_shows_is_found(kind):
+    data, expected = DAMAGED[kind]
+    inspect_picture(data, name=kind)
+    found = reason(data)
+    assert found
+    assert found.startswith(expected)
+    assert found.isprintable()
+
+
+def test_what_tensorflow_says_of_a_damaged_jpeg_is_that_it_is_fine():
+    # Or there would be no need to listen to libjpeg.
+    for kind in ("zeros in the middle", "a hole", "cut off, with a new end"):
+        assert tf.io.decode_jpeg(DAMAGED[kind][0]).shape == (203, 301, 3)
+
+
+HARMLESS = {
+    "a few bytes before the end, as webcams write them": PHOTO[:-2] + bytes(32) + b"\xff\xd9",
+    "bytes between the tables": PHOTO[:20] + bytes(500) + PHOTO[20:],
+    "an unknown revision": PHOTO.replace(b"JFIF\0\x01\x01", b"JFIF\0\x09\x09"),
+}
+
+
+@pytest.mark.parametrize("kind", HARMLESS)
+def test_what_costs_no_pixel_is_no_damage(kind):
+    with Trial() as tried:
+        assert reason_by(tried, HARMLESS[kind]) == ""
+        assert tried._written() > 0
+    np.testing.assert_array_equal(tf.io.decode_jpeg(HARMLESS[kind]), tf.io.decode_jpeg(PHOTO))
+
+
+def test_more_bytes_before_the_end_are_what_is_left_of_lost_ones():
+    found = reason(PHOTO[:-2] + bytes(60) + b"\xff\xd9")
+    assert re.fullmatch(JPEG_DAMAGE + r"5\d extraneous bytes before marker 0xd9", found)
+
+
+def test_many_threads_blame_nobody_else():
+    bad = [data for data, _ in DAMAGED.values()]
+    pictures = [*KINDS.values(), *bad, *HARMLESS.values()] * 4
+    alone = [reason(data) for data in pictures[: len(pictures) // 4]]
+    assert sum(map(bool, alone)) == len(bad)
+    with Trial() as tried, ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda data: reason_by(tried, data), pictures)) == alone * 4
+
+
+def test_too_many_pixels_are_not_decoded(monkeypatch):
+    with Trial() as tried:
+        monkeypatch.setattr(tried, "_decode", None)
+        assert reason_by(tried, PHOTO, max_pixels=61102) == "301x203 px are more than --max_pixels=61102"
+
+
+def test_large_pictures_are_decoded_one_at_a_time(monkeypatch):
+    monkeypatch.setattr(trial, "PIXELS_AT_ONCE", 2 * 40 * 24)
+    small, large = encode(blocks(), "PNG"), encode(blocks(80, 48), "PNG")
+    at_once: list[int] = []
+    most = 0
+    lock = threading.Lock()
+
+    def decode(encoded, orientation):
+        nonlocal most
+        pixels = 80 * 48 if encoded.numpy() == large else 40 * 24
+        with lock:
+            at_once.append(pixels)
+            most = max(most, sum(at_once))
+            assert sum(at_once) <= 2 * 40 * 24 or at_once == [80 * 48]
+        time.sleep(0.005)
+        with lock:
+            at_once.remove(pixels)
+        return tf.zeros([48, 80, 3] if pixels == 80 * 48 else [24, 40, 3], tf.uint8)
+
+    with Trial() as tried, ThreadPoolExecutor(8) as pool:
+        monkeypatch.setattr(tried, "_decode", decode)
+        list(pool.map(lambda data: tried.check(data, name="x"), [small, large, small, small, large] * 4))
+    assert most == 80 * 48
+
+
+def test_too_little_memory_is_no_fault_of_the_picture(monkeypatch):
+    def decode(encoded, orientation):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    with Trial() as tried:
+        monkeypatch.setattr(tried, "_decode", decode)
+        with pytest.raises(TrainerError) as caught:
+            tried.check(PHOTO, name="x")
+    assert not isinstance(caught.value, BadPictureError)
+    assert str(caught.value) == "too little memory to decode a picture of 301x203 px: lower --max_pixels"
+
+
+def test_standard_error_is_held_and_given_back(capfd):
+    for _ in range(2):
+        with Trial() as tried:
+            assert reason_by(tried, DAMAGED["a hole"][0])
+            os.write(2, b"held\n")
+        os.write(2, b"shown\n")
+    with pytest.raises(KeyboardInterrupt), Trial():
+        raise KeyboardInterrupt
+    os.write(2, b"shown\n")
+    assert capfd.readouterr().err == "shown\n" * 3
+
+
+def test_no_warning_gets_out_and_those_of_others_come_back():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with Trial() as tried:
+            warnings.warn("held", stacklevel=1)
+            tried.check(KINDS["damaged exif"], name="x")
+        warnings.warn("shown", stacklevel=1)
+    assert [str(warning.message) for warning in caught] == ["shown"]
+
+
+AT_LEVEL = """
+import sys
+from trainer.runtime import start_tensorflow
+start_tensorflow()
+from trainer.data.bad_pictures import BadPictureError
+from trainer.data.trial import Trial
+with Trial() as tried:
+    for line in sys.stdin:
+        try:
+            tried.check(bytes.fromhex(line), name="x")
+            print()
+        except BadPictureError as error:
+            print(error.reason)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", ["0", "3"])
+def test_what_tensorflow_logs_besides_makes_no_difference(level):
+    pictures = [data for data, _ in DAMAGED.values()] + [*HARMLESS.values(), KINDS["baseline"]]
+    done = subprocess.run(
+        [sys.executable, "-c", AT_LEVEL],
+        input="\n".join(data.hex() for data in pictures),
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": level},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == [reason(data) for data in pictures]
+    assert "JPEG" not in done.stderr
