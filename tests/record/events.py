@@ -3,13 +3,15 @@
 from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.util import tensor_util
+
+# 0: keep everything; by default they take samples.
+EVERYTHING = dict.fromkeys(("tensors", "images", "scalars", "compressedHistograms", "histograms"), 0)
 
 
 def accumulated(folder: Path) -> EventAccumulator:
-    # 0: keep everything; by default it takes samples.
-    guidance = dict.fromkeys(("tensors", "images", "scalars", "compressedHistograms", "histograms"), 0)
-    return EventAccumulator(str(folder), size_guidance=guidance).Reload()
+    return EventAccumulator(str(folder), size_guidance=EVERYTHING).Reload()
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -30,3 +32,26 @@ def steps_of(folder: Path) -> dict[str, list[int]]:
     """Returns {tag: [step]} of everything with a tag."""
     events = accumulated(folder)
     return {tag: [e.step for e in events.Tensors(tag)] for tag in events.Tags()["tensors"]}
+
+
+class Running:
+    """What a TensorBoard shows that has been running since this was made, on everything in a folder."""
+
+    def __init__(self, root: Path):
+        self._root = root
+        self._runs = EventMultiplexer(size_guidance=EVERYTHING, tensor_size_guidance={})
+
+    def look(self) -> "Running":
+        """Reads what has come since it last looked."""
+        self._runs.AddRunsFromDirectory(str(self._root))
+        self._runs.Reload()
+        return self
+
+    def shown(self) -> dict[tuple[str, str], list[tuple[int, bytes]]]:
+        """Returns {(run, tag): [(step, value)]}, in the order in which it was read."""
+        return {
+            (run, tag): [(e.step, e.tensor_proto.SerializeToString()) for e in self._runs.Tensors(run, tag)]
+            for run, tags in self._runs.Runs().items()
+            for tag in tags["tensors"]
+            if self._runs.Tensors(run, tag)
+        }

@@ -1,6 +1,8 @@
 """Event files and metrics.jsonl, read back."""
 
+import itertools
 import json
+import os
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from tests.record.events import accumulated, plugin, scalars, steps_of
 from trainer.record.figures import confusion_figure, picture_grid
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
+from trainer.values import TrainerError
 
 
 @pytest.fixture
@@ -137,6 +140,106 @@ def test_a_broken_line_is_left_out_even_when_nothing_else_is(workdir):
     workdir.metrics_jsonl.write_bytes(whole + b'{"split": "tr')
     Summaries(workdir).cut_back(3)
     assert workdir.metrics_jsonl.read_bytes() == whole
+
+
+# Lines 1 to 5 of the file stay after a restore at step 4: train 1, 2, validation 2, train 3, 4.
+DAMAGED_LINES = [
+    (1, b"{", "it is not JSON"),
+    (3, b"\xff\xfe", "it is not JSON"),
+    (3, b"", "it is not JSON"),
+    (4, b"[" * 100_000, "it is not JSON"),
+    (5, b"\0" * 60, "it is not JSON"),
+    (2, b'["train", 2]', "it names no split of a run"),
+    (2, b'{"split": "trail", "step": 2}', "it names no split of a run"),
+    (2, b'{"split": ["train"], "step": 2}', "it names no split of a run"),
+    (4, b'{"split": "train", "loss": 3.25}', "it has no step"),
+    (4, b'{"split": "train", "step": true}', "it has no step"),
+    (4, b'{"split": "train", "step": 3.0}', "it has no step"),
+    (4, b'{"split": "train", "step": 2}', "step 2 of train comes after step 2"),
+    (4, b'{"split": "train", "step": 1}', "step 1 of train comes after step 2"),
+    (3, b'{"split": "validation", "step": 5}', "what comes after it is older"),
+    # It may have been one that stays.
+    (6, b"{", "it is not JSON"),
+]
+
+
+@pytest.mark.parametrize(("number", "bad", "fault"), DAMAGED_LINES)
+def test_a_damaged_line_is_named_and_nothing_is_touched(number, bad, fault, workdir):
+    write(workdir, range(1, 6))
+    damaged = workdir.metrics_jsonl.read_bytes().splitlines(keepends=True)
+    damaged[number - 1] = bad + b"\n"
+    workdir.metrics_jsonl.write_bytes(b"".join(damaged))
+    before = {path: path.read_bytes() for path in workdir.root.rglob("*") if path.is_file()}
+    with pytest.raises(TrainerError) as caught:
+        Summaries(workdir).cut_back(4)
+    assert str(caught.value) == (
+        f"{workdir.metrics_jsonl} is damaged in line {number}: {fault}. "
+        "Mend or remove that line, and start again"
+    )
+    assert {path: path.read_bytes() for path in workdir.root.rglob("*") if path.is_file()} == before
+    # Where nothing of it is needed, it does not matter.
+    Summaries(workdir).cut_back(None)
+    assert workdir.metrics_jsonl.read_bytes() == b""
+
+
+@pytest.mark.parametrize("bad", [b"{", b"\0" * 60, b'{"split": "train"}'])
+def test_a_damaged_line_among_those_to_be_forgotten_does_not_matter(bad, workdir):
+    write(workdir, range(1, 6))
+    whole = workdir.metrics_jsonl.read_bytes().splitlines(keepends=True)
+    workdir.metrics_jsonl.write_bytes(b"".join(whole[:6]) + bad + b"\n" + whole[7] + bad)
+    Summaries(workdir).cut_back(4)
+    assert workdir.metrics_jsonl.read_bytes() == b"".join(whole[:5])
+
+
+def test_a_last_line_that_lacks_only_its_end_stays(workdir):
+    write(workdir, range(1, 4), splits=("train",))
+    whole = workdir.metrics_jsonl.read_bytes()
+    workdir.metrics_jsonl.write_bytes(whole[:-1])
+    Summaries(workdir).cut_back(3)
+    assert workdir.metrics_jsonl.read_bytes() == whole
+
+
+def test_what_comes_before_damage_in_an_event_file_is_kept(workdir, caplog):
+    write(workdir, range(1, 6), splits=("train",))
+    [events] = (workdir.root / "train").glob("events*")
+    data = bytearray(events.read_bytes())
+    # Its fourth record is the loss of step 2: version, then loss and images_per_second of step 1.
+    ends = list(itertools.accumulate(16 + len(r.numpy()) for r in tf.data.TFRecordDataset(str(events))))
+    data[ends[2] + 20] ^= 1
+    events.write_bytes(data)
+    Summaries(workdir).cut_back(4)
+    assert steps_of(workdir.root / "train") == {"loss": [1], "images_per_second": [1]}
+    assert events.stat().st_size == ends[2]
+    num_cut = len(data) - ends[2]
+    assert f"{events}: its last {num_cut} of {len(data)} bytes had broken off or were damaged" in caplog.text
+
+
+def test_an_event_file_that_would_show_nothing_is_removed(workdir):
+    for step in (2, 4):
+        summaries = Summaries(workdir)
+        summaries.cut_back(step)
+        summaries.scalars("validation", step, {"loss": 1.0})
+        summaries.close()
+        Summaries(workdir).cut_back(step)
+    assert list((workdir.root / "validation").iterdir()) == []
+
+
+def test_tensorboard_does_not_see_an_event_file_that_is_being_cut(workdir, monkeypatch):
+    write(workdir, range(1, 6), splits=("train",))
+    folder = workdir.root / "train"
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    seen = []
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda *paths: (seen.append(list(folder.iterdir())), replace(*paths)))
+    Summaries(workdir).cut_back(3)
+    there = {path for paths in seen for path in paths if "tfevents" in path.name}
+    assert {path.name for path in there} == set(whole)
+    assert len(max(seen, key=len)) == len(whole) + 1
+    # One that a kill left behind is removed.
+    [part] = {path for paths in seen for path in paths} - there
+    part.write_bytes(b"begun")
+    Summaries(workdir).cut_back(3)
+    assert set(folder.iterdir()) == there
 
 
 def test_options_of_the_run_for_the_hparams_tab(workdir):

@@ -158,11 +158,20 @@ def test_another_run_is_refused_naming_what_differs(workdir):
     ("content", "message"),
     [
         ("", "is damaged"),
-        ('{"format": 1, "con', "is damaged"),
-        ('{"format": 99, "config": {}}', "has format 99, this version reads 1"),
-        ('{"format": 1}', "does not fit this version"),
-        ('{"format": 1, "config": {"speed": 3}}', "unknown option 'speed'"),
-        ('{"format": 1, "config": {"seed": -3}}', "--seed=-3"),
+        ("[]", "is damaged: it does not say its format"),
+        ('{"format": "2"}', "is damaged: it does not say its format"),
+        ('{"format": 2, "con', "is damaged"),
+        (
+            '{"format": 99, "config": {}}',
+            "has format 99, newer than the 2 that this version reads",
+        ),
+        (
+            '{"format": 1, "config": {}}',
+            "has format 1, older than the 2 that this version reads",
+        ),
+        ('{"format": 2}', "does not fit this version"),
+        ('{"format": 2, "config": {"speed": 3}}', "unknown option 'speed'"),
+        ('{"format": 2, "config": {"seed": -3}}', "--seed=-3"),
     ],
 )
 def test_a_run_that_cannot_be_read_is_one_line(workdir, content, message):
@@ -173,6 +182,20 @@ def test_a_run_that_cannot_be_read_is_one_line(workdir, content, message):
     assert str(workdir.run_json) in str(caught.value)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_other_code_is_noted_with_the_step_from_which_it_ran(workdir):
+    first, second = {"trainer": "1", "git_commit": None}, {"trainer": "1", "git_commit": "ab"}
+    workdir.write_run(CONFIG, flagfile="", code=first, code_changes=[])
+    assert workdir.note_code(first, step=3) == []
+    assert workdir.note_code(second, step=5) == ["git_commit None -> ab"]
+    assert workdir.note_code(second, step=7) == []
+    assert workdir.note_code({**first, "trainer": "2"}, step=9) == ["trainer 1 -> 2", "git_commit ab -> None"]
+    assert workdir.read_facts()["code_changes"] == [
+        {"step": 5, "changed": {"git_commit": [None, "ab"]}},
+        {"step": 9, "changed": {"trainer": ["1", "2"], "git_commit": ["ab", None]}},
+    ]
+    assert workdir.read_config() == CONFIG
 
 
 SPLITS = {

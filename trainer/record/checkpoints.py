@@ -1,155 +1,248 @@
-"""Checkpoints: the latest few and the best, restored strictly. Only user of CheckpointManager."""
+"""Checkpoints: the latest few and the best, written whole, restored whole and strictly."""
 
-import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import contextlib
+import functools
+import logging
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
-from trainer.values import TrainerError, told_by_tensorflow
+from trainer.record.checkpoint_files import CheckpointFolder
+from trainer.record.checkpoint_record import Damaged, Files, OtherFormat, Record
+from trainer.record.checkpoint_values import Base, bytes_of, read_values, told_failure, write_values
+from trainer.values import TrainerError
 
-_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
-
-
-@dataclass(frozen=True)
-class Base:
-    """The variables that do not change from a step on, as long as a phase lasts."""
-
-    name: str
-    first_step: int
-    variables: Mapping[str, tf.Variable]
+_log = logging.getLogger("trainer")
 
 
 class Checkpoints:
     """Saves and restores a flat {name: variable}.
 
     What a phase leaves as it is, such as a frozen network, is written once for the phase, below base/;
-    a checkpoint holds the rest.
+    a checkpoint holds the rest. One is whole if all its files, and those of its base, are to the last byte
+    what was written; see `checkpoint_files`. Only one process may save at a time; any may read.
     """
 
     def __init__(self, folder: Path, *, keep: int):
         self.folder, self._keep = folder, keep
+        self._latest = CheckpointFolder(folder)
+        self._best = CheckpointFolder(folder / "best")
+        self._bases = CheckpointFolder(folder / "base")
+        self._ways_on = f"Restore the files from a copy, or remove {folder} to start over"
+        # {path prefix of one of the latest: what is wrong with it}
+        self._faults: dict[str, str] = {}
+
+    def remove_unfinished(self) -> None:
+        """Removes, or finishes, what a process left that died while it saved. Not while another one saves."""
+        for folder in (self._latest, self._best):
+            folder.tidy()
+        records = self._records()
+        # A record that cannot be read may be of a checkpoint that needs any of them.
+        self._bases.tidy(spare=None if None in records else {str(r.base_name) for r in records if r})
 
     def save(self, variables: Mapping[str, tf.Variable], *, step: int, base: Base | None = None) -> None:
-        """Saves as one of the latest; `variables` are all, with those of the base."""
-        self._save(self.folder, variables, step, self._keep, base)
+        """Saves as one of the latest, and removes the oldest when there are more than are to be kept.
 
-    def save_best(self, variables: Mapping[str, tf.Variable], *, step: int, base: Base | None = None) -> None:
-        """Saves as the best, in place of the one before."""
-        self._save(self.folder / "best", variables, step, 1, base)
-
-    def exist(self) -> bool:
-        """Returns whether anything has been saved."""
-        return any(self.folder.rglob("ckpt-*.index"))
-
-    def latest(self) -> str | None:
-        """Returns the path prefix of the latest checkpoint."""
-        return tf.train.latest_checkpoint(str(self.folder))
-
-    def find(self, which: str) -> str:
-        """Returns the path prefix of a checkpoint: best, latest or a step number.
+        Args:
+          variables: all, with those of the base.
+          step: number of updates.
+          base: what has not changed since an earlier checkpoint, if anything.
 
         Raises:
-          TrainerError: there is no such checkpoint; the message lists those there are.
+          TrainerError: there is no room, or it cannot be written. What was saved before is untouched.
         """
-        if which == "latest":
-            path = self.latest()
-        elif which == "best":
-            path = tf.train.latest_checkpoint(str(self.folder / "best"))
+        name = self._save(self._latest, variables, step, base)
+        self._faults.pop(str(self.folder / name), None)
+        # Later ones can only be damaged; the run is about to come by there again.
+        earlier = [n for n in self._latest.names() if self.step_of(n) < step]
+        newest_first = [n for n in reversed(self._not_faulty()) if n in earlier]
+        self._latest.keep([*reversed(newest_first[: self._keep - 1]), name], among=earlier)
+
+    def save_best(self, variables: Mapping[str, tf.Variable], *, step: int, base: Base | None = None) -> None:
+        """Saves as the best, in place of the one before. Arguments and errors are those of `save`."""
+        name = self._save(self._best, variables, step, base)
+        self._best.keep([name], among=self._best.names())
+
+    def exist(self) -> bool:
+        """Returns whether anything has been saved, damaged since or not."""
+        return bool(self._latest.names() or self._best.names())
+
+    def latest(self) -> str | None:
+        """Returns the path prefix of the newest whole checkpoint; None if nothing has been saved.
+
+        Those that are damaged are named in the log, and passed over.
+
+        Raises:
+          TrainerError: all are damaged, or the newest is of another version of the program.
+        """
+        path, faults = self._first_whole((self._latest, name) for name in reversed(self._latest.names()))
+        if path is None and faults:
+            newest, fault = next(iter(faults.items()))
+            raise TrainerError(
+                f"no checkpoint in {self.folder} is whole; the newest, {Path(newest).name}, is damaged: "
+                f"{fault}. {self._ways_on}"
+            )
+        for damaged, fault in faults.items():
+            if damaged not in self._faults:
+                _log.warning("checkpoint %s is damaged and passed over: %s", damaged, fault)
+        self._faults = faults
+        return path
+
+    def check_best(self, step: int) -> None:
+        """Makes sure, when a run goes on, that the best checkpoint it knows of is there.
+
+        Args:
+          step: of the best according to the state; negative if there is none yet. A later one will do: a
+            process that died had gone further, and the run comes by there again.
+
+        Raises:
+          TrainerError: there is none, or it is damaged.
+        """
+        names = [name for name in reversed(self._best.names()) if self.step_of(name) >= step]
+        path, faults = self._first_whole((self._best, name) for name in names)
+        if step >= 0 and path is None:
+            fault = next(iter(faults.values()), f"there is none in {self._best.path}")
+            raise TrainerError(f"the best checkpoint, that of step {step}, is lost: {fault}. {self._ways_on}")
+
+    def find(self, which: str) -> str:
+        """Returns the path prefix of a whole checkpoint: best, latest or a step number.
+
+        Raises:
+          TrainerError: there is no such checkpoint, or it is damaged; the message lists those there are.
+        """
+        if which == "latest" and (path := self.latest()):
+            return path
+        if which == "best":
+            candidates = [(self._best, name) for name in self._best.names()[-1:]]
         else:
-            names = (self.folder / f"ckpt-{which}", self.folder / "best" / f"ckpt-{which}")
-            path = next((str(name) for name in names if _exists(name)), None)
+            both, name = (self._latest, self._best), f"ckpt-{which}"
+            candidates = [(folder, name) for folder in both if name in folder.names()]
+        path, faults = self._first_whole(candidates)
         if path is None:
-            steps = ", ".join(map(str, self._steps()))
-            has = f"there are those of steps {steps}" if steps else "there is none at all"
-            raise TrainerError(f"no {which!r} checkpoint in {self.folder}; {has}")
+            told = [f"checkpoint {damaged} is damaged: {fault}" for damaged, fault in faults.items()]
+            there = next(iter(told), f"no {which!r} checkpoint in {self.folder}")
+            raise TrainerError(f"{there}; {self._told_whole('whole' if faults else 'there')}")
         return path
 
     @staticmethod
     def step_of(path: str) -> int:
         """Returns the step of a checkpoint by its name."""
-        return _step(path)
+        return int(path.rsplit("-", 1)[1])
 
     def restore(self, variables: Mapping[str, tf.Variable], path: str, *, base: Base | None = None) -> None:
         """Reads every variable from a checkpoint; nothing may be missing, left over or misshapen.
 
         Raises:
-          TrainerError: it does not match, or is damaged; the message names the first difference.
+          TrainerError: it is damaged, or does not match; the message names the first difference. No variable
+            has changed.
         """
-        _read(_besides(variables, base), path, tf.train.Checkpoint.restore)
-        if base and base.variables:
-            _read(base.variables, str(self._base_path(base)), tf.train.Checkpoint.read)
+        folder, record = self._checked(path)
+        bases = base.variables if base else {}
+        rest = {name: variable for name, variable in variables.items() if name not in bases}
+        parts: list[tuple[Path, Mapping[str, tf.Variable]]] = [(folder.path / Path(path).name, rest)]
+        if base and bases and record.base_name:
+            if record.base_name != base.name:
+                raise TrainerError(f"checkpoint {path} is based on {record.base_name}, not on {base.name}")
+            parts.append((self._bases.path / base.name, bases))
+        found = [(wanted, read_values(prefix, wanted)) for prefix, wanted in parts]
+        for wanted, values in found:
+            for name, variable in wanted.items():
+                variable.assign(values[name])
 
-    def _steps(self) -> list[int]:
-        return sorted({_step(str(path.with_suffix(""))) for path in self.folder.rglob("ckpt-*.index")})
+    def values(self, path: str) -> dict[str, np.ndarray]:
+        """Returns {name: value} of all that a checkpoint and its base hold.
 
-    def _holds(self, base: Base) -> bool:
-        """Returns whether a base was written that a checkpoint needs; else it may be of another attempt."""
-        return _exists(self._base_path(base)) and any(step >= base.first_step for step in self._steps())
+        Raises:
+          TrainerError: it is damaged.
+        """
+        folder, record = self._checked(path)
+        values = read_values(folder.path / Path(path).name)
+        return values | (read_values(self._bases.path / record.base_name) if record.base_name else {})
 
-    def _base_path(self, base: Base) -> Path:
-        return self.folder / "base" / base.name
+    def _checked(self, path: str) -> tuple[CheckpointFolder, Record]:
+        folder = self._best if Path(path).parent == self._best.path else self._latest
+        try:
+            return folder, self._check(folder, Path(path).name)
+        except Damaged as damage:
+            raise TrainerError(f"checkpoint {path} is damaged: {damage}") from None
+
+    def _not_faulty(self) -> list[str]:
+        return [name for name in self._latest.names() if str(self.folder / name) not in self._faults]
+
+    def _first_whole(
+        self, candidates: Iterable[tuple[CheckpointFolder, str]]
+    ) -> tuple[str | None, dict[str, str]]:
+        """Returns the path prefix of the first that is whole, and {path prefix: fault} of those before it."""
+        faults: dict[str, str] = {}
+        for folder, name in candidates:
+            try:
+                self._check(folder, name)
+                return str(folder.path / name), faults
+            except Damaged as damage:
+                faults[str(folder.path / name)] = str(damage)
+        return None, faults
+
+    def _check(self, folder: CheckpointFolder, name: str) -> Record:
+        record = folder.check(name)
+        try:
+            self._bases.check_files(record.base_files)
+        except Damaged as damage:
+            raise Damaged(f"of what it is based on, {damage}") from None
+        return record
+
+    def _records(self) -> list[Record | None]:
+        """Returns the records of all checkpoints; None for one that cannot be read."""
+        found: list[Record | None] = []
+        for folder in (self._latest, self._best):
+            for name in folder.names():
+                try:
+                    found.append(folder.read(name))
+                except (Damaged, OtherFormat):
+                    found.append(None)
+        return found
+
+    def _whole_base(self, base: Base) -> Files | None:
+        """Returns the files of a base that a checkpoint needs; any other may be of another attempt."""
+        for record in self._records():
+            if record and record.base_name == base.name:
+                try:
+                    self._bases.check_files(record.base_files)
+                    return record.base_files
+                except Damaged:
+                    pass
+        return None
 
     def _save(
-        self, folder: Path, variables: Mapping[str, tf.Variable], step: int, keep: int, base: Base | None
-    ) -> None:
-        checkpoint = tf.train.Checkpoint(variables=dict(_besides(variables, base)))
-        # A manager reads its folder when it is made, so a new one each time forgets nothing; the
-        # optimizer's variables are others in each phase.
-        manager = tf.train.CheckpointManager(
-            checkpoint, str(folder), max_to_keep=keep, checkpoint_name="ckpt"
-        )
-        try:
+        self, folder: CheckpointFolder, variables: Mapping[str, tf.Variable], step: int, base: Base | None
+    ) -> str:
+        """Writes a checkpoint, after its base if there is none yet, and returns its name."""
+        # It may be in the way, and takes room.
+        self.remove_unfinished()
+        bases = base.variables if base else {}
+        rest = {name: variable for name, variable in variables.items() if name not in bases}
+        files = self._whole_base(base) if base and bases else None
+        num_bytes = bytes_of(rest) + (bytes_of(bases) if bases and files is None else 0)
+        what = f"checkpoint of step {step}" if folder is self._latest else f"best checkpoint (step {step})"
+        whole = self._not_faulty()
+        safe = f"the one of step {self.step_of(whole[-1])} is intact" if whole else "none was saved before"
+        with told_failure(what, folder=folder.path, num_bytes=num_bytes, safe=safe):
             # First, so that no checkpoint is ever without its base.
-            if base and base.variables and not self._holds(base):
-                whole = tf.train.Checkpoint(variables=dict(base.variables))
-                whole.write(str(self._base_path(base)))
-            manager.save(checkpoint_number=step)
-        except tf.errors.OpError as error:
-            raise TrainerError(
-                f"checkpoint of step {step} was not saved: {told_by_tensorflow(error)}"
-            ) from None
+            if base and bases and files is None:
+                how = functools.partial(write_values, bases)
+                files = self._bases.write(base.name, how, step=base.first_step)
+            based_on = (base.name, files) if base and files else None
+            folder.write(f"ckpt-{step}", functools.partial(write_values, rest), step=step, base=based_on)
+        return f"ckpt-{step}"
 
-
-def _besides(variables: Mapping[str, tf.Variable], base: Base | None) -> dict[str, tf.Variable]:
-    return {name: v for name, v in variables.items() if base is None or name not in base.variables}
-
-
-def _read(variables: Mapping[str, tf.Variable], path: str, how: Callable) -> None:
-    """Reads what `Checkpoint.save` or `write` wrote: `how` is `Checkpoint.restore` or `read`."""
-    try:
-        found = tf.train.load_checkpoint(path).get_variable_to_shape_map()
-    except (tf.errors.OpError, ValueError) as error:
-        raise TrainerError(f"checkpoint {path} cannot be read: {told_by_tensorflow(error)}") from None
-    shapes = {_unescaped(key): shape for key, shape in found.items() if key.startswith("variables/")}
-    wanted = {name: variable.shape.as_list() for name, variable in variables.items()}
-    if shapes != wanted:
-        name = min(n for n in {*shapes, *wanted} if shapes.get(n) != wanted.get(n))
-        raise TrainerError(
-            f"checkpoint {path} does not fit this model: {name} is {_told(shapes, name)} in the "
-            f"checkpoint, {_told(wanted, name)} in the model"
-        )
-    checkpoint = tf.train.Checkpoint(variables=dict(variables))
-    try:
-        how(checkpoint, path).assert_consumed()
-    except (tf.errors.OpError, IndexError, RuntimeError) as error:  # IndexError: the data are cut short.
-        raise TrainerError(f"checkpoint {path} is damaged: {told_by_tensorflow(error)}") from None
-
-
-def _exists(prefix: Path) -> bool:
-    return os.path.exists(f"{prefix}.index")
-
-
-def _step(path: str) -> int:
-    return int(path.rsplit("-", 1)[1])
-
-
-def _unescaped(key: str) -> str:
-    # TensorFlow writes '/' within a name as '.S' and '.' as '..'.
-    name = key.removeprefix("variables/").removesuffix(_VALUE)
-    return name.replace("..", "\0").replace(".S", "/").replace("\0", ".")
-
-
-def _told(shapes: Mapping[str, list[int]], name: str) -> str:
-    return f"of shape {shapes[name]}" if name in shapes else "missing"
+    def _told_whole(self, begin: str) -> str:
+        steps = set()
+        for folder in (self._latest, self._best):
+            for name in folder.names():
+                with contextlib.suppress(Damaged, OtherFormat):
+                    self._check(folder, name)
+                    steps.add(self.step_of(name))
+        if steps:
+            return f"{begin} are those of steps {', '.join(map(str, sorted(steps)))}"
+        return "none is whole" if self.exist() else "there is none at all"

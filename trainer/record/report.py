@@ -35,6 +35,7 @@ def write_report(
     labels: np.ndarray,
     logits: np.ndarray,
     class_names: Sequence[str],
+    **facts: Any,
 ) -> tuple[dict[str, Any], bytes]:
     """Writes SPLIT_metrics.json, SPLIT_confusion_matrix.png and SPLIT_predictions.csv.
 
@@ -47,6 +48,7 @@ def write_report(
       labels: [N] int.
       logits: [N, K].
       class_names: [K].
+      **facts: what else to record in the JSON.
 
     Returns:
       What metrics.json holds, and the confusion matrix as PNG.
@@ -78,6 +80,7 @@ def write_report(
             for k, name in enumerate(class_names)
         },
         "confusion_matrix": matrix.tolist(),
+        **facts,
     }
     title = f"{split}: {correct / len(labels):.1%} of {len(labels):,} right"
     png = confusion_figure(matrix, class_names, title=title)

@@ -14,7 +14,8 @@ from trainer.config import Config
 from trainer.files import read_json, write_json, write_text
 from trainer.values import TrainerError, UsageError
 
-FORMAT = 1
+# Of run.json and splits.json. 2: a checkpoint counts by its record.
+FORMAT = 2
 
 
 class Workdir:
@@ -30,7 +31,7 @@ class Workdir:
     """
 
     def __init__(self, path: str):
-        self.root = Path(path).expanduser().absolute()
+        self.root = Path(os.path.expanduser(path)).absolute()
         self.flagfile = self.root / "flagfile.flags"
         self.run_json = self.root / "run.json"
         self.splits_json = self.root / "splits.json"
@@ -107,8 +108,17 @@ class Workdir:
         if changed:
             raise TrainerError(
                 f"{self.root} holds a run with other options: {'; '.join(changed)}. "
-                "Choose another --workdir, or start over by removing this one"
+                f"Choose another --workdir; --init_from={self.root} begins with the weights of this run"
             )
+
+    def note_code(self, code: dict[str, Any], *, step: int) -> list[str]:
+        """Records that the run goes on under other code than before; returns what differs, in words."""
+        run = self._read_run()
+        changed = {name: [was, code.get(name)] for name, was in run["code"].items() if was != code.get(name)}
+        if changed:
+            notes = [*run["code_changes"], {"step": step, "changed": changed}]
+            self.amend_run(code=code, code_changes=notes)
+        return [f"{name} {was} -> {now}" for name, (was, now) in changed.items()]
 
     def forget(self) -> None:
         """Removes what makes the folder that of a certain run."""
@@ -146,6 +156,7 @@ class Workdir:
             write_json(self.splits_json, new, indent=None)
             return
         old = read_json(self.splits_json)
+        self._check_format(self.splits_json, old)
         for name in sorted({*old["splits"], *new["splits"]}):
             was, now = old["splits"].get(name, []), new["splits"].get(name, [])
             if was != now:
@@ -158,9 +169,20 @@ class Workdir:
         if not self.run_json.exists():
             raise TrainerError(f"--workdir={self.root} holds no run (no {self.run_json.name} in it)")
         run = read_json(self.run_json)
-        if run.get("format") != FORMAT:
-            raise TrainerError(f"{self.run_json} has format {run.get('format')}, this version reads {FORMAT}")
+        self._check_format(self.run_json, run)
         return run
+
+    @staticmethod
+    def _check_format(path: Path, content: Any) -> None:
+        found = content.get("format") if isinstance(content, dict) else None
+        if not isinstance(found, int):
+            raise TrainerError(f"{path} is damaged: it does not say its format")
+        if found != FORMAT:
+            age = "newer" if found > FORMAT else "older"
+            raise TrainerError(
+                f"{path} has format {found}, {age} than the {FORMAT} that this version reads: use the "
+                "version that wrote it, or another --workdir"
+            )
 
 
 def _difference(split: str, was: Sequence[Sequence[str]], now: Sequence[Sequence[str]]) -> str:
