@@ -168,7 +168,7 @@ def stages(pictures, tiny_backbone, tmp_path):
 
 
 def all_values(state):
-    variables = {**state.variables(), "nonfinite_step": state.nonfinite_step}
+    variables = {**state.variables(), "unfit": state.unfit.step}
     return {name: variable.numpy().tobytes() for name, variable in variables.items()}
 
 
@@ -201,7 +201,7 @@ def test_a_measured_train_step_leaves_nothing_behind(stages, step, moves):
 
 def test_whatever_a_step_changes_is_put_back(stages):
     state = stages.state
-    variables = [*state.variables().values(), state.nonfinite_step]
+    variables = [*state.variables().values(), *state.unfit.variables()]
 
     def spoil(iterator, num_steps):
         next(iterator)

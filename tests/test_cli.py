@@ -75,7 +75,7 @@ def test_training_leaves_these_files(trained):
     assert shown == {
         "flagfile.flags", "run.json", "splits.json", "metrics.jsonl", "lock", "events.out.tfevents",
         "checkpoints/checkpoint", "checkpoints/best/checkpoint",
-        *(f"{name}.{end}" for name in checkpoints for end in ("index", "data-00000-of-00001")),
+        *(f"{name}.{end}" for name in checkpoints for end in ("json", "index", "data-00000-of-00001")),
         *(f"{split}/events.out.tfevents" for split in ("train", "validation", "test")),
         "report/test_metrics.json", "report/test_predictions.csv", "report/test_confusion_matrix.png",
     }  # fmt: skip

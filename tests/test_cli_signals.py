@@ -58,12 +58,13 @@ def stopped_by(number, arguments, workdir):
 def test_a_stopped_run_goes_on(arguments, run_main):
     workdir = Path(arguments[-1].removeprefix("--workdir="))
     reached = 0
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        name = "Ctrl-C" if number == signal.SIGINT else number.name
         status, out, err = stopped_by(number, arguments, workdir)
         assert status == 75
         assert err == "\nstopping after the current step; Ctrl-C again to leave at once\n"
         last = out.splitlines()[-1]
-        wanted = rf"stopped at step (\S+) of {STEPS:,} and saved; the same command goes on from there"
+        wanted = rf"{name}: stopped at step (\S+) of {STEPS:,} and saved; the same command goes on from there"
         assert re.fullmatch(wanted, last), out
         if reached:
             assert f"goes on from step {reached:,} of {STEPS:,}" in out

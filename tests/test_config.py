@@ -119,8 +119,8 @@ def test_another_value_of_an_enum_is_refused(name):
             {"head": "mlp(5"},
             re.escape("'mlp(5' is not a list of names with arguments, such as flip,crop(0.6)"),
         ),
-        ({"workdir": "a\nb"}, r"--workdir='a\\nb' must be on one line"),
-        ({"phase": ("for=1steps;\ntrain=head",)}, r"--phase=.* must be on one line"),
+        ({"workdir": "a\nb"}, r"--workdir='a\\nb' must be on one line, and hold no zero byte"),
+        ({"phase": ("for=1steps;\ntrain=head",)}, r"--phase=.* must be on one line, and hold no zero byte"),
     ],
 )
 def test_values_out_of_range(values, message):

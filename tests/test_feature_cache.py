@@ -182,7 +182,7 @@ def test_the_same_run_again_computes_nothing_and_is_the_same_to_the_last_bit(cac
 def test_another_seed_head_and_size_of_batch_share_the_features(cached, train):
     before = entries(cached.cache)
     # Fewer pictures than a batch has.
-    changes = ("--seed=1", "--head=linear", "--dropout=0", "--batch_size=32")
+    changes = ("--seed=1", "--head=linear", "--dropout=0", "--batch_size=24")
     other = train(*changes, cache=cached.cache)
     assert computed(other.out) == []
     assert entries(cached.cache) == before
@@ -417,7 +417,7 @@ def test_a_run_stopped_while_features_are_computed_goes_on_to_the_last_bit(cache
     command = [*options, f"--cache_dir={tmp_path / 'cache'}", f"--workdir={tmp_path / 'run'}"]
     done = stopping(*command, after=0)
     assert done.status == 75
-    assert "stopped at step 0 while computing features; the same command goes on from there" in done.out
+    assert "stopped before the first step; the same command starts again" in done.out
     assert not list((tmp_path / "cache" / "features").glob("*/features.npy"))
     done = run(*command)
     assert (done.status, computed(done.out)) == (0, SPLITS)

@@ -117,7 +117,7 @@ def train_step(
         batch["image"] = tf.random.stateless_uniform([len(batch["id"]), *cut.shape], [0, 0])
     endless = tf.data.Dataset.from_tensors(batch).repeat()
     iterator = iter(experiment.strategy.experimental_distribute_dataset(endless))
-    variables = [*state.variables().values(), state.nonfinite_step]
+    variables = [*state.variables().values(), *state.unfit.variables()]
     before = [variable.numpy() for variable in variables]
     try:
         yield lambda: float(run(iterator, tf.constant(1)))

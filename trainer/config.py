@@ -90,14 +90,16 @@ def _validate(config: Config) -> None:
             wanted = ", ".join(f.metadata["choices"])
             raise UsageError(f"--{f.name}={value} is not one of {wanted}")
         # The flagfile of a run has one option a line.
-        if any("\n" in text for text in (value if isinstance(value, tuple) else (str(value),))):
-            raise UsageError(f"--{f.name}={value!r} must be on one line")
+        if any({"\n", "\0"} & set(text) for text in (value if isinstance(value, tuple) else (str(value),))):
+            raise UsageError(f"--{f.name}={value!r} must be on one line, and hold no zero byte")
     for name, low in _AT_LEAST.items():
         value = config.flat()[name]
         if value < low:
-            raise UsageError(f"--{name}={value} must be {low} or more")
+            raise UsageError(f"--{name}={_told(value)} must be {low} or more")
         if not math.isfinite(value):
             raise UsageError(f"--{name}={value} must be a number, {low} or more")
+        if isinstance(value, int) and value >= 2**63:
+            raise UsageError(f"--{name}={value} must be below 2**63")
     for name, value in (("dropout", config.model.dropout), ("label_smoothing", config.plan.label_smoothing)):
         if not 0 <= value < 1:
             raise UsageError(f"--{name}={value:g} must be from 0 up to, but not, 1")
@@ -110,6 +112,10 @@ def _validate(config: Config) -> None:
     _check_signals(config.run.stop_signals)
     parse_calls(config.model.head)
     phase_specs(config.plan)
+
+
+def _told(value: float) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _check_signals(text: str) -> None:

@@ -10,10 +10,18 @@ import tensorflow as tf
 from trainer.caches import cache_root
 from trainer.config import Config
 from trainer.data.augment import make_augment
+from trainer.data.bad_pictures import refusal, told_left_out
 from trainer.data.pipeline import Pipeline
 from trainer.data.scan import Scan, scan
 from trainer.data.sources import Source, SourceOptions, open_source
-from trainer.data.splits import Splits, check_classes, drop_shared, make_splits, shared_pictures
+from trainer.data.splits import (
+    Splits,
+    check_classes,
+    drop_shared,
+    leave_out,
+    make_splits,
+    shared_pictures,
+)
 from trainer.loop.phases import Plan, make_plan
 from trainer.model.backbones import Backbone, open_backbone
 from trainer.model.classifier import Classifier
@@ -35,6 +43,8 @@ class Experiment:
     scan: Scan
     splits: Splits
     shared: list[list[str]]
+    left_out: list[tuple[str, str]]
+    """(id, reason) of the bad pictures that --on_bad_image=skip leaves out, in the source's order."""
     backbone: Backbone
     classifier: Classifier
     plan: Plan
@@ -63,6 +73,7 @@ class Experiment:
         with self.strategy.scope():
             self._open_network()
         train = self.splits.indices["train"]
+        self._check_batch(len(train), batch_size=config.plan.batch_size)
         self.plan = make_plan(specs, num_examples=len(train), batch_size=config.plan.batch_size)
         for spec in specs:
             self._check_training(spec)
@@ -74,6 +85,19 @@ class Experiment:
             seed=config.run.seed,
             decoding=config.data.decode,
         )
+
+    def _check_batch(self, num_train: int, *, batch_size: int) -> None:
+        num_all = len(self.source.ids)
+        if batch_size > num_all:
+            raise UsageError(
+                f"--batch_size={batch_size} is larger than the data: there are {num_all:,} pictures, and "
+                f"{num_train:,} to train with; take {num_train:,} or fewer"
+            )
+        if batch_size > num_train:
+            _log.warning(
+                "--batch_size=%d: there are only %d pictures to train with, so every update sees all of them",
+                batch_size, num_train,
+            )  # fmt: skip
 
     def _open_pictures(self) -> None:
         data, run = self.config.data, self.config.run
@@ -88,7 +112,13 @@ class Experiment:
         self.source = open_source(data.source, options)
         splits = make_splits(self.source, data.splits, order=data.split_order, seed=data.split_seed)
         recorded = cache_root(run.cache_dir) / "scans"
-        self.scan = scan(self.source, exif=data.exif, recorded=recorded)
+        self.scan = scan(self.source, exif=data.exif, max_pixels=data.max_pixels, recorded=recorded)
+        if self.scan.bad and data.on_bad_image == "fail":
+            raise refusal(self.source.name, self.source.ids, self.scan.bad)
+        self.left_out = [(self.source.ids[at], reason) for at, reason in sorted(self.scan.bad.items())]
+        if self.left_out:
+            splits = leave_out(splits, self.scan.bad, self.source)
+            _log.warning("%s", told_left_out(self.left_out, total=len(self.source.ids)))
         groups = shared_pictures(splits.indices, self.scan.digests)
         self.shared = [[f"{self.source.ids[at]} ({split})" for split, at in group] for group in groups]
         self.splits = splits

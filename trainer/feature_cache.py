@@ -23,10 +23,9 @@ Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 class FeatureCache:
     """Batches of features of the splits of an experiment."""
 
-    def __init__(self, experiment: Experiment, *, watch: Watch):
-        self._experiment, self._watch = experiment, watch
-        # Called after each batch: it may raise to end the work, of which nothing is kept then.
-        self.between_batches: Callable[[], None] = lambda: None
+    def __init__(self, experiment: Experiment, *, watch: Watch, between_batches: Callable[[], None]):
+        """Notes what to do; `between_batches` may raise to end the work, of which nothing is kept then."""
+        self._experiment, self._watch, self._between_batches = experiment, watch, between_batches
         run, speed = experiment.config.run, experiment.config.speed
         self._store = FeatureStore(feature_folder(run.cache_dir), limit_bytes=int(speed.cache_limit_gb * 1e9))
 
@@ -95,7 +94,7 @@ class FeatureCache:
             with self._watch(what, len(indices)) as done:
                 for rows in compute_features(pictures, below, strategy=experiment.strategy, done=done):
                     yield rows
-                    self.between_batches()
+                    self._between_batches()
 
         key = feature_key(
             source=experiment.source,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from trainer import flags
-from trainer.values import TrainerError
+from trainer.values import Interrupted, TrainerError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -34,6 +34,9 @@ def main(argv: Sequence[str]) -> int:
         where = f": {error.filename}" if error.filename else ""
         print(f"trainer: {error.strerror or error}{where}", file=sys.stderr)
         return 1
+    except Interrupted as stopped:
+        logging.getLogger("trainer").info("%s", stopped)
+        return stopped.exit_status
     except KeyboardInterrupt:
         print("trainer: interrupted", file=sys.stderr)
         return 130

@@ -4,12 +4,17 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
+import threading
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
+
+from trainer.values import Interrupted
 
 
 def start_tensorflow() -> None:
@@ -61,40 +66,96 @@ def make_strategy(kind: str) -> Any:
     return tf.distribute.get_strategy()
 
 
-def versions() -> dict[str, str]:
-    """Returns the versions that the numbers of a run may depend on."""
-    from importlib import metadata
-
-    names = ("tensorflow", "tf_keras", "tensorflow-hub", "tensorflow-datasets", "numpy", "pillow")
-    found = {name: metadata.version(name) for name in names}
-    return {"python": sys.version.split()[0], **found}
-
-
 class StopSignal:
-    """Notes a wish to stop (Ctrl-C, SIGTERM); a second Ctrl-C ends the process at once."""
+    """A wish that the run stops: Ctrl-C, another signal, or that its time is up.
 
-    def __init__(self) -> None:
-        self.received = False
+    While a block of `deferred` lasts it is a note that the run looks at between steps; otherwise nothing
+    needs saving, and a signal raises `Interrupted` where it comes. A second Ctrl-C ends the process at once.
+    """
+
+    def __init__(self, *, max_minutes: float = 0.0):
+        self._max_minutes = max_minutes
+        self._began = time.monotonic()
+        self._received = ""
+        self._deferred = False
 
     @classmethod
     @contextlib.contextmanager
-    def installed(cls) -> Iterator["StopSignal"]:
-        """Takes over SIGINT and SIGTERM for the length of a block. Only possible in the main thread."""
-        stop = cls()
-        before = {number: signal.signal(number, stop._note) for number in (signal.SIGINT, signal.SIGTERM)}
+    def installed(cls, signals: Sequence[str] = (), *, max_minutes: float = 0.0) -> Iterator["StopSignal"]:
+        """Takes over SIGINT and `signals` for the length of a block. Only possible in the main thread.
+
+        Args:
+          signals: names such as SIGTERM.
+          max_minutes: after so many the wish is there by itself; 0 means never.
+        """
+        stop = cls(max_minutes=max_minutes)
+        named = [signal.Signals[name] for name in signals]
+        # What is ignored, as SIGHUP under nohup, stays so.
+        heard = [number for number in named if signal.getsignal(number) != signal.SIG_IGN]
+        before = {number: signal.signal(number, stop._note) for number in {signal.SIGINT, *heard}}
         try:
-            yield stop
+            with stop._heard_at_once(set(before)):
+                yield stop
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received and number == signal.SIGINT:
-            os._exit(130)
-        self.received = True
-        # Not print: a handler may interrupt another write to the same buffer.
-        os.write(2, b"\nstopping after the current step; Ctrl-C again to leave at once\n")
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Keeps signals from interrupting a block, which asks `requested` instead.
 
-    def requested(self) -> bool:
-        """Returns whether somebody wants the run to stop."""
-        return self.received
+        Raises:
+          Interrupted: at the end, a signal came after the block last asked.
+        """
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+        if self._received:
+            raise Interrupted(self._farewell())
+
+    def requested(self) -> str:
+        """Returns why the run is to stop, or an empty text if it is not."""
+        is_over = self._max_minutes and time.monotonic() - self._began >= 60 * self._max_minutes
+        return self._received or (f"--max_minutes={self._max_minutes:g}" if is_over else "")
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._received = self._received or _told_signal(number)
+        if not self._deferred:
+            raise Interrupted(self._farewell())
+
+    def _farewell(self) -> str:
+        return f"{self._received}: stopped with nothing left to save; the same command goes on from there"
+
+    @contextlib.contextmanager
+    def _heard_at_once(self, numbers: set[signal.Signals]) -> Iterator[None]:
+        """Answers signals in a thread: the main one does not see them while TensorFlow computes."""
+        # The write end must not block: it is written to by the C part of Python's signal handler.
+        ours, handlers = socket.socketpair()
+        handlers.setblocking(False)
+        before = signal.set_wakeup_fd(handlers.fileno(), warn_on_full_buffer=False)
+        thread = threading.Thread(target=self._answer, args=(ours, numbers), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            handlers.close()
+            thread.join()
+            ours.close()
+
+    def _answer(self, signals: socket.socket, numbers: set[signal.Signals]) -> None:
+        told = False
+        while received := signals.recv(64):
+            for number in numbers.intersection(received):
+                if told and number == signal.SIGINT:
+                    os._exit(130)
+                if self._deferred and not told:
+                    # Not print, which may be in the middle of another line.
+                    os.write(2, b"\nstopping after the current step; Ctrl-C again to leave at once\n")
+                told = True
+
+
+def _told_signal(number: int) -> str:
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name

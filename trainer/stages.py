@@ -6,7 +6,8 @@ tell pictures from features.
 
 import functools
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection
 from typing import Any
 
 import tensorflow as tf
@@ -20,6 +21,7 @@ from trainer.loop.phases import Phase
 from trainer.loop.state import TrainState
 from trainer.loop.steps import Evaluation, Evaluator, Run, make_train_run
 from trainer.model.cuts import WHOLE, Cut
+from trainer.model.random_operations import report_random_ops
 from trainer.precision import in_precision, require_rewritten
 from trainer.values import UsageError
 
@@ -42,7 +44,10 @@ class Stages:
           UsageError: --feature_cache=require, and no phase of the plan could use it.
         """
         self.experiment, self.state, self.arithmetic = experiment, state, arithmetic
-        self.cache = FeatureCache(experiment, watch=watch)
+        # Called after each batch that is scored, or whose features are computed: it may raise to end that.
+        self.between_batches: Callable[[], None] = lambda: None
+        self.left_out: Collection[int] = ()
+        self.cache = FeatureCache(experiment, watch=watch, between_batches=lambda: self.between_batches())
         self._evaluators: dict[tuple[str, str], Evaluator] = {}
         self._stage: Stage | None = None
         if experiment.config.speed.feature_cache == "require":
@@ -86,7 +91,7 @@ class Stage:
         self.cut = self._find_cut()
         self._below = self._make_below(self.cut)
         self._checked = False
-        self._run: tuple[Any, Run] | None = None
+        self._run: tuple[Any, tf.types.experimental.PolymorphicFunction] | None = None
         self._once: dict[str, tf.data.Dataset] = {}
         self._features: dict[str, FeatureBatches | None] = {}
         self.precision = self._decide_precision()
@@ -151,9 +156,11 @@ class Stage:
                 "--precision=float16 scales the loss on one device only: use --strategy=one, or float32"
             )
         run = self._make_run(cut, precision)
+        first = iter(self.training(0, 1))
+        report_random_ops(run.get_concrete_function(first, tf.constant(0)).graph, self.phase.spec)
         if self._all.arithmetic.asked == precision:
             # With no step to do, nothing but the graph is made.
-            require_rewritten(run, iter(self.training(0, 1)), tf.constant(0), precision=precision)
+            require_rewritten(run, first, tf.constant(0), precision=precision)
         return in_precision(run, precision)
 
     def evaluate(self, split: str) -> Evaluation:
@@ -164,7 +171,9 @@ class Stage:
         if split not in self._once:
             # Making a dataset takes longer than going through one of features.
             self._once[split] = batches.once(self._experiment.splits.indices[split])
-        return in_precision(evaluator, precision)(self._once[split])
+        return in_precision(evaluator, precision)(
+            self._once[split], between_batches=self._all.between_batches
+        )
 
     def graph(self) -> tf.Graph:
         """Returns the graph that scores a batch; the evaluations of the phase use the same trace."""
@@ -178,7 +187,9 @@ class Stage:
         }
         return self._all.evaluator(self.cut, self.step_precision).step.get_concrete_function(spec).graph
 
-    def _make_run(self, cut: Cut | None, precision: str = "float32") -> Run:
+    def _make_run(
+        self, cut: Cut | None, precision: str = "float32"
+    ) -> tf.types.experimental.PolymorphicFunction:
         """Makes the function that does updates; what measured the precision is not traced again."""
         config, state = self._experiment.config, self._all.state
         scaling = precision == "float16"
@@ -193,6 +204,8 @@ class Stage:
             label_smoothing=config.plan.label_smoothing,
             cut=cut,
             loss_scaling=scaling,
+            max_loss=config.guard.max_loss or math.inf,
+            left_out=self._all.left_out,
         )
         self._run = (made_for, run)
         return run

@@ -25,10 +25,23 @@ class UsageError(TrainerError):
     exit_status = 2
 
 
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to stop; all that was done is saved. Exit status 75, as of sendmail: try again.
+
+    Not an Exception: it may come from a signal at any place, and who catches errors there must not take it
+    for one.
+    """
+
+    exit_status = 75
+
+
 def told_by_tensorflow(error: Exception) -> str:
     """Returns what an error of TensorFlow says, without the names of node and operation around it."""
-    lines = str(getattr(error, "message", None) or error).splitlines() or [type(error).__name__]
-    return re.sub(r"^\{\{.*?\}\}", "", lines[0].split(" [Op:")[0]).strip()
+    text = str(getattr(error, "message", None) or error)
+    # An error inside a graph begins with a line of its own, and ends with where in the graph it was.
+    lines = text.split("\n\t [[")[0].removeprefix("Graph execution error:").strip().splitlines()
+    first = lines[0] if lines else type(error).__name__
+    return re.sub(r"^\{\{.*?\}\}", "", first.split(" [Op:")[0]).strip()
 
 
 @dataclass(frozen=True)

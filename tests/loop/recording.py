@@ -2,6 +2,7 @@
 
 from tests.loop.toys import dataset_of, plan_of, random_batches, run_of
 from trainer.loop import hooks
+from trainer.loop.guard import Guard
 from trainer.loop.loop import train
 from trainer.values import Duration
 
@@ -58,7 +59,7 @@ def all_hooks(recorder, plan, *, log="3steps", save="5steps", evaluate="5steps",
     best = hooks.Best(save_best=recorder.save_best)
     told = {"writer": recorder, "progress": recorder}
     return [
-        hooks.Guard(),
+        Guard(examples=lambda step: []),
         hooks.Log(every(log, plan), batch_size=4, **told),
         hooks.Save(every(save, plan), save=recorder.save),
         hooks.Evaluate(every(evaluate, plan), evaluate=recorder.evaluate, then=best, **told),
@@ -68,7 +69,7 @@ def all_hooks(recorder, plan, *, log="3steps", save="5steps", evaluate="5steps",
     ]
 
 
-def run_loop(state, hook_list, *, batches=None, on_phase=lambda state: None):
+def run_loop(state, hook_list, *, batches=None, on_phase=lambda state: None, **options):
     batches = batches or random_batches(state.plan.total_steps)
 
     def dataset(phase, step):
@@ -77,7 +78,7 @@ def run_loop(state, hook_list, *, batches=None, on_phase=lambda state: None):
     train(
         state,
         batches=dataset,
-        make_run=lambda state, phase: run_of(state),
+        make_run=lambda state, phase: run_of(state, **options),
         hooks=hook_list,
         on_phase=on_phase,
     )

@@ -7,6 +7,7 @@ import pytest
 from tests.loop.recording import TWO_PHASES, Recorder, Visits, run_loop
 from tests.loop.toys import state_of
 from trainer.loop import hooks
+from trainer.loop.guard import Guard
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,7 @@ def test_stop_saves_and_raises_at_the_step_it_is_asked():
     stop = hooks.Stop(requested=lambda: state.step >= 6, save=recorder.save)
     every_step = Visits(*range(1, 11))
     with pytest.raises(hooks.Interrupted, match="stopped at step 6 of 10"):
-        run_loop(state, [hooks.Guard(), every_step, stop])
+        run_loop(state, [Guard(examples=lambda step: []), every_step, stop])
     assert recorder.events == [("save", 6)]
     assert every_step.steps == [1, 2, 3, 4, 5, 6]
 

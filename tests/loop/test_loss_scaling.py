@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tests.loop.recording import Recorder, all_hooks
 from tests.loop.toys import batch_of, dataset_of, random_batches, state_of, values
-from trainer.loop.hooks import Guard
+from trainer.loop.guard import Guard
 from trainer.loop.loop import train
 from trainer.loop.loss_scaling import GOOD_STEPS_TO_DOUBLE, INITIAL_SCALE, LossScale
 from trainer.loop.steps import make_train_run
@@ -97,8 +97,8 @@ def test_an_update_whose_gradients_overflow_is_left_out():
     assert int(state.optimizer.iterations) == 0
     assert (float(state.loss_scale.scale), int(state.loss_scale.good_steps)) == (2.0**126, 0)
     # It is a step of the run, and nothing for the guard; its loss counts, its gradient does not.
-    assert (state.step, int(state.nonfinite_step)) == (1, -1)
-    Guard()(state)
+    assert (state.step, int(state.unfit.step)) == (1, -1)
+    Guard(examples=lambda step: [])(state)
     assert 0 < state.metrics.read()["loss"] < np.inf
     assert float(state.gradient_norm.count) == 0
 
@@ -109,7 +109,7 @@ def test_training_goes_on_until_the_scale_fits():
     updates(state, *[batch] * 9)
     left_out = 127 - int(np.log2(float(state.loss_scale.scale)))
     assert 1 <= left_out < 9
-    assert (state.step, int(state.nonfinite_step)) == (9, -1)
+    assert (state.step, int(state.unfit.step)) == (9, -1)
     assert int(state.optimizer.iterations) == int(state.loss_scale.good_steps) == 9 - left_out
     updates(plain, *[batch] * (9 - left_out), loss_scaling=False)
     for name, value in trained(state).items():
@@ -139,10 +139,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_at_any_scale():
     updates(state, batches[0])
     before = trained(state)
     updates(state, *batches[1:])
-    assert (state.step, int(state.nonfinite_step)) == (2, 1)
+    assert (state.step, int(state.unfit.step)) == (2, 1)
     assert_same(state, before)
-    with pytest.raises(TrainerError, match="loss or gradient is not finite at step 1 "):
-        Guard()(state)
+    with pytest.raises(TrainerError, match=r"the loss is not finite \(nan\) at step 1 "):
+        Guard(examples=lambda step: [])(state)
 
 
 # Its gradients are finite, their norm is not, and the loss is: no scale helps.
@@ -154,7 +154,7 @@ def test_at_scale_one_a_gradient_that_is_not_finite_stops_the_run():
     before = trained(state)
     updates(state, *[HOPELESS] * 5)
     # Left out at 4 and at 2, and given up at 1.
-    assert (state.step, int(state.nonfinite_step), float(state.loss_scale.scale)) == (3, 2, 1.0)
+    assert (state.step, int(state.unfit.step), float(state.loss_scale.scale)) == (3, 2, 1.0)
     assert np.isfinite(state.metrics.read()["loss"])
     assert_same(state, before)
 
@@ -162,13 +162,13 @@ def test_at_scale_one_a_gradient_that_is_not_finite_stops_the_run():
 def test_without_loss_scaling_it_stops_at_once():
     state = state_at(INITIAL_SCALE)
     updates(state, HOPELESS, HOPELESS, loss_scaling=False)
-    assert (state.step, int(state.nonfinite_step), float(state.loss_scale.scale)) == (1, 0, INITIAL_SCALE)
+    assert (state.step, int(state.unfit.step), float(state.loss_scale.scale)) == (1, 0, INITIAL_SCALE)
 
 
 def test_the_loop_logs_steps_and_stops_as_ever():
     state, recorder = state_at(2.0), Recorder()
     strategy = tf.distribute.get_strategy()
-    with pytest.raises(TrainerError, match="not finite at step 1 "):
+    with pytest.raises(TrainerError, match=r"the gradient is not finite \(norm inf\) at step 1 "):
         train(
             state,
             batches=lambda phase, step: dataset_of(*[HOPELESS] * 9),

@@ -150,7 +150,7 @@ def test_stops_at_the_first_step_that_is_not_finite():
     state = state_of(SGD)
     batches = [batch_of(FEATURES * scale, LABELS, MASK) for scale in (1, 1, np.nan, 1, 1)]
     updates(state, *batches)
-    assert int(state.nonfinite_step) == 2
+    assert int(state.unfit.step) == 2
     assert state.step == 3
 
 

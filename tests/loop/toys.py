@@ -43,9 +43,9 @@ def state_of(*phases, backbone=None, num_logits=3, dropout=0.0, seed=0):
     return TrainState(Classifier(backbone or PixelBackbone(), head), plan_of(*phases))
 
 
-def run_of(state, *, strategy=None, seed=0, label_smoothing=0.0):
+def run_of(state, *, strategy=None, seed=0, **options):
     strategy = strategy or tf.distribute.get_strategy()
-    return make_train_run(state, state.phase, strategy=strategy, seed=seed, label_smoothing=label_smoothing)
+    return make_train_run(state, state.phase, strategy=strategy, seed=seed, **options)
 
 
 def batch_of(features, labels, mask=None):

@@ -1,12 +1,14 @@
 """The verbs of the command line, a file each: wiring only. The rooms do the work.
 
-A new verb is a file here with `run(line) -> exit status`, and a line in `flags.COMMANDS`.
+A new verb is a file here with `run(line) -> exit status`, and a line in `flags.COMMANDS`. Only `train` has a
+state to save when it is told to stop.
 """
 
 import importlib
+from types import ModuleType
 
 from trainer.flags import CommandLine
-from trainer.runtime import start_tensorflow
+from trainer.runtime import StopSignal, start_tensorflow
 from trainer.values import UsageError
 
 NEED_NO_WORKDIR = ("inspect", "benchmark")
@@ -16,6 +18,16 @@ def run(line: CommandLine) -> int:
     """Runs a command and returns the exit status."""
     if not line.config.run.workdir and line.command not in NEED_NO_WORKDIR:
         raise UsageError(f"{line.command} needs --workdir=FOLDER: it has no default")
+    if line.command != "train":
+        return _load(line.command).run(line)
+    run = line.config.run
+    signals = [name for name in run.stop_signals.split(",") if name]
+    # Before TensorFlow, whose import takes seconds in which a signal may come, too.
+    with StopSignal.installed(signals, max_minutes=run.max_minutes) as stop:
+        return _load(line.command).run(line, stop)
+
+
+def _load(command: str) -> ModuleType:
     # First of all, because whatever imports TensorFlow settles how loud it is.
     start_tensorflow()
-    return importlib.import_module(f"trainer.commands.{line.command}").run(line)
+    return importlib.import_module(f"trainer.commands.{command}")

@@ -18,7 +18,7 @@ from trainer.flags import CommandLine, to_flagfile
 from trainer.loop.phases import Phase
 from trainer.machine import machine, peak_memory_mb
 from trainer.precision import in_precision
-from trainer.runtime import versions
+from trainer.provenance import versions
 from trainer.stages import Stages
 from trainer.values import TrainerError
 
@@ -69,7 +69,7 @@ def _writable(text: str) -> Path | None:
     """Returns the path of --output with its folder made: better told before the measurements than after."""
     if not text:
         return None
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):

@@ -21,7 +21,7 @@ from trainer.record.progress import counting
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
 from trainer.stages import Stages
-from trainer.values import TrainerError, UsageError
+from trainer.values import TrainerError, UsageError, told_by_tensorflow
 
 _log = logging.getLogger("trainer")
 
@@ -106,6 +106,8 @@ def score(stages: Stages, workdir: Workdir, *, split: str, summaries: Summaries 
         labels=scored.labels,
         logits=scored.logits,
         class_names=experiment.source.class_names,
+        left_out_pictures=[list(picture) for picture in experiment.left_out],
+        left_out_batches=workdir.read_facts()["rollbacks"],
     )
     if summaries:
         if split == "test":
@@ -133,5 +135,5 @@ def named_pictures(experiment: Experiment) -> Iterator[None]:
             raise TrainerError(f"{features[1]}; the same command computes it anew") from None
         bad = find_undecodable(experiment.source, experiment.scan)
         if not bad:
-            raise TrainerError(f"TensorFlow failed: {error.message.splitlines()[0]}") from None
+            raise TrainerError(f"TensorFlow failed: {told_by_tensorflow(error)}") from None
         raise TrainerError(f"pictures that cannot be read: {'; '.join(bad)}") from None

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from trainer.loop.phases import Plan
 from trainer.loop.state import Stopwatch, TrainState
-from trainer.values import Duration, TrainerError
+from trainer.values import Duration, Interrupted
 
 
 class Hook(Protocol):
@@ -45,10 +45,6 @@ class Progress(Protocol):
     def evaluated(self, step: int, validation: Mapping[str, float]) -> None: ...
 
 
-class Interrupted(Exception):
-    """The run was asked to stop, and has been saved."""
-
-
 class Every:
     """Steps that are multiples of a duration, and the last step of each phase."""
 
@@ -76,20 +72,6 @@ class _Hook:
 
     def resume(self, state: TrainState) -> None:
         pass
-
-
-class Guard(_Hook):
-    """Stops a run whose loss or gradient is not finite, before anything is saved from it."""
-
-    def __call__(self, state: TrainState) -> None:
-        step = int(state.nonfinite_step.numpy())
-        if step >= 0:
-            phase = state.plan.phase_at(step)
-            raise TrainerError(
-                f"loss or gradient is not finite at step {step} (phase {phase.spec.name}, learning rate "
-                f"{phase.learning_rate(step):g}); nothing was saved from there. A lower learning rate or a "
-                "warm-up may help"
-            )
 
 
 class Log(_Hook):
@@ -122,17 +104,28 @@ class Log(_Hook):
 
 
 class Save(_Hook):
-    """Writes a checkpoint when one is due."""
+    """Writes a checkpoint when one is due, by steps or because the last one is old."""
 
-    def __init__(self, every: Every, *, save: Callable[[TrainState], None]):
-        self._every, self._save = every, save
+    def __init__(
+        self,
+        every: Every,
+        *,
+        save: Callable[[TrainState], None],
+        every_secs: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._every, self._save, self._every_secs, self._clock = every, save, every_secs, clock
+        self._saved_at = clock()
 
     def next_due(self, step: int) -> int:
+        # By time, one is written when the loop comes back for another reason: Stop sees to that.
         return self._every.next(step)
 
     def __call__(self, state: TrainState) -> None:
-        if self._every.now(state.step):
+        is_old = self._every_secs and self._clock() - self._saved_at >= self._every_secs
+        if self._every.now(state.step) or is_old:
             self._save(state)
+            self._saved_at = self._clock()
 
 
 class Evaluate(_Hook):
@@ -198,7 +191,7 @@ class Stop(_Hook):
     def __init__(
         self,
         *,
-        requested: Callable[[], bool],
+        requested: Callable[[], str],
         save: Callable[[TrainState], None],
         clock: Callable[[], float] = time.monotonic,
         look_every_secs: float = 1.0,
@@ -220,6 +213,9 @@ class Stop(_Hook):
         return step + self._steps
 
     def __call__(self, state: TrainState) -> None:
-        if self._requested():
+        if why := self._requested():
             self._save(state)
-            raise Interrupted(f"stopped at step {state.step:,} of {state.plan.total_steps:,} and saved")
+            raise Interrupted(
+                f"{why}: stopped at step {state.step:,} of {state.plan.total_steps:,} and saved; the same "
+                "command goes on from there"
+            )

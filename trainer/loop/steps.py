@@ -1,7 +1,8 @@
 """Train and evaluation steps: tensors in, metrics updated, no input or output of files."""
 
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,13 +46,18 @@ def make_train_run(
     label_smoothing: float = 0.0,
     cut: Cut | None = None,
     loss_scaling: bool = False,
-) -> Run:
-    """Makes the function that does any number of updates in one call.
+    max_loss: float = math.inf,
+    left_out: Collection[int] = (),
+) -> tf.types.experimental.PolymorphicFunction:
+    """Makes the function that does any number of updates in one call, a `Run` that TensorFlow traces.
 
     What trains and how BatchNorm behaves is fixed here, at trace time: every phase needs a
     function of its own, since changing `trainable` after tracing would change nothing. With a cut,
     the batches hold what the network below it gave. With loss scaling, for float16 on one device, an
     update whose gradients are not finite is left out, and the scale halved.
+
+    An update whose loss or gradient is not finite, or whose loss is above `max_loss`, is the last one: it
+    is noted in the state. Of the steps `left_out` the batches pass unused.
     """
     classifier, optimizer = state.classifier, state.optimizer
     variables = list(state.trained.values())
@@ -100,23 +106,34 @@ def make_train_run(
         with tf.control_dependencies([tf.raw_ops.VariableShape(input=v.handle) for v in variables]):
             return tf.identity(norm)
 
+    @plain
+    def is_left_out() -> tf.Tensor | bool:
+        """Returns whether the batch of the next update is to pass unused; False where none is, ever."""
+        steps = sorted(step for step in left_out if phase.start_step <= step < phase.stop_step)
+        return bool(steps) and tf.reduce_any(tf.equal(state.step_variable, tf.constant(steps, tf.int64)))
+
     @tf.function
     def run(iterator: tf.data.Iterator, num_steps: tf.Tensor) -> tf.Tensor:
         waiting_secs = tf.zeros([], tf.float64)
         done_at = tf.timestamp()
         for _ in tf.range(num_steps):
-            if state.nonfinite_step >= 0:
+            if state.unfit.step >= 0:
                 break
             batch = next(iterator)
             with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
                 got_at = tf.timestamp()
             # A batch that was there before the last update had finished cost nothing.
             waiting_secs += tf.maximum(got_at - done_at, 0.0)
-            loss, norm = strategy.run(update, args=(batch,))
-            loss = strategy.reduce(tf.distribute.ReduceOp.SUM, loss, axis=None)
-            norm = strategy.reduce(tf.distribute.ReduceOp.MEAN, norm, axis=None)
-            if not (tf.math.is_finite(loss) and tf.math.is_finite(norm)):
-                state.nonfinite_step.assign(state.step_variable)
+            if is_left_out():
+                loss, norm = tf.zeros([]), tf.zeros([])
+                # The learning rate goes by the step, whatever came of it.
+                optimizer.iterations.assign_add(1)
+            else:
+                loss, norm = strategy.run(update, args=(batch,))
+                loss = strategy.reduce(tf.distribute.ReduceOp.SUM, loss, axis=None)
+                norm = strategy.reduce(tf.distribute.ReduceOp.MEAN, norm, axis=None)
+            if not (tf.math.is_finite(loss) and tf.math.is_finite(norm) and loss <= max_loss):
+                state.unfit.note(step=state.step_variable, loss=loss, gradient_norm=norm)
             state.step_variable.assign_add(1)
             with tf.control_dependencies([loss, norm]):
                 done_at = tf.timestamp()
@@ -167,14 +184,17 @@ class Evaluator:
 
         self.step = tf.function(lambda batch: strategy.run(score, args=(batch,)), autograph=False)
 
-    def __call__(self, dataset: tf.data.Dataset) -> Evaluation:
-        """Scores all examples of a dataset of batches."""
+    def __call__(
+        self, dataset: tf.data.Dataset, *, between_batches: Callable[[], None] = lambda: None
+    ) -> Evaluation:
+        """Scores all examples of a dataset of batches; `between_batches` may raise to end it."""
         self._metrics.reset()
         kept: dict[str, list[np.ndarray]] = {"id": [], "label": [], "mask": [], "logits": []}
         for batch in self._strategy.experimental_distribute_dataset(dataset):
             parts = {"logits": self.step(batch), **batch}
             for name, values in kept.items():
                 values.extend(part.numpy() for part in self._local(parts[name]))
+            between_batches()
         whole = {name: np.concatenate(values) for name, values in kept.items()}
         real = whole["mask"] > 0
         return Evaluation(

@@ -1,0 +1,103 @@
+"""Signals: an exception where nothing needs saving, a note where something does, and a way out at once."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from trainer.runtime import StopSignal
+from trainer.values import Interrupted
+
+
+def send(number):
+    os.kill(os.getpid(), number)
+    time.sleep(0.05)  # Python's own handlers run between two of its instructions.
+
+
+def test_where_nothing_needs_saving_a_signal_ends_the_work():
+    wanted = "^SIGUSR1: stopped with nothing left to save; the same command goes on from there$"
+    with pytest.raises(Interrupted, match=wanted), StopSignal.installed(["SIGUSR1"]):
+        send(signal.SIGUSR1)
+
+
+def work(stop, number, *, told):
+    """Is sent a signal while it is deferred, and one more."""
+    with stop.deferred():
+        assert stop.requested() == ""
+        send(number)
+        assert stop.requested() == told
+        send(signal.SIGTERM)
+        assert stop.requested() == told
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM"), (signal.SIGUSR2, "SIGUSR2")],
+)
+def test_while_it_is_deferred_a_signal_is_a_note(number, told, capfd):
+    with StopSignal.installed(["SIGTERM", "SIGUSR2"]) as stop:
+        with pytest.raises(Interrupted, match=f"^{told}: "):
+            work(stop, number, told=told)
+        assert capfd.readouterr().err == "\nstopping after the current step; Ctrl-C again to leave at once\n"
+        # Who leaves for a reason of his own is not interrupted on top of it.
+        with pytest.raises(LookupError), stop.deferred():
+            raise LookupError
+
+
+def test_handlers_are_given_back():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with StopSignal.installed(["SIGTERM", "SIGUSR1"]) as stop, stop.deferred():
+        assert signal.getsignal(signal.SIGTERM) not in before
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)] == before
+    assert signal.set_wakeup_fd(-1) == -1
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def test_what_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignal.installed(["SIGHUP"]) as stop, stop.deferred():
+            send(signal.SIGHUP)
+            assert stop.requested() == ""
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_time_runs_out(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with StopSignal.installed(max_minutes=1.5) as stop, stop.deferred():
+        now[0] += 89.9
+        assert stop.requested() == ""
+        now[0] += 0.1
+        assert stop.requested() == "--max_minutes=1.5"
+    with StopSignal.installed() as stop, stop.deferred():
+        now[0] += 1e9
+        assert stop.requested() == ""
+
+
+BUSY = """
+import ctypes, signal
+from trainer.runtime import StopSignal
+with StopSignal.installed(["SIGTERM"]) as stop, stop.deferred():
+    print("busy", flush=True)
+    # In C, as a long step is: no handler in Python runs until it is over. A signal ends the first call.
+    for _ in range(9):
+        ctypes.CDLL(None).poll(None, 0, 60_000)
+"""
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_the_second_ctrl_c_leaves_at_once_even_in_the_middle_of_a_step(first):
+    command = [sys.executable, "-c", BUSY]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+        assert program.stdout.readline() == "busy\n"
+        program.send_signal(first)
+        assert program.stderr.readline() == "\n"
+        assert program.stderr.readline().startswith("stopping after the current step")
+        program.send_signal(signal.SIGINT)
+        assert program.wait(timeout=20) == 130

@@ -1,0 +1,81 @@
+"""What a run says of itself before and while it trains: its record, TensorBoard's first pages, pictures."""
+
+import dataclasses
+import json
+import logging
+import os
+
+from trainer.experiment import Experiment
+from trainer.flags import to_flagfile
+from trainer.loop.phases import Phase
+from trainer.provenance import code, versions
+from trainer.record.summaries import Summaries
+from trainer.record.workdir import Workdir
+from trainer.stages import Stages
+
+_log = logging.getLogger("trainer")
+# What was recorded under way, and holds for the rest of the run.
+KEPT_FACTS = ("code", "code_changes", "rollbacks", "init_from")
+
+
+def record(experiment: Experiment, workdir: Workdir, stages: Stages) -> None:
+    """Writes what the run is, and says in a few lines what it begins with."""
+    config = experiment.config
+    record = experiment.split_record()
+    workdir.write_or_check_splits(
+        record, how=experiment.splits.how, shared=experiment.shared, left_out=experiment.left_out
+    )
+    before = workdir.read_facts()
+    kept = {name: before[name] for name in KEPT_FACTS if name in before}
+    workdir.write_run(
+        config,
+        flagfile=to_flagfile(config),
+        class_names=experiment.source.class_names,
+        contract=dataclasses.asdict(experiment.backbone.contract),
+        versions=versions(),
+        precision=stages.arithmetic.decided,
+        **{"code": code(), "code_changes": [], "rollbacks": [], **kept},
+    )
+    sizes = ", ".join(f"{name} {len(rows):,}" for name, rows in record.items())
+    _log.info(
+        "pictures:    %s, %d classes; %s", config.data.source, len(experiment.source.class_names), sizes
+    )
+    _log.info("splits:      %s", experiment.splits.how)
+    contract = experiment.backbone.contract
+    low, high = contract.value_range
+    _log.info(
+        "backbone:    %s, %dx%d px in [%g, %g], %d features",
+        experiment.backbone.name, contract.width_px, contract.height_px, low, high, contract.feature_width,
+    )  # fmt: skip
+
+
+def introduce(stages: Stages, summaries: Summaries) -> None:
+    """Writes what TensorBoard shows once a run: options, flagfile, graph of the model as it is run."""
+    experiment, config = stages.experiment, stages.experiment.config
+    swept = {**dataclasses.asdict(config.model), **dataclasses.asdict(config.plan)}
+    swept |= {"source": config.data.source, "seed": config.run.seed}
+    values = {name: json.dumps(v) if isinstance(v, tuple) else v for name, v in swept.items()}
+    summaries.hparams(values, session=os.path.basename(config.run.workdir.rstrip("/")))
+    flagfile = "\n".join("    " + line for line in to_flagfile(config).splitlines())
+    summaries.text("train", "flagfile", flagfile)
+    if experiment.strategy.num_replicas_in_sync == 1:
+        summaries.graph("train", stages.current().graph())
+
+
+def show_pictures(experiment: Experiment, summaries: Summaries, phase: Phase) -> None:
+    """Writes a grid of the first pictures of a phase as the network sees them."""
+    first = experiment.pipeline.training(
+        experiment.splits.indices["train"],
+        start_step=phase.start_step,
+        stop_step=phase.start_step + 1,
+        augment=phase.spec.augment,
+    )
+    batch = next(iter(first))
+    shown = [i for i, real in enumerate(batch["mask"].numpy()) if real][:16]
+    images = experiment.as_seen(batch["image"].numpy()[shown])
+    titles = [experiment.source.class_names[label] for label in batch["label"].numpy()[shown]]
+    from trainer.record.figures import picture_grid  # Late, as in `evaluate`.
+
+    png = picture_grid(images, titles)
+    # Of the update they are for: a run that starts again at the phase's first step shows them again.
+    summaries.image("train", f"pictures/{phase.spec.name}", png, step=phase.start_step + 1)
