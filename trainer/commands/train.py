@@ -36,6 +36,7 @@ def run(line: CommandLine, stop: StopSignal) -> int:
     checkpoints = Checkpoints(workdir.checkpoints, keep=config.run.keep_checkpoints)
     with workdir.lock():
         checkpoints.remove_unfinished()
+        workdir.remove_unfinished()
         if not checkpoints.exist():
             # An attempt that saved nothing binds nobody to its options or its pictures.
             workdir.forget()
@@ -144,6 +145,7 @@ def _begin(
         return stages
     restore(stages, checkpoints, path)
     checkpoints.check_best(int(state.best["step"].numpy()))
+    checkpoints.remove_old(state.step)
     summaries.cut_back(state.step)
     _log.info("goes on from step %s of %s", f"{state.step:,}", f"{experiment.plan.total_steps:,}")
     if changed := workdir.note_code(code(), step=state.step):
@@ -219,3 +221,5 @@ def _run_loop(
         hooks=hooks,
         on_phase=on_phase,
     )
+    # What is scored from here on is no state to go on from.
+    stages.between_batches = lambda: None

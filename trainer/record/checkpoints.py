@@ -55,10 +55,17 @@ class Checkpoints:
         """
         name = self._save(self._latest, variables, step, base)
         self._faults.pop(str(self.folder / name), None)
-        # Later ones can only be damaged; the run is about to come by there again.
-        earlier = [n for n in self._latest.names() if self.step_of(n) < step]
-        newest_first = [n for n in reversed(self._not_faulty()) if n in earlier]
-        self._latest.keep([*reversed(newest_first[: self._keep - 1]), name], among=earlier)
+        self.remove_old(step)
+
+    def remove_old(self, step: int) -> None:
+        """Removes all but the latest few up to a step that is saved, and lists these for TensorFlow.
+
+        For when a run goes on, too: a process may have died between saving and this.
+        """
+        # Later ones can only be damaged: the run is about to come by there again.
+        names = [name for name in self._latest.names() if self.step_of(name) <= step]
+        whole = [name for name in self._not_faulty() if name in names]
+        self._latest.keep(whole[-self._keep :], among=names)
 
     def save_best(self, variables: Mapping[str, tf.Variable], *, step: int, base: Base | None = None) -> None:
         """Saves as the best, in place of the one before. Arguments and errors are those of `save`."""

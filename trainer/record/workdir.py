@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config import Config
-from trainer.files import read_json, write_json, write_text
+from trainer.files import read_json, remove_parts, write_json, write_text
 from trainer.values import TrainerError, UsageError
 
 # Of run.json and splits.json. 2: a checkpoint counts by its record.
@@ -119,6 +119,11 @@ class Workdir:
             notes = [*run["code_changes"], {"step": step, "changed": changed}]
             self.amend_run(code=code, code_changes=notes)
         return [f"{name} {was} -> {now}" for name, (was, now) in changed.items()]
+
+    def remove_unfinished(self) -> None:
+        """Removes what a process left behind that died in the middle of writing a file here."""
+        for folder in (self.root, self.report):
+            remove_parts(folder)
 
     def forget(self) -> None:
         """Removes what makes the folder that of a certain run."""
