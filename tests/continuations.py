@@ -89,9 +89,10 @@ class Killed:
 
 
 def while_recovering(kills: Sequence[Kill]) -> list[Kill]:
-    """Returns those before a new checkpoint is begun."""
-    begun = [at for at, kill in enumerate(kills) if re.search(r"mkdir \.part-.* checkpoint_files", kill.when)]
-    return list(kills[: begun[0] + 1 if begun else len(kills)])
+    """Returns those before a new point is in metrics.jsonl, or a new checkpoint is begun."""
+    begun = re.compile(r"mkdir \.part-.* checkpoint_files|open metrics\.jsonl")
+    end = next((at for at, kill in enumerate(kills) if begun.search(kill.when)), len(kills))
+    return list(kills[: end + 1])
 
 
 def told_faults(run: Killed, kills: Sequence[Kill], **how: Any) -> None:

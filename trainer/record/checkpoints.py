@@ -58,14 +58,10 @@ class Checkpoints:
         self.remove_old(step)
 
     def remove_old(self, step: int) -> None:
-        """Removes all but the latest few up to a step that is saved, and lists these for TensorFlow.
-
-        For when a run goes on, too: a process may have died between saving and this.
-        """
+        """Removes all but the latest few up to a step, which a process may have died before it did."""
         # Later ones can only be damaged: the run is about to come by there again.
         names = [name for name in self._latest.names() if self.step_of(name) <= step]
-        whole = [name for name in self._not_faulty() if name in names]
-        self._latest.keep(whole[-self._keep :], among=names)
+        self._latest.keep([n for n in self._not_faulty() if n in names][-self._keep :], among=names)
 
     def save_best(self, variables: Mapping[str, tf.Variable], *, step: int, base: Base | None = None) -> None:
         """Saves as the best, in place of the one before. Arguments and errors are those of `save`."""
@@ -148,12 +144,11 @@ class Checkpoints:
         folder, record = self._checked(path)
         bases = base.variables if base else {}
         rest = {name: variable for name, variable in variables.items() if name not in bases}
-        parts: list[tuple[Path, Mapping[str, tf.Variable]]] = [(folder.path / Path(path).name, rest)]
+        found = [(rest, read_values(folder.path / Path(path).name, rest))]
         if base and bases and record.base_name:
             if record.base_name != base.name:
                 raise TrainerError(f"checkpoint {path} is based on {record.base_name}, not on {base.name}")
-            parts.append((self._bases.path / base.name, bases))
-        found = [(wanted, read_values(prefix, wanted)) for prefix, wanted in parts]
+            found.append((dict(bases), read_values(self._bases.path / base.name, bases)))
         for wanted, values in found:
             for name, variable in wanted.items():
                 variable.assign(values[name])
@@ -227,7 +222,7 @@ class Checkpoints:
         """Writes a checkpoint, after its base if there is none yet, and returns its name."""
         # It may be in the way, and takes room.
         self.remove_unfinished()
-        bases = base.variables if base else {}
+        name, bases = f"ckpt-{step}", base.variables if base else {}
         rest = {name: variable for name, variable in variables.items() if name not in bases}
         files = self._whole_base(base) if base and bases else None
         num_bytes = bytes_of(rest) + (bytes_of(bases) if bases and files is None else 0)
@@ -240,8 +235,8 @@ class Checkpoints:
                 how = functools.partial(write_values, bases)
                 files = self._bases.write(base.name, how, step=base.first_step)
             based_on = (base.name, files) if base and files else None
-            folder.write(f"ckpt-{step}", functools.partial(write_values, rest), step=step, base=based_on)
-        return f"ckpt-{step}"
+            folder.write(name, functools.partial(write_values, rest), step=step, base=based_on)
+        return name
 
     def _told_whole(self, begin: str) -> str:
         steps = set()
