@@ -45,7 +45,7 @@ def arguments(pictures, backbone, tmp_path):
     return [
         f"--source=folder:{pictures}", f"--backbone=savedmodel:{backbone}", "--image_size=8", "--head=linear",
         "--splits=12,3,3", "--batch_size=4", "--schedule=frozen", f"--frozen_for={STEPS}steps",
-        "--log_every=1steps", "--save_every=1steps", f"--workdir={tmp_path / 'run'}",
+        "--log_every=1steps", "--save_every=1steps", "--precision=float32", f"--workdir={tmp_path / 'run'}",
     ]  # fmt: skip
 
 
@@ -126,7 +126,7 @@ def test_time_is_up(arguments, tmp_path, run_main, monkeypatch):
 def test_weights_of_another_run(tmp_path, tiny_backbone, flower_folder, run_main):
     pictures = flower_folder(tmp_path / "pictures")
     common = [f"--source=folder:{pictures}", f"--backbone=savedmodel:{tiny_backbone}", "--image_size=8",
-              "--splits=9,5,4", "--batch_size=4", "--head=mlp(3)"]  # fmt: skip
+              "--splits=9,5,4", "--batch_size=4", "--head=mlp(3)", "--precision=float32"]  # fmt: skip
     train_all = "--phase=for=6steps; train=all; lr=0.1"
     first = tmp_path / "first"
     assert run_main(*common, train_all, f"--workdir={first}")[0] == 0
