@@ -157,30 +157,30 @@ def _place() -> str:
 
 
 def torn(kills: Sequence[Kill], *, seed: int) -> list[Kill]:
-    """Returns the disks that a kill in the middle of a write leaves: a file that grew has grown in part.
+    """Returns the disks that a kill in the middle of a write leaves, cut at a random place.
 
-    For event files, metrics.jsonl, and files that do not yet have their lasting names: what is renamed into
-    place was synced before. Of what one call of TensorFlow writes, some may not be there yet.
+    What was moved into place was whole before. So this is for event files and metrics.jsonl, which grow, for
+    files that do not yet have their lasting names, and for whatever is written where it is to stay. Of what
+    one call of TensorFlow writes, some may not be there yet.
     """
     chance, found = random.Random(seed), []
     for before, after in itertools.pairwise(kills):
         gone = [content for name, content in before.disk.items() if name not in after.disk]
-        grown = {}
+        written = {}
         for name, content in after.disk.items():
-            old = before.disk.get(name, b"")
-            if content and content != old and content not in gone and content.startswith(old or b""):
-                grown[name] = (content, len(old or b""))
-        for name, (content, start) in grown.items():
-            disk, others = dict(after.disk), [other for other in grown if other not in (name, *before.disk)]
+            old = before.disk.get(name) or b""
+            if content and content != old and content not in gone:
+                written[name] = (content, len(old) if content.startswith(old) else 0)
+        for name, (content, start) in written.items():
+            disk, others = dict(after.disk), [other for other in written if other not in (name, *before.disk)]
             for other in others:
                 if chance.random() < 0.5:
                     del disk[other]
-            is_lasting = os.path.basename(name).startswith(("events.", "metrics."))
-            middle = chance.randrange(
-                start + (name in before.disk and len(content) > start + 1), len(content)
-            )
-            for cut in sorted({middle, start} if is_lasting else {middle}):
-                if cut > start or name not in before.disk:
+            # An empty file that is moved later differs in nothing from one with a few bytes.
+            cuts = {chance.randrange(start, len(content))}
+            cuts |= {start} if os.path.basename(name).startswith(("events.", "metrics.")) else set()
+            for cut in sorted(cuts):
+                if content[:cut] != before.disk.get(name):
                     when = f"{after.when}, {name} having {cut} of {len(content)} bytes"
                     found.append(Kill(when, {**disk, name: content[:cut]}))
     return found

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,14 @@ def test_killed_in_the_middle_of_a_write(features):
     kills = [kill for kill in torn(features.kills, seed=2) if ", cache/" in kill.when]
     assert len(kills) > 10
     told_faults(features, kills)
+
+
+def test_killed_in_the_middle_of_noting_what_is_left_out(rollback):
+    noted = [
+        at for at, kill in enumerate(rollback.kills) if b'"back_to"' in (kill.disk.get("run/run.json") or b"")
+    ]
+    kills = torn(rollback.kills[noted[0] - 6 :], seed=3)
+    told_faults(rollback, [kill for kill in kills if re.search(", run/[^/]*(part|run.json)", kill.when)])
 
 
 def test_killed_again_before_it_has_recovered(features):
