@@ -92,11 +92,14 @@ def caches(tmp_path_factory):
                 tar.addfile(member, io.BytesIO(data))
     builder = tfds.builder("tf_flowers", data_dir=str(root / "tfds"))
     url = next(iter(builder.url_infos))
-    builder.url_infos[url] = tfds.core.download.checksums.compute_url_info(archive)
-    builder.download_and_prepare(
-        download_dir=str(root / "downloads"),
-        download_config=tfds.download.DownloadConfig(manual_dir=str(root)),
-    )
+    info = tfds.core.download.checksums.compute_url_info(archive)
+    with pytest.MonkeyPatch.context() as patch:
+        # The table belongs to the class, so that other tests of this process would see it.
+        patch.setitem(builder.url_infos, url, info)
+        builder.download_and_prepare(
+            download_dir=str(root / "downloads"),
+            download_config=tfds.download.DownloadConfig(manual_dir=str(root)),
+        )
     stand, module = Stand(), tf.train.Checkpoint()
     module.__call__, module.variables, module.trainable_variables = stand.function, stand.all, stand.all[:2]
     module.regularization_losses = [stand.loss]
