@@ -16,11 +16,14 @@ NOT_IDENTITY = {
     "data_dir", "checksum", "workdir", "log_every", "save_every", "keep_checkpoints",
     "strategy", "cache_dir", "progress", "eval_split", "checkpoint", "memory_budget_mb", "feature_cache",
     "cache_limit_gb", "output", "repeats", "on_bad_image", "max_pixels", "save_every_secs", "max_minutes",
-    "stop_signals", "on_nonfinite", "max_rollbacks", "max_loss",
+    "stop_signals", "on_nonfinite", "max_rollbacks", "max_loss", "assert_accuracy_at_least",
+    "format", "top_k", "threshold", "find_lr_range", "find_lr_steps", "find_lr_phase",
 }  # fmt: skip
 # Another valid value than the default, where one cannot be guessed from the type.
 OTHER = {
-    "phase": ("for=1steps; train=head",), "splits": "50%,25%,25%", "head": "linear",
+    "phase": ("for=1steps; train=head",), "schedule": "frozen", "accumulate": 2, "loss": "focal(2)",
+    "lr_multiplier": ("head/=2",), "layer_decay": 0.5, "average": "ema", "lr_schedule": "cosine",
+    "class_weights": "balanced", "assert_accuracy_at_least": 0.5, "splits": "50%,25%,25%", "head": "linear",
     "dropout": 0.5, "label_smoothing": 0.5,
     "augment": "flip", "frozen_for": "7steps", "finetune_for": "7steps", "finetune_train": "head",
     "warmup": "1steps", "log_every": "7steps", "evaluate_every": "7steps", "save_every": "7steps",
@@ -41,7 +44,7 @@ def other_value(name):
 
 def changed(name):
     """A Config in which one option has another value; weight decay needs an optimizer that has it."""
-    base = Config().replace(optimizer="sgd") if name == "weight_decay" else Config()
+    base = Config().replace(optimizer="sgd") if name in ("weight_decay", "nesterov") else Config()
     return base, base.replace(**{name: other_value(name)})
 
 
@@ -110,6 +113,17 @@ def test_another_value_of_an_enum_is_refused(name):
         ({"dropout": 1.0}, "--dropout=1 must be from 0 up to, but not, 1"),
         ({"dropout": -0.1}, "--dropout=-0.1 must be from 0 up to, but not, 1"),
         ({"dropout": float("nan")}, "--dropout=nan must be from 0 up to, but not, 1"),
+        ({"layer_decay": 0.0}, "--layer_decay=0 must be above 0 up to 1"),
+        ({"layer_decay": 1.5}, "--layer_decay=1.5 must be above 0 up to 1"),
+        ({"assert_accuracy_at_least": 95.0}, "--assert_accuracy_at_least=95 must be from 0 up to 1"),
+        ({"accumulate": 3}, "--accumulate=3 must divide --batch_size=32 into equal parts"),
+        ({"patience": 0}, "--patience=0 must be 1 or more"),
+        ({"clip_norm": 1.0, "clip_value": 1.0}, "--clip_norm and --clip_value both limit the gradients: .*"),
+        (
+            {"phase": ("for=1steps; train=head",), "from_layer": "3"},
+            "--from_layer and --unfreeze_top_layers are of --schedule: a --phase has its own",
+        ),
+        ({"loss": "focal("}, r"'focal\(' is not a list of names with arguments, .*"),
         ({"log_every": "0steps"}, "--log_every=0steps must be more than 0"),
         ({"evaluate_every": "0epochs"}, "--evaluate_every=0epochs must be more than 0"),
         ({"save_every": "0%"}, "--save_every=0% must be more than 0"),

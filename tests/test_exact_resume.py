@@ -20,14 +20,15 @@ from trainer.runtime import StopSignal
 from trainer.values import Interrupted
 
 PHASES = (
-    "--phase=name=a; for=4steps; train=head; lr=0.05; lr_schedule=cosine; warmup=2steps",
-    "--phase=name=b; for=5steps; train=all; lr=0.02; optimizer=sgd; bn=batch; augment=flip",
+    "--phase=name=a; for=4steps; train=head; lr=0.05; lr_schedule=cosine; warmup=2steps; average=ema(0.6)",
+    "--phase=name=b; for=5steps; train=all; lr=0.02; optimizer=sgd; bn=batch; augment=flip,mixup(0.5); "
+    "average=ema(0.5); lr_schedule=plateau(0.5,1)",
 )
 TOTAL_STEPS = 9
 SETTINGS = (
     "--image_size=8", "--splits=10,4,4", "--batch_size=4", "--head=mlp(6)", "--dropout=0.3",
     "--augment=flip,crop(0.5)", "--log_every=2steps", "--evaluate_every=3steps", "--save_every=3steps",
-    "--keep_checkpoints=2", "--precision=float32", "--progress=plain",
+    "--keep_checkpoints=2", "--precision=float32", "--progress=plain", "--accumulate=2", "--clip_norm=1",
 )  # fmt: skip
 
 
@@ -57,8 +58,9 @@ def test_the_reference_run_is_worth_comparing_with(run):
         for tag in ("loss", "accuracy"):
             assert [step for step, _ in expected[f"TensorBoard, {split}: {tag}"]] == steps
     assert {name.removeprefix("TensorBoard, ") for name in expected if name.startswith("TensorBoard, ")} >= {
-        "train: graph", "train: flagfile", "train: pictures/a", "train: pictures/b", "train: learning_rate",
-        "train: gradient_norm", "test: confusion_matrix",
+        "train: graph", "train: flagfile", "train: train_images/a", "train: train_images/b",
+        "train: learning_rate", "train: gradient_norm", "test: confusion_matrix",
+        "validation: learning_curves",
     }  # fmt: skip
     assert expected["TensorBoard, train: graph"] == [True]
     kept = {Path(name).stem for name in expected["files"] if name.startswith("checkpoints/ckpt-")}

@@ -93,7 +93,26 @@ def by_time(tmp_path_factory, tiny_backbone):
         yield run
 
 
-@pytest.fixture(params=["features", "rollback", "by_time"])
+@pytest.fixture(scope="module")
+def early(tmp_path_factory, tiny_backbone):
+    """No evaluation but the first of a phase is good enough, so that each phase ends before its time."""
+    pictures = make_flower_folder(tmp_path_factory.mktemp("pictures"))
+    run = Killed(
+        (
+            f"--source=folder:{pictures}", f"--backbone=savedmodel:{tiny_backbone}", "--head=linear",
+            "--splits=10,4,4", "--phase=name=a; for=7steps; train=head; average=ema(0.5)",
+            "--phase=name=b; for=6steps; train=all; lr_schedule=plateau(0.5,1)", "--save_every=3steps",
+            "--evaluate_every=2steps", "--early_stop=loss", "--patience=1", "--min_change=1000",
+            "--precision=float32", *COMMON,
+        ),
+        tmp_path_factory.mktemp("early"),
+    )  # fmt: skip
+    # What comes before is as in the others.
+    run.kills = [kill for kill in run.kills if "run/checkpoints" in kill.disk]
+    return run
+
+
+@pytest.fixture(params=["features", "rollback", "by_time", "early"])
 def run(request):
     return request.getfixturevalue(request.param)
 
@@ -122,6 +141,12 @@ def test_the_run_that_rolls_back_is_worth_comparing_with(rollback):
 def test_the_run_that_saves_by_time_is_worth_comparing_with(by_time):
     saved = {Path(name).name for kill in by_time.kills for name in kill.disk if "/checkpoints/ckpt-" in name}
     assert {f"ckpt-{step}.json" for step in (1, 2, 3)} <= saved
+
+
+def test_the_run_with_phases_that_end_early_is_worth_comparing_with(early):
+    lines = [json.loads(line) for line in early.expected["metrics.jsonl"].splitlines()]
+    evaluated = [(line["phase"], line["step"]) for line in lines if line["split"] == "validation"]
+    assert evaluated == [("a", 2), ("a", 4), ("b", 8), ("b", 10)]
 
 
 def test_killed_between_any_two_side_effects(run):

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from trainer.config import Config, PlanConfig
-from trainer.phase_specs import LR_SCHEDULES, SCHEDULES, PhaseSpec, phase_specs
+from trainer.phase_specs import SCHEDULES, PhaseSpec, is_auto, phase_specs
 from trainer.values import Duration, UsageError
 
 
@@ -18,11 +18,11 @@ def test_schedules():
         "frozen_for": "4epochs", "finetune_for": "2epochs", "frozen_learning_rate": 0.01,
         "finetune_learning_rate": 0.001, "finetune_train": "not:.*gamma all", "bn": "batch",
         "optimizer": "sgd", "momentum": 0.8, "weight_decay": 0.1, "lr_schedule": "cosine",
-        "warmup": "10%", "augment": "flip",
+        "warmup": "10%", "augment": "flip", "nesterov": True, "average": "ema",
     }  # fmt: skip
     common = {
         "lr_schedule": "cosine", "warmup": Duration(10, "%"), "optimizer": "sgd", "momentum": 0.8,
-        "weight_decay": 0.1, "augment": "flip",
+        "nesterov": True, "weight_decay": 0.1, "augment": "flip", "average": "ema",
     }  # fmt: skip
     frozen = PhaseSpec(
         name="frozen",
@@ -41,7 +41,7 @@ def test_schedules():
         **common,
     )
     wanted = {"frozen": [frozen], "finetune": [finetune], "two_phase": [frozen, finetune]}
-    assert set(wanted) == set(SCHEDULES)
+    assert {*wanted, "gradual(N)", "auto"} == set(SCHEDULES)
     for schedule, phases in wanted.items():
         assert specs(schedule=schedule, **plan) == phases
 
@@ -49,7 +49,7 @@ def test_schedules():
 def test_a_phase_takes_what_it_leaves_out_from_the_options():
     (spec,) = specs(
         "for=3steps;train=head", finetune_learning_rate=0.5, lr_schedule="step", warmup="1steps",
-        optimizer="rmsprop", momentum=0.7, bn="batch", augment="crop(0.5)",
+        optimizer="rmsprop", momentum=0.7, bn="batch", augment="crop(0.5)", average="swa",
     )  # fmt: skip
     assert spec == PhaseSpec(
         name="phase1",
@@ -60,21 +60,24 @@ def test_a_phase_takes_what_it_leaves_out_from_the_options():
         warmup=Duration(1, "steps"),
         optimizer="rmsprop",
         momentum=0.7,
+        nesterov=False,
         weight_decay=0.0,
         bn="batch",
         augment="crop(0.5)",
+        average="swa",
     )
 
 
 def test_a_phase_overrides_every_option():
     (first, second) = specs(
         " name = top ; for = 20 examples; train=not:.*bias head backbone/conv[12]/.* ; lr=1e-2; "
-        "lr_schedule=cosine; warmup=25%; optimizer=sgd; momentum=0; weight_decay=0.5; bn=batch; "
-        "augment=flip,crop(0.6);",
-        "for=1epochs; train=all; augment=",
+        "lr_schedule=cosine; warmup=25%; optimizer=sgd; momentum=0.5; weight_decay=0.5; bn=batch; "
+        "augment=flip,crop(0.6); nesterov=true; average=ema(0.9)",
+        "for=1epochs; train=all; augment=; average=",
         optimizer="adamw",
         weight_decay=0.25,
         augment="flip",
+        average="swa",
         schedule="frozen",
     )
     assert first == PhaseSpec(
@@ -85,12 +88,14 @@ def test_a_phase_overrides_every_option():
         lr_schedule="cosine",
         warmup=Duration(25, "%"),
         optimizer="sgd",
-        momentum=0.0,
+        momentum=0.5,
+        nesterov=True,
         weight_decay=0.5,
         bn="batch",
         augment="flip,crop(0.6)",
+        average="ema(0.9)",
     )
-    assert (second.name, second.train, second.augment) == ("phase2", (".*",), "")
+    assert (second.name, second.train, second.augment, second.average) == ("phase2", (".*",), "", "")
     assert (second.optimizer, second.weight_decay) == ("adamw", 0.25)
 
 
@@ -103,7 +108,7 @@ def test_a_phase_overrides_every_option():
         ("for=; train=head", "for= is missing, as in 'for=5epochs; train=head'"),
         (
             "for=1steps; train=head; colour=red",
-            "'colour=red' is not one of name=, for=, train=, lr=, .*augment=",
+            "'colour=red' is not one of name=, for=, train=, from_layer=, .*average=",
         ),
         ("for=1steps; train=head; flip", "'flip' is not one of name=, .*"),
         ("for=1steps; train=head; for=2steps", "for= is given twice"),
@@ -111,21 +116,38 @@ def test_a_phase_overrides_every_option():
         ("for=10%; train=head", "for=10% must be more than 0 epochs, steps or examples"),
         ("for=0steps; train=head", "for=0steps must be more than 0 epochs, steps or examples"),
         ("for=1steps; train=head; lr=fast", "lr=fast is not a number"),
-        ("for=1steps; train=head; lr=-1", "lr=-1 must be 0 or more"),
-        ("for=1steps; train=head; lr=nan", "lr=nan must be 0 or more"),
-        ("for=1steps; train=head; lr=inf", "lr=inf must be 0 or more"),
+        ("for=1steps; train=head; lr=-1", "lr=-1 must be a number, 0 or more"),
+        ("for=1steps; train=head; lr=nan", "lr=nan must be a number, 0 or more"),
+        ("for=1steps; train=head; lr=inf", "lr=inf must be a number, 0 or more"),
         ("for=1steps; train=head; momentum=x", "momentum=x is not a number"),
         ("for=1steps; train=head; momentum=1.5", r"momentum=1\.5 must be 1 or less"),
         ("for=1steps; train=head; weight_decay=x", "weight_decay=x is not a number"),
         (
             "for=1steps; train=head; weight_decay=0.1",
-            r"weight_decay=0\.1: adam has none; use adamw or sgd, or 0",
+            r"weight_decay=0\.1: adam has none; use adamw, sgd or lion, or 0",
         ),
-        ("for=1steps; train=head; optimizer=lamb", "optimizer=lamb is not one of adam, adamw, sgd, rmsprop"),
-        ("for=1steps; train=head; lr_schedule=up", f"lr_schedule=up is not one of {', '.join(LR_SCHEDULES)}"),
+        (
+            "for=1steps; train=head; optimizer=lamb",
+            "optimizer=lamb is not one of adam, adamw, sgd, rmsprop, lion",
+        ),
+        ("for=1steps; train=head; lr_schedule=up(", r"lr_schedule='up\(' is not a list of names .*"),
+        ("for=1steps; train=head; lr_schedule=step,cosine", "lr_schedule=step,cosine is more than one"),
+        ("for=1steps; train=head; average=ema,swa", "average=ema,swa is more than one"),
+        ("for=1steps; train=head; nesterov=yes", "nesterov=yes is not one of true, false"),
+        ("for=1steps; train=head; nesterov=true", "nesterov: adam has none; .*"),
+        ("for=1steps; train=head; nesterov=true; optimizer=sgd; momentum=0", "nesterov: sgd has none; .*"),
+        ("for=1steps; train=head; from_layer=3", "train= and from_layer= both say what trains: give one"),
+        ("for=1steps; unfreeze_top_layers=-3", "unfreeze_top_layers=-3 must be a whole number, 1 or more"),
+        ("for=1steps; unfreeze_top_layers=0", "unfreeze_top_layers=0 must be a whole number, 1 or more"),
+        ("for=1steps; train=head; name=a/b", "name=a/b must be of letters, digits and _ . [+] -"),
+        ("for=1steps; train=head; name=..", "name=.. must be of letters, digits and _ . [+] -"),
+        ("for=1steps; train=head; name=phase1", "name=phase1 is the name of an earlier phase, too"),
         ("for=1steps; train=head; bn=off", "bn=off is not one of frozen, batch"),
         ("for=1steps; train=head; warmup=5", "warmup=5: a length needs a number and a unit: .*"),
-        ("for=1steps; train=head; augment=crop(", r"'crop\(' is not a list of names with arguments, .*"),
+        (
+            "for=1steps; train=head; augment=crop(",
+            r"augment='crop\(' is not a list of names with arguments, .*",
+        ),
         ("for=1steps; train=head/(", r"train=head/\(: not a regular expression \(.*\)"),
         ("for=1steps; train=not:(", r"train=not:\(: not a regular expression \(.*\)"),
     ],
@@ -136,7 +158,7 @@ def test_phases_refused(phase, message):
         specs("for=1steps; train=head", phase)
     assert re.fullmatch(f"--phase 2: {message}", str(error.value)), str(error.value)
     with pytest.raises(UsageError):
-        Config().replace(phase=[phase])
+        Config().replace(phase=["for=1steps; train=head", phase])
 
 
 @pytest.mark.parametrize(
@@ -144,13 +166,39 @@ def test_phases_refused(phase, message):
     [
         ({"frozen_for": "0steps"}, "frozen phase of --schedule=two_phase: for=0steps must be more than 0 .*"),
         ({"finetune_for": "10"}, "finetune phase of --schedule=two_phase: for=10: a length needs .*"),
-        ({"frozen_learning_rate": -1.0}, "frozen phase of --schedule=two_phase: lr=-1 must be 0 or more"),
+        (
+            {"frozen_learning_rate": -1.0},
+            "frozen phase of --schedule=two_phase: lr=-1 must be a number, 0 or more",
+        ),
         ({"finetune_train": " "}, "finetune phase .*: train= names no variables; train=head, .* or regexes"),
         ({"finetune_train": "["}, r"finetune phase .*: train=\[: not a regular expression \(.*\)"),
         (
             {"weight_decay": 0.1, "schedule": "frozen"},
             "frozen phase of --schedule=frozen: weight_decay=0.1: .*",
         ),
+        ({"schedule": "sideways"}, re.escape(f"--schedule=sideways is not one of {', '.join(SCHEDULES)}")),
+        ({"schedule": "frozen,finetune"}, "--schedule=frozen,finetune is not one of .*"),
+        ({"schedule": "frozen(2)"}, r"--schedule=frozen\(2\) is not one of .*"),
+        (
+            {"schedule": "frozen", "from_layer": "3"},
+            "--from_layer and --unfreeze_top_layers say what trains .*, and --schedule=frozen has no .*",
+        ),
+        ({"schedule": "auto", "unfreeze_top_layers": 3}, ".* and --schedule=auto has no such phase"),
+        ({"schedule": "gradual"}, "--schedule=gradual: how many phases, 2 or more, as in gradual.*"),
+        ({"schedule": "gradual(1)"}, r"--schedule=gradual\(1\): how many phases, 2 or more, .*"),
+        (
+            {"schedule": "gradual(3)", "from_layer": "3"},
+            r"--schedule=gradual\(3\) opens the network from the top by itself: leave .* away",
+        ),
+        (
+            {"from_layer": "3", "unfreeze_top_layers": 2},
+            "--from_layer and --unfreeze_top_layers both say what trains in fine-tuning: give one",
+        ),
+        (
+            {"from_layer": "3", "finetune_train": "head"},
+            "--finetune_train and --from_layer both say what trains in fine-tuning: give one",
+        ),
+        ({"nesterov": True}, "frozen phase of --schedule=two_phase: nesterov: adam has none; .*"),
         (
             {"warmup": "x", "schedule": "finetune"},
             "finetune phase of --schedule=finetune: warmup=x: a length .*",
@@ -161,3 +209,35 @@ def test_schedules_refused(plan, message):
     with pytest.raises(UsageError) as error:
         Config().replace(**plan)
     assert re.fullmatch(message, str(error.value)), str(error.value)
+
+
+def test_gradual_opens_the_network_from_the_top():
+    first, *others = specs(schedule="gradual(4)", frozen_for="4epochs", finetune_for="6epochs", bn="batch")
+    assert (first.name, first.train, first.duration, first.bn) == (
+        "frozen", ("head/",), Duration(4, "epochs"), "frozen",
+    )  # fmt: skip
+    assert [spec.name for spec in others] == ["gradual2", "gradual3", "gradual4"]
+    assert [spec.train for spec in others] == [
+        ("top_share=0.333333",), ("top_share=0.666667",), ("top_share=1",),
+    ]  # fmt: skip
+    assert {spec.duration for spec in others} == {Duration(2, "epochs")}
+    assert {(spec.learning_rate, spec.bn) for spec in others} == {(1e-4, "batch")}
+
+
+def test_what_trains_in_finetuning_may_be_named_by_layer():
+    assert specs(from_layer="block_3_expand")[1].train == ("from_layer=block_3_expand",)
+    assert specs(unfreeze_top_layers=8)[1].train == ("unfreeze_top_layers=8",)
+    assert specs(finetune_train="head backbone/x")[1].train == ("head/", "backbone/x")
+    (spec,) = specs("for=1steps; from_layer=-3")
+    assert spec.train == ("from_layer=-3",)
+    (spec,) = specs("for=1steps; unfreeze_top_layers=3")
+    assert spec.train == ("unfreeze_top_layers=3",)
+
+
+def test_auto_has_no_phases_yet():
+    plan = PlanConfig(schedule="auto")
+    assert is_auto(plan)
+    assert phase_specs(plan) == []
+    with_phases = PlanConfig(schedule="auto", phase=("for=1steps; train=head",))
+    assert not is_auto(with_phases)
+    assert len(phase_specs(with_phases)) == 1

@@ -39,6 +39,7 @@ class Warm:
             patch.setattr(evaluate, "TrainState", functools.partial(self._state, evaluate.TrainState))
             optimizer = functools.partial(self._optimizer, state_room.make_optimizer)
             patch.setattr(state_room, "make_optimizer", optimizer)
+            patch.setattr(state_room, "Shadows", functools.partial(self._shadows, state_room.Shadows))
             patch.setattr(stages_room, "Stage", functools.partial(self._stage, stages_room.Stage))
             patch.setattr(stages_room, "Evaluator", functools.partial(self._evaluator, stages_room.Evaluator))
             for name in ("training", "once"):
@@ -73,19 +74,25 @@ class Warm:
             experiment._open_pictures()
         return experiment
 
-    def _state(self, make: Callable, classifier: Any, plan: Any) -> Any:
-        state, is_new = self._get("state", lambda: make(classifier, plan))
+    def _state(self, make: Callable, classifier: Any, plan: Any, **how: Any) -> Any:
+        state, is_new = self._get("state", lambda: make(classifier, plan, **how))
         if is_new:
             self._state_variables = [*state.unfit.variables(), *_without_model(state)]
         self._begin_again(self._state_variables)
         state.stopwatch = state_room.Stopwatch()
-        state.enter(plan.phase_at(0))
+        state.jump(0)
         return state
 
-    def _optimizer(self, make: Callable, phase: Any, variables: Any) -> Any:
-        optimizer, _ = self._get(("optimizer", phase.index), lambda: make(phase, variables))
+    def _optimizer(self, make: Callable, phase: Any, variables: Any, **how: Any) -> Any:
+        optimizer, _ = self._get(("optimizer", phase.index), lambda: make(phase, variables, **how))
         self._begin_again(optimizer.variables)
         return optimizer
+
+    def _shadows(self, make: Callable, average: Any, variables: Any) -> Any:
+        shadows, is_new = self._get(("shadows", tuple(variables)), lambda: make(average, variables))
+        if not is_new:
+            shadows.start()
+        return shadows
 
     def _stage(self, make: Callable, stages: Any, phase: Any) -> Any:
         # Which batches are left out is part of what is traced.

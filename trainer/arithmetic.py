@@ -137,6 +137,7 @@ def speed_key(experiment: Experiment, phase: Phase, cut: Cut | None) -> dict[str
         "replicas": experiment.strategy.num_replicas_in_sync,
         "train": phase.spec.train,
         "optimizer": phase.spec.optimizer,
+        "update": [config.update.accumulate, config.update.loss, phase.spec.average],
         "bn": phase.spec.bn,
         "cut": cut.name if cut else "",
     }

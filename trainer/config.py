@@ -17,11 +17,14 @@ from trainer.options import (
     BenchmarkConfig,
     DataConfig,
     EvaluateConfig,
+    FindLrConfig,
     GuardConfig,
     ModelConfig,
     PlanConfig,
+    PredictConfig,
     RunConfig,
     SpeedConfig,
+    UpdateConfig,
 )
 from trainer.phase_specs import phase_specs
 from trainer.values import Duration, UsageError, parse_calls
@@ -34,11 +37,14 @@ class Config:
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     plan: PlanConfig = PlanConfig()
+    update: UpdateConfig = UpdateConfig()
     run: RunConfig = RunConfig()
     guard: GuardConfig = GuardConfig()
     speed: SpeedConfig = SpeedConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    predict: PredictConfig = PredictConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()
+    find_lr: FindLrConfig = FindLrConfig()
 
     def flat(self) -> dict[str, Any]:
         """Returns {flag name: value} over all sections."""
@@ -100,9 +106,18 @@ def _validate(config: Config) -> None:
             raise UsageError(f"--{name}={value} must be a number, {low} or more")
         if isinstance(value, int) and value >= 2**63:
             raise UsageError(f"--{name}={value} must be below 2**63")
-    for name, value in (("dropout", config.model.dropout), ("label_smoothing", config.plan.label_smoothing)):
+    for name, value in (
+        ("dropout", config.model.dropout),
+        ("label_smoothing", config.update.label_smoothing),
+    ):
         if not 0 <= value < 1:
             raise UsageError(f"--{name}={value:g} must be from 0 up to, but not, 1")
+    if not 0 < config.update.layer_decay <= 1:
+        raise UsageError(f"--layer_decay={config.update.layer_decay:g} must be above 0 up to 1")
+    if not 0 <= (share := config.run.assert_accuracy_at_least) <= 1:
+        raise UsageError(f"--assert_accuracy_at_least={share:g} must be from 0 up to 1")
+    if not 0 <= config.predict.threshold <= 1:
+        raise UsageError(f"--threshold={config.predict.threshold:g} must be from 0 up to 1")
     for name in ("log_every", "evaluate_every", "save_every"):
         duration = Duration.parse(config.flat()[name], flag=f"--{name}")
         if duration.amount <= 0:
@@ -111,7 +126,21 @@ def _validate(config: Config) -> None:
         raise UsageError(f"--checkpoint={config.evaluate.checkpoint} is not best, latest or a step number")
     _check_signals(config.run.stop_signals)
     parse_calls(config.model.head)
+    parse_calls(config.update.loss)
     phase_specs(config.plan)
+    _check_together(config)
+
+
+def _check_together(config: Config) -> None:
+    plan, update = config.plan, config.update
+    if plan.batch_size % update.accumulate:
+        raise UsageError(
+            f"--accumulate={update.accumulate} must divide --batch_size={plan.batch_size} into equal parts"
+        )
+    if update.clip_norm and update.clip_value:
+        raise UsageError("--clip_norm and --clip_value both limit the gradients: give one")
+    if plan.phase and (plan.from_layer or plan.unfreeze_top_layers):
+        raise UsageError("--from_layer and --unfreeze_top_layers are of --schedule: a --phase has its own")
 
 
 def _told(value: float) -> str:
@@ -133,4 +162,7 @@ _AT_LEAST = {
     "batch_size": 1, "image_size": 0, "synthetic_examples": 1, "keep_checkpoints": 1, "seed": 0,
     "split_seed": 0, "synthetic_seed": 0, "memory_budget_mb": 0, "feature_views": 0, "cache_limit_gb": 0,
     "repeats": 1, "max_pixels": 1, "save_every_secs": 0, "max_minutes": 0, "max_rollbacks": 0, "max_loss": 0,
+    "top_k": 1,
+    "unfreeze_top_layers": 0, "accumulate": 1, "clip_norm": 0, "clip_value": 0, "patience": 1,
+    "min_change": 0, "find_lr_steps": 10,
 }  # fmt: skip

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from trainer.bit_rule import apply_rule, bit_rule
 from trainer.caches import cache_root
+from trainer.combinations import check_options, check_together
 from trainer.config import Config
-from trainer.data.augment import make_augment
 from trainer.data.bad_pictures import refusal, told_left_out
 from trainer.data.pipeline import Pipeline
-from trainer.data.scan import Scan, scan
+from trainer.data.scan import Scan, scan, typical_area
 from trainer.data.sources import Source, SourceOptions, open_source
 from trainer.data.splits import (
     Splits,
@@ -22,18 +23,19 @@ from trainer.data.splits import (
     make_splits,
     shared_pictures,
 )
+from trainer.loop.losses import Loss, class_weights_from, make_loss
 from trainer.loop.phases import Plan, make_plan
 from trainer.model.backbones import Backbone, open_backbone
 from trainer.model.classifier import Classifier
 from trainer.model.cuts import Cut
-from trainer.model.freezing import freezing_table
 from trainer.model.heads import Head
-from trainer.phase_specs import PhaseSpec, phase_specs
+from trainer.phase_specs import PhaseSpec, is_auto, phase_specs
 from trainer.runtime import make_strategy
 from trainer.values import UsageError
 
 _log = logging.getLogger("trainer")
 SHARED_SHOWN = 5
+DEFAULT_HEAD = "mlp(512)"
 
 
 class Experiment:
@@ -49,6 +51,9 @@ class Experiment:
     classifier: Classifier
     plan: Plan
     pipeline: Pipeline
+    loss: Loss
+    asked: Config
+    """The configuration as it was asked for; `config` is what it comes to with these pictures."""
 
     def __init__(self, config: Config):
         """Opens the pictures, then the network.
@@ -57,26 +62,39 @@ class Experiment:
           UsageError: options do not fit one another, the pictures or the network.
           TrainerError: pictures or network cannot be had.
         """
-        self.config = config
+        self.asked = self.config = config
         self._cuts: dict[PhaseSpec, Cut | None] = {}
         self.strategy: tf.distribute.Strategy = make_strategy(config.run.strategy)
         replicas = self.strategy.num_replicas_in_sync
-        if config.plan.batch_size % replicas:
+        if config.plan.batch_size % (replicas * config.update.accumulate):
             # Parts of unequal size would draw other dropout masks than one device does.
+            parts = f" in {config.update.accumulate} parts each" if config.update.accumulate > 1 else ""
             raise UsageError(
-                f"--batch_size={config.plan.batch_size} must be a multiple of the {replicas} devices"
+                f"--batch_size={config.plan.batch_size} must be a multiple of the {replicas} devices{parts}"
             )
-        specs = phase_specs(config.plan)
-        for spec in specs:
-            make_augment(spec.augment)
+        check_options(config)
         self._open_pictures()
-        with self.strategy.scope():
-            self._open_network()
         train = self.splits.indices["train"]
         self._check_batch(len(train), batch_size=config.plan.batch_size)
+        self.config = config = self._settled(config)
+        with self.strategy.scope():
+            self._open_network()
+        specs = phase_specs(config.plan)
         self.plan = make_plan(specs, num_examples=len(train), batch_size=config.plan.batch_size)
         for spec in specs:
             self._check_training(spec)
+        check_together(config, specs, class_names=self.source.class_names, replicas=replicas)
+        weights = class_weights_from(
+            config.update.class_weights,
+            class_names=self.source.class_names,
+            counts=self.class_counts("train"),
+        )
+        self.loss = make_loss(
+            config.update.loss,
+            num_classes=len(self.source.class_names),
+            label_smoothing=config.update.label_smoothing,
+            class_weights=weights,
+        )
         self.pipeline = Pipeline(
             self.source,
             self.scan,
@@ -85,6 +103,21 @@ class Experiment:
             seed=config.run.seed,
             decoding=config.data.decode,
         )
+
+    def _settled(self, config: Config) -> Config:
+        """Returns the options with what is left to the pictures filled in."""
+        if not is_auto(config.plan):
+            return config.replace(head=DEFAULT_HEAD) if config.model.head == "auto" else config
+        train = self.splits.indices["train"]
+        area = typical_area(self.source, train)
+        rule = bit_rule(num_examples=len(train), area_px=area)
+        settled = apply_rule(config, rule)
+        _log.info(
+            "schedule:    BiT-HyperRule for %s pictures of about %s px: head %s, %d px, --phase='%s'",
+            f"{len(train):,}", f"{area:,.0f}", settled.model.head, settled.model.image_size,
+            settled.plan.phase[0],
+        )  # fmt: skip
+        return settled
 
     def _check_batch(self, num_train: int, *, batch_size: int) -> None:
         num_all = len(self.source.ids)
@@ -145,11 +178,20 @@ class Experiment:
             value_range=_value_range(model.value_range),
             cache_dir=run.cache_dir,
         )
-        head = Head(model.head, num_logits=len(self.source.class_names), dropout=model.dropout, seed=run.seed)
+        num_classes = len(self.source.class_names)
+        if model.logits == "one" and num_classes != 2:
+            raise UsageError(f"--logits=one tells two classes apart, and there are {num_classes}")
+        head = Head(
+            model.head,
+            num_logits=1 if model.logits == "one" else num_classes,
+            dropout=model.dropout,
+            seed=run.seed,
+            zero_logits=is_auto(self.asked.plan),
+        )
         self.classifier = Classifier(self.backbone, head)
 
     def _check_training(self, spec: PhaseSpec) -> None:
-        freezing_table(self.classifier.named_variables, spec.train)
+        self.classifier.freezing_table(spec.train)
         can_train = any(variable.trainable for variable in self.backbone.variables.values())
         if not can_train and spec.train != ("head/",):
             raise UsageError(
@@ -160,7 +202,7 @@ class Experiment:
     def cut(self, spec: PhaseSpec) -> Cut | None:
         """Returns the deepest place in the network below which a phase changes nothing."""
         if spec not in self._cuts:
-            rows = freezing_table(self.classifier.named_variables, spec.train)
+            rows = self.classifier.freezing_table(spec.train)
             trained = [row.name for row in rows if row.state == "train" and row.name.startswith("backbone/")]
             self._cuts[spec] = self.backbone.cut(
                 [name.removeprefix("backbone/") for name in trained], bn_batch=spec.bn == "batch"

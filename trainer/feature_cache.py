@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from trainer.caches import cache_root
+from trainer.data.augment import make_augment
 from trainer.data.feature_store import FeatureCacheError, FeatureStore
 from trainer.data.features import FeatureBatches, Rows, compute_features, feature_key
 from trainer.experiment import Experiment
@@ -124,7 +125,10 @@ def why_uncached(experiment: Experiment, spec: PhaseSpec) -> str:
         return f"phase {spec.name} uses the batch's BatchNorm statistics, so the network is never constant"
     if experiment.cut(spec) is None:
         return f"phase {spec.name} trains the network from its first layers on"
-    if spec.augment and not experiment.config.speed.feature_views:
+    augment = make_augment(spec.augment)
+    if augment and augment.mixes:
+        return f"phase {spec.name} mixes pictures of a batch ({spec.augment}), so nothing of one can be kept"
+    if augment and not experiment.config.speed.feature_views:
         return (
             f"phase {spec.name} augments its pictures, so nothing is computed once; --feature_views=K keeps "
             "K augmented views of each"

@@ -13,13 +13,16 @@ from trainer.values import UsageError
 COMMANDS = {
     "train": "train, evaluate on the test split and write a report (what happens without a command)",
     "evaluate": "score a split of a finished run: needs only --workdir",
+    "predict": "name what is on pictures with a finished run: files, folders, patterns or a list",
     "benchmark": "measure input, forward, train step and epoch of each phase, and leave no run behind",
+    "find_lr": "train some updates at a rising learning rate, draw the loss, and propose a rate",
     "inspect": "show configuration, splits, contract, variables and plan, and stop",
 }
+TAKE_PATHS = ("predict",)
 _USAGE = """\
 Transfer-learning image classification with the training loop in the open.
 
-usage: python -m trainer.main [COMMAND] [--flagfile=FILE] [--FLAG=VALUE ...]
+usage: python -m trainer.main [COMMAND] [--flagfile=FILE] [--FLAG=VALUE ...] [PATH ...]
 """
 
 
@@ -51,11 +54,15 @@ def make_flags() -> absl_flags.FlagValues:
 
 @dataclasses.dataclass(frozen=True)
 class CommandLine:
-    """What was asked for. `given` holds only the options that were set, by flag name."""
+    """What was asked for. `given` holds only the options that were set, by flag name.
+
+    `paths` are the arguments behind a command that takes some.
+    """
 
     command: str
     config: Config
     given: dict[str, Any]
+    paths: tuple[str, ...] = ()
 
 
 def parse(argv: Sequence[str]) -> CommandLine:
@@ -79,11 +86,11 @@ def parse(argv: Sequence[str]) -> CommandLine:
     command, *extra = rest or ["train"]
     if command not in COMMANDS:
         raise UsageError(f"{command!r} is no command; there are {', '.join(COMMANDS)} (see --help)")
-    if extra:
+    if extra and command not in TAKE_PATHS:
         raise UsageError(f"unexpected argument {extra[0]!r} after {command!r}; options start with --")
     flat = {field.name: values[field.name].value for _, field in _fields()}
     given = {name: flat[name] for name in flat if values[name].present}
-    return CommandLine(command, Config.from_flat(flat), given)
+    return CommandLine(command, Config.from_flat(flat), given, tuple(extra))
 
 
 def to_flagfile(config: Config) -> str:

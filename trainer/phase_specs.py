@@ -8,18 +8,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.values import Duration, UsageError, parse_calls
+from trainer.values import Call, Duration, UsageError, parse_calls
 
-SCHEDULES = ("frozen", "finetune", "two_phase")
-OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
-WITH_WEIGHT_DECAY = ("adamw", "sgd")
-LR_SCHEDULES = ("constant", "cosine", "step")
+SCHEDULES = ("frozen", "finetune", "two_phase", "gradual(N)", "auto")
+OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "lion")
+WITH_WEIGHT_DECAY = ("adamw", "sgd", "lion")
 BN_MODES = ("frozen", "batch")
+WAYS_TO_TRAIN = ("train", "from_layer", "unfreeze_top_layers")
 
 
 @dataclass(frozen=True)
 class PhaseSpec:
-    """One phase as it was asked for, before lengths are turned into steps."""
+    """One phase as it was asked for, before lengths are turned into steps.
+
+    `train` holds patterns that `model/freezing.py` reads: regexes over variable names, or layers.
+    """
 
     name: str
     duration: Duration
@@ -29,13 +32,20 @@ class PhaseSpec:
     warmup: Duration
     optimizer: str
     momentum: float
+    nesterov: bool
     weight_decay: float
     bn: str
     augment: str
+    average: str
+
+
+def is_auto(plan: Any) -> bool:
+    """Returns whether the phases are not known before the pictures are."""
+    return plan.schedule == "auto" and not plan.phase
 
 
 def phase_specs(plan: Any) -> list[PhaseSpec]:
-    """Returns the phases of a run: those of --phase, or what --schedule stands for.
+    """Returns the phases of a run: those of --phase, or what --schedule stands for; none for auto.
 
     Args:
       plan: a `config.PlanConfig`, whose options are also the defaults of what a --phase leaves out.
@@ -44,18 +54,71 @@ def phase_specs(plan: Any) -> list[PhaseSpec]:
       UsageError: a --phase cannot be read; the message names the part.
     """
     if plan.phase:
-        return [_parse_phase(text, i, plan) for i, text in enumerate(plan.phase, 1)]
-    frozen = {"for": plan.frozen_for, "lr": plan.frozen_learning_rate, "train": "head", "bn": "frozen"}
-    finetune = {"for": plan.finetune_for, "lr": plan.finetune_learning_rate, "train": plan.finetune_train}
-    wanted = {"frozen": (frozen,), "finetune": (finetune,), "two_phase": (frozen, finetune)}
+        specs = [_parse_phase(text, i, plan) for i, text in enumerate(plan.phase, 1)]
+        names = [spec.name for spec in specs]
+        for i, name in enumerate(names, 1):
+            if name in names[: i - 1]:
+                raise UsageError(f"--phase {i}: name={name} is the name of an earlier phase, too")
+        return specs
+    wanted = _scheduled(plan)
     specs = []
-    for values in wanted[plan.schedule]:
-        name = "frozen" if values is frozen else "finetune"
+    for name, values in wanted.items():
         try:
             specs.append(_phase_spec(name, values, plan))
         except UsageError as error:
             raise UsageError(f"{name} phase of --schedule={plan.schedule}: {error}") from None
     return specs
+
+
+def _scheduled(plan: Any) -> dict[str, dict[str, Any]]:
+    """Returns {name of a phase: its part of what a --phase would say}."""
+    calls = parse_calls(plan.schedule)
+    call = calls[0] if len(calls) == 1 else Call("")
+    frozen = {"for": plan.frozen_for, "lr": plan.frozen_learning_rate, "train": "head", "bn": "frozen"}
+    finetune = {"for": plan.finetune_for, "lr": plan.finetune_learning_rate, **_finetune_train(plan)}
+    plain = {
+        "frozen": {"frozen": frozen},
+        "finetune": {"finetune": finetune},
+        "two_phase": {"frozen": frozen, "finetune": finetune},
+        "auto": {},
+    }
+    if call.name in plain and not call.args:
+        if call.name in ("frozen", "auto") and (plan.from_layer or plan.unfreeze_top_layers):
+            raise UsageError(
+                "--from_layer and --unfreeze_top_layers say what trains in fine-tuning, and "
+                f"--schedule={call.name} has no such phase"
+            )
+        return plain[call.name]
+    if call.name != "gradual":
+        raise UsageError(f"--schedule={plan.schedule} is not one of {', '.join(SCHEDULES)}")
+    number = call.args[0] if len(call.args) == 1 else None
+    if not isinstance(number, int) or number < 2:
+        raise UsageError(f"--schedule={plan.schedule}: how many phases, 2 or more, as in gradual(4)")
+    if _finetune_train(plan) != {"train": "all"}:
+        raise UsageError(
+            f"--schedule={plan.schedule} opens the network from the top by itself: leave --finetune_train, "
+            "--from_layer and --unfreeze_top_layers away"
+        )
+    whole = Duration.parse(plan.finetune_for, flag="--finetune_for")
+    each = str(Duration(whole.amount / (number - 1), whole.unit))
+    opened = {
+        f"gradual{i + 1}": {**finetune, "for": each, "train": f"top_share={i / (number - 1):.6g}"}
+        for i in range(1, number)
+    }
+    return {"frozen": frozen, **opened}
+
+
+def _finetune_train(plan: Any) -> dict[str, str]:
+    given = {
+        "train": plan.finetune_train if plan.finetune_train != "all" else "",
+        "from_layer": plan.from_layer,
+        "unfreeze_top_layers": str(plan.unfreeze_top_layers or ""),
+    }
+    given = {key: value for key, value in given.items() if value}
+    if len(given) > 1:
+        flags = " and ".join(f"--{'finetune_' if key == 'train' else ''}{key}" for key in given)
+        raise UsageError(f"{flags} both say what trains in fine-tuning: give one")
+    return given or {"train": "all"}
 
 
 def _parse_phase(text: str, number: int, plan: Any) -> PhaseSpec:
@@ -67,18 +130,26 @@ def _parse_phase(text: str, number: int, plan: Any) -> PhaseSpec:
         if key in values:
             raise UsageError(f"--phase {number}: {key}= is given twice")
         values[key] = value
-    for key in ("for", "train"):
-        if not values.get(key):
-            raise UsageError(f"--phase {number}: {key}= is missing, as in 'for=5epochs; train=head'")
+    if not values.get("for"):
+        raise UsageError(f"--phase {number}: for= is missing, as in 'for=5epochs; train=head'")
+    ways = [key for key in WAYS_TO_TRAIN if values.get(key)]
+    if not ways:
+        raise UsageError(f"--phase {number}: train= is missing, as in 'for=5epochs; train=head'")
+    if len(ways) > 1:
+        raise UsageError(f"--phase {number}: {'= and '.join(ways)}= both say what trains: give one")
+    name = values.get("name", f"phase{number}")
+    # It becomes a part of tags in TensorBoard.
+    if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", name, re.ASCII):
+        raise UsageError(f"--phase {number}: name={name} must be of letters, digits and _ . + -")
     try:
-        return _phase_spec(values.get("name", f"phase{number}"), values, plan)
+        return _phase_spec(name, values, plan)
     except UsageError as error:
         raise UsageError(f"--phase {number}: {error}") from None
 
 
 _PHASE_KEYS = (
-    "name", "for", "train", "lr", "lr_schedule", "warmup", "optimizer", "momentum",
-    "weight_decay", "bn", "augment",
+    "name", "for", "train", "from_layer", "unfreeze_top_layers", "lr", "lr_schedule", "warmup", "optimizer",
+    "momentum", "nesterov", "weight_decay", "bn", "augment", "average",
 )  # fmt: skip
 
 
@@ -96,7 +167,17 @@ def _phase_spec(name: str, values: dict[str, Any], plan: Any) -> PhaseSpec:
         except ValueError:
             raise UsageError(f"{key}={values[key]} is not a number") from None
         if not 0 <= value < float("inf"):
-            raise UsageError(f"{key}={value:g} must be 0 or more")
+            raise UsageError(f"{key}={value:g} must be a number, 0 or more")
+        return value
+
+    def calls(key: str, default: str, *, most: int | None = None) -> str:
+        value = values.get(key, default)
+        try:
+            found = parse_calls(value)
+        except UsageError as error:
+            raise UsageError(f"{key}={error}") from None
+        if most is not None and len(found) > most:
+            raise UsageError(f"{key}={value} is more than one")
         return value
 
     optimizer = choice("optimizer", plan.optimizer, OPTIMIZERS)
@@ -104,31 +185,42 @@ def _phase_spec(name: str, values: dict[str, Any], plan: Any) -> PhaseSpec:
     if momentum > 1:
         raise UsageError(f"momentum={momentum:g} must be 1 or less")
     if weight_decay and optimizer not in WITH_WEIGHT_DECAY:
+        *most, last = WITH_WEIGHT_DECAY
         raise UsageError(
-            f"weight_decay={weight_decay:g}: {optimizer} has none; use {' or '.join(WITH_WEIGHT_DECAY)}, or 0"
+            f"weight_decay={weight_decay:g}: {optimizer} has none; use {', '.join(most)} or {last}, or 0"
         )
+    nesterov = choice("nesterov", str(plan.nesterov).lower(), ("true", "false")) == "true"
+    if nesterov and (optimizer != "sgd" or not momentum):
+        raise UsageError(f"nesterov: {optimizer} has none; it is a kind of the momentum of sgd")
     duration = Duration.parse(values["for"], flag="for")
     if duration.unit == "%" or duration.amount <= 0:
         raise UsageError(f"for={values['for']} must be more than 0 epochs, steps or examples")
-    augment = values.get("augment", plan.augment)
-    parse_calls(augment)
     return PhaseSpec(
         name=name,
         duration=duration,
-        train=_train_patterns(values["train"]),
+        train=_train_patterns(values),
         learning_rate=number("lr", plan.finetune_learning_rate),
-        lr_schedule=choice("lr_schedule", plan.lr_schedule, LR_SCHEDULES),
+        lr_schedule=calls("lr_schedule", plan.lr_schedule, most=1),
         warmup=Duration.parse(values.get("warmup", plan.warmup), flag="warmup"),
         optimizer=optimizer,
         momentum=momentum,
+        nesterov=nesterov,
         weight_decay=weight_decay,
         bn=choice("bn", plan.bn, BN_MODES),
-        augment=augment,
+        augment=calls("augment", plan.augment),
+        average=calls("average", plan.average, most=1),
     )
 
 
-def _train_patterns(text: str) -> tuple[str, ...]:
-    patterns = tuple({"all": ".*", "head": "head/"}.get(p, p) for p in text.split())
+def _train_patterns(values: dict[str, Any]) -> tuple[str, ...]:
+    for key in WAYS_TO_TRAIN[1:]:
+        if text := values.get(key):
+            if key == "unfreeze_top_layers" and not (text.isdigit() and int(text)):
+                raise UsageError(f"{key}={text} must be a whole number, 1 or more")
+            return (f"{key}={text}",)
+    if values["train"].startswith("top_share="):
+        return (values["train"],)
+    patterns = tuple({"all": ".*", "head": "head/"}.get(p, p) for p in values["train"].split())
     for pattern in patterns:
         try:
             re.compile(pattern.removeprefix("not:"))

@@ -17,6 +17,7 @@ from trainer.data.features import FeatureBatches, digest_variables
 from trainer.data.order import OrderedBatches
 from trainer.experiment import Experiment
 from trainer.feature_cache import FeatureCache, Watch, why_uncached
+from trainer.loop.limits import make_limit
 from trainer.loop.phases import Phase
 from trainer.loop.state import TrainState
 from trainer.loop.steps import Evaluation, Evaluator, Run, make_train_run
@@ -61,7 +62,9 @@ class Stages:
 
     def evaluate(self, split: str) -> Evaluation:
         """Scores a split as the phase does that made the state: at the last step of a phase, that phase."""
-        return self._of(self.experiment.plan.phase_at(max(self.state.step - 1, 0))).evaluate(split)
+        stage = self._of(self.experiment.plan.phase_at(max(self.state.step - 1, 0)))
+        with self.state.averaged():
+            return stage.evaluate(split)
 
     def _of(self, phase: Phase) -> "Stage":
         if self._stage is None or self._stage.phase is not phase:
@@ -201,7 +204,9 @@ class Stage:
             self.phase,
             strategy=self._experiment.strategy,
             seed=config.run.seed,
-            label_smoothing=config.plan.label_smoothing,
+            loss=self._experiment.loss,
+            limit=make_limit(norm=config.update.clip_norm, value=config.update.clip_value),
+            num_parts=config.update.accumulate,
             cut=cut,
             loss_scaling=scaling,
             max_loss=config.guard.max_loss or math.inf,

@@ -58,7 +58,25 @@ def test_crop_shows_a_part_of_the_area_asked_for():
     assert max(lefts) > 0.2
 
 
-@pytest.mark.parametrize("text", ["flip", "crop(0.1)", "crop", "flip,crop(0.3)", "crop(0.5),flip"])
+def test_draws_of_flip_and_crop_are_those_of_earlier_runs():
+    # Kept features and runs that go on depend on them.
+    expected = [0.396539568901062, 0.29924559593200684, 0.3130592107772827, 0.5840867757797241]
+    assert make_augment("flip,crop").draw(seeds(1)[0]).numpy().tolist() == expected
+
+
+def test_crop_cuts_the_boxes_of_earlier_runs():
+    draws = tf.constant([[0.25, 0.5, 0.0], [0.0, 1.0, 0.5]])
+    images = tf.constant(np.stack([RAMP, RAMP[::-1]]))
+    side = np.sqrt([0.5 + 0.5 * 0.25, 0.5])
+    top, left = [0.5, 1.0] * (1 - side), [0.0, 0.5] * (1 - side)
+    boxes = np.stack([top, left, top + side, left + side], axis=1)
+    expected = tf.image.crop_and_resize(images, boxes, [0, 1], [SIDE, SIDE])
+    np.testing.assert_allclose(AUGMENTATIONS["crop"]().apply(images, draws), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "text", ["flip", "crop(0.1)", "crop", "crop(0.5),flip", "rotate,zoom,translate", "random_resized_crop"]
+)
 def test_stays_in_bounds_and_shape_for_any_picture(text):
     noise = np.random.default_rng(0).integers(0, 2, (SIDE, SIDE, 3)).astype(np.float32)
     for image in (noise, np.ones_like(noise), np.zeros_like(noise)):
@@ -70,14 +88,34 @@ def test_stays_in_bounds_and_shape_for_any_picture(text):
             assert changed.max() <= image.max()
 
 
-@pytest.mark.parametrize("text", ["flip", "crop(0.3)", "flip,crop(0.3)"])
-def test_is_the_same_eager_and_in_a_dataset(text):
-    change = make_augment(text)
-    dataset = tf.data.Dataset.from_tensor_slices(tf.stack(seeds(20)))
-    piped = dataset.map(lambda seed: change(tf.constant(RAMP), seed), num_parallel_calls=2)
-    for seed, image in zip(seeds(20), piped, strict=True):
-        # The graph may round differently by an ulp or two, never more.
-        np.testing.assert_allclose(image.numpy(), apply(text, seed), rtol=0, atol=1e-6)
+EVERY = [
+    *AUGMENTATIONS,
+    "color_jitter,randaugment(1,7),color_jitter",
+    "rotate,random_resized_crop,erase(1),zoom,translate,crop,flip",
+]
+
+
+@pytest.mark.parametrize("text", EVERY)
+def test_is_the_same_in_any_batch_eager_and_in_a_dataset(text):
+    # To the last bit. An odd number of pictures of odd sides, so that vectors end somewhere in them.
+    count, shape = 37, (15, 13, 3)
+    pixels = np.random.default_rng(0).integers(0, 256, (count, *shape))
+    images = tf.constant((pixels / 255).astype(np.float32))
+    augment = make_augment(text)
+    draws = tf.stack([augment.draw(seed) for seed in seeds(count)])
+    whole = augment.apply(images, draws).numpy()
+    assert whole.dtype == np.float32
+    assert whole.shape == images.shape
+    assert 0 <= whole.min() < whole.max() <= 1
+    for i in (0, 9, *range(32, count)):
+        np.testing.assert_array_equal(augment(images[i], seeds(count)[i]), whole[i])
+    piped = (
+        tf.data.Dataset.from_tensor_slices((images, tf.stack(seeds(count))))
+        .map(lambda image, seed: (image, augment.draw(seed)))
+        .batch(count, drop_remainder=True)
+        .map(augment.apply)
+    )
+    np.testing.assert_array_equal(next(iter(piped)), whole)
 
 
 def test_the_same_seed_gives_the_same_picture_and_others_do_not():
@@ -102,19 +140,35 @@ def test_nothing_is_none():
     assert make_augment("  ") is None
 
 
-def test_every_augmentation_works_with_its_defaults():
-    for name in AUGMENTATIONS:
-        assert apply(name, seeds(1)[0]).shape == RAMP.shape
+def test_every_augmentation_says_what_it_is():
+    assert all(make.__doc__ for make in AUGMENTATIONS.values())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["crop(1)", "random_resized_crop(1,2)", "rotate(1)", "zoom(0)", "translate(1)", "color_jitter(1,1,1,0)",
+     "randaugment(1,5)", "erase(1)", "mixup(1)", "cutmix(1)"],
+)  # fmt: skip
+def test_whole_numbers_are_numbers(text):
+    assert apply(text, seeds(1)[0]).shape == RAMP.shape
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("spin", "'spin' is not one of flip, crop"),
+        (
+            "spin",
+            "augment: 'spin' is not one of flip, crop, random_resized_crop, rotate, zoom, translate, "
+            "color_jitter, randaugment, erase, mixup, cutmix",
+        ),
+        ("rotat(0.2)", "mixup, cutmix: is it rotate?"),
+        ("colour_jitter", "is it color_jitter?"),
+        ("mix", "is it mixup or cutmix?"),
         ("flip,spin(3)", "'spin'"),
-        ("flip(1)", "flip(1) has the wrong number or kind of arguments"),
-        ("crop(0.5,0.6)", "wrong number"),
-        ("crop(0)", "must be in (0, 1]"),
+        ("flip(1)", "augment: flip(1) has the wrong number or kind of arguments: it takes none"),
+        ("erase('a')", "erase(a) has the wrong number or kind of arguments: it takes numbers, probability="),
+        ("crop(0.5,0.6)", "it takes numbers, min_area=0.5"),
+        ("crop(0)", "augment: crop(0): the smallest share of the area must be in (0, 1]"),
         ("crop(1.5)", "crop(1.5)"),
         ("crop(-1)", "crop(-1)"),
         ("crop('a')", "crop(a)"),
@@ -122,6 +176,23 @@ def test_every_augmentation_works_with_its_defaults():
         ("crop(", "is not a list of names with arguments"),
         ("crop(min_area=0.5)", "is not a list"),
         ("crop((1,2))", "crop((1, 2))"),
+        ("crop(None)", "wrong number or kind"),
+        ("random_resized_crop(0)", "the smallest share of the area must be in (0, 1]"),
+        ("random_resized_crop(0.5,0.9)", "the largest aspect must be in [1, 100]"),
+        ("rotate(-0.1)", "the share of a full turn must be in [0, 1]"),
+        ("zoom(1)", "must be in [0, 1)"),
+        ("translate(1.1)", "must be in [0, 1]"),
+        ("color_jitter(-1)", "must be in [0, 10]"),
+        ("color_jitter(0.4,0.4,0.4,0.6)", "hue must be in [0, 0.5]"),
+        ("randaugment(2,11)", "randaugment(2,11): the magnitude must be in [0, 10]"),
+        ("randaugment(0)", "num_layers must be a whole number from 1 to 10"),
+        ("randaugment(1.5)", "num_layers must be a whole number from 1 to 10"),
+        ("erase(1.5)", "the probability must be in [0, 1]"),
+        ("erase(0.5,0.4,0.3)", "0 < smallest <= largest <= 1"),
+        ("mixup(0)", "alpha must be in [0.01, 100]"),
+        ("cutmix(-1)", "alpha must be in [0.01, 100]"),
+        ("mixup,flip", "augment: mixup mixes pictures that are done, and must come last, not before flip"),
+        ("mixup,flip,cutmix(0.5)", "augment: mixup and cutmix(0.5) both mix a picture with the next"),
     ],
 )
 def test_unknown_names_and_wrong_arguments_are_refused(text, message):

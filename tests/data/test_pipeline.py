@@ -13,7 +13,7 @@ from trainer.data.folder import open_folder
 from trainer.data.pipeline import Pipeline, find_undecodable
 from trainer.data.scan import Scan, scan
 from trainer.data.sources import MemorySource
-from trainer.values import Contract
+from trainer.values import Contract, UsageError
 
 COUNT, BATCH = 11, 4
 TRAIN = np.array([9, 1, 8, 2, 7, 3, 6, 10, 5], np.int64)  # Neither all nor in order.
@@ -106,7 +106,7 @@ def test_pixels_and_labels_belong_to_the_id(three_epochs):
             np.testing.assert_array_equal(image[:, 2:], 1.0)
 
 
-@pytest.mark.parametrize("augment", ["", "flip,crop(0.5)"])
+@pytest.mark.parametrize("augment", ["", "flip,crop(0.5)", "color_jitter,cutmix"])
 def test_from_any_step_on_the_batches_are_those_of_an_unbroken_run(augment):
     pipeline = make()
     whole = read(pipeline.training(TRAIN, start_step=0, stop_step=8, augment=augment))
@@ -140,6 +140,39 @@ def test_augmentation_is_a_function_of_seed_epoch_and_picture():
     # A crop can, by chance, show the same four pixels again.
     assert sum(not np.array_equal(image, other_seed[key]) for key, image in first.items()) >= 12
     assert sum(not np.array_equal(first[0, i], first[1, i]) for i in TRAIN.tolist()) >= 6
+
+
+@pytest.mark.parametrize("value_range", [(0.0, 1.0), (-1.0, 1.0)])
+def test_mixing_comes_after_the_other_changes_and_before_the_range(value_range):
+    low, high = value_range
+    pipeline = make(value_range=value_range)
+    steps = {"start_step": 0, "stop_step": 2 * STEPS_PER_EPOCH}
+    plain, mixed = (
+        read(pipeline.training(TRAIN, **steps, augment=text)) for text in ("crop(0.3)", "crop(0.3),mixup(1)")
+    )
+    assert_same([{key: one[key] for key in ("label", "mask", "id")} for one in plain], mixed)
+    for step, (one, batch) in enumerate(zip(plain, mixed, strict=True)):
+        assert "target" not in one
+        target, label = batch["target"], batch["label"]
+        assert (target.shape, target.dtype) == ((BATCH, 2), np.float32)
+        np.testing.assert_allclose(target.sum(axis=1), 1, atol=1e-6)
+        # The last batch of an epoch has one picture, which has nobody to be mixed with.
+        others = [0, 1, 2, 3] if step % STEPS_PER_EPOCH == 2 else [1, 2, 3, 0]
+        for i, other in enumerate(others):
+            share = target[i, label[i]]
+            if label[i] != label[other]:
+                expected = share * one["image"][i] + (1 - share) * one["image"][other]
+                np.testing.assert_allclose(batch["image"][i], expected, atol=2e-6 * (high - low))
+            else:
+                assert share == 1
+    assert sum((batch["target"].max(axis=1) < 0.99).sum() for batch in mixed) > 3
+
+
+def test_nothing_is_kept_of_mixed_pictures():
+    with pytest.raises(
+        UsageError, match="augment=flip,cutmix mixes pictures with others of their batch, so "
+    ):
+        make().once(TRAIN, augment="flip,cutmix")
 
 
 def test_once_gives_each_example_in_order():

@@ -3,6 +3,7 @@
 from tests.loop.toys import dataset_of, plan_of, random_batches, run_of
 from trainer.loop import hooks
 from trainer.loop.guard import Guard
+from trainer.loop.judges import Best
 from trainer.loop.loop import train
 from trainer.values import Duration
 
@@ -41,7 +42,7 @@ class Recorder:
         return self.scores.pop(0) if self.scores else {"accuracy": 0.5, "loss": 1.0}
 
 
-class Visits(hooks._Hook):
+class Visits(hooks.QuietHook):
     """Where the loop came back to the hooks, and what `look` saw there."""
 
     def __init__(self, *due, look=lambda state: None):
@@ -56,13 +57,13 @@ class Visits(hooks._Hook):
 
 
 def all_hooks(recorder, plan, *, log="3steps", save="5steps", evaluate="5steps", requested=lambda: False):
-    best = hooks.Best(save_best=recorder.save_best)
+    best = Best(save_best=recorder.save_best)
     told = {"writer": recorder, "progress": recorder}
     return [
         Guard(examples=lambda step: []),
         hooks.Log(every(log, plan), batch_size=4, **told),
         hooks.Save(every(save, plan), save=recorder.save),
-        hooks.Evaluate(every(evaluate, plan), evaluate=recorder.evaluate, then=best, **told),
+        hooks.Evaluate(every(evaluate, plan), evaluate=recorder.evaluate, then=[best], **told),
         best,
         # A clock that stands still lets Stop ask for one step, then ten times as many.
         hooks.Stop(requested=requested, save=recorder.save, clock=lambda: 0.0),

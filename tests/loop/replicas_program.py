@@ -22,7 +22,7 @@ from trainer.model.backbones import open_backbone  # noqa: E402
 from trainer.runtime import make_strategy  # noqa: E402
 
 
-def run(strategy, tiny, recipe, dropout):
+def run(strategy, tiny, recipe, dropout, num_parts=1):
     batches = random_batches(3, size=6, side=8)
     # The second device gets nothing but padding.
     batches[2]["mask"][:] = [1, 1, 0, 0, 0, 0]
@@ -30,8 +30,9 @@ def run(strategy, tiny, recipe, dropout):
         backbone = open_backbone(f"savedmodel:{tiny}", image_size=8)
         state = state_of(f"for=9steps; {recipe}", backbone=backbone, dropout=dropout)
         iterator = iter(strategy.experimental_distribute_dataset(dataset_of(*batches)))
-        run_of(state, strategy=strategy)(iterator, tf.constant(3))
-        scored = Evaluator(state.classifier, strategy=strategy)(dataset_of(*batches))
+        run_of(state, strategy=strategy, num_parts=num_parts)(iterator, tf.constant(3))
+        with state.averaged():
+            scored = Evaluator(state.classifier, strategy=strategy)(dataset_of(*batches))
     return {
         "replicas": strategy.num_replicas_in_sync,
         "variables": {name: v.numpy().tolist() for name, v in state.classifier.named_variables.items()},
@@ -51,7 +52,7 @@ def adam(strategy, fused):
     with strategy.scope():
         variable = tf.Variable(random.normal(size=[6, 5]).astype(np.float32))
         if fused:
-            optimizer = make_optimizer(phase, [variable])
+            optimizer = make_optimizer(phase, {"v": variable})
         else:
             optimizer = tf_keras.optimizers.Adam(learning_rate=PhaseSchedule(phase), jit_compile=False)
             optimizer.build([variable])
@@ -73,6 +74,8 @@ CASES = {
     "head": ("train=head; lr=0.1; optimizer=sgd", 0.0),
     "all": ("train=all; lr=0.01", 0.0),
     "dropout": ("train=head; lr=0.1; optimizer=sgd", 0.5),
+    "average": ("train=head; lr=0.1; optimizer=sgd; average=ema(0.3)", 0.0),
+    "parts": ("train=all; lr=0.01", 0.0, 3),
 }
 if __name__ == "__main__":
     strategies = {kind: make_strategy(kind) for kind in ("one", "mirrored")}

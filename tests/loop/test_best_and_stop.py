@@ -8,6 +8,7 @@ from tests.loop.recording import TWO_PHASES, Recorder, Visits, run_loop
 from tests.loop.toys import state_of
 from trainer.loop import hooks
 from trainer.loop.guard import Guard
+from trainer.loop.judges import Best
 
 
 @pytest.mark.parametrize(
@@ -22,7 +23,7 @@ from trainer.loop.guard import Guard
 )
 def test_best_keeps_the_highest_accuracy_and_then_the_lowest_loss(scores, saved):
     recorder, state = Recorder(), state_of(*TWO_PHASES)
-    best = hooks.Best(save_best=recorder.save_best)
+    best = Best(save_best=recorder.save_best)
     for step, (accuracy, loss) in enumerate(scores, 1):
         state.step_variable.assign(step)
         best.offer({"accuracy": accuracy, "loss": loss})

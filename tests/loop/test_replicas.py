@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-CASES = ("head", "all", "dropout")
+CASES = ("head", "all", "dropout", "average", "parts")
 
 
 @pytest.fixture(scope="module")

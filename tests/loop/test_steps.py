@@ -6,6 +6,8 @@ import tensorflow as tf
 
 from tests.loop.toys import batch_of, dataset_of, random_batches, run_of, softmax, state_of, values
 from tests.model.modules import KERNEL, PENALTY
+from trainer.loop.limits import make_limit
+from trainer.loop.losses import make_loss
 from trainer.loop.steps import Evaluator, timed
 from trainer.model.backbones import open_backbone
 
@@ -52,11 +54,87 @@ def test_label_smoothing_by_hand():
     kernel, bias = head(state)
     target = 0.8 * np.eye(3)[LABELS] + 0.2 / 3
     probabilities, share = softmax(FEATURES @ kernel + bias), (MASK / MASK.sum())[:, None]
-    run = run_of(state, label_smoothing=0.2)
+    run = run_of(state, loss=make_loss("cross_entropy", num_classes=3, label_smoothing=0.2))
     run(iter(dataset_of(batch_of(FEATURES, LABELS, MASK))), tf.constant(1))
     step = 0.5 * FEATURES.T @ (share * (probabilities - target))
     np.testing.assert_allclose(head(state)[0], kernel - step, rtol=1e-5, atol=1e-6)
     loss = -(share * target * np.log(probabilities)).sum()
+    np.testing.assert_allclose(state.metrics.read()["loss"], loss, rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_parts", [2, 4])
+@pytest.mark.parametrize("optimizer", ["sgd; momentum=0.9", "adam"])
+def test_a_batch_in_parts_is_the_batch_as_a_whole(num_parts, optimizer):
+    phase = f"for=9steps; train=head; lr=0.1; optimizer={optimizer}"
+    whole, parts = state_of(phase), state_of(phase)
+    batches = random_batches(4)
+    # A part may be all padding.
+    batches[3]["mask"][:] = [1, 0, 0, 0]
+    run_of(whole)(iter(dataset_of(*batches)), tf.constant(4))
+    run_of(parts, num_parts=num_parts)(iter(dataset_of(*batches)), tf.constant(4))
+    expected, got = values(whole), values(parts)
+    assert set(expected) == set(got)
+    for name, value in expected.items():
+        np.testing.assert_allclose(got[name], value, rtol=2e-5, atol=1e-6, err_msg=name)
+
+
+def test_parts_draw_dropout_each_for_itself():
+    state = state_of("for=9steps; train=head; lr=0.1", dropout=0.5)
+    # Two equal halves: with the same mask they would have the same loss as one of them alone.
+    half = batch_of(FEATURES[:2], LABELS[:2])
+    twice = {name: np.concatenate([value, value]) for name, value in half.items()}
+    one, other = state_of("for=9steps; train=head; lr=0.1", dropout=0.5), state
+    run_of(one, num_parts=2)(iter(dataset_of(twice)), tf.constant(1))
+    run_of(other)(iter(dataset_of(half)), tf.constant(1))
+    assert one.metrics.read()["loss"] != pytest.approx(other.metrics.read()["loss"], rel=1e-3)
+
+
+def test_penalties_count_once_in_parts(tiny_backbone):
+    phase = "for=9steps; train=all; lr=0.1; optimizer=sgd; momentum=0"
+    states = [
+        state_of(phase, backbone=open_backbone(f"savedmodel:{tiny_backbone}", image_size=8)) for _ in range(2)
+    ]
+    batches = random_batches(2, side=8)
+    for state, num_parts in zip(states, (1, 2), strict=True):
+        run_of(state, num_parts=num_parts)(iter(dataset_of(*batches)), tf.constant(2))
+    expected, got = map(values, states)
+    for name, value in expected.items():
+        np.testing.assert_allclose(got[name], value, rtol=2e-5, atol=1e-6, err_msg=name)
+
+
+def test_limits_on_the_gradient():
+    kernel, bias = head(state_of(SGD))
+    _, d_kernel, d_bias = by_hand(kernel, bias)
+    norm = np.sqrt((d_kernel**2).sum() + (d_bias**2).sum())
+    for limit, scale in ((norm / 2, 0.5), (norm * 2, 1.0)):
+        state = state_of(SGD)
+        run = run_of(state, limit=make_limit(norm=limit, value=0.0))
+        run(iter(dataset_of(batch_of(FEATURES, LABELS, MASK))), tf.constant(1))
+        np.testing.assert_allclose(head(state)[0], kernel - 0.5 * scale * d_kernel, rtol=1e-5, atol=1e-6)
+        # What is written is the norm as it was.
+        np.testing.assert_allclose(state.gradient_norm.result(), norm, rtol=1e-5)
+    state = state_of(SGD)
+    run = run_of(state, limit=make_limit(norm=0.0, value=0.05))
+    run(iter(dataset_of(batch_of(FEATURES, LABELS, MASK))), tf.constant(1))
+    expected = kernel - 0.5 * np.clip(d_kernel, -0.05, 0.05)
+    assert (np.abs(d_kernel) > 0.05).any()
+    np.testing.assert_allclose(head(state)[0], expected, rtol=1e-5, atol=1e-6)
+    assert make_limit(norm=0.0, value=0.0) is None
+
+
+def test_soft_targets_and_class_weights_by_hand():
+    weights = np.array([1.0, 2.0, 0.5], np.float32)
+    targets = np.array([[0.7, 0.3, 0], [0, 0, 1], [0, 0.9, 0.1], [1, 0, 0]], np.float32)
+    state = state_of(SGD)
+    kernel, bias = head(state)
+    run = run_of(state, loss=make_loss("cross_entropy", num_classes=3, class_weights=weights))
+    run(iter(dataset_of({**batch_of(FEATURES, LABELS, MASK), "target": targets})), tf.constant(1))
+    probabilities = softmax(FEATURES @ kernel + bias)
+    # Divided by the number of examples, as Keras does, not by the sum of their weights.
+    share = (MASK / MASK.sum() * (targets @ weights))[:, None]
+    step = 0.5 * FEATURES.T @ (share * (probabilities - targets))
+    np.testing.assert_allclose(head(state)[0], kernel - step, rtol=1e-5, atol=1e-6)
+    loss = -(share * targets * np.log(probabilities)).sum()
     np.testing.assert_allclose(state.metrics.read()["loss"], loss, rtol=1e-5)
 
 
@@ -77,7 +155,9 @@ def test_momentum_and_decoupled_weight_decay():
     for _ in range(2):
         gradients = by_hand(*weights)[1:]
         velocity = [0.9 * v - 0.5 * g for v, g in zip(velocity, gradients, strict=True)]
-        weights = [w * (1 - 0.5 * 0.1) + v for w, v in zip(weights, velocity, strict=True)]
+        # The bias does not decay.
+        decay = (0.5 * 0.1, 0.0)
+        weights = [w * (1 - d) + v for w, d, v in zip(weights, decay, velocity, strict=True)]
     updates(state, *[batch_of(FEATURES, LABELS, MASK)] * 2)
     for got, expected in zip(head(state), weights, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)

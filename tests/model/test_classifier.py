@@ -10,7 +10,7 @@ from trainer.model.backbones import open_backbone
 from trainer.model.classifier import Classifier
 from trainer.model.heads import Head
 from trainer.model.keras_apps import KerasBackbone
-from trainer.values import Contract
+from trainer.values import Contract, UsageError
 
 
 @pytest.fixture
@@ -39,6 +39,43 @@ def test_logits_are_head_of_features(classifier):
     classifier.named_variables["head/logits/bias"].assign([1.0, 2.0, 3.0])
     expected = IMAGES.mean(axis=(1, 2)) @ np.array(KERNEL, np.float32) @ weights + [1.0, 2.0, 3.0]
     np.testing.assert_allclose(classifier(IMAGES), expected, rtol=1e-5)
+
+
+def test_layers_of_a_module_are_not_known(classifier):
+    assert classifier.named_layers == ()
+    with pytest.raises(UsageError, match=r"order of layers in a hub module .*='head/ backbone/bn/'"):
+        classifier.freezing_table(["unfreeze_top_layers=1"])
+    rows = classifier.freezing_table(["head/", "backbone/bn/"])
+    assert [row.state for row in rows] == ["frozen", "train", "statistics", "train", "train"]
+
+
+def one_logit(*, kernel=(1.0, -1.0, 0.0)):
+    classifier = Classifier(HalfPrecision(), Head("linear", num_logits=1, dropout=0.0, seed=0))
+    classifier.named_variables["head/logits/kernel"].assign(np.reshape(kernel, [3, 1]))
+    return classifier
+
+
+def test_one_logit_stands_for_two_classes_and_decides_at_zero():
+    # One colour less another: both sides of zero, zero itself, and as little above it as there is.
+    colours = np.array([[1, 0, 0], [0, 0.5, 0], [0.5, 0.5, 1], [0, 0, 0], [2.0**-100, 0, 0]], np.float32)
+    logits = one_logit()(np.tile(colours[:, None, None], (1, 8, 8, 1)))
+    assert logits.dtype == tf.float32
+    np.testing.assert_array_equal(logits, [[0, 1], [0, -0.5], [0, 0], [0, 0], [0, 2.0**-100]])
+    np.testing.assert_array_equal(tf.argmax(logits, axis=-1), [1, 0, 0, 0, 1])
+
+
+def test_cross_entropy_of_one_logit_is_binary_cross_entropy():
+    classifier, labels = one_logit(kernel=(30.0, -70.0, 5.0)), np.array([0, 1, 1, 0])
+    kernel = classifier.named_variables["head/logits/kernel"]
+    with tf.GradientTape(persistent=True) as tape:
+        logits = classifier(IMAGES)
+        found = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        binary = tf.nn.sigmoid_cross_entropy_with_logits(labels.astype(np.float32), logits[:, 1])
+    assert np.abs(logits[:, 1]).min() > 5
+    np.testing.assert_allclose(found, binary, rtol=1e-5, atol=1e-7)
+    gradients = [tape.gradient(losses, kernel) for losses in (found, binary)]
+    np.testing.assert_allclose(*gradients, rtol=1e-5)
+    assert np.abs(gradients[0]).min() > 0.1
 
 
 def test_nothing_is_random_or_moves_without_being_asked(classifier):
@@ -87,6 +124,7 @@ class HalfPrecision:
     name = "half"
     contract = Contract(8, 8, (0.0, 1.0), feature_width=3, any_size=True)
     variables: dict = {}  # noqa: RUF012
+    layers = ()
 
     def __call__(self, images, *, training, bn_batch):
         return tf.cast(tf.reduce_mean(images, [1, 2]), tf.bfloat16)

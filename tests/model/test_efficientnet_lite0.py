@@ -87,6 +87,17 @@ def test_contract_and_names(cache_dir):
         assert name in backbone.variables
 
 
+def test_layers_are_convolutions_and_batchnorms_in_order(cache_dir):
+    layers = open_backbone("efficientnet_lite0", image_size=32, cache_dir=cache_dir).layers
+    block = ["expand", "expand_bn", "depthwise", "depthwise_bn", "project", "project_bn"]
+    names = [f"blocks_{i}/{part}" for i in range(16) for part in block[0 if i else 2 :]]
+    assert [layer.name for layer in layers] == ["stem/conv", "stem/bn", *names, "head_conv", "head_bn"]
+    for layer in layers:
+        norm = ["gamma", "beta", "moving_mean", "moving_variance"]
+        weights = norm if layer.name.endswith("bn") else ["kernel"]
+        assert layer.variables == tuple(f"{layer.name}/{weight}" for weight in weights)
+
+
 def test_batch_statistics_move_only_when_asked(cache_dir):
     backbone = open_backbone("efficientnet_lite0", image_size=32, cache_dir=cache_dir)
     mean = backbone.variables["stem/bn/moving_mean"]

@@ -8,8 +8,8 @@ from trainer.model.heads import Head
 from trainer.values import UsageError
 
 
-def make(text="mlp(4)", *, num_logits=3, dropout=0.0, seed=0, width=6):
-    head = Head(text, num_logits=num_logits, dropout=dropout, seed=seed)
+def make(text="mlp(4)", *, num_logits=3, dropout=0.0, seed=0, width=6, **options):
+    head = Head(text, num_logits=num_logits, dropout=dropout, seed=seed, **options)
     head.build(tf.TensorShape([None, width]))
     return head
 
@@ -70,6 +70,28 @@ def test_kernels_are_glorot_uniform_by_seed_and_biases_zero():
         assert np.abs(kernel).max() <= np.sqrt(6 / 800)
         assert np.abs(kernel).max() > 0.99 * np.sqrt(6 / 800)
         assert abs(kernel.mean()) < 1e-3
+
+
+def test_logits_can_start_at_zero():
+    plain, zero = (weights(make("mlp(4)", seed=3, zero_logits=zero)) for zero in (False, True))
+    assert plain["head/logits/kernel"].any()
+    assert not zero["head/logits/kernel"].any()
+    np.testing.assert_array_equal(zero["head/dense_0/kernel"], plain["head/dense_0/kernel"])
+    np.testing.assert_array_equal(make("linear", zero_logits=True)(tf.ones([2, 6])), np.zeros([2, 3]))
+
+
+@pytest.mark.parametrize(
+    ("text", "dropout", "names"),
+    [
+        ("linear", 0.0, ["logits"]),
+        ("linear", 0.2, ["dropout", "logits"]),
+        ("mlp(5,4)", 0.2, ["dense_0", "dense_1", "dropout", "logits"]),
+    ],
+)
+def test_layers_in_the_order_in_which_they_are_applied(text, dropout, names):
+    head = make(text, dropout=dropout)
+    assert [layer.name for layer in head.layers] == [f"head/{name}" for name in names]
+    assert [name for layer in head.layers for name in layer.variables] == list(weights(head))
 
 
 @pytest.mark.parametrize(

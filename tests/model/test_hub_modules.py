@@ -50,6 +50,7 @@ def test_contract_of_an_open_module(open_folder):
     backbone = open_backbone(f"hub:{open_folder}", image_size=4)
     assert backbone.contract == Contract(4, 4, (0.0, 1.0), feature_width=2, any_size=True)
     assert list(backbone.variables) == ["conv/kernel", "bn/beta", "bn/moving_mean"]
+    assert backbone.layers == ()
     assert all(isinstance(v, tf.Variable) for v in backbone.variables.values())
 
 

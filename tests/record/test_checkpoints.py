@@ -151,11 +151,11 @@ def test_what_is_recorded(checkpoints):
         return found
 
     base = files(checkpoints.folder / "base", "phase-0")
-    own = {"format": 1, "step": 3, "files": files(checkpoints.folder, "ckpt-3")}
+    own = {"format": 2, "step": 3, "files": files(checkpoints.folder, "ckpt-3")}
     recorded = json.loads((checkpoints.folder / "ckpt-3.json").read_text())
     assert recorded == {**own, "base": {"name": "phase-0", "files": base}}
     recorded = json.loads((checkpoints.folder / "base" / "phase-0.json").read_text())
-    assert recorded == {"format": 1, "step": 2, "files": base, "base": None}
+    assert recorded == {"format": 2, "step": 2, "files": base, "base": None}
 
 
 def test_nothing_else_is_left_behind(checkpoints):

@@ -2,12 +2,13 @@
 
 import csv
 import json
+import warnings
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.record.report import wilson_interval, write_report
+from trainer.record.report import roc_auc, wilson_interval, write_report
 
 # Rows are examples. Predictions: a a b c c c b; one example of a goes to b, one of b to c.
 LOGITS = np.log(
@@ -110,3 +111,74 @@ def test_a_class_that_is_never_there_or_never_said_counts_0(tmp_path):
     assert report["accuracy_95_percent_interval"][1] == 1.0
     text = (tmp_path / "validation_predictions.csv").read_text().splitlines()
     assert text[1] == "x,a,a,1.000000,0.000000,0.000000"
+
+
+# Logits [0, z] of a single one; by z: 1 (class 0), 2 (class 1), 2 (class 0), 3 (class 1), -1 (class 0).
+Z = np.array([1.0, 2.0, 2.0, 3.0, -1.0], np.float32)
+TWO_LOGITS = np.stack([np.zeros(5, np.float32), Z], axis=1)
+TWO_LABELS = np.array([0, 1, 0, 1, 0])
+
+
+def write_two(folder, *, labels=TWO_LABELS, logits=TWO_LOGITS):
+    return write_report(
+        folder,
+        split="validation",
+        step=1,
+        loss=1.0,
+        ids=[str(i) for i in range(len(labels))],
+        labels=labels,
+        logits=logits,
+        class_names=("cat", "$dog$ and $_$"),
+        rollbacks=[],
+    )[0]
+
+
+def test_the_area_under_the_curve_by_hand(tmp_path):
+    # Six pairs of one of each class: five in the right order, one tie, which counts half.
+    assert roc_auc(TWO_LABELS, TWO_LOGITS) == pytest.approx(5.5 / 6)
+    # Only the difference of the logits counts.
+    shifted = TWO_LOGITS + np.arange(5, dtype=np.float32)[:, None]
+    assert roc_auc(TWO_LABELS, shifted) == pytest.approx(5.5 / 6)
+    report = write_two(tmp_path)
+    assert report["roc_auc"] == pytest.approx(5.5 / 6)
+    assert json.loads((tmp_path / "validation_metrics.json").read_text()) == report
+    # The side of logit 0: both of class 1 and the last of class 0.
+    assert report["accuracy"] == 3 / 5
+    png = (tmp_path / "validation_roc_curve.png").read_bytes()
+    assert tf.io.decode_png(png).shape == (500, 500, 4)
+    write_two(tmp_path)
+    assert (tmp_path / "validation_roc_curve.png").read_bytes() == png
+
+
+def test_large_logits_keep_their_order():
+    # Their probabilities are all 1.0, even in 64 bits.
+    logits = np.array([[0.0, 60.0], [0.0, 50.0], [0.0, 40.0]], np.float32)
+    assert roc_auc(np.array([1, 0, 0]), logits) == 1.0
+    assert roc_auc(np.array([0, 1, 1]), logits) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("labels", "logits"),
+    [
+        ([1, 1], [[0.0, 1.0], [0.0, 2.0]]),
+        ([0, 0], [[0.0, 1.0], [0.0, 2.0]]),
+        ([0, 1], [[0.0, np.nan], [0.0, 2.0]]),
+        ([0, 1], [[np.inf, np.inf], [0.0, 2.0]]),
+    ],
+)
+def test_no_area_is_null_and_warns_of_nothing(labels, logits, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert roc_auc(np.array(labels), np.array(logits, np.float32)) is None
+    if np.isfinite(logits).all():
+        assert write_two(tmp_path, labels=np.array(labels), logits=np.array(logits))["roc_auc"] is None
+        assert not (tmp_path / "validation_roc_curve.png").exists()
+
+
+def test_more_classes_have_no_area(written):
+    folder, report, _ = written
+    assert roc_auc(LABELS, LOGITS) is None
+    # Nor where pictures of only two of them are there.
+    assert roc_auc(np.array([0, 1]), LOGITS[:2]) is None
+    assert "roc_auc" not in report
+    assert not (folder / "test_roc_curve.png").exists()

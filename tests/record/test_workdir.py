@@ -160,18 +160,18 @@ def test_another_run_is_refused_naming_what_differs(workdir):
         ("", "is damaged"),
         ("[]", "is damaged: it does not say its format"),
         ('{"format": "2"}', "is damaged: it does not say its format"),
-        ('{"format": 2, "con', "is damaged"),
+        ('{"format": 3, "con', "is damaged"),
         (
             '{"format": 99, "config": {}}',
-            "has format 99, newer than the 2 that this version reads",
+            "has format 99, newer than the 3 that this version reads",
         ),
         (
             '{"format": 1, "config": {}}',
-            "has format 1, older than the 2 that this version reads",
+            "has format 1, older than the 3 that this version reads",
         ),
-        ('{"format": 2}', "does not fit this version"),
-        ('{"format": 2, "config": {"speed": 3}}', "unknown option 'speed'"),
-        ('{"format": 2, "config": {"seed": -3}}', "--seed=-3"),
+        ('{"format": 3}', "does not fit this version"),
+        ('{"format": 3, "config": {"speed": 3}}', "unknown option 'speed'"),
+        ('{"format": 3, "config": {"seed": -3}}', "--seed=-3"),
     ],
 )
 def test_a_run_that_cannot_be_read_is_one_line(workdir, content, message):

@@ -5,7 +5,9 @@ state to save when it is told to stop.
 """
 
 import importlib
+import os
 from types import ModuleType
+from typing import Any
 
 from trainer.flags import CommandLine
 from trainer.runtime import StopSignal, start_tensorflow
@@ -25,6 +27,11 @@ def run(line: CommandLine) -> int:
     # Before TensorFlow, whose import takes seconds in which a signal may come, too.
     with StopSignal.installed(signals, max_minutes=run.max_minutes) as stop:
         return _load(line.command).run(line, stop)
+
+
+def load(workdir: str | os.PathLike[str], *, checkpoint: str) -> Any:
+    """Returns the `predict.Predictor` of a run; see there. `trainer.load` is this function."""
+    return _load("predict").load(workdir, checkpoint=checkpoint)
 
 
 def _load(command: str) -> ModuleType:

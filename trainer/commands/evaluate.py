@@ -16,6 +16,7 @@ from trainer.data.pipeline import find_undecodable
 from trainer.experiment import Experiment
 from trainer.flags import CommandLine
 from trainer.loop.state import TrainState
+from trainer.loop.steps import Evaluation
 from trainer.record.checkpoints import Base, Checkpoints
 from trainer.record.progress import counting
 from trainer.record.summaries import Summaries
@@ -41,7 +42,8 @@ def run(line: CommandLine) -> int:
         workdir.write_or_check_splits(experiment.split_record())
         stages = make_stages(experiment, decided=workdir.read_facts().get("precision", {}))
         restore(stages, checkpoints, path)
-        score(stages, workdir, split=split)
+        report = score(stages, workdir, split=split)
+    require_accuracy(report, at_least=config.run.assert_accuracy_at_least)
     return 0
 
 
@@ -57,7 +59,12 @@ def make_stages(
     """
     config = experiment.config
     with experiment.strategy.scope():
-        state = TrainState(experiment.classifier, experiment.plan)
+        state = TrainState(
+            experiment.classifier,
+            experiment.plan,
+            lr_rules=config.update.lr_multiplier,
+            layer_decay=config.update.layer_decay,
+        )
     arithmetic = Arithmetic(
         config.speed.precision,
         decided=decided,
@@ -85,13 +92,32 @@ def import_early() -> None:
     threading.Thread(target=load, daemon=True).start()
 
 
+def measures(scored: Evaluation) -> dict[str, float]:
+    """Returns what is written of an evaluation: loss, accuracy and, of two classes, ROC AUC."""
+    from trainer.record.report import roc_auc  # Late, as in `score`.
+
+    auc = roc_auc(scored.labels, scored.logits)
+    return {"loss": scored.loss, "accuracy": scored.accuracy, **({} if auc is None else {"auc": auc})}
+
+
 def base_of(state: TrainState) -> Base:
     """Returns what the checkpoints of the state's phase have in common."""
     return Base(f"phase-{state.phase.index}", state.phase.start_step, state.constant())
 
 
-def score(stages: Stages, workdir: Workdir, *, split: str, summaries: Summaries | None = None) -> None:
-    """Evaluates a split, writes the report, and prints the accuracy with its interval."""
+def require_accuracy(report: Mapping[str, Any], *, at_least: float) -> None:
+    """Fails where a score, as `score` returns it, is lower than --assert_accuracy_at_least."""
+    if report["accuracy"] < at_least:
+        raise TrainerError(
+            f"{report['split']} accuracy {report['accuracy']:.4f} is below "
+            f"--assert_accuracy_at_least={at_least:g}"
+        )
+
+
+def score(
+    stages: Stages, workdir: Workdir, *, split: str, summaries: Summaries | None = None
+) -> dict[str, Any]:
+    """Evaluates a split, writes the report, prints the accuracy with its interval, and returns the report."""
     experiment, step = stages.experiment, stages.state.step
     start = time.perf_counter()
     scored = stages.evaluate(split)
@@ -111,7 +137,7 @@ def score(stages: Stages, workdir: Workdir, *, split: str, summaries: Summaries 
     )
     if summaries:
         if split == "test":
-            summaries.scalars("test", step, {"loss": scored.loss, "accuracy": scored.accuracy})
+            summaries.scalars("test", step, measures(scored))
         # Validation's is of the end: a run that is started again there writes it again.
         at = step if split == "test" else experiment.plan.total_steps
         summaries.image(split, "confusion_matrix", confusion_png, step=at)
@@ -122,6 +148,7 @@ def score(stages: Stages, workdir: Workdir, *, split: str, summaries: Summaries 
         100 * low, 100 * high, step, time.perf_counter() - start,
     )  # fmt: skip
     _log.info("report:      %s", workdir.report / f"{split}_metrics.json")
+    return report
 
 
 @contextlib.contextmanager

@@ -33,7 +33,14 @@ def take_weights(experiment: Experiment) -> dict[str, Any]:
     checkpoints = Checkpoints(other.checkpoints, keep=1)
     path = checkpoints.find("best")
     prefix = "model/" if part == "all" else "model/backbone/"
-    found = {name: value for name, value in checkpoints.values(path).items() if name.startswith(prefix)}
+    values = checkpoints.values(path)
+    # What was scored are the averages, where there are any.
+    averages = {
+        name.replace("average/", "model/", 1): value
+        for name, value in values.items()
+        if name.startswith("average/")
+    }
+    found = {name: value for name, value in {**values, **averages}.items() if name.startswith(prefix)}
     variables = {f"model/{name}": v for name, v in experiment.classifier.named_variables.items()}
     wanted = {name: variable for name, variable in variables.items() if name.startswith(prefix)}
     for name in sorted({*found, *wanted}):

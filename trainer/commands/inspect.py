@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 from trainer.data.feature_store import FeatureStore
 from trainer.experiment import Experiment
 from trainer.feature_cache import feature_folder, why_uncached
 from trainer.flags import CommandLine, to_flagfile
-from trainer.model.freezing import format_table, freezing_table, summary
+from trainer.loop.multipliers import multipliers
+from trainer.model.freezing import Row, format_table, summary
 from trainer.phase_specs import PhaseSpec
 from trainer.record.workdir import Workdir
 
@@ -33,11 +35,23 @@ def run(line: CommandLine) -> int:
     for phase in experiment.plan.phases:
         print(f"  {phase.describe()}")
     for phase in experiment.plan.phases:
-        rows = freezing_table(experiment.classifier.named_variables, phase.spec.train)
-        print(f"\nvariables in phase {phase.spec.name}: {summary(rows)}\n{format_table(rows)}")
+        rows = experiment.classifier.freezing_table(phase.spec.train)
+        print(f"\nvariables in phase {phase.spec.name}: {summary(rows)}")
+        print(format_table(rows, multipliers=_multipliers(experiment, rows)))
         print(f"features in phase {phase.spec.name}: {_frozen_part(experiment, phase.spec)}")
     print("\n" + _cache(config.run.cache_dir, limit_gb=config.speed.cache_limit_gb), end="")
     return 0
+
+
+def _multipliers(experiment: Experiment, rows: Sequence[Row]) -> dict[str, float]:
+    update, classifier = experiment.config.update, experiment.classifier
+    return multipliers(
+        [row.name for row in rows if row.state == "train"],
+        all_names=list(classifier.named_variables),
+        rules=update.lr_multiplier,
+        layer_decay=update.layer_decay,
+        layers=classifier.named_layers,
+    )
 
 
 def _frozen_part(experiment: Experiment, spec: PhaseSpec) -> str:

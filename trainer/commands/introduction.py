@@ -4,8 +4,12 @@ import dataclasses
 import json
 import logging
 import os
+from collections.abc import Sequence
+
+import numpy as np
 
 from trainer.experiment import Experiment
+from trainer.files import write_bytes
 from trainer.flags import to_flagfile
 from trainer.loop.phases import Phase
 from trainer.provenance import code, versions
@@ -20,7 +24,7 @@ KEPT_FACTS = ("code", "code_changes", "rollbacks", "init_from")
 
 def record(experiment: Experiment, workdir: Workdir, stages: Stages) -> None:
     """Writes what the run is, and says in a few lines what it begins with."""
-    config = experiment.config
+    config = experiment.asked
     record = experiment.split_record()
     workdir.write_or_check_splits(
         record, how=experiment.splits.how, shared=experiment.shared, left_out=experiment.left_out
@@ -52,11 +56,15 @@ def record(experiment: Experiment, workdir: Workdir, stages: Stages) -> None:
 def introduce(stages: Stages, summaries: Summaries) -> None:
     """Writes what TensorBoard shows once a run: options, flagfile, graph of the model as it is run."""
     experiment, config = stages.experiment, stages.experiment.config
-    swept = {**dataclasses.asdict(config.model), **dataclasses.asdict(config.plan)}
+    swept = {
+        name: value
+        for section in (config.model, config.plan, config.update)
+        for name, value in dataclasses.asdict(section).items()
+    }
     swept |= {"source": config.data.source, "seed": config.run.seed}
     values = {name: json.dumps(v) if isinstance(v, tuple) else v for name, v in swept.items()}
     summaries.hparams(values, session=os.path.basename(config.run.workdir.rstrip("/")))
-    flagfile = "\n".join("    " + line for line in to_flagfile(config).splitlines())
+    flagfile = "\n".join("    " + line for line in to_flagfile(experiment.asked).splitlines())
     summaries.text("train", "flagfile", flagfile)
     if experiment.strategy.num_replicas_in_sync == 1:
         summaries.graph("train", stages.current().graph())
@@ -73,9 +81,33 @@ def show_pictures(experiment: Experiment, summaries: Summaries, phase: Phase) ->
     batch = next(iter(first))
     shown = [i for i, real in enumerate(batch["mask"].numpy()) if real][:16]
     images = experiment.as_seen(batch["image"].numpy()[shown])
-    titles = [experiment.source.class_names[label] for label in batch["label"].numpy()[shown]]
+    names = experiment.source.class_names
+    titles = [names[label] for label in batch["label"].numpy()[shown]]
+    if "target" in batch:
+        titles = [_mixture(names, target) for target in batch["target"].numpy()[shown]]
     from trainer.record.figures import picture_grid  # Late, as in `evaluate`.
 
     png = picture_grid(images, titles)
     # Of the update they are for: a run that starts again at the phase's first step shows them again.
-    summaries.image("train", f"pictures/{phase.spec.name}", png, step=phase.start_step + 1)
+    summaries.image("train", f"train_images/{phase.spec.name}", png, step=phase.start_step + 1)
+
+
+def _mixture(names: Sequence[str], target: np.ndarray) -> str:
+    """Returns e.g. 'roses 0.7 tulips 0.3' of a soft label [K]."""
+    parts = [(share, name) for share, name in zip(target.tolist(), names, strict=True) if share >= 0.005]
+    return " ".join(f"{name} {share:.2g}" for share, name in sorted(parts, reverse=True))
+
+
+def draw_curves(experiment: Experiment, workdir: Workdir, summaries: Summaries) -> None:
+    """Draws loss and accuracy of the whole run, with the starts of its phases."""
+    from trainer.record.curves import learning_curves, read_metrics  # Late, as in `evaluate`.
+
+    plan = experiment.plan
+    png = learning_curves(
+        read_metrics(workdir.metrics_jsonl),
+        phases=[(phase.spec.name, phase.start_step / plan.steps_per_epoch) for phase in plan.phases],
+        title=f"{experiment.backbone.name}, {experiment.backbone.contract.width_px} px",
+    )
+    write_bytes(workdir.report / "learning_curves.png", png)
+    # Where a run that is started again at its end writes it again.
+    summaries.image("validation", "learning_curves", png, step=plan.total_steps)

@@ -1,20 +1,23 @@
 """`train`: from a flagfile to a report, or on from where the same command was stopped."""
 
 import logging
-import math
 import sys
 
-from trainer.commands.evaluate import base_of, import_early, make_stages, named_pictures, restore, score
+from trainer.commands.evaluate import (
+    import_early,
+    make_stages,
+    named_pictures,
+    require_accuracy,
+    restore,
+    score,
+)
 from trainer.commands.initial_weights import take_weights
-from trainer.commands.introduction import introduce, record, show_pictures
+from trainer.commands.introduction import draw_curves, introduce, record
+from trainer.commands.loop_wiring import run_loop
 from trainer.config import Config
 from trainer.experiment import Experiment
 from trainer.flags import CommandLine
-from trainer.loop import hooks as hook
-from trainer.loop.guard import Guard, NonFinite
-from trainer.loop.loop import train
-from trainer.loop.state import TrainState
-from trainer.model.freezing import freezing_table, summary
+from trainer.loop.guard import NonFinite
 from trainer.options import GuardConfig
 from trainer.provenance import code
 from trainer.record.checkpoints import Checkpoints
@@ -23,7 +26,7 @@ from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
 from trainer.runtime import StopSignal
 from trainer.stages import Stages
-from trainer.values import Duration, Interrupted, TrainerError
+from trainer.values import TrainerError
 
 _log = logging.getLogger("trainer")
 
@@ -98,16 +101,18 @@ def _train_once(config: Config, workdir: Workdir, checkpoints: Checkpoints, stop
         )
         try:
             with experiment.strategy.scope(), stop.deferred():
-                _run_loop(stages, checkpoints, summaries, progress, stop)
+                run_loop(stages, checkpoints, summaries, progress, stop)
         finally:
             progress.close()
             summaries.close()
         _restore_best(stages, checkpoints)
         split = "test" if "test" in experiment.splits.indices else "validation"
-        score(stages, workdir, split=split, summaries=summaries)
+        report = score(stages, workdir, split=split, summaries=summaries)
+        draw_curves(experiment, workdir, summaries)
         summaries.close()
     _log.info("results:     %s", workdir.root)
     _log.info("TensorBoard: %s -m tensorboard.main --logdir %s", sys.executable, workdir.root)
+    require_accuracy(report, at_least=config.run.assert_accuracy_at_least)
     return 0
 
 
@@ -134,6 +139,8 @@ def _begin(
     path = checkpoints.latest()
     # Before anything is written: weights that do not fit bind nobody.
     taken = take_weights(experiment) if experiment.config.model.init_from and path is None else None
+    if stages.state.shadows:
+        stages.state.shadows.start()
     record(experiment, workdir, stages)
     if taken:
         workdir.amend_run(init_from=taken)
@@ -151,75 +158,3 @@ def _begin(
     if changed := workdir.note_code(code(), step=state.step):
         _log.info("the code has changed since: %s (noted in %s)", "; ".join(changed), workdir.run_json.name)
     return stages
-
-
-def _run_loop(
-    stages: Stages, checkpoints: Checkpoints, summaries: Summaries, progress: Progress, stop: StopSignal
-) -> None:
-    experiment = stages.experiment
-    config, plan, indices = experiment.config, experiment.plan, experiment.splits.indices
-
-    def every(text: str) -> hook.Every:
-        return hook.Every(
-            Duration.parse(text), plan, num_examples=len(indices["train"]), batch_size=config.plan.batch_size
-        )
-
-    def examples(step: int) -> list[str]:
-        at = experiment.pipeline.positions(indices["train"], step=step)
-        return [experiment.source.ids[i] for i in at.tolist()]
-
-    guard = Guard(examples=examples, max_loss=config.guard.max_loss or math.inf)
-
-    def save(state: TrainState) -> None:
-        guard.check_weights(state)
-        # First, so that no checkpoint counts what is not yet written.
-        summaries.sync()
-        checkpoints.save(state.variables(), step=state.step, base=base_of(state))
-
-    def save_best(state: TrainState) -> None:
-        guard.check_weights(state)
-        checkpoints.save_best(state.variables(), step=state.step, base=base_of(state))
-
-    def evaluate() -> dict[str, float]:
-        scored = stages.evaluate("validation")
-        return {"loss": scored.loss, "accuracy": scored.accuracy}
-
-    def on_phase(state: TrainState) -> None:
-        phase = state.phase
-        rows = freezing_table(experiment.classifier.named_variables, phase.spec.train)
-        progress.say(f"phase {phase.describe()}: {summary(rows)}")
-        if state.step == phase.start_step:
-            show_pictures(experiment, summaries, phase)
-
-    def leave_if_asked() -> None:
-        if not (why := stop.requested()):
-            return
-        step = stages.state.step
-        if step == 0:
-            raise Interrupted(f"{why}: stopped before the first step; the same command starts again")
-        save(stages.state)
-        raise Interrupted(
-            f"{why}: stopped at step {step:,} of {plan.total_steps:,} and saved; the same command goes on "
-            "from there"
-        )
-
-    stages.between_batches = leave_if_asked
-    best = hook.Best(save_best=save_best)
-    writing: dict = {"writer": summaries, "progress": progress}
-    hooks: list[hook.Hook] = [
-        guard,
-        hook.Log(every(config.run.log_every), batch_size=config.plan.batch_size, **writing),
-        hook.Save(every(config.run.save_every), save=save, every_secs=config.run.save_every_secs),
-        hook.Evaluate(every(config.run.evaluate_every), evaluate=evaluate, then=best, **writing),
-        best,
-        hook.Stop(requested=stop.requested, save=save),
-    ]
-    train(
-        stages.state,
-        batches=lambda phase, step: stages.current().training(step),
-        make_run=lambda state, phase: stages.current().make_run(),
-        hooks=hooks,
-        on_phase=on_phase,
-    )
-    # What is scored from here on is no state to go on from.
-    stages.between_batches = lambda: None

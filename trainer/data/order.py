@@ -12,7 +12,8 @@ import tensorflow as tf
 Batch = dict[str, tf.Tensor]
 """image [B, ...] float32, label [B] int64, mask [B] float32 (0 for padding), id [B] int64 (position
 in the source, -1 for padding). `image` holds pixels [B, H, W, 3] in the contract's range, or what a
-frozen part of a network made of them."""
+frozen part of a network made of them. Where pictures are mixed with others of their batch, also
+target [B, K] float32: the share of each class, rows sum to 1, the largest is that of `label`."""
 
 
 # What datasets map is written in TensorFlow's own operations: looking for Python's `if` in it, and in all

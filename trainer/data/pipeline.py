@@ -1,4 +1,4 @@
-"""From positions in a source to batches of pixels: read > decode > resize > batch > augment > scale."""
+"""From positions in a source to batches of pixels: read > decode > resize > batch > augment > mix > scale."""
 
 import numpy as np
 import tensorflow as tf
@@ -10,7 +10,7 @@ from trainer.data.order import Batch, OrderedBatches, plain, seed_for
 from trainer.data.scan import Scan
 from trainer.data.sources import Source
 from trainer.data.trial import Trial
-from trainer.values import Contract, TrainerError
+from trainer.values import Contract, TrainerError, UsageError
 
 
 class Pipeline(OrderedBatches):
@@ -42,8 +42,25 @@ class Pipeline(OrderedBatches):
         self._labels = tf.constant(source.labels, tf.int64)
         self._orientations = tf.constant(scan.orientations, tf.int32)
 
+    def once(self, indices: np.ndarray, *, augment: str = "", epoch: int = 0) -> tf.data.Dataset:
+        """See OrderedBatches.
+
+        Raises:
+          UsageError: what is asked for mixes pictures.
+        """
+        change = make_augment(augment)
+        if change and change.mixes:
+            raise UsageError(
+                f"augment={augment} mixes pictures with others of their batch, so that nothing can be kept "
+                "of one picture: leave out mixup and cutmix, or --feature_views"
+            )
+        return super().once(indices, augment=augment, epoch=epoch)
+
     def load(self, steps: tf.data.Dataset, augment: str) -> tf.data.Dataset:
-        """See OrderedBatches. Images are [B, H, W, 3] float32 in the contract's range."""
+        """See OrderedBatches. Images are [B, H, W, 3] float32 in the contract's range.
+
+        With mixup or cutmix, a batch holds `target` besides.
+        """
         change = make_augment(augment)
         base_seed = seed_for("augment", self.seed)
 
@@ -75,7 +92,16 @@ class Pipeline(OrderedBatches):
         @plain
         def finish(batch: Batch) -> Batch:
             if change:
-                batch["image"] = change.apply(batch["image"], batch.pop("draws"))
+                draws = batch.pop("draws")
+                batch["image"] = change.apply(batch["image"], draws)
+                if change.mixes:
+                    batch["image"], batch["target"] = change.mix(
+                        batch["image"],
+                        batch["label"],
+                        draws,
+                        mask=batch["mask"],
+                        num_classes=len(self.source.class_names),
+                    )
             return {**batch, "image": scale(batch["image"], self.contract)}
 
         # A Python call a batch, not a picture, fetches bytes; decoding then runs in parallel.

@@ -160,3 +160,13 @@ def _remove_oldest(folder: Path) -> None:
     # Parts that a crash left behind go the same way.
     for entry in files[:-RECORDS_KEPT]:
         os.unlink(entry.path)
+
+
+def typical_area(source: Source, indices: np.ndarray, *, sample: int = 101) -> float:
+    """Returns the median area in px of pictures at positions [n] of a source, of at most `sample` of them."""
+    chosen = indices[np.linspace(0, len(indices) - 1, min(sample, len(indices))).astype(int)]
+    infos = [
+        headers.inspect_picture(source.read(int(i)), name=source.ids[int(i)], max_pixels=2**62)
+        for i in chosen
+    ]
+    return float(np.median([info.width_px * info.height_px for info in infos]))

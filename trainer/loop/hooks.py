@@ -1,12 +1,11 @@
 """What happens between updates, and when.
 
-The order is a contract: Guard > Log > Save > Evaluate > Best > Stop. A state is checked before it
-is saved, and saved before anything costly is done with it.
+The order is a contract: Guard > Log > Save > Evaluate > Best > Plateau > EarlyStop > Stop. A state is
+checked before it is saved, and saved before anything costly is done with it.
 """
 
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from trainer.loop.phases import Plan
@@ -45,6 +44,12 @@ class Progress(Protocol):
     def evaluated(self, step: int, validation: Mapping[str, float]) -> None: ...
 
 
+class Judge(Hook, Protocol):
+    """A hook that goes by the numbers of evaluations; `judges` has them."""
+
+    def offer(self, values: Mapping[str, float]) -> None: ...
+
+
 class Every:
     """Steps that are multiples of a duration, and the last step of each phase."""
 
@@ -64,7 +69,7 @@ class Every:
         return step > 0 and (step % self.interval_steps == 0 or step in self._ends)
 
 
-class _Hook:
+class QuietHook:
     """Never due by itself, and with nothing to make up for."""
 
     def next_due(self, step: int) -> int:
@@ -74,7 +79,7 @@ class _Hook:
         pass
 
 
-class Log(_Hook):
+class Log(QuietHook):
     """Writes loss, accuracy, rates and times since the last log, and moves the progress on."""
 
     def __init__(self, every: Every, *, writer: Writer, progress: Progress, batch_size: int):
@@ -95,15 +100,17 @@ class Log(_Hook):
         self._progress.at(step, {**values, **timing})
         if not self._every.now(step):
             return
-        rate = state.plan.phase_at(step - 1).learning_rate(step - 1)
-        values |= {"learning_rate": rate, "gradient_norm": float(state.gradient_norm.result())}
+        values |= {
+            "learning_rate": state.learning_rate(),
+            "gradient_norm": float(state.gradient_norm.result()),
+        }
         self._writer.scalars("train", step, values, timing)
         state.metrics.reset()
         state.gradient_norm.reset_state()
         state.stopwatch = Stopwatch()
 
 
-class Save(_Hook):
+class Save(QuietHook):
     """Writes a checkpoint when one is due, by steps or because the last one is old."""
 
     def __init__(
@@ -128,8 +135,8 @@ class Save(_Hook):
             self._saved_at = self._clock()
 
 
-class Evaluate(_Hook):
-    """Scores the validation split, and hands its numbers on to Best."""
+class Evaluate(QuietHook):
+    """Scores the validation split, and hands its numbers on to the hooks after it that go by them."""
 
     def __init__(
         self,
@@ -138,7 +145,7 @@ class Evaluate(_Hook):
         evaluate: Callable[[], Mapping[str, float]],
         writer: Writer,
         progress: Progress,
-        then: "Best",
+        then: Sequence[Judge],
     ):
         self._every, self._evaluate, self._writer = every, evaluate, writer
         self._progress, self._then = progress, then
@@ -151,41 +158,15 @@ class Evaluate(_Hook):
             values = self._evaluate()
             self._writer.scalars("validation", state.step, values)
             self._progress.evaluated(state.step, values)
-            self._then.offer(values)
+            for judge in self._then:
+                judge.offer(values)
 
     def resume(self, state: TrainState) -> None:
         # The checkpoint was made before the evaluation of its step, which is lost with the process.
         self(state)
 
 
-class Best(_Hook):
-    """Keeps the state with the best validation accuracy; among equals, the lowest loss."""
-
-    def __init__(self, *, save_best: Callable[[TrainState], None]):
-        self._save_best = save_best
-        self._offer: Mapping[str, float] | None = None
-
-    def offer(self, values: Mapping[str, float]) -> None:
-        """Takes the numbers of the evaluation that has just been made."""
-        self._offer = values
-
-    def __call__(self, state: TrainState) -> None:
-        values, self._offer = self._offer, None
-        if values is None:
-            return
-        best = {name: float(variable.numpy()) for name, variable in state.best.items()}
-        loss = values["loss"] if math.isfinite(values["loss"]) else math.inf
-        if (values["accuracy"], -loss) > (best["accuracy"], -best["loss"]):
-            state.best["accuracy"].assign(values["accuracy"])
-            state.best["loss"].assign(loss)
-            state.best["step"].assign(state.step)
-            self._save_best(state)
-
-    def resume(self, state: TrainState) -> None:
-        self(state)
-
-
-class Stop(_Hook):
+class Stop(QuietHook):
     """Ends the run when asked to: looks once a second, saves, and raises `Interrupted`."""
 
     def __init__(

@@ -1,12 +1,53 @@
-"""Update rules. Each phase gets a fresh one, built before anything is restored into it."""
+"""Update rules. Each phase gets a fresh one, built before anything is restored into it.
 
-from collections.abc import Callable, Sequence
+A new one is a function here and a name in `phase_specs`. tf_keras has no LAMB.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 import tf_keras
 
 from trainer.loop.phases import Phase, PhaseSchedule
 from trainer.phase_specs import PhaseSpec
+
+
+class _PerVariable(tf_keras.optimizers.Optimizer):
+    """Gives each variable a rate and a decay of its own; comes before a rule of tf_keras in a class.
+
+    The rate of a variable is schedule(step) * factor * multiplier. Weight decay is decoupled: before the
+    rule's own step a variable loses rate * decay of itself. Vectors and scalars do not, which are biases
+    and the gamma and beta of BatchNorm (Goyal et al., 2017, arXiv 1706.02677, section 5.1; He et al., 2018,
+    arXiv 1812.01187, section 3.1).
+    """
+
+    def __init__(
+        self, *, multipliers: Sequence[float], factor: tf.Variable | None, decay: float = 0.0, **rule: Any
+    ):
+        super().__init__(**rule)
+        # Keras's own `weight_decay` stays None: it knows one rate only.
+        self._multipliers, self._factor, self._decay = tuple(multipliers), factor, decay
+        self._multiplier = 1.0
+
+    @property
+    def learning_rate(self) -> tf.Variable | tf.Tensor:
+        """The rate of the variable that is being updated; else that of a variable without multiplier."""
+        rate = super().learning_rate
+        if self._factor is not None:
+            rate = rate * self._factor
+        return rate if self._multiplier == 1.0 else rate * self._multiplier
+
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
+        # What the rule below reads as its learning rate; updates are written down one after another.
+        self._multiplier = self._multipliers[self._index_dict[self._var_key(variable)]]
+        try:
+            if self._decay and variable.shape.rank > 1:
+                rate, decay = (tf.cast(x, variable.dtype) for x in (self.learning_rate, self._decay))
+                variable.assign_sub(variable * decay * rate)
+            super().update_step(gradient, variable)
+        finally:
+            self._multiplier = 1.0
 
 
 class _FusedAdam(tf_keras.optimizers.Adam):
@@ -33,22 +74,39 @@ class _FusedAdam(tf_keras.optimizers.Adam):
         )
 
 
-def _adam(spec: PhaseSpec, **common: object) -> tf_keras.optimizers.Optimizer:
-    return _FusedAdam(**common)
+def _per_variable(rule: type[tf_keras.optimizers.Optimizer], **options: Any) -> tf_keras.optimizers.Optimizer:
+    """Returns an optimizer of a rule, with rates and decay as in `_PerVariable`."""
+    return type(rule.__name__, (_PerVariable, rule), {})(**options)
 
 
-def _adamw(spec: PhaseSpec, **common: object) -> tf_keras.optimizers.Optimizer:
-    """Adam with decoupled weight decay (Loshchilov & Hutter, 2019)."""
-    return tf_keras.optimizers.AdamW(weight_decay=spec.weight_decay, **common)
+def _adam(spec: PhaseSpec, **common: Any) -> tf_keras.optimizers.Optimizer:
+    """Adam (Kingma & Ba, 2015, arXiv 1412.6980)."""
+    return _per_variable(_FusedAdam, **common)
 
 
-def _sgd(spec: PhaseSpec, **common: object) -> tf_keras.optimizers.Optimizer:
-    decay = spec.weight_decay or None
-    return tf_keras.optimizers.SGD(momentum=spec.momentum, weight_decay=decay, **common)
+def _adamw(spec: PhaseSpec, **common: Any) -> tf_keras.optimizers.Optimizer:
+    """Adam with decoupled weight decay (Loshchilov & Hutter, 2019, arXiv 1711.05101)."""
+    return _per_variable(tf_keras.optimizers.Adam, decay=spec.weight_decay, **common)
 
 
-def _rmsprop(spec: PhaseSpec, **common: object) -> tf_keras.optimizers.Optimizer:
-    return tf_keras.optimizers.RMSprop(**common)
+def _sgd(spec: PhaseSpec, **common: Any) -> tf_keras.optimizers.Optimizer:
+    """Gradient descent with momentum, or with Nesterov's (Sutskever et al., 2013, ICML, section 2)."""
+    moves = {"momentum": spec.momentum, "nesterov": spec.nesterov, "decay": spec.weight_decay}
+    return _per_variable(tf_keras.optimizers.SGD, **moves, **common)
+
+
+def _rmsprop(spec: PhaseSpec, **common: Any) -> tf_keras.optimizers.Optimizer:
+    """RMSprop (Tieleman & Hinton, 2012, lecture 6.5 of Neural Networks for Machine Learning)."""
+    return _per_variable(tf_keras.optimizers.RMSprop, **common)
+
+
+def _lion(spec: PhaseSpec, **common: Any) -> tf_keras.optimizers.Optimizer:
+    """Lion, which goes by the sign of a momentum (Chen et al., 2023, arXiv 2302.06675, algorithm 2).
+
+    Its steps are as long as the learning rate, which wants to be 3 to 10 times lower than for AdamW, and
+    the weight decay higher by as much (section 5).
+    """
+    return _per_variable(tf_keras.optimizers.Lion, decay=spec.weight_decay, **common)
 
 
 OPTIMIZERS: dict[str, Callable[..., tf_keras.optimizers.Optimizer]] = {
@@ -56,13 +114,33 @@ OPTIMIZERS: dict[str, Callable[..., tf_keras.optimizers.Optimizer]] = {
     "adamw": _adamw,
     "sgd": _sgd,
     "rmsprop": _rmsprop,
+    "lion": _lion,
 }
 
 
-def make_optimizer(phase: Phase, variables: Sequence[tf.Variable]) -> tf_keras.optimizers.Optimizer:
-    """Makes the optimizer of a phase with all its slots, so that a checkpoint can be matched."""
+def make_optimizer(
+    phase: Phase,
+    variables: Mapping[str, tf.Variable],
+    *,
+    multipliers: Mapping[str, float] = {},
+    factor: tf.Variable | None = None,
+) -> tf_keras.optimizers.Optimizer:
+    """Makes the optimizer of a phase with all its slots, so that a checkpoint can be matched.
+
+    Args:
+      phase: whose optimizer it is.
+      variables: {lasting name: variable} of what it updates; slots are made in this order.
+      multipliers: {name: factor on the learning rate of a variable}; 1 where there is none.
+      factor: [] float32, a factor on all learning rates that may change between updates; None: 1.
+    """
     spec = phase.spec
-    # Keras would compile updates with XLA where it finds a GPU: other numbers than on a CPU.
-    optimizer = OPTIMIZERS[spec.optimizer](spec, learning_rate=PhaseSchedule(phase), jit_compile=False)
-    optimizer.build(list(variables))
+    optimizer = OPTIMIZERS[spec.optimizer](
+        spec,
+        multipliers=[multipliers.get(name, 1.0) for name in variables],
+        factor=factor,
+        learning_rate=PhaseSchedule(phase),
+        # Keras would compile updates with XLA where it finds a GPU: other numbers than on a CPU.
+        jit_compile=False,
+    )
+    optimizer.build(list(variables.values()))
     return optimizer

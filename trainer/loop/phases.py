@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 import tf_keras
 
+from trainer.loop.schedules import make_schedule
 from trainer.phase_specs import PhaseSpec
 from trainer.values import UsageError
 
@@ -20,6 +21,7 @@ class Phase:
     start_step: int
     stop_step: int
     warmup_steps: int
+    steps_per_epoch: int
 
     @property
     def num_steps(self) -> int:
@@ -33,10 +35,12 @@ class Phase:
         """Returns the recipe in one line."""
         spec = self.spec
         parts = [f"{spec.name}, steps {self.start_step:,} to {self.stop_step:,}"]
-        parts.append(f"{spec.optimizer} at {spec.learning_rate:g} ({spec.lr_schedule})")
+        rule = f"{spec.optimizer} with Nesterov's momentum" if spec.nesterov else spec.optimizer
+        parts.append(f"{rule} at {spec.learning_rate:g} ({spec.lr_schedule})")
         parts += [f"warm-up {self.warmup_steps:,} steps"] if self.warmup_steps else []
         parts.append(f"BatchNorm statistics {'stored' if spec.bn == 'frozen' else 'of the batch'}")
         parts += [f"augment {spec.augment}"] if spec.augment else []
+        parts += [f"weights averaged by {spec.average}"] if spec.average else []
         return ", ".join(parts)
 
 
@@ -63,6 +67,7 @@ def make_plan(specs: Sequence[PhaseSpec], *, num_examples: int, batch_size: int)
       UsageError: a warm-up is longer than its phase.
     """
     phases: list[Phase] = []
+    steps_per_epoch = math.ceil(num_examples / batch_size)
     for index, spec in enumerate(specs):
         start = phases[-1].stop_step if phases else 0
         length = spec.duration.to_steps(num_examples=num_examples, batch_size=batch_size)
@@ -72,34 +77,22 @@ def make_plan(specs: Sequence[PhaseSpec], *, num_examples: int, batch_size: int)
                 f"phase {spec.name}: a warm-up of {spec.warmup} ({warmup} steps) is longer than the phase "
                 f"({length} steps)"
             )
-        phases.append(Phase(index, spec, start, start + length, warmup))
-    return Plan(tuple(phases), math.ceil(num_examples / batch_size))
+        phases.append(Phase(index, spec, start, start + length, warmup, steps_per_epoch))
+    return Plan(tuple(phases), steps_per_epoch)
 
 
 class PhaseSchedule(tf_keras.optimizers.schedules.LearningRateSchedule):
-    """The learning rate by the number of updates since the start of a phase.
-
-    Warm-up rises linearly, the first update having 1/warmup_steps of the rate. Then constant;
-    cosine, half a wave from the rate at the end of warm-up to 0 at the end of the phase
-    (Loshchilov & Hutter, 2017, without restarts); or step, a tenth after each third.
-    """
+    """The learning rate by the number of updates since the start of a phase, for Keras's optimizers."""
 
     def __init__(self, phase: Phase):
         super().__init__()
-        self.phase = phase
+        self._peak = phase.spec.learning_rate
+        self._factor = make_schedule(
+            phase.spec.lr_schedule, warmup_steps=phase.warmup_steps, num_steps=phase.num_steps
+        )
 
     def __call__(self, step: tf.Tensor | int) -> tf.Tensor:
-        spec, warmup = self.phase.spec, self.phase.warmup_steps
-        step = tf.cast(step, tf.float32)
-        after = tf.clip_by_value((step - warmup) / max(1, self.phase.num_steps - warmup), 0.0, 1.0)
-        factor = {
-            "constant": lambda: tf.ones([]),
-            "cosine": lambda: 0.5 * (1.0 + tf.cos(math.pi * after)),
-            "step": lambda: tf.pow(0.1, tf.minimum(tf.floor(3.0 * after), 2.0)),
-        }[spec.lr_schedule]()
-        if warmup:
-            factor = tf.where(step < warmup, (step + 1.0) / warmup, factor)
-        return spec.learning_rate * factor
+        return self._peak * self._factor(step)
 
     def get_config(self) -> dict:
         raise TypeError("a phase's schedule is rebuilt from the run's flags, not from a Keras config")

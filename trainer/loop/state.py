@@ -1,16 +1,23 @@
 """Everything a run is at one moment: exactly what a checkpoint holds."""
 
+import contextlib
 import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import tensorflow as tf
 import tf_keras
 
+from trainer.loop.averages import Shadows, make_average
 from trainer.loop.loss_scaling import LossScale
+from trainer.loop.multipliers import multipliers
 from trainer.loop.optimizers import make_optimizer
 from trainer.loop.phases import Phase, Plan
+from trainer.loop.schedules import plateau_of
+from trainer.loop.standstill import Standstill
 from trainer.model.classifier import Classifier
-from trainer.model.freezing import freezing_table, trained
+from trainer.model.freezing import trained
 
 
 class Metrics:
@@ -75,7 +82,7 @@ class Unfit:
 
 
 class TrainState:
-    """Step, model, the current phase's optimizer, metrics since the last log, and the best so far.
+    """Step, model, the current phase's optimizer and averages, metrics since the last log, the best so far.
 
     The optimizer is always that of the phase of the *next* update: at the last step of a phase
     the state has moved on, so a checkpoint made there starts the next phase fresh.
@@ -84,22 +91,42 @@ class TrainState:
     phase: Phase
     optimizer: tf_keras.optimizers.Optimizer
     trained: dict[str, tf.Variable]
+    shadows: Shadows | None
+    """Averages of the weights that the phase changes, if it asks for them."""
 
-    def __init__(self, classifier: Classifier, plan: Plan):
+    def __init__(
+        self,
+        classifier: Classifier,
+        plan: Plan,
+        *,
+        lr_rules: Sequence[str] = (),
+        layer_decay: float = 1.0,
+    ):
+        """Starts at step 0.
+
+        Args:
+          classifier: whose weights these are.
+          plan: the phases.
+          lr_rules: 'REGEX=FACTOR' on the learning rate.
+          layer_decay: see `multipliers`.
+        """
         self.classifier, self.plan = classifier, plan
+        self._lr_rules, self._layer_decay = lr_rules, layer_decay
         self._step = tf.Variable(0, trainable=False, dtype=tf.int64, name="step")
         self.metrics = Metrics()
         self.gradient_norm = tf_keras.metrics.Mean(name="gradient_norm")
         self.unfit = Unfit()
-        # Held always, so that checkpoints look the same in every arithmetic; see `loss_scaling`.
+        # Held always, so that checkpoints look the same under all options: see `loss_scaling`, `hooks`.
         self.loss_scale = LossScale()
+        self.lr_factor = tf.Variable(1.0, trainable=False, name="lr_factor")
+        self.plateau, self.early = Standstill("plateau"), Standstill("early")
         # float64, so that what is compared after a restore is what was measured.
         self.best = {
             name: tf.Variable(value, trainable=False, dtype=tf.float64, name=f"best_{name}")
             for name, value in (("accuracy", -math.inf), ("loss", math.inf), ("step", -1.0))
         }
         self.stopwatch = Stopwatch()
-        self.enter(plan.phase_at(0))
+        self._take_up(plan.phase_at(0))
 
     @property
     def step(self) -> int:
@@ -111,16 +138,66 @@ class TrainState:
         return self._step
 
     def enter(self, phase: Phase) -> None:
-        """Takes up a phase: what trains, and a fresh optimizer for it."""
-        names = self.classifier.named_variables
-        self.phase = phase
-        self.trained = trained(names, freezing_table(names, phase.spec.train))
-        self.optimizer = make_optimizer(phase, list(self.trained.values()))
+        """Begins a phase after another: with the averages of that one, and a fresh optimizer."""
+        if self.shadows:
+            self.shadows.commit()
+        self._take_up(phase)
 
     def jump(self, step: int) -> None:
         """Takes up the phase of `step`, so that a checkpoint of that step fits."""
         self._step.assign(step)
-        self.enter(self.plan.phase_at(step))
+        self._take_up(self.plan.phase_at(step))
+
+    def end_phase(self) -> None:
+        """Goes to the end of the current phase without the updates that are left of it."""
+        self._step.assign(self.phase.stop_step)
+        self.metrics.reset()
+        self.gradient_norm.reset_state()
+        self.forget_standstill()
+        if self.phase is not self.plan.phases[-1]:
+            self.enter(self.plan.phase_at(self.step))
+
+    def forget_standstill(self) -> None:
+        """Begins to count evaluations anew, at the rate that the schedule says."""
+        self.plateau.reset()
+        self.early.reset()
+        self.lr_factor.assign(1.0)
+
+    def _take_up(self, phase: Phase) -> None:
+        self.phase = phase
+        rows = self.classifier.freezing_table(phase.spec.train)
+        named = self.classifier.named_variables
+        self.trained = trained(named, rows)
+        self.multipliers = multipliers(
+            list(self.trained),
+            all_names=list(named),
+            rules=self._lr_rules,
+            layer_decay=self._layer_decay,
+            layers=self.classifier.named_layers,
+        )
+        has_plateau = plateau_of(phase.spec.lr_schedule) is not None
+        self.optimizer = make_optimizer(
+            phase,
+            self.trained,
+            multipliers=self.multipliers,
+            factor=self.lr_factor if has_plateau else None,
+        )
+        average = make_average(
+            phase.spec.average, num_steps=phase.num_steps, steps_per_epoch=phase.steps_per_epoch
+        )
+        constant = self.constant()
+        changed = {name: v for name, v in named.items() if f"model/{name}" not in constant}
+        self.shadows = Shadows(average, changed) if average else None
+
+    def learning_rate(self) -> float:
+        """Returns the rate of the last update, before multipliers."""
+        phase = self.plan.phase_at(self.step - 1)
+        lowered = plateau_of(phase.spec.lr_schedule) is not None
+        return phase.learning_rate(self.step - 1) * (float(self.lr_factor.numpy()) if lowered else 1.0)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Has the model compute with the averaged weights in a block, where the phase averages them."""
+        return self.shadows.swapped() if self.shadows else contextlib.nullcontext()
 
     def constant(self) -> dict[str, tf.Variable]:
         """Returns the part of `variables` that no update of the current phase changes."""
@@ -135,7 +212,7 @@ class TrainState:
         """Returns the name of a variable of the run that is not finite; empty: there is none."""
         for name, variable in self.variables().items():
             # The best is infinitely bad before there is one.
-            checked = variable.dtype.is_floating and not name.startswith("best/")
+            checked = variable.dtype.is_floating and not name.startswith(("best/", "plateau/", "early/"))
             if checked and not tf.reduce_all(tf.math.is_finite(variable)):
                 return name
         return ""
@@ -157,6 +234,12 @@ class TrainState:
             **{f"model/{name}": v for name, v in self.classifier.named_variables.items()},
             **slots,
             **{f"metrics/{name}": v for name, v in metrics.items()},
+            **(
+                {f"average/{name}": v for name, v in self.shadows.variables().items()} if self.shadows else {}
+            ),
+            "lr_factor": self.lr_factor,
+            **{f"plateau/{name}": v for name, v in self.plateau.variables().items()},
+            **{f"early/{name}": v for name, v in self.early.variables().items()},
             **{f"loss_scale/{name}": v for name, v in self.loss_scale.variables().items()},
             **{f"best/{name}": v for name, v in self.best.items()},
         }

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
-import tf_keras
 
+from trainer.loop.limits import Limit
+from trainer.loop.losses import PLAIN_LOSS, Loss
 from trainer.loop.phases import Phase
 from trainer.loop.state import Metrics, TrainState
 from trainer.model.classifier import Classifier
@@ -21,29 +22,15 @@ Run = Callable[[tf.data.Iterator, tf.Tensor], tf.Tensor]
 """(iterator, number of steps) -> seconds spent waiting for the iterator."""
 
 
-def _losses(labels: tf.Tensor, logits: tf.Tensor, *, smoothing: float = 0.0) -> tf.Tensor:
-    """Returns the cross-entropy of each example, [B].
-
-    With smoothing, against (1 - smoothing) times the label plus an even distribution over the
-    classes for the rest (Szegedy et al., 2016).
-    """
-    cross_entropy = tf_keras.losses.SparseCategoricalCrossentropy(
-        from_logits=True, reduction=tf_keras.losses.Reduction.NONE
-    )
-    losses = cross_entropy(labels, logits)
-    if smoothing:
-        even = -tf.reduce_mean(tf.nn.log_softmax(logits), axis=-1)
-        losses = (1.0 - smoothing) * losses + smoothing * even
-    return losses
-
-
 def make_train_run(
     state: TrainState,
     phase: Phase,
     *,
     strategy: tf.distribute.Strategy,
     seed: int,
-    label_smoothing: float = 0.0,
+    loss: Loss = PLAIN_LOSS,
+    limit: Limit | None = None,
+    num_parts: int = 1,
     cut: Cut | None = None,
     loss_scaling: bool = False,
     max_loss: float = math.inf,
@@ -58,17 +45,32 @@ def make_train_run(
 
     An update whose loss or gradient is not finite, or whose loss is above `max_loss`, is the last one: it
     is noted in the state. Of the steps `left_out` the batches pass unused.
+
+    Args:
+      state: what is updated.
+      phase: whose updates these are.
+      strategy: the devices.
+      seed: of dropout.
+      loss: of each example, as `losses.make_loss` makes it.
+      limit: what is done to the gradients before they are used.
+      num_parts: each batch is computed in so many parts, one after another, whose gradients are added:
+        the same update but for rounding, in less memory.
+      cut: where the batches begin.
+      loss_scaling: whether the loss is scaled.
+      max_loss: the largest loss to go on with.
+      left_out: steps.
     """
-    classifier, optimizer = state.classifier, state.optimizer
+    classifier, optimizer, shadows = state.classifier, state.optimizer, state.shadows
     variables = list(state.trained.values())
     backbone_trains = any(name.startswith("backbone/") for name in state.trained)
     bn_batch = phase.spec.bn == "batch"
 
     @plain
-    def update(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        """Takes one step on one replica's part of a batch; returns its loss and the gradient norm."""
-        replica = tf.distribute.get_replica_context()
-        step_seed = tf.random.experimental.stateless_fold_in([seed, 3], state.step_variable)
+    def gradients_of(
+        batch: dict[str, tf.Tensor], count: tf.Tensor, dropout_seed: tf.Tensor
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Returns what some examples of one replica add to the loss and to the gradients."""
+        replicas = tf.distribute.get_replica_context().num_replicas_in_sync
         # Only what trains is watched, so a frozen backbone costs no backward pass and no memory.
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
@@ -77,27 +79,54 @@ def make_train_run(
                 cut=cut,
                 backbone_trains=backbone_trains or bn_batch,
                 bn_batch=bn_batch,
-                dropout_seed=step_seed,
+                dropout_seed=dropout_seed,
             )
-            losses = _losses(batch["label"], logits, smoothing=label_smoothing)
-            count = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(batch["mask"]))
-            loss = tf.reduce_sum(losses * batch["mask"]) / count
+            losses = loss(logits, batch["label"], batch.get("target"))
+            mean = tf.reduce_sum(losses * batch["mask"]) / count
             if backbone_trains and (penalties := classifier.backbone.regularization_losses()):
-                loss += tf.add_n(penalties) / replica.num_replicas_in_sync
-            scaled = loss * state.loss_scale.scale if loss_scaling else loss
+                mean += tf.add_n(penalties) / (replicas * num_parts)
+            scaled = mean * state.loss_scale.scale if loss_scaling else mean
         gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        state.metrics.update(losses=losses, logits=logits, labels=batch["label"], mask=batch["mask"])
+        return mean, gradients
+
+    @plain
+    def in_parts(
+        batch: dict[str, tf.Tensor], count: tf.Tensor, dropout_seed: tf.Tensor
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Returns the same as `gradients_of`, never holding more than a part of the activations."""
+        parts = {name: tf.reshape(x, [num_parts, -1, *x.shape[1:]]) for name, x in batch.items()}
+
+        def add(i: tf.Tensor, total: tf.Tensor, sums: list[tf.Tensor]) -> tuple:
+            part = {name: x[i] for name, x in parts.items()}
+            part_seed = tf.random.experimental.stateless_fold_in(dropout_seed, i)
+            mean, gradients = gradients_of(part, count, part_seed)
+            return i + 1, total + mean, [s + g for s, g in zip(sums, gradients, strict=True)]
+
+        start = (tf.constant(0), tf.zeros([]), [tf.zeros(v.shape, v.dtype) for v in variables])
+        _, total, sums = tf.while_loop(lambda i, *_: i < num_parts, add, start, parallel_iterations=1)
+        return total, sums
+
+    @plain
+    def update(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        """Takes one step on one replica's part of a batch; returns its loss and the gradient norm."""
+        replica = tf.distribute.get_replica_context()
+        step_seed = tf.random.experimental.stateless_fold_in([seed, 3], state.step_variable)
+        count = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(batch["mask"]))
+        mean, gradients = (in_parts if num_parts > 1 else gradients_of)(batch, count, step_seed)
         gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         if loss_scaling:
             gradients = [gradient / state.loss_scale.scale for gradient in gradients]
         norm = tf.linalg.global_norm(gradients)
-        state.metrics.update(losses=losses, logits=logits, labels=batch["label"], mask=batch["mask"])
+        if limit:
+            gradients = limit(gradients, norm)
         if loss_scaling:
             finite, hopeless = tf.math.is_finite(norm), state.loss_scale.scale <= 1.0
             tf.cond(finite, lambda: apply(gradients, norm), lambda: tf.zeros([]))
             state.loss_scale.note(finite)
             # Nothing for the guard to see: the next update has half the scale.
-            return loss, tf.where(finite | hopeless, norm, 0.0)
-        return loss, apply(gradients, norm)
+            return mean, tf.where(finite | hopeless, norm, 0.0)
+        return mean, apply(gradients, norm)
 
     def apply(gradients: list[tf.Tensor], norm: tf.Tensor) -> tf.Tensor:
         optimizer.apply_gradients(zip(gradients, variables, strict=True), skip_gradients_aggregation=True)
@@ -125,17 +154,20 @@ def make_train_run(
             # A batch that was there before the last update had finished cost nothing.
             waiting_secs += tf.maximum(got_at - done_at, 0.0)
             if is_left_out():
-                loss, norm = tf.zeros([]), tf.zeros([])
+                mean, norm = tf.zeros([]), tf.zeros([])
                 # The learning rate goes by the step, whatever came of it.
                 optimizer.iterations.assign_add(1)
             else:
-                loss, norm = strategy.run(update, args=(batch,))
-                loss = strategy.reduce(tf.distribute.ReduceOp.SUM, loss, axis=None)
+                mean, norm = strategy.run(update, args=(batch,))
+                mean = strategy.reduce(tf.distribute.ReduceOp.SUM, mean, axis=None)
                 norm = strategy.reduce(tf.distribute.ReduceOp.MEAN, norm, axis=None)
-            if not (tf.math.is_finite(loss) and tf.math.is_finite(norm) and loss <= max_loss):
-                state.unfit.note(step=state.step_variable, loss=loss, gradient_norm=norm)
+            if shadows:
+                # After an update that was left out, too: whether an epoch ends goes by the step.
+                shadows.update(state.step_variable - phase.start_step)
+            if not (tf.math.is_finite(mean) and tf.math.is_finite(norm) and mean <= max_loss):
+                state.unfit.note(step=state.step_variable, loss=mean, gradient_norm=norm)
             state.step_variable.assign_add(1)
-            with tf.control_dependencies([loss, norm]):
+            with tf.control_dependencies([mean, norm]):
                 done_at = tf.timestamp()
         return waiting_secs
 
@@ -178,7 +210,7 @@ class Evaluator:
         @plain
         def score(batch: dict[str, tf.Tensor]) -> tf.Tensor:
             logits = classifier(batch["image"], cut=cut)
-            losses = _losses(batch["label"], logits)
+            losses = PLAIN_LOSS(logits, batch["label"], None)
             self._metrics.update(losses=losses, logits=logits, labels=batch["label"], mask=batch["mask"])
             return logits
 

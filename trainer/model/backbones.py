@@ -9,6 +9,7 @@ from typing import Protocol
 import tensorflow as tf
 
 from trainer.model.cuts import Cut
+from trainer.model.layers import Layer
 from trainer.values import Contract, UsageError
 
 
@@ -40,6 +41,11 @@ class Backbone(Protocol):
 
         It is the same for the same network opened again, in this process or another.
         """
+        ...
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Its layers in order of depth, their `variables` keys of `variables`; () where it is not known."""
         ...
 
     def cut(self, trained: Collection[str], *, bn_batch: bool) -> Cut | None:

@@ -1,12 +1,16 @@
 """Backbone and head as one Keras model with float32 logits: the only model we define."""
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 import tf_keras
 
+from trainer.model import freezing
 from trainer.model.backbones import Backbone
 from trainer.model.cuts import Cut
 from trainer.model.dropout import drawing_from
 from trainer.model.heads import Head
+from trainer.model.layers import Layer
 
 
 class Classifier(tf_keras.Model):
@@ -25,6 +29,22 @@ class Classifier(tf_keras.Model):
             **head.named_variables(),
         }
 
+    @property
+    def named_layers(self) -> tuple[Layer, ...]:
+        """The layers of backbone and head in order of depth, with names as in `named_variables`.
+
+        There are none where the backbone does not know its own.
+        """
+        backbone = [
+            Layer(layer.name, tuple(f"backbone/{name}" for name in layer.variables))
+            for layer in self.backbone.layers
+        ]
+        return (*backbone, *self.head.layers) if backbone else ()
+
+    def freezing_table(self, patterns: Sequence[str]) -> list[freezing.Row]:
+        """Decides for every variable whether it trains; see `freezing.freezing_table`."""
+        return freezing.freezing_table(self.named_variables, patterns, layers=self.named_layers)
+
     def call(
         self,
         images: tf.Tensor,
@@ -35,6 +55,9 @@ class Classifier(tf_keras.Model):
         dropout_seed: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Maps images [B, H, W, 3] in the contract's range to logits [B, K] float32.
+
+        A head with one logit z gives [0, z], whose softmax is [1 - sigmoid(z), sigmoid(z)]: cross-entropy
+        of two classes is binary cross-entropy from the logit, and class 1 is chosen where z > 0.
 
         Args:
           images: as the backbone's contract says; with a cut, [B, *cut.shape]: what lies below it gave.
@@ -47,4 +70,5 @@ class Classifier(tf_keras.Model):
         network = cut.above if cut else self.backbone
         with drawing_from(dropout_seed):
             features = network(images, training=backbone_trains, bn_batch=bn_batch)
-        return tf.cast(self.head(features, dropout_seed=dropout_seed), tf.float32)
+        logits = tf.cast(self.head(features, dropout_seed=dropout_seed), tf.float32)
+        return tf.pad(logits, [[0, 0], [1, 0]]) if logits.shape[-1] == 1 else logits

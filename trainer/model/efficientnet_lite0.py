@@ -37,6 +37,9 @@ def open_efficientnet_lite0(
 ) -> HubBackbone:
     """Opens the network; see `saved_model_folder` for the arguments and errors.
 
+    As it is a SavedModel, its `layers` are those that have variables: 49 convolutions and 49 BatchNorms,
+    such as `blocks_11/expand` and `blocks_11/expand_bn`, in the order of the network.
+
     Raises:
       UsageError: the size is too small.
     """
@@ -51,6 +54,7 @@ def open_efficientnet_lite0(
         image_size=image_size,
         value_range=VALUE_RANGE,
         default_size=IMAGE_SIZE_PX,
+        in_order=True,
     )
 
 

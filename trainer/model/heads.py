@@ -6,6 +6,7 @@ import tensorflow as tf
 import tf_keras
 
 from trainer.model.dropout import dropout
+from trainer.model.layers import HEAD, Layer
 from trainer.values import UsageError, parse_calls
 
 
@@ -31,8 +32,16 @@ class Head(tf_keras.layers.Layer):
     Glorot uniform by (seed, layer), biases at zero.
     """
 
-    def __init__(self, text: str, *, num_logits: int, dropout: float, seed: int):
+    def __init__(self, text: str, *, num_logits: int, dropout: float, seed: int, zero_logits: bool = False):
         """Makes the head that `text`, e.g. `mlp(512)`, names.
+
+        Args:
+          text: one of `HEADS`, with its arguments.
+          num_logits: K; one, z, stands for the two classes with the logits 0 and z (see `Classifier`).
+          dropout: share of the last features dropped in training.
+          seed: of the kernels.
+          zero_logits: whether the kernel of the logits starts at zero, so that training begins with all
+            classes equally likely (BiT, Kolesnikov et al. 2020, arXiv 1912.11370).
 
         Raises:
           UsageError: there is no such head.
@@ -52,6 +61,8 @@ class Head(tf_keras.layers.Layer):
 
         self.hidden = [dense(i, width, f"dense_{i}", "relu") for i, width in enumerate(widths)]
         self.logits = dense(len(widths), num_logits, "logits", None)
+        if zero_logits:
+            self.logits.kernel_initializer = tf_keras.initializers.Zeros()
         self.dropout = dropout
 
     def build(self, input_shape: tf.TensorShape) -> None:
@@ -77,7 +88,18 @@ class Head(tf_keras.layers.Layer):
     def named_variables(self) -> dict[str, tf.Variable]:
         """Returns {'head/LAYER/WEIGHT': variable}."""
         return {
-            f"head/{layer.name}/{weight}": getattr(layer, weight)
+            f"{HEAD}{layer.name}/{weight}": getattr(layer, weight)
             for layer in (*self.hidden, self.logits)
             for weight in ("kernel", "bias")
         }
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Dense layers with their ReLU, dropout where there is any, and the logits, in this order."""
+
+        def dense(layer: tf_keras.layers.Dense) -> Layer:
+            name = f"{HEAD}{layer.name}"
+            return Layer(name, (f"{name}/kernel", f"{name}/bias"))
+
+        dropped = [Layer(f"{HEAD}dropout")] if self.dropout else []
+        return (*map(dense, self.hidden), *dropped, dense(self.logits))

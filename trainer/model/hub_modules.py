@@ -10,6 +10,7 @@ import tensorflow_hub as hub
 
 from trainer.model.cuts import Cut, whole_cut
 from trainer.model.folding import Inference
+from trainer.model.layers import layers_of_names
 from trainer.model.saved_models import first_line, module_digest
 from trainer.model.variable_names import unique_names
 from trainer.values import Contract, TrainerError, UsageError
@@ -41,6 +42,7 @@ class HubBackbone:
         image_size: int = 0,
         value_range: tuple[float, float] | None = None,
         default_size: int = 0,
+        in_order: bool = False,
     ) -> None:
         """Loads the module and reads its contract.
 
@@ -50,6 +52,8 @@ class HubBackbone:
           image_size: side in px; 0: the module's own.
           value_range: of the pixels it wants; None: (0, 1), the convention of TF Hub for images.
           default_size: side in px where neither the module nor `image_size` says one; 0: unknown.
+          in_order: whether its variables are listed in the order of the network. A module records no
+            order of layers, so that it shows `layers` only where this is known.
 
         Raises:
           UsageError: the size is wrong, or missing.
@@ -73,6 +77,7 @@ class HubBackbone:
         shape: list[int | None] = [None, None, feature_width] if self._pool else [feature_width]
         self._layer = _make_layer(name, module, shape)
         self.variables = unique_names(list(getattr(module, "variables", None) or []))
+        self.layers = layers_of_names(self.variables) if in_order else ()
         self.contract = Contract(
             height_px=height,
             width_px=width,

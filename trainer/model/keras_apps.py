@@ -5,7 +5,6 @@ import dataclasses
 import difflib
 import functools
 import logging
-import os
 import re
 import sys
 from collections.abc import Callable, Collection
@@ -21,6 +20,8 @@ from trainer.model.dropout import seed_dropout
 from trainer.model.fingerprints import network_fingerprint
 from trainer.model.folding import Inference
 from trainer.model.initializers import reseed
+from trainer.model.keras_weights import load_weights, weights_path
+from trainer.model.layers import Layer, network_layers
 from trainer.model.saved_models import first_line
 from trainer.model.variable_names import lasting_names, unique_names
 from trainer.values import Contract, TrainerError, UsageError
@@ -36,7 +37,6 @@ DEFAULT_SIZES_PX = {
     "EfficientNetV2S": 384, "EfficientNetV2M": 480, "EfficientNetV2L": 480,
     "InceptionResNetV2": 299, "InceptionV3": 299, "NASNetLarge": 331, "Xception": 299,
 }  # fmt: skip
-WEIGHTS_ENDINGS = (".h5", ".hdf5", ".keras")
 
 
 class KerasBackbone:
@@ -77,6 +77,11 @@ class KerasBackbone:
         """See the Backbone protocol."""
         return network_fingerprint(self._network, name=self.name)
 
+    @functools.cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """All layers of Keras's network, its input and the pooling among them."""
+        return network_layers(self._network, variables=self.variables)
+
     def cut(self, trained: Collection[str], *, bn_batch: bool) -> Cut | None:
         """See the Backbone protocol; `network_cut` has the rule."""
         if bn_batch or not trained:
@@ -107,12 +112,12 @@ def open_keras_application(name: str, *, weights: str = "imagenet", image_size: 
     constructor = find_constructor(name)
     full_name = f"keras:{constructor.__name__}"
     size = image_size or DEFAULT_SIZES_PX.get(constructor.__name__, 224)
-    path = _weights_path(weights)
+    path = weights_path(weights)
     network = _build(constructor, full_name, size, fetch=weights == "imagenet")
     if weights == "none":
         reseed(network, seed=0)
     if path is not None:
-        _load_weights(network, path, full_name)
+        load_weights(network, path=path, name=full_name)
     preprocess = sys.modules[constructor.__module__].preprocess_input
     return KerasBackbone(full_name, network, preprocess, size_px=size)
 
@@ -194,57 +199,3 @@ def _opens(path: Path) -> bool:
             return True
     except OSError:
         return False
-
-
-def _weights_path(weights: str) -> Path | None:
-    if weights in ("imagenet", "none"):
-        return None
-    path = Path(os.path.expanduser(weights))
-    if not path.name.endswith(WEIGHTS_ENDINGS):
-        raise UsageError(
-            f"--weights={weights} is neither imagenet, none, nor a file that ends with "
-            f"{', '.join(WEIGHTS_ENDINGS)}"
-        )
-    if not path.is_file():
-        raise TrainerError(f"--weights={weights}: there is no file {path.absolute()}")
-    return path
-
-
-def _load_weights(network: tf_keras.Model, path: Path, name: str) -> None:
-    """Fills a network from a file; one that has the classifier, too, is read by layer names.
-
-    Raises:
-      TrainerError: the file does not fit the network.
-    """
-    try:
-        extra = _unknown_layers(network, path)
-        if extra:
-            logger.info("%s: left out %s", path, ", ".join(extra))
-            network.load_weights(str(path), by_name=True)
-        else:
-            network.load_weights(str(path))
-    except Exception as error:  # h5py, zipfile, KeyError and ValueError, by what is wrong with it.
-        raise TrainerError(
-            f"--weights={path} does not fit {name}: {first_line(error)}; expected weights of this very "
-            "model, saved with or without its classifier"
-        ) from error
-
-
-def _unknown_layers(network: tf_keras.Model, path: Path) -> list[str]:
-    """Returns the layers with weights that only a legacy .h5 file has; [] for other files.
-
-    Raises:
-      ValueError: layers of the network are missing in the file, so that names cannot tell.
-    """
-    if path.name.endswith((".weights.h5", ".keras")):
-        return []
-    with h5py.File(path, "r") as file:
-        group = file.get("model_weights", file)
-        names = [n.decode() if isinstance(n, bytes) else n for n in group.attrs["layer_names"]]
-        stored = {n for n in names if len(group[n].attrs["weight_names"])}
-    wanted = {layer.name for layer in network.layers if layer.weights}
-    if len(stored) == len(wanted):
-        return []  # Keras matches them by order, as names given automatically differ.
-    if missing := sorted(wanted - stored):
-        raise ValueError(f"{len(missing)} layers are not in it, such as {missing[0]}")
-    return sorted(stored - wanted)

@@ -4,10 +4,10 @@
 only: `--help` must not wait for TensorFlow.
 """
 
-from trainer.options.commands import BenchmarkConfig, EvaluateConfig
+from trainer.options.commands import BenchmarkConfig, EvaluateConfig, FindLrConfig, PredictConfig
 from trainer.options.data import DataConfig
 from trainer.options.model import ModelConfig
-from trainer.options.plan import PlanConfig
+from trainer.options.plan import PlanConfig, UpdateConfig
 from trainer.options.run import GuardConfig, RunConfig
 from trainer.options.speed import SpeedConfig
 
@@ -15,9 +15,12 @@ __all__ = [
     "BenchmarkConfig",
     "DataConfig",
     "EvaluateConfig",
+    "FindLrConfig",
     "GuardConfig",
     "ModelConfig",
     "PlanConfig",
+    "PredictConfig",
     "RunConfig",
     "SpeedConfig",
+    "UpdateConfig",
 ]

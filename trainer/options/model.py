@@ -32,6 +32,15 @@ class ModelConfig:
         "", "Pixel values a hub: or savedmodel: backbone wants, e.g. -1,1; default 0,1."
     )
     head: str = option(
-        "mlp(512)", "Layers after the backbone: linear, or mlp(WIDTH,...) with ReLU.", short=True
+        "auto",
+        "Layers after the backbone: linear, or mlp(WIDTH,...) with ReLU. auto: mlp(512), or what "
+        "--schedule=auto says.",
+        short=True,
+    )
+    logits: str = option(
+        "per_class",
+        "Logits of the head: one for each class, or, of two classes, one for the second (binary "
+        "cross-entropy, decided at 0).",
+        choices=("per_class", "one"),
     )
     dropout: float = option(0.0, "Share of the last features dropped in training, 0 to 1.")

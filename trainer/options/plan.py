@@ -1,9 +1,9 @@
-"""Options of the training."""
+"""Options of the training: phases, and what holds in all of them."""
 
 from dataclasses import dataclass
 
 from trainer.options.declare import option
-from trainer.phase_specs import BN_MODES, LR_SCHEDULES, OPTIMIZERS, SCHEDULES
+from trainer.phase_specs import BN_MODES, OPTIMIZERS
 
 
 @dataclass(frozen=True)
@@ -12,23 +12,35 @@ class PlanConfig:
 
     schedule: str = option(
         "two_phase",
-        "Phases: only the head (frozen), backbone too (finetune), or one after the other.",
-        choices=SCHEDULES,
+        "Phases: only the head (frozen), backbone too (finetune), one after the other (two_phase), the head "
+        "and then the backbone opened from the top in N - 1 steps (gradual(N)), or by the number of pictures "
+        "as BiT-HyperRule says, with head, resolution and learning rate (auto).",
         short=True,
     )
     phase: tuple[str, ...] = option(
         (),
         "One phase in full, repeatable, instead of --schedule: 'for=5epochs; train=head; lr=1e-3; "
         "lr_schedule=cosine; warmup=1epochs; optimizer=adam; bn=frozen; augment=flip'. train= "
-        "takes regexes over variable names, first match wins, not:REGEX freezes.",
+        "takes regexes over variable names, first match wins, not:REGEX freezes; or from_layer= or "
+        "unfreeze_top_layers=, as the flags of those names.",
         short=True,
     )
     frozen_for: str = option("10epochs", "Length of the frozen phase (epochs, steps, examples).", short=True)
-    finetune_for: str = option("5epochs", "Length of the fine-tuning phase.", short=True)
+    finetune_for: str = option(
+        "5epochs", "Length of the fine-tuning phase, or of all of them together.", short=True
+    )
     frozen_learning_rate: float = option(1e-3, "Peak learning rate of the frozen phase.", short=True)
     finetune_learning_rate: float = option(1e-4, "Peak learning rate of fine-tuning.", short=True)
     finetune_train: str = option(
         "all", "What trains in fine-tuning: regexes over variable names, as in --phase train=."
+    )
+    from_layer: str = option(
+        "",
+        "What trains in fine-tuning: this layer of the network, by name or index, and all after it.",
+        short=True,
+    )
+    unfreeze_top_layers: int = option(
+        0, "What trains in fine-tuning: the last N layers, counted over backbone and head."
     )
     bn: str = option(
         "frozen",
@@ -37,16 +49,57 @@ class PlanConfig:
     )
     optimizer: str = option("adam", "Update rule.", choices=OPTIMIZERS)
     momentum: float = option(0.9, "Momentum of sgd.")
-    weight_decay: float = option(0.0, "Decoupled weight decay of adamw and sgd, per unit of learning rate.")
+    nesterov: bool = option(False, "Nesterov's momentum in sgd.")
+    weight_decay: float = option(
+        0.0,
+        "Decoupled weight decay of adamw, sgd and lion, per unit of learning rate; BatchNorm and biases have "
+        "none.",
+    )
     lr_schedule: str = option(
         "constant",
-        "Course of the learning rate: constant, cosine to zero, or step (divided by 10 after "
-        "1/3 and 2/3 of the phase).",
-        choices=LR_SCHEDULES,
+        "Course of the learning rate: constant, cosine(0), linear(0) and exponential(0.01) with what is left "
+        "at the end, step(0.33,0.67) with the shares of the phase after which it is divided by 10, "
+        "one_cycle, or plateau(0.1,5): times 0.1 when the validation loss has not fallen in 5 evaluations.",
     )
     warmup: str = option("0steps", "Linear warm-up at the start of each phase; % is of the phase.")
     augment: str = option(
-        "", "Random changes of training pictures, e.g. flip or flip,crop(0.6). A phase can override it."
+        "",
+        "Random changes of training pictures, in order, e.g. flip,rotate(0.2),randaugment(2,9) or "
+        "flip,mixup(0.2). A phase can override it.",
+        short=True,
     )
-    label_smoothing: float = option(0.0, "Share of each label spread evenly over all classes, 0 to 1.")
+    average: str = option(
+        "",
+        "Weights that are scored and kept: an exponential average (ema(0.999)), the mean over the ends of "
+        "the epochs in the last quarter of each phase (swa(0.25)), or the last ones.",
+    )
     batch_size: int = option(32, "Examples per update, over all devices.", short=True)
+
+
+@dataclass(frozen=True)
+class UpdateConfig:
+    """Updates, in all phases"""
+
+    accumulate: int = option(
+        1, "Parts of each batch that are computed one after another: the same update in less memory."
+    )
+    loss: str = option("cross_entropy", "What is minimized: cross_entropy, or focal(2).")
+    label_smoothing: float = option(0.0, "Share of each label spread evenly over all classes, 0 to 1.")
+    class_weights: str = option(
+        "", "Weights of the classes in the loss: balanced, or such as roses=2,tulips=0.5."
+    )
+    lr_multiplier: tuple[str, ...] = option(
+        (), "REGEX=FACTOR on the learning rate of variables, repeatable; the first that matches counts."
+    )
+    layer_decay: float = option(
+        1.0, "Factor on the learning rate from each of 12 groups of layers to the one below it, 0 to 1."
+    )
+    clip_norm: float = option(0.0, "Largest norm of all gradients together; 0: no limit.")
+    clip_value: float = option(0.0, "Largest absolute value in a gradient; 0: no limit.")
+    early_stop: str = option(
+        "",
+        "Measure of the validation split whose standstill ends a phase.",
+        choices=("", "loss", "accuracy", "auc"),
+    )
+    patience: int = option(5, "Evaluations without change for the better until --early_stop acts.")
+    min_change: float = option(0.0, "Smallest change for the better that --early_stop counts.")

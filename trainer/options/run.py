@@ -30,6 +30,11 @@ class RunConfig:
         "Save and stop, with status 75, after this many minutes; the same command goes on. 0: no limit.",
         identity=False,
     )
+    assert_accuracy_at_least: float = option(
+        0.0,
+        "The run fails, with status 1, when its last score is lower: a share from 0 to 1.",
+        identity=False,
+    )
     stop_signals: str = option(
         "SIGTERM,SIGUSR1",
         "Signals besides Ctrl-C on which a run saves and stops with status 75, such as the one that SLURM's "

@@ -11,7 +11,7 @@ from typing import Any
 
 from trainer.values import TrainerError
 
-FORMAT = 1
+FORMAT = 2
 NAME = r"[a-z]+-(?:0|[1-9]\d{0,17})"
 FILE = re.compile(rf"({NAME})\.(json|index|data-\d{{5}}-of-\d{{5}})")
 # What reading gives where a file is not a file, or on a bad disk.

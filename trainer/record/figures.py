@@ -25,8 +25,10 @@ def picture_grid(images: np.ndarray, titles: Sequence[str], *, columns: int = 4)
         axes = figure.add_axes((left, bottom, 0.94 / columns, 0.8 / rows))
         axes.imshow(np.clip(image, 0.0, 1.0))
         axes.axis("off")
-        figure.text((column + 0.5) / columns, bottom + 0.83 / rows, title, fontsize=12, ha="center")
-    return _png(figure)
+        figure.text(
+            (column + 0.5) / columns, bottom + 0.83 / rows, title, fontsize=12, ha="center", parse_math=False
+        )
+    return png_bytes(figure)
 
 
 def confusion_figure(matrix: np.ndarray, class_names: Sequence[str], *, title: str) -> bytes:
@@ -38,17 +40,80 @@ def confusion_figure(matrix: np.ndarray, class_names: Sequence[str], *, title: s
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="predicted", ylabel="true", title=title)
-    axes.set_xticks(range(count), class_names, rotation=45, ha="right")
-    axes.set_yticks(range(count), class_names)
+    # A name with two dollar signs is no formula.
+    axes.set_xticks(range(count), class_names, rotation=45, ha="right", parse_math=False)
+    axes.set_yticks(range(count), class_names, parse_math=False)
     # Beyond some thirty classes numbers are only grey noise.
     for row, column in np.ndindex(matrix.shape) if count <= 30 else ():
         colour = "white" if share[row, column] > 0.5 else "black"
         axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=colour)
-    return _png(figure)
+    return png_bytes(figure)
 
 
-def _png(figure: Any) -> bytes:
+def learning_rate_figure(
+    rates: Sequence[float] | np.ndarray,
+    losses: Sequence[float] | np.ndarray,
+    smoothed: Sequence[float] | np.ndarray,
+    *,
+    proposed: float,
+    title: str,
+) -> bytes:
+    """Draws the loss of updates at a rising learning rate, and the rate that is proposed.
+
+    Args:
+      rates: [N], all above 0.
+      losses: [N].
+      smoothed: [N], the losses with less noise.
+      proposed: a learning rate.
+      title: stands above.
+    """
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xscale("log")
+    axes.plot(rates, losses, color="tab:blue", alpha=0.3, linewidth=1, label="each update")
+    axes.plot(rates, smoothed, color="tab:blue", linewidth=2, label="smoothed")
+    axes.axvline(proposed, color="tab:red", linestyle="--", linewidth=1)
+    order = np.argsort(rates)
+    height = np.interp(np.log(proposed), np.log(np.asarray(rates)[order]), np.asarray(smoothed)[order])
+    label = f"proposed: {proposed:.2g}"
+    axes.plot([proposed], [height], color="tab:red", linestyle="", marker="o", label=label)
+    # Where the rate is too high the loss leaves the picture: what it fell from and to is what counts.
+    known = np.asarray(smoothed)[np.isfinite(smoothed)]
+    if known.size:
+        low, high = np.nanmin([*losses, *known]), known[: int(known.argmin()) + 1].max()
+        reach = max(high - low, 0.1 * abs(high), 1e-6)
+        axes.set_ylim(low - 0.05 * reach, high + 0.3 * reach)
+    axes.grid(color="0.9")
+    axes.set(xlabel="learning rate", ylabel="loss")
+    axes.set_title(title, parse_math=False)
+    axes.legend(loc="lower left")
+    return png_bytes(figure)
+
+
+def roc_figure(false_rates: np.ndarray, true_rates: np.ndarray, *, positive: str, title: str) -> bytes:
+    """Draws a receiver operating characteristic.
+
+    Args:
+      false_rates: [T], the share of the other class that is taken for `positive`, threshold by threshold.
+      true_rates: [T], the share of `positive` that is found.
+      positive: name of the class that is looked for.
+      title: stands above.
+    """
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1)
+    axes.plot(false_rates, true_rates, color="tab:blue", linewidth=2)
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    axes.set_xlabel(f"share of the others called {positive}", parse_math=False)
+    axes.set_ylabel(f"share of {positive} found", parse_math=False)
+    axes.set_title(title, parse_math=False)
+    axes.grid(color="0.9")
+    return png_bytes(figure)
+
+
+def png_bytes(figure: Any) -> bytes:
+    """Returns a figure as PNG; the same figure gives the same bytes."""
     buffer = io.BytesIO()
-    # No software version in the file: the same numbers give the same bytes.
+    # No software version in the file: it would be another with the next release.
     figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
     return buffer.getvalue()

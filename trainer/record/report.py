@@ -11,7 +11,7 @@ import numpy as np
 from sklearn import metrics as sk_metrics
 
 from trainer.files import write_bytes, write_json, write_text
-from trainer.record.figures import confusion_figure
+from trainer.record.figures import confusion_figure, roc_figure
 
 FORMAT = 1
 
@@ -23,6 +23,32 @@ def wilson_interval(num_correct: int, num_examples: int, *, z: float = 1.959964)
     middle = (share + spread / 2) / (1 + spread)
     half = z * math.sqrt(share * (1 - share) / num_examples + spread / (4 * num_examples)) / (1 + spread)
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def roc_auc(labels: np.ndarray, logits: np.ndarray) -> float | None:
+    """Returns the area under the receiver operating characteristic of two classes.
+
+    It is the chance that a picture of the second class has a higher probability of that class than one of
+    the first (Hanley and McNeil, 1982, Radiology 143, 29-36), and does not depend on where the line between
+    the classes is drawn.
+
+    Args:
+      labels: [N] int.
+      logits: [N, K].
+
+    Returns:
+      None where there is no such thing: K is not 2, a class has no picture, or a logit is no finite number.
+    """
+    if logits.shape[1] != 2 or len(np.unique(labels)) != 2:
+        return None
+    scores = _second_class_scores(logits)
+    return float(sk_metrics.roc_auc_score(labels, scores)) if np.isfinite(scores).all() else None
+
+
+def _second_class_scores(logits: np.ndarray) -> np.ndarray:
+    """Returns [N] what rises with the probability of the second class and, unlike that, never rounds to 1."""
+    with np.errstate(invalid="ignore"):
+        return logits[:, 1].astype(np.float64) - logits[:, 0]
 
 
 def write_report(
@@ -38,6 +64,8 @@ def write_report(
     **facts: Any,
 ) -> tuple[dict[str, Any], bytes]:
     """Writes SPLIT_metrics.json, SPLIT_confusion_matrix.png and SPLIT_predictions.csv.
+
+    Of two classes also the area under the ROC curve, null where there is none, and SPLIT_roc_curve.png.
 
     Args:
       folder: where; made if missing.
@@ -61,6 +89,7 @@ def write_report(
     )
     matrix = sk_metrics.confusion_matrix(labels, predictions, labels=classes)
     low, high = wilson_interval(correct, len(labels))
+    area = roc_auc(labels, logits)
     report = {
         "format": FORMAT,
         "split": split,
@@ -70,6 +99,7 @@ def write_report(
         "accuracy": correct / len(labels),
         "accuracy_95_percent_interval": [low, high],
         "loss": loss,
+        **({"roc_auc": area} if len(class_names) == 2 else {}),
         "classes": {
             name: {
                 "precision": float(precision[k]),
@@ -86,6 +116,11 @@ def write_report(
     png = confusion_figure(matrix, class_names, title=title)
     write_json(folder / f"{split}_metrics.json", report)
     write_bytes(folder / f"{split}_confusion_matrix.png", png)
+    if area is not None:
+        curve = sk_metrics.roc_curve(labels, _second_class_scores(logits), drop_intermediate=False)
+        title = f"{split}: area under the curve {area:.4f}"
+        roc_png = roc_figure(curve[0], curve[1], positive=class_names[1], title=title)
+        write_bytes(folder / f"{split}_roc_curve.png", roc_png)
     write_text(folder / f"{split}_predictions.csv", _predictions(ids, labels, logits, class_names))
     return report, png
 

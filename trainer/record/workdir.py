@@ -15,7 +15,7 @@ from trainer.files import read_json, remove_parts, write_json, write_text
 from trainer.values import TrainerError, UsageError
 
 # Of run.json and splits.json. 2: a checkpoint counts by its record.
-FORMAT = 2
+FORMAT = 3
 
 
 class Workdir:

@@ -1,0 +1,106 @@
+"""BiT-HyperRule: its table, what it becomes as options, and that it trains."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tests.conftest import make_flower_folder
+from trainer import experiment as experiment_room
+from trainer.bit_rule import BATCH_SIZE, Rule, apply_rule, bit_rule
+from trainer.config import Config
+from trainer.files import read_json
+from trainer.loop.phases import make_plan
+from trainer.phase_specs import phase_specs
+
+
+@pytest.mark.parametrize(
+    ("num_examples", "area_px", "rule"),
+    [
+        (1, 95 * 96, Rule(100, (200, 300, 400), 500, 128, 0.64, 0.0)),
+        (19_999, 96 * 96, Rule(100, (200, 300, 400), 500, 480, (480 / 512) ** 2, 0.0)),
+        (20_000, 32 * 32, Rule(500, (3_000, 6_000, 9_000), 10_000, 128, 0.64, 0.1)),
+        (499_999, 224 * 224, Rule(500, (3_000, 6_000, 9_000), 10_000, 480, (480 / 512) ** 2, 0.1)),
+        (500_000, 224 * 224, Rule(500, (6_000, 12_000, 18_000), 20_000, 480, (480 / 512) ** 2, 0.1)),
+    ],
+)
+def test_the_published_table(num_examples, area_px, rule):
+    got = dataclasses.asdict(bit_rule(num_examples=num_examples, area_px=area_px))
+    assert {name: got[name] for name in got if name != "decay_steps"} == pytest.approx(
+        {name: value for name, value in dataclasses.asdict(rule).items() if name != "decay_steps"}
+    )
+    assert got["decay_steps"] == rule.decay_steps
+
+
+@pytest.mark.parametrize("num_examples", [1_000, 50_000, 600_000])
+def test_the_rate_is_that_of_the_rule_at_its_own_batch_size(num_examples):
+    rule = bit_rule(num_examples=num_examples, area_px=1e6)
+    config = apply_rule(Config().replace(schedule="auto", batch_size=BATCH_SIZE), rule)
+    (phase,) = make_plan(phase_specs(config.plan), num_examples=num_examples, batch_size=BATCH_SIZE).phases
+    assert (phase.num_steps, phase.warmup_steps) == (rule.num_steps, rule.warmup_steps)
+    falls = [rule.warmup_steps, *rule.decay_steps]
+    for number, (start, stop) in enumerate(zip(falls, [*rule.decay_steps, rule.num_steps], strict=True)):
+        for step in (start, stop - 1):
+            assert phase.learning_rate(step) == pytest.approx(0.003 * 0.1**number, rel=1e-4)
+    assert phase.learning_rate(0) == pytest.approx(0.003 / rule.warmup_steps, rel=1e-4)
+    assert (phase.spec.optimizer, phase.spec.momentum, phase.spec.weight_decay) == ("sgd", 0.9, 0.0)
+    assert ("mixup(0.1)" in phase.spec.augment) == (num_examples >= 20_000)
+
+
+def test_another_batch_size_sees_as_many_pictures_at_a_rate_in_proportion():
+    rule = bit_rule(num_examples=1_000, area_px=1e6)
+    config = apply_rule(Config().replace(schedule="auto", batch_size=64), rule)
+    (phase,) = make_plan(phase_specs(config.plan), num_examples=1_000, batch_size=64).phases
+    assert phase.num_steps == 500 * 8
+    assert phase.spec.learning_rate == pytest.approx(0.003 / 8)
+
+
+def test_head_and_size_stay_where_they_are_given():
+    rule = bit_rule(num_examples=1_000, area_px=1e6)
+    chosen = apply_rule(Config().replace(schedule="auto"), rule).model
+    assert (chosen.head, chosen.image_size) == ("linear", 480)
+    given = apply_rule(Config().replace(schedule="auto", head="mlp(8)", image_size=96), rule).model
+    assert (given.head, given.image_size) == ("mlp(8)", 96)
+
+
+def test_it_trains_and_goes_on(tmp_path, tiny_backbone, run_main, monkeypatch):
+    asked = []
+
+    def short(*, num_examples, area_px):
+        asked.append((num_examples, area_px))
+        return Rule(2, (4, 6, 8), 10, 16, 0.64, 0.1)
+
+    monkeypatch.setattr(experiment_room, "bit_rule", short)
+    monkeypatch.setattr("trainer.bit_rule.BATCH_SIZE", 6)
+    pictures = make_flower_folder(tmp_path / "pictures", n=6)
+    arguments = (
+        f"--source=folder:{pictures}", f"--backbone=savedmodel:{tiny_backbone}", "--schedule=auto",
+        "--splits=12,6", "--batch_size=6", "--precision=float32", f"--workdir={tmp_path / 'run'}",
+    )  # fmt: skip
+    status, out, err = run_main("train", *arguments)
+    assert (status, err) == (0, "")
+    assert asked == [(12, 120.0)]  # Pictures of 12x10 px.
+    assert "BiT-HyperRule for 12 pictures of about 120 px: head linear, 16 px, --phase='name=bit;" in out
+    assert "phase bit, steps 0 to 10, sgd at 0.003 (step(0.25,0.5,0.75)), warm-up 2 steps" in out
+    run = read_json(tmp_path / "run" / "run.json")
+    # What is recorded is what was asked for, so that the same command goes on.
+    assert (run["config"]["schedule"], run["config"]["phase"], run["config"]["head"]) == ("auto", [], "auto")
+    assert run["contract"]["height_px"] == 16
+    assert run_main("train", *arguments)[0] == 0
+    assert run_main("evaluate", f"--workdir={tmp_path / 'run'}", "--eval_split=validation")[0] == 0
+    status, out, _ = run_main("predict", f"--workdir={tmp_path / 'run'}", pictures / "red", "--format=jsonl")
+    assert (status, len(out.splitlines())) == (0, 6)
+
+
+def test_the_head_starts_at_zero(tmp_path, tiny_backbone):
+    pictures = make_flower_folder(tmp_path / "pictures", n=6)
+    config = Config().replace(
+        source=f"folder:{pictures}",
+        backbone=f"savedmodel:{tiny_backbone}",
+        schedule="auto",
+        image_size=8,
+        batch_size=8,
+    )
+    made = experiment_room.Experiment(config)
+    assert not np.any(made.classifier.named_variables["head/logits/kernel"].numpy())
+    assert made.plan.phases[0].spec.train == (".*",)

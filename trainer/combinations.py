@@ -1,0 +1,74 @@
+"""Which options go together: what is refused at once, or as soon as the pictures are known."""
+
+import logging
+from collections.abc import Sequence
+
+from trainer.config import Config
+from trainer.data.augment import make_augment
+from trainer.loop.averages import make_average
+from trainer.loop.losses import check_class_weights, make_loss
+from trainer.loop.multipliers import check_rules
+from trainer.loop.schedules import check_schedule
+from trainer.phase_specs import PhaseSpec, phase_specs
+from trainer.values import UsageError
+
+_log = logging.getLogger("trainer")
+# Below this, averages over a batch say little of a data set (Wu & He, 2018, arXiv 1803.08494, figure 1).
+SMALL_BATCH = 32
+
+
+def check_options(config: Config) -> None:
+    """Makes sure that all that is called by a name exists, before pictures or networks are opened.
+
+    Raises:
+      UsageError: it does not; the message says what there is.
+    """
+    make_loss(config.update.loss, num_classes=2)
+    check_class_weights(config.update.class_weights)
+    check_rules(config.update.lr_multiplier)
+    for spec in phase_specs(config.plan):
+        with_phase = f"phase {spec.name}: "
+        try:
+            make_augment(spec.augment)
+            check_schedule(spec.lr_schedule, warmup=spec.warmup.amount > 0)
+            # Whether a phase is long enough for its average shows later.
+            make_average(spec.average, num_steps=10**6, steps_per_epoch=1)
+        except UsageError as error:
+            raise UsageError(f"{with_phase}{error}") from None
+
+
+def check_together(
+    config: Config, specs: Sequence[PhaseSpec], *, class_names: Sequence[str], replicas: int
+) -> None:
+    """Refuses what does not go together, and warns of what goes together badly.
+
+    Raises:
+      UsageError: the message says why, and what to leave away.
+    """
+    if config.update.early_stop == "auc" and len(class_names) != 2:
+        raise UsageError(f"--early_stop=auc is for two classes, and there are {len(class_names)}")
+    for spec in specs:
+        augment = make_augment(spec.augment)
+        if augment and augment.mixes and config.speed.feature_views:
+            raise UsageError(
+                f"phase {spec.name}: --feature_views keeps views of single pictures, and {spec.augment} "
+                "mixes pictures of a batch: leave one of them away"
+            )
+        if spec.bn == "batch":
+            _check_batch_norm(config, spec, replicas=replicas)
+
+
+def _check_batch_norm(config: Config, spec: PhaseSpec, *, replicas: int) -> None:
+    if spec.average.startswith("swa"):
+        raise UsageError(
+            f"phase {spec.name}: {spec.average} with bn=batch: the statistics of BatchNorm would have to be "
+            "measured anew for the averaged weights (Izmailov et al., 2018); use bn=frozen, or ema"
+        )
+    seen = config.plan.batch_size // replicas // config.update.accumulate
+    if seen < SMALL_BATCH:
+        _log.warning(
+            "phase %s: bn=batch takes the statistics of BatchNorm from %d pictures at a time, and moves the "
+            "stored ones towards them; TensorFlow's guide to transfer learning warns that this can destroy "
+            "what the model has learned. bn=frozen keeps them",
+            spec.name, seen,
+        )  # fmt: skip

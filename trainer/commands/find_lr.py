@@ -1,0 +1,114 @@
+"""`find_lr`: trains for a few updates at a rising learning rate, draws the loss, and proposes a rate."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from trainer.commands.evaluate import make_stages, named_pictures
+from trainer.commands.initial_weights import take_weights
+from trainer.config import Config
+from trainer.experiment import Experiment
+from trainer.files import write_bytes, write_json
+from trainer.flags import CommandLine
+from trainer.loop.lr_range import propose, range_spec, rising, smoothed
+from trainer.loop.phases import make_plan
+from trainer.phase_specs import PhaseSpec
+from trainer.record.progress import counting
+from trainer.record.summaries import Summaries
+from trainer.record.workdir import Workdir
+from trainer.values import TrainerError, UsageError
+
+_log = logging.getLogger("trainer")
+FOLDER = "find_lr"
+
+
+def run(line: CommandLine) -> int:
+    """Writes find_lr/ in the workdir, beside whatever run is there, and returns the exit status."""
+    config = line.config
+    low, high = _range(config.find_lr.find_lr_range)
+    outer = Workdir(config.run.workdir)
+    outer.make()
+    with outer.lock():
+        experiment = Experiment(config)
+        spec = _phase(experiment, config.find_lr.find_lr_phase)
+        with named_pictures(experiment):
+            rates, losses = _measure(experiment, spec, low=low, high=high)
+        try:
+            proposed = propose(rates, losses)
+        except ValueError as error:
+            raise TrainerError(
+                f"phase {spec.name}: {error} from {low:g} to {(rates or [high])[-1]:.3g}; try another "
+                "--find_lr_range, or more --find_lr_steps"
+            ) from None
+        folder = Path(outer.root) / FOLDER
+        _write(folder, spec, rates, losses, proposed=proposed)
+    _log.info("learning rate for phase %s: %.2g, where the loss falls fastest", spec.name, proposed)
+    _log.info("curve:       %s", folder / "find_lr.png")
+    return 0
+
+
+def _range(text: str) -> tuple[float, float]:
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise UsageError(f"--find_lr_range={text} is not two rates such as 1e-6,1") from None
+    if not 0 < low < high < float("inf"):
+        raise UsageError(f"--find_lr_range={text}: 0 < lowest rate < highest rate is needed")
+    return low, high
+
+
+def _phase(experiment: Experiment, name: str) -> PhaseSpec:
+    specs = {phase.spec.name: phase.spec for phase in experiment.plan.phases}
+    if name and name not in specs:
+        raise UsageError(f"--find_lr_phase={name} is not one of {', '.join(specs)}")
+    return specs[name] if name else experiment.plan.phases[0].spec
+
+
+def _measure(
+    experiment: Experiment, spec: PhaseSpec, *, low: float, high: float
+) -> tuple[list[float], list[float]]:
+    """Returns the rates and the losses of the updates."""
+    config: Config = experiment.config
+    num_steps = config.find_lr.find_lr_steps
+    train = experiment.splits.indices["train"]
+    experiment.plan = make_plan(
+        [range_spec(spec, low=low, high=high, num_steps=num_steps)],
+        num_examples=len(train),
+        batch_size=config.plan.batch_size,
+    )
+    if config.model.init_from:
+        take_weights(experiment)
+    rates, losses = [], []
+    with experiment.strategy.scope():
+        stages = make_stages(experiment, decided={})
+        update = stages.current().make_run()
+        iterator = iter(stages.current().training(0))
+        batch_size = config.plan.batch_size
+        with counting(config.run.progress, f"find_lr, {low:g} to {high:g}", num_steps * batch_size) as done:
+            for rate, loss in rising(stages.state, update, iterator):
+                rates.append(rate)
+                losses.append(loss)
+                done(batch_size)
+    return rates, losses
+
+
+def _write(
+    folder: Path, spec: PhaseSpec, rates: list[float], losses: list[float], *, proposed: float
+) -> None:
+    from trainer.record.figures import learning_rate_figure  # Late, as in `evaluate`.
+
+    means = smoothed(losses)
+    png = learning_rate_figure(
+        np.array(rates), np.array(losses), means, proposed=proposed, title=f"phase {spec.name}"
+    )
+    write_bytes(folder / "find_lr.png", png)
+    values = {"phase": spec.name, "proposed": proposed, "rates": rates, "losses": losses}
+    write_json(folder / "find_lr.json", {**values, "smoothed": means.tolist()})
+    inner = Workdir(str(folder))
+    summaries = Summaries(inner)
+    summaries.cut_back(None)
+    for step, (rate, loss, mean) in enumerate(zip(rates, losses, means.tolist(), strict=True), 1):
+        summaries.scalars("train", step, {"learning_rate": rate, "loss": loss, "smoothed_loss": mean})
+    summaries.image("train", "find_lr", png, step=len(rates))
+    summaries.close()

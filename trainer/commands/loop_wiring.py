@@ -1,0 +1,117 @@
+"""The training loop of a run with its hooks, and what they are handed."""
+
+import math
+
+from trainer.commands.evaluate import base_of, measures
+from trainer.commands.introduction import show_pictures
+from trainer.loop import hooks as hook
+from trainer.loop.guard import Guard
+from trainer.loop.judges import Best, EarlyStop, Plateau
+from trainer.loop.loop import train
+from trainer.loop.state import TrainState
+from trainer.model.freezing import summary
+from trainer.record.checkpoints import Checkpoints
+from trainer.record.progress import Progress
+from trainer.record.summaries import Summaries
+from trainer.runtime import StopSignal
+from trainer.stages import Stages
+from trainer.values import Duration, Interrupted
+
+
+class _Asked(KeyboardInterrupt):
+    """The run was asked to stop in the middle of an evaluation, or of features being computed."""
+
+
+def run_loop(
+    stages: Stages, checkpoints: Checkpoints, summaries: Summaries, progress: Progress, stop: StopSignal
+) -> None:
+    """Trains from the state's step to the end of the plan.
+
+    Raises:
+      Interrupted: the run was asked to stop, and is saved.
+      NonFinite: an update made numbers that nobody can go on with.
+    """
+    experiment = stages.experiment
+    config, plan, indices = experiment.config, experiment.plan, experiment.splits.indices
+
+    def every(text: str) -> hook.Every:
+        return hook.Every(
+            Duration.parse(text), plan, num_examples=len(indices["train"]), batch_size=config.plan.batch_size
+        )
+
+    def examples(step: int) -> list[str]:
+        at = experiment.pipeline.positions(indices["train"], step=step)
+        return [experiment.source.ids[i] for i in at.tolist()]
+
+    guard = Guard(examples=examples, max_loss=config.guard.max_loss or math.inf)
+
+    def save(state: TrainState) -> None:
+        guard.check_weights(state)
+        # First, so that no checkpoint counts what is not yet written.
+        summaries.sync()
+        checkpoints.save(state.variables(), step=state.step, base=base_of(state))
+
+    def save_best(state: TrainState) -> None:
+        guard.check_weights(state)
+        checkpoints.save_best(state.variables(), step=state.step, base=base_of(state))
+
+    def save_once(state: TrainState) -> None:
+        path = checkpoints.latest()
+        if path is None or checkpoints.step_of(path) != state.step:
+            save(state)
+
+    def on_phase(state: TrainState) -> None:
+        phase = state.phase
+        rows = experiment.classifier.freezing_table(phase.spec.train)
+        progress.say(f"phase {phase.describe()}: {summary(rows)}")
+        if state.step == phase.start_step:
+            show_pictures(experiment, summaries, phase)
+
+    def leave_if_asked() -> None:
+        if why := stop.requested():
+            raise _Asked(why)
+
+    stages.between_batches = leave_if_asked
+    best, plateau = Best(save_best=save_best), Plateau(say=progress.say)
+    judges: list[hook.Judge] = [best, plateau]
+    if metric := config.update.early_stop:
+        patience, min_change = config.update.patience, config.update.min_change
+        judges.append(
+            EarlyStop(metric, patience=patience, min_change=min_change, save=save_once, say=progress.say)
+        )
+    writing: dict = {"writer": summaries, "progress": progress}
+    hooks: list[hook.Hook] = [
+        guard,
+        hook.Log(every(config.run.log_every), batch_size=config.plan.batch_size, **writing),
+        hook.Save(every(config.run.save_every), save=save, every_secs=config.run.save_every_secs),
+        hook.Evaluate(
+            every(config.run.evaluate_every),
+            evaluate=lambda: measures(stages.evaluate("validation")),
+            then=judges,
+            **writing,
+        ),
+        *judges,
+        hook.Stop(requested=stop.requested, save=save),
+    ]
+    try:
+        train(
+            stages.state,
+            batches=lambda phase, step: stages.current().training(step),
+            make_run=lambda state, phase: stages.current().make_run(),
+            hooks=hooks,
+            on_phase=on_phase,
+        )
+    except _Asked as asked:
+        # Only here, where whatever was being scored has put the weights back that are trained.
+        step = stages.state.step
+        if step == 0:
+            raise Interrupted(
+                f"{asked}: stopped before the first step; the same command starts again"
+            ) from None
+        save(stages.state)
+        raise Interrupted(
+            f"{asked}: stopped at step {step:,} of {plan.total_steps:,} and saved; the same command goes on "
+            "from there"
+        ) from None
+    # What is scored from here on is no state to go on from.
+    stages.between_batches = lambda: None

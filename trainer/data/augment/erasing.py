@@ -1,0 +1,44 @@
+"""Boxes of a picture painted over."""
+
+import tensorflow as tf
+
+from trainer.data.augment.boxes import inside, shape_that_fits
+from trainer.data.augment.change import Change, check, evenly
+
+_GREY = 0.5
+_MAX_ASPECT = 1 / 0.3
+
+
+def erase(probability: float = 0.25, min_area: float = 0.02, max_area: float = 0.33) -> Change:
+    """Paints a random box of some pictures grey.
+
+    Random erasing (Zhong et al. 2017, arXiv 1708.04896). The area is even between the two, the sides
+    differ by up to 10 to 3 (the paper's r1 = 0.3). A box that does not fit is not drawn again: its shape is
+    drawn from those that do. The grey is the middle of the range: near the mean of photographs, and 0
+    where a network wants [-1, 1], so that statistics of the picture change less than by black.
+
+    Args:
+      probability: share of the pictures, 0 to 1.
+      min_area: smallest share of the picture's area.
+      max_area: largest share of the picture's area.
+    """
+    check(0 <= probability <= 1, "the probability must be in [0, 1]")
+    check(0 < min_area <= max_area <= 1, "the shares of the area must be 0 < smallest <= largest <= 1")
+
+    def apply(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+        chosen, area, aspect, top, left = tf.unstack(draws, axis=1)
+        sides = shape_that_fits(evenly(area, min_area, max_area), aspect, max_aspect=_MAX_ASPECT)
+        sizes = tf.unstack(tf.cast(tf.shape(images)[1:3], tf.float64))
+        height, width = (
+            tf.maximum(tf.round(part * whole), 1) for part, whole in zip(sides, sizes, strict=True)
+        )
+        box = inside(
+            images,
+            top=tf.floor(evenly(top, 0.0, sizes[0] - height + 1)),
+            left=tf.floor(evenly(left, 0.0, sizes[1] - width + 1)),
+            height=height,
+            width=width,
+        )
+        return tf.where(box & (chosen < probability)[:, None, None, None], _GREY, images)
+
+    return Change(5, apply)

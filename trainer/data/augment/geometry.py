@@ -1,0 +1,100 @@
+"""Changes of where things are in a picture."""
+
+import tensorflow as tf
+
+from trainer.data.augment.boxes import shape_that_fits
+from trainer.data.augment.change import Change, check, evenly
+from trainer.data.augment.projective import rotated, transform
+
+
+def flip() -> Change:
+    """Mirrors half of the pictures left to right."""
+
+    def apply(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+        return tf.where(draws[:, :, None, None] < 0.5, tf.reverse(images, [2]), images)
+
+    return Change(1, apply)
+
+
+def crop(min_area: float = 0.5) -> Change:
+    """Cuts out a random part with `min_area` to 1 of the area and the same shape, and enlarges it."""
+    check(0 < min_area <= 1, "the smallest share of the area must be in (0, 1]")
+
+    def apply(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+        area, top, left = tf.unstack(draws, axis=1)
+        side = tf.sqrt(min_area + (1.0 - min_area) * area)
+        top, left = top * (1 - side), left * (1 - side)
+        boxes = tf.stack([top, left, top + side, left + side], axis=1)
+        size = tf.shape(images)[1:3]
+        cut = tf.image.crop_and_resize(images, boxes, tf.range(tf.shape(images)[0]), size)
+        # Interpolation weights can overshoot by an ulp.
+        return tf.clip_by_value(cut, 0.0, 1.0)
+
+    return Change(3, apply)
+
+
+def random_resized_crop(min_area: float = 0.08, max_aspect: float = 4 / 3) -> Change:
+    """Cuts out a random part of random area and shape, and stretches it to the picture's size.
+
+    The augmentation of Inception (Szegedy et al. 2015, arXiv 1409.4842, section 6). The area is even in
+    [min_area, 1]. A box that does not fit is not drawn again: its shape is drawn from those that do.
+
+    Args:
+      min_area: the smallest share of the picture's area.
+      max_aspect: width by height of the widest box, and height by width of the tallest, where the
+        picture itself, which has the network's shape by now, counts as 1.
+    """
+    check(0 < min_area <= 1, "the smallest share of the area must be in (0, 1]")
+    check(1 <= max_aspect <= 100, "the largest aspect must be in [1, 100]")
+
+    def apply(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+        area, aspect, top, left = tf.unstack(draws, axis=1)
+        tall, wide = shape_that_fits(evenly(area, min_area, 1.0), aspect, max_aspect=max_aspect)
+        height, width = tf.unstack(tf.cast(tf.shape(images)[1:3], tf.float64))
+        # From the middle of the picture to that of the box.
+        shift = width * evenly(left, wide - 1, 1 - wide) / 2, height * evenly(top, tall - 1, 1 - tall) / 2
+        return transform(images, x=(wide, 0.0), y=(0.0, tall), shift=shift)
+
+    return Change(4, apply)
+
+
+def rotate(max_turn: float = 0.2) -> Change:
+    """Turns pictures by up to `max_turn` of a full turn to either side, with their edges reflected.
+
+    As the Keras layer RandomRotation(max_turn).
+    """
+    check(0 <= max_turn <= 1, "the share of a full turn must be in [0, 1]")
+
+    def apply(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+        return rotated(images, evenly(draws[:, 0], -max_turn, max_turn))
+
+    return Change(1, apply)
+
+
+def zoom(max_share: float = 0.2) -> Change:
+    """Shows 1 - max_share to 1 + max_share of height and width, alike; beyond the edges it is reflected.
+
+    As the Keras layer RandomZoom(max_share).
+    """
+    check(0 <= max_share < 1, "the share of height and width must be in [0, 1)")
+
+    def apply(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+        shown = evenly(draws[:, 0], 1 - max_share, 1 + max_share)
+        return transform(images, x=(shown, 0.0), y=(0.0, shown))
+
+    return Change(1, apply)
+
+
+def translate(max_share: float = 0.1) -> Change:
+    """Moves pictures by up to `max_share` of height and of width to either side, with edges reflected.
+
+    As the Keras layer RandomTranslation(max_share, max_share).
+    """
+    check(0 <= max_share <= 1, "the share of the side must be in [0, 1]")
+
+    def apply(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+        height, width = tf.unstack(tf.cast(tf.shape(images)[1:3], tf.float64))
+        down, right = (evenly(draws[:, i], -max_share, max_share) for i in (0, 1))
+        return transform(images, x=(1.0, 0.0), y=(0.0, 1.0), shift=(-right * width, -down * height))
+
+    return Change(2, apply)

@@ -1,0 +1,225 @@
+"""Losses of examples, from logits. A new one is a function here and a line in `LOSSES`."""
+
+import difflib
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from trainer.values import UsageError, parse_calls
+
+Loss = Callable[[tf.Tensor, tf.Tensor, tf.Tensor | None], tf.Tensor]
+"""(logits [B, K] float32, labels [B] int64, targets [B, K] float32 or None) -> losses [B] float32.
+
+Targets are the shares of the classes in each example, which sum to 1; None: the label alone.
+"""
+
+BALANCED = "balanced"
+# Below any difference to 1 that a float32 has, so that it stands for 0.
+NEARLY_ZERO = 1e-12
+MOST_FOCUS = 100.0
+# Beyond these, a weight times a loss is no longer safe in float32.
+SMALLEST, LARGEST = 1e-30, 1e30
+
+
+def cross_entropy(*, smoothing: float) -> Loss:
+    """Cross-entropy of softmax.
+
+    With smoothing, against (1 - smoothing) times the target plus an even distribution over the classes for
+    the rest (Szegedy et al., 2016, arXiv 1512.00567, section 7).
+    """
+    of_labels = tf_keras.losses.SparseCategoricalCrossentropy(
+        from_logits=True, reduction=tf_keras.losses.Reduction.NONE
+    )
+
+    def loss(logits: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor | None) -> tf.Tensor:
+        if targets is None:
+            losses = of_labels(labels, logits)
+        else:
+            losses = -tf.reduce_sum(targets * tf.nn.log_softmax(logits), axis=-1)
+        if smoothing:
+            even = -tf.reduce_mean(tf.nn.log_softmax(logits), axis=-1)
+            losses = (1.0 - smoothing) * losses + smoothing * even
+        return losses
+
+    return loss
+
+
+def focal(gamma: float = 2.0, *, smoothing: float) -> Loss:
+    """Cross-entropy that counts less where the network is sure already (Lin et al., 2017, arXiv 1708.02002).
+
+    The sum over the classes of target * (1 - p)^gamma * -log(p), p being softmax; smoothing is as in
+    `cross_entropy`.
+    """
+    # A bool is an int to Python, and no number to a reader.
+    if isinstance(gamma, bool) or not (isinstance(gamma, int | float) and 0 <= gamma <= MOST_FOCUS):
+        raise UsageError(f"gamma must be a number from 0, which is cross_entropy, to {MOST_FOCUS:g}")
+
+    def loss(logits: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor | None) -> tf.Tensor:
+        log_shares = tf.nn.log_softmax(logits)
+        # Where this is 0, gradients of powers below 1 are infinite.
+        others = tf.maximum(1.0 - tf.exp(log_shares), NEARLY_ZERO)
+        num_classes = logits.shape[-1]
+        shares = tf.one_hot(labels, num_classes) if targets is None else targets
+        shares = (1.0 - smoothing) * shares + smoothing / num_classes
+        return -tf.reduce_sum(shares * tf.pow(others, gamma) * log_shares, axis=-1)
+
+    return loss
+
+
+LOSSES: dict[str, Callable[..., Loss]] = {"cross_entropy": cross_entropy, "focal": focal}
+PLAIN_LOSS: Loss = cross_entropy(smoothing=0.0)
+"""What is measured, whatever is minimized: cross-entropy with the labels."""
+
+
+def make_loss(
+    text: str,
+    *,
+    num_classes: int,
+    label_smoothing: float = 0.0,
+    class_weights: np.ndarray | None = None,
+) -> Loss:
+    """Returns the loss that is minimized.
+
+    Args:
+      text: a name of `LOSSES`, with a number or without, such as `focal(2)`.
+      num_classes: K.
+      label_smoothing: share of each target spread evenly over the classes, from 0 up to 1.
+      class_weights: [K] float32. The loss of an example is multiplied with the mean weight of its target
+        before smoothing, as by `class_weight` of Keras: whoever takes the mean divides by the number of
+        examples, not by the sum of their weights.
+
+    Raises:
+      UsageError: there is no such loss.
+      ValueError: the weights are not [K].
+    """
+    loss = _read(text, smoothing=label_smoothing)
+    if class_weights is None:
+        return loss
+    if class_weights.shape != (num_classes,):
+        raise ValueError(f"weights of shape {class_weights.shape} for {num_classes} classes")
+
+    def weighted(logits: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor | None) -> tf.Tensor:
+        # A tensor of its own wherever it is traced.
+        weights = tf.constant(class_weights, tf.float32)
+        means = tf.gather(weights, labels) if targets is None else tf.linalg.matvec(targets, weights)
+        return means * loss(logits, labels, targets)
+
+    return weighted
+
+
+def check_class_weights(text: str) -> None:
+    """Makes sure that a text may be one of weights, before the names of the classes are known.
+
+    Raises:
+      UsageError: it cannot.
+    """
+    if text in ("", BALANCED):
+        return
+    # Names may hold anything, so nothing is sure but how the text ends.
+    name, _, number = text.rstrip(", ").rpartition("=")
+    if not name.strip():
+        raise _refusal(text, f"is neither {BALANCED} nor weights of classes, such as roses=2,tulips=0.5")
+    if "," in number:
+        raise _refusal(text, f"{number.rpartition(',')[2].strip()} is given no weight")
+    _weight(text, number)
+
+
+def class_weights_from(
+    text: str, *, class_names: Sequence[str], counts: Mapping[str, int]
+) -> np.ndarray | None:
+    """Returns the weights of classes in a loss, [K] float32; None for an empty text.
+
+    Args:
+      text: `balanced`, for n / (K * n_k) (King & Zeng, 2001, "Logistic regression in rare events data"), n
+        being the number of examples and n_k that of class k; or such as `roses=2,tulips=0.5`, the other
+        classes having 1.
+      class_names: all, in order.
+      counts: {class name: number of training examples}.
+
+    Raises:
+      UsageError: the text is neither, or is `balanced` where a class has no examples.
+    """
+    check_class_weights(text)
+    if not text:
+        return None
+    if text != BALANCED:
+        weights = _named_weights(text, class_names)
+        return np.array([weights.get(name, 1.0) for name in class_names], np.float32)
+    numbers = np.array([counts[name] for name in class_names])
+    if not numbers.all():
+        missing = class_names[int(numbers.argmin())]
+        raise _refusal(text, f"the training split has no example of {missing}: give weights by name instead")
+    return (numbers.sum() / (len(numbers) * numbers)).astype(np.float32)
+
+
+def _named_weights(text: str, class_names: Sequence[str]) -> dict[str, float]:
+    weights: dict[str, float] = {}
+    # A name may hold '=' and ',': only the names tell where one ends. Some begin with another.
+    longest_first = sorted(class_names, key=len, reverse=True)
+    rest = text.strip()
+    while rest:
+        named = ((name, _after(rest, name)) for name in longest_first)
+        name, value = next(((name, value) for name, value in named if value is not None), ("", None))
+        if value is None:
+            raise _refusal(text, _unknown(rest.split(",")[0].strip(), class_names))
+        if name in weights:
+            raise _refusal(text, f"{name} is named twice")
+        number, _, rest = value.partition(",")
+        weights[name] = _weight(text, number)
+        rest = rest.strip()
+    return weights
+
+
+def _after(text: str, name: str) -> str | None:
+    """Returns what follows 'NAME=' at the start of a text; None where that is not its start."""
+    before, equals, after = text.removeprefix(name).partition("=")
+    return after if text.startswith(name) and equals and not before.strip() else None
+
+
+def _weight(text: str, number: str) -> float:
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = math.nan
+    if not SMALLEST <= weight <= LARGEST:
+        raise _refusal(text, f"{number.strip()!r} is not a weight, a number above 0")
+    return weight
+
+
+def _unknown(item: str, class_names: Sequence[str]) -> str:
+    if item in class_names:
+        return f"{item} is given no weight"
+    name = item.rpartition("=")[0].strip() or item
+    some = class_names if len(class_names) <= 10 else (*class_names[:3], "...", class_names[-1])
+    close = difflib.get_close_matches(name, class_names, n=2)
+    return f"{name!r} is not one of the classes {', '.join(some)}" + (
+        f": is it {' or '.join(close)}?" if close else ""
+    )
+
+
+def _refusal(text: str, reason: str) -> UsageError:
+    return UsageError(f"--class_weights={text}: {reason}")
+
+
+def _read(text: str, *, smoothing: float) -> Loss:
+    try:
+        [call] = parse_calls(text)
+        make = LOSSES[call.name]
+    except (UsageError, ValueError, KeyError):
+        name = text.partition("(")[0].strip()
+        close = [] if name in LOSSES else difflib.get_close_matches(name, LOSSES, n=1)
+        raise UsageError(
+            f"--loss={text} is not one of {', '.join(LOSSES)}, with a number or without, such as focal(2)"
+            + (f": is it {close[0]}?" if close else "")
+        ) from None
+    *takes, _ = inspect.signature(make).parameters
+    if len(call.args) > len(takes):
+        raise UsageError(f"--loss={text}: {call.name} takes {f'only {takes[0]}' if takes else 'no number'}")
+    try:
+        return make(*call.args, smoothing=smoothing)
+    except UsageError as error:
+        raise UsageError(f"--loss={text}: {error}") from None

@@ -1,0 +1,38 @@
+"""The weights of a checkpoint for whoever only runs the network: no optimizer, no plan."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from trainer.model.classifier import Classifier
+from trainer.values import TrainerError
+
+
+def assign_weights(classifier: Classifier, values: Mapping[str, np.ndarray]) -> None:
+    """Puts the weights of a checkpoint into a network: the averaged ones of those that are averaged.
+
+    Args:
+      classifier: every variable of it gets a value.
+      values: {name: value} of a checkpoint. 'average/NAME' goes before 'model/NAME'; what is neither, such
+        as 'step' and the slots of an optimizer, is left aside.
+
+    Raises:
+      TrainerError: a variable has no value or one of another shape, or a 'model/' value has no variable;
+        the message names the first. No variable has changed.
+    """
+    variables = classifier.named_variables
+    found = {
+        name.removeprefix("model/"): value for name, value in values.items() if name.startswith("model/")
+    }
+    averages = {name: values[f"average/{name}"] for name in variables if f"average/{name}" in values}
+    found |= averages
+    for name in sorted({*found, *variables}):
+        was = list(found[name].shape) if name in found else "missing"
+        now = variables[name].shape.as_list() if name in variables else "missing"
+        if was != now:
+            raise TrainerError(
+                f"the checkpoint does not fit the network: {name} is {was} in the checkpoint and {now} here; "
+                "the network that the run was trained with must be at its place"
+            )
+    for name, variable in variables.items():
+        variable.assign(found[name])
