@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import make_flower_folder
 from tests.continuations import Killed, told_faults, while_recovering
 from tests.interruptions import Kill, changed, read_disk, torn
-from trainer.commands import train
+from trainer.commands import loop_wiring
 from trainer.loop import hooks
 from trainer.runtime import StopSignal
 from trainer.values import Interrupted
@@ -204,7 +204,7 @@ def test_a_state_is_checked_before_it_is_saved_and_saved_before_it_is_scored(run
         orders.append([type(hook).__name__ for hook in hooks])
         raise Interrupted("enough")
 
-    monkeypatch.setattr(train, "train", record)
+    monkeypatch.setattr(loop_wiring, "train", record)
     run.put_back(None)
     assert run.start() == 75
-    assert orders == [["Guard", "Log", "Save", "Evaluate", "Best", "Stop"]]
+    assert orders == [["Guard", "Log", "Save", "Evaluate", "Best", "Plateau", "Stop"]]

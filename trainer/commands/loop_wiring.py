@@ -56,6 +56,8 @@ def run_loop(
         checkpoints.save_best(state.variables(), step=state.step, base=base_of(state))
 
     def save_once(state: TrainState) -> None:
+        # What Save has written at this step is what a run that nobody stops leaves: it holds nothing of an
+        # evaluation of the step, which is made again.
         path = checkpoints.latest()
         if path is None or checkpoints.step_of(path) != state.step:
             save(state)
@@ -91,7 +93,7 @@ def run_loop(
             **writing,
         ),
         *judges,
-        hook.Stop(requested=stop.requested, save=save),
+        hook.Stop(requested=stop.requested, save=save_once),
     ]
     try:
         train(
@@ -108,7 +110,7 @@ def run_loop(
             raise Interrupted(
                 f"{asked}: stopped before the first step; the same command starts again"
             ) from None
-        save(stages.state)
+        save_once(stages.state)
         raise Interrupted(
             f"{asked}: stopped at step {step:,} of {plan.total_steps:,} and saved; the same command goes on "
             "from there"

@@ -18,6 +18,8 @@ def picture_grid(images: np.ndarray, titles: Sequence[str], *, columns: int = 4)
     """
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(1.6 * columns, 1.8 * rows))
+    # Small enough for the longest one: a letter is about half as wide as high, and an inch has 72 points.
+    size = min(12.0, 1.6 * 72 / (0.55 * max([1, *map(len, titles)])))
     for i, (image, title) in enumerate(zip(images, titles, strict=True)):
         row, column = divmod(i, columns)
         # Placed by hand: a layout engine takes longer than all the drawing.
@@ -26,7 +28,12 @@ def picture_grid(images: np.ndarray, titles: Sequence[str], *, columns: int = 4)
         axes.imshow(np.clip(image, 0.0, 1.0))
         axes.axis("off")
         figure.text(
-            (column + 0.5) / columns, bottom + 0.83 / rows, title, fontsize=12, ha="center", parse_math=False
+            (column + 0.5) / columns,
+            bottom + 0.83 / rows,
+            title,
+            fontsize=size,
+            ha="center",
+            parse_math=False,
         )
     return png_bytes(figure)
 
