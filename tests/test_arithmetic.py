@@ -211,7 +211,12 @@ def test_whatever_a_step_changes_is_put_back(stages):
 
     meanwhile, after = measured(stages, spoil)
     # What is infinite stays so.
-    assert set(all_values(state)) - meanwhile == {"best/accuracy", "best/loss"}
+    assert set(all_values(state)) - meanwhile == {
+        "best/accuracy",
+        "best/loss",
+        "plateau/best",
+        "early/best",
+    }
     assert after == set()
 
 

@@ -159,7 +159,7 @@ def test_evaluate_where_there_is_nothing_to_evaluate(arguments, tmp_path, run_ma
     run = json.loads((workdir / "run.json").read_text())
     (workdir / "run.json").write_text(json.dumps({**run, "format": 99}))
     message = (
-        f"{workdir}/run.json has format 99, newer than the 2 that this version reads: use the version that "
+        f"{workdir}/run.json has format 99, newer than the 3 that this version reads: use the version that "
     )
     message += "wrote it, or another --workdir"
     assert_fails_once(run_main("evaluate", f"--workdir={workdir}"), message)

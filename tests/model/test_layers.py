@@ -86,7 +86,10 @@ def test_a_classifier_has_the_layers_of_backbone_and_head(backbone):
         *classifier.head.named_variables(),
     ]  # fmt: skip
     no_dropout = Classifier(backbone, Head("linear", num_logits=5, dropout=0.0, seed=0))
-    assert [layer.name for layer in no_dropout.layers[154:]] == ["global_average_pooling2d", "head/logits"]
+    assert [layer.name for layer in no_dropout.named_layers[154:]] == [
+        "global_average_pooling2d",
+        "head/logits",
+    ]
 
 
 @pytest.mark.parametrize(
