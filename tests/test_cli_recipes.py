@@ -110,6 +110,28 @@ def test_an_average_is_what_is_scored_and_kept(run):
     assert np.abs(np.subtract(with_average, plain)).max() > 1e-3
 
 
+def test_a_run_that_begins_with_another_takes_its_averages(run, tmp_path):
+    flags = ("--schedule=frozen", "--frozen_for=3epochs", "--optimizer=sgd", "--average=ema(0.9)")
+    assert run(*flags, "--frozen_learning_rate=0.5")[0] == 0
+    best = next((tmp_path / "run" / "checkpoints" / "best").glob("ckpt-*.index")).with_suffix("")
+    first = tf.train.load_checkpoint(str(best))
+    next_one = tmp_path / "next"
+    begun = run(
+        *flags, "--frozen_learning_rate=0", f"--init_from={tmp_path / 'run'}", f"--workdir={next_one}"
+    )
+    assert begun[0] == 0
+    second = tf.train.load_checkpoint(str(next_one / "checkpoints" / "ckpt-9"))
+
+    def kernel(reader, kind):
+        names = reader.get_variable_to_shape_map()
+        return reader.get_tensor(next(name for name in names if f"{kind}.Shead.Slogits.Skernel" in name))
+
+    np.testing.assert_array_equal(kernel(second, "model"), kernel(first, "average"))
+    # Its own averages begin there, too, and not with the weights before.
+    np.testing.assert_allclose(kernel(second, "average"), kernel(first, "average"), rtol=1e-5)
+    assert np.abs(kernel(first, "model") - kernel(first, "average")).max() > 1e-3
+
+
 def test_early_stopping_ends_a_phase_and_the_next_begins(run):
     status, out, err, workdir = run(
         "--frozen_for=6epochs", "--finetune_for=2epochs", "--frozen_learning_rate=0", "--early_stop=loss",

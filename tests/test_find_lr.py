@@ -57,9 +57,9 @@ def test_another_phase(find, tmp_path):
     ("flag", "status", "message"),
     [
         ("--find_lr_range=1", 2, "--find_lr_range=1 is not two rates such as 1e-6,1"),
-        ("--find_lr_range=1,0.1", 2, "--find_lr_range=1,0.1: 0 < lowest rate < highest rate is needed"),
-        ("--find_lr_range=0,1", 2, "--find_lr_range=0,1: 0 < lowest rate < highest rate is needed"),
-        ("--find_lr_range=1,inf", 2, "--find_lr_range=1,inf: 0 < lowest rate < highest rate is needed"),
+        ("--find_lr_range=1,0.1", 2, "--find_lr_range=1,0.1: the first number must be below the second"),
+        ("--find_lr_range=0,1", 2, "--find_lr_range=0,1: the lowest rate must be above 0"),
+        ("--find_lr_range=1,inf", 2, "--find_lr_range=1,inf: the first number must be below the second"),
         ("--find_lr_phase=last", 2, "--find_lr_phase=last is not one of frozen, finetune"),
         ("--find_lr_steps=3", 2, "--find_lr_steps=3 must be 10 or more"),
         (

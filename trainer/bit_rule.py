@@ -12,6 +12,7 @@ from trainer.config import Config
 
 BATCH_SIZE = 512
 LEARNING_RATE = 0.003
+RULE_HEAD = "linear"
 SMALL_AREA_PX = 96 * 96
 # (size of the picture before a random crop, size the network sees), in px.
 SMALL_PX, LARGE_PX = (160, 128), (512, 480)
@@ -64,6 +65,6 @@ def apply_rule(config: Config, rule: Rule) -> Config:
     }
     return config.replace(
         phase=("; ".join(f"{key}={value}" for key, value in phase.items()),),
-        head="linear" if config.model.head == "auto" else config.model.head,
+        head=RULE_HEAD if config.model.head == "auto" else config.model.head,
         image_size=config.model.image_size or rule.image_size_px,
     )

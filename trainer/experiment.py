@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from trainer.bit_rule import apply_rule, bit_rule
+from trainer.bit_rule import RULE_HEAD, apply_rule, bit_rule
 from trainer.caches import cache_root
 from trainer.combinations import check_options, check_together
 from trainer.config import Config
@@ -31,7 +31,7 @@ from trainer.model.cuts import Cut
 from trainer.model.heads import Head
 from trainer.phase_specs import PhaseSpec, is_auto, phase_specs
 from trainer.runtime import make_strategy
-from trainer.values import UsageError
+from trainer.values import UsageError, parse_pair
 
 _log = logging.getLogger("trainer")
 SHARED_SHOWN = 5
@@ -107,7 +107,7 @@ class Experiment:
     def _settled(self, config: Config) -> Config:
         """Returns the options with what is left to the pictures filled in."""
         if not is_auto(config.plan):
-            return config.replace(head=DEFAULT_HEAD) if config.model.head == "auto" else config
+            return config.replace(head=head_of(config))
         train = self.splits.indices["train"]
         area = typical_area(self.source, train)
         rule = bit_rule(num_examples=len(train), area_px=area)
@@ -171,24 +171,20 @@ class Experiment:
 
     def _open_network(self) -> None:
         model, run = self.config.model, self.config.run
+        wanted = None
+        if model.value_range:
+            wanted = parse_pair(model.value_range, flag="--value_range", what="numbers such as -1,1")
         self.backbone = open_backbone(
             model.backbone,
             weights=model.weights,
             image_size=model.image_size,
-            value_range=_value_range(model.value_range),
+            value_range=wanted,
             cache_dir=run.cache_dir,
         )
         num_classes = len(self.source.class_names)
         if model.logits == "one" and num_classes != 2:
             raise UsageError(f"--logits=one tells two classes apart, and there are {num_classes}")
-        head = Head(
-            model.head,
-            num_logits=1 if model.logits == "one" else num_classes,
-            dropout=model.dropout,
-            seed=run.seed,
-            zero_logits=is_auto(self.asked.plan),
-        )
-        self.classifier = Classifier(self.backbone, head)
+        self.classifier = make_classifier(self.asked, self.backbone, num_classes=num_classes)
 
     def _check_training(self, spec: PhaseSpec) -> None:
         self.classifier.freezing_table(spec.train)
@@ -233,13 +229,21 @@ class Experiment:
         return {"epoch": round(step / self.plan.steps_per_epoch, 4), "phase": name}
 
 
-def _value_range(text: str) -> tuple[float, float] | None:
-    if not text:
-        return None
-    try:
-        low, high = map(float, text.split(","))
-    except ValueError:
-        raise UsageError(f"--value_range={text} is not two numbers such as -1,1") from None
-    if not low < high:
-        raise UsageError(f"--value_range={text}: the first number must be below the second")
-    return low, high
+def make_classifier(config: Config, backbone: Backbone, *, num_classes: int) -> Classifier:
+    """Returns the network with the head that a configuration, as it was asked for, gives it."""
+    model = config.model
+    head = Head(
+        head_of(config),
+        num_logits=1 if model.logits == "one" else num_classes,
+        dropout=model.dropout,
+        seed=config.run.seed,
+        zero_logits=is_auto(config.plan),
+    )
+    return Classifier(backbone, head)
+
+
+def head_of(config: Config) -> str:
+    """Returns the head that is asked for, or what `auto` stands for."""
+    if config.model.head != "auto":
+        return config.model.head
+    return RULE_HEAD if is_auto(config.plan) else DEFAULT_HEAD

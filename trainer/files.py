@@ -92,6 +92,30 @@ def remove_parts(folder: Path) -> None:
         shutil.rmtree(part) if part.is_dir() else part.unlink()
 
 
+def require_place(path: Path, *, flag: str) -> None:
+    """Makes the folder of a file that is to be written: better told before the work than after it.
+
+    Args:
+      path: of the file, which may be there.
+      flag: what messages begin with, such as `--output=x.json`.
+
+    Raises:
+      TrainerError: no file can be written there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise TrainerError(f"{flag} lies below a file: it must be a file in a folder") from None
+    except OSError as error:
+        raise TrainerError(f"{flag} cannot be written: {error.strerror}") from None
+    if path.exists() and not path.is_file():
+        raise TrainerError(
+            f"{flag} is {'a folder' if path.is_dir() else 'no regular file'}: it must be a file"
+        )
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise TrainerError(f"{flag} cannot be written: permission denied")
+
+
 def require_room(folder: Path, num_bytes: int, *, what: str) -> None:
     """Makes sure that a disk can take something before it is begun.
 

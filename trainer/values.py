@@ -4,8 +4,10 @@ Standard library only, and nothing of ours: everything else may import this.
 """
 
 import ast
+import difflib
 import math
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,6 +96,26 @@ class Duration:
         return f"{self.amount:g}{self.unit}"
 
 
+def parse_pair(text: str, *, flag: str, what: str) -> tuple[float, float]:
+    """Reads two numbers with a comma between them, the lower one first.
+
+    Args:
+      text: such as `-1,1`.
+      flag: for messages, such as `--value_range`.
+      what: what they are, with an example.
+
+    Raises:
+      UsageError: the text is not two finite numbers in rising order.
+    """
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise UsageError(f"{flag}={text} is not two {what}") from None
+    if not -math.inf < low < high < math.inf:
+        raise UsageError(f"{flag}={text}: the first number must be below the second")
+    return low, high
+
+
 @dataclass(frozen=True)
 class Call:
     """A name with arguments, as in `mlp(1024,512)` or `crop(0.6)`."""
@@ -120,6 +142,30 @@ def parse_calls(text: str) -> list[Call]:
         return [_call(node) for node in tree.elts]
     except (SyntaxError, ValueError, TypeError):
         raise UsageError(f"{text!r} is not a list of names with arguments, such as flip,crop(0.6)") from None
+
+
+def call_of(text: str, registry: Collection[str], *, flag: str, such_as: str) -> Call:
+    """Reads the one call that a text must be, of a name in a registry.
+
+    Args:
+      text: such as `focal(2)`.
+      registry: the names there are.
+      flag: what messages begin with, such as `--loss`.
+      such_as: follows the names in the message.
+
+    Raises:
+      UsageError: it is something else; the message lists the names and suggests close ones.
+    """
+    try:
+        [call] = parse_calls(text)
+        if call.name in registry:
+            return call
+    except (UsageError, ValueError):
+        pass
+    name = text.partition("(")[0].strip()
+    close = [] if name in registry else difflib.get_close_matches(name, registry, n=2)
+    hint = f": is it {' or '.join(close)}?" if close else ""
+    raise UsageError(f"{flag}={text} is not one of {', '.join(registry)}{such_as}{hint}")
 
 
 def _call(node: ast.expr) -> Call:

@@ -13,14 +13,13 @@ import tensorflow as tf
 from trainer import __version__
 from trainer.commands.evaluate import make_stages, named_pictures
 from trainer.experiment import Experiment
-from trainer.files import write_json
+from trainer.files import require_place, write_json
 from trainer.flags import CommandLine, to_flagfile
 from trainer.loop.phases import Phase
 from trainer.machine import machine, peak_memory_mb
 from trainer.precision import in_precision
 from trainer.provenance import versions
 from trainer.stages import Stages
-from trainer.values import TrainerError
 
 _log = logging.getLogger("trainer")
 FORMAT = 1
@@ -40,7 +39,9 @@ def run(line: CommandLine) -> int:
     waiting for input.
     """
     config = line.config
-    output = _writable(config.benchmark.output)
+    output = Path(os.path.expanduser(text)) if (text := config.benchmark.output) else None
+    if output:
+        require_place(output, flag=f"--output={text}")
     experiment = Experiment(config)
     with named_pictures(experiment), experiment.strategy.scope():
         stages = make_stages(experiment, decided={})
@@ -63,24 +64,6 @@ def run(line: CommandLine) -> int:
         write_json(output, report)
         _log.info("written to %s", output)
     return 0
-
-
-def _writable(text: str) -> Path | None:
-    """Returns the path of --output with its folder made: better told before the measurements than after."""
-    if not text:
-        return None
-    path = Path(os.path.expanduser(text))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise TrainerError(f"--output={text} lies below a file: it must be a file in a folder") from None
-    except OSError as error:
-        raise TrainerError(f"--output={text} cannot be written: {error.strerror}") from None
-    if path.is_dir():
-        raise TrainerError(f"--output={text} is a folder: it must be a file")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise TrainerError(f"--output={text} cannot be written: permission denied")
-    return path
 
 
 def _measure_phase(stages: Stages, phase: Phase, *, repeats: int) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from trainer.phase_specs import PhaseSpec
 from trainer.record.progress import counting
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
-from trainer.values import TrainerError, UsageError
+from trainer.values import TrainerError, UsageError, parse_pair
 
 _log = logging.getLogger("trainer")
 FOLDER = "find_lr"
@@ -26,7 +26,10 @@ FOLDER = "find_lr"
 def run(line: CommandLine) -> int:
     """Writes find_lr/ in the workdir, beside whatever run is there, and returns the exit status."""
     config = line.config
-    low, high = _range(config.find_lr.find_lr_range)
+    text = config.find_lr.find_lr_range
+    low, high = parse_pair(text, flag="--find_lr_range", what="rates such as 1e-6,1")
+    if low <= 0:
+        raise UsageError(f"--find_lr_range={text}: the lowest rate must be above 0")
     outer = Workdir(config.run.workdir)
     outer.make()
     with outer.lock():
@@ -46,16 +49,6 @@ def run(line: CommandLine) -> int:
     _log.info("learning rate for phase %s: %.2g, where the loss falls fastest", spec.name, proposed)
     _log.info("curve:       %s", folder / "find_lr.png")
     return 0
-
-
-def _range(text: str) -> tuple[float, float]:
-    try:
-        low, high = map(float, text.split(","))
-    except ValueError:
-        raise UsageError(f"--find_lr_range={text} is not two rates such as 1e-6,1") from None
-    if not 0 < low < high < float("inf"):
-        raise UsageError(f"--find_lr_range={text}: 0 < lowest rate < highest rate is needed")
-    return low, high
 
 
 def _phase(experiment: Experiment, name: str) -> PhaseSpec:

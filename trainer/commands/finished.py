@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.config import Config
-from trainer.experiment import DEFAULT_HEAD
+from trainer.experiment import make_classifier
 from trainer.files import read_json
 from trainer.loop.phases import make_plan
 from trainer.model.backbones import Backbone, open_backbone
 from trainer.model.classifier import Classifier
-from trainer.model.heads import Head
 from trainer.model.weights import assign_weights
-from trainer.phase_specs import is_auto, phase_specs
+from trainer.phase_specs import phase_specs
 from trainer.precision import Choice, supported
 from trainer.record.checkpoints import Checkpoints
 from trainer.record.workdir import Workdir
@@ -52,7 +51,7 @@ def open_network(workdir: Workdir, config: Config) -> Network:
     path = checkpoints.find(config.evaluate.checkpoint)
     step, class_names = checkpoints.step_of(path), tuple(facts["class_names"])
     backbone = _open_backbone(config, facts["contract"])
-    classifier = _make_classifier(config, backbone, num_classes=len(class_names))
+    classifier = make_classifier(config, backbone, num_classes=len(class_names))
     assign_weights(classifier, checkpoints.values(path))
     return Network(classifier, class_names, step, _precision(config, workdir, step))
 
@@ -77,17 +76,6 @@ def _open_backbone(config: Config, recorded: dict[str, Any]) -> Backbone:
                 f"{recorded.get(name)} and is {now[name]}"
             )
     return backbone
-
-
-def _make_classifier(config: Config, backbone: Backbone, *, num_classes: int) -> Classifier:
-    model = config.model
-    text = model.head
-    if text == "auto":
-        text = "linear" if is_auto(config.plan) else DEFAULT_HEAD
-    num_logits = 1 if model.logits == "one" else num_classes
-    return Classifier(
-        backbone, Head(text, num_logits=num_logits, dropout=model.dropout, seed=config.run.seed)
-    )
 
 
 def _precision(config: Config, workdir: Workdir, step: int) -> str:

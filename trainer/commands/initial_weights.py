@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 from trainer.experiment import Experiment
+from trainer.model.weights import scored_weights
 from trainer.record.checkpoints import Checkpoints
 from trainer.record.workdir import Workdir
 from trainer.values import TrainerError
@@ -32,23 +33,17 @@ def take_weights(experiment: Experiment) -> dict[str, Any]:
         )
     checkpoints = Checkpoints(other.checkpoints, keep=1)
     path = checkpoints.find("best")
-    prefix = "model/" if part == "all" else "model/backbone/"
-    values = checkpoints.values(path)
-    # What was scored are the averages, where there are any.
-    averages = {
-        name.replace("average/", "model/", 1): value
-        for name, value in values.items()
-        if name.startswith("average/")
-    }
-    found = {name: value for name, value in {**values, **averages}.items() if name.startswith(prefix)}
-    variables = {f"model/{name}": v for name, v in experiment.classifier.named_variables.items()}
+    prefix = "" if part == "all" else "backbone/"
+    values = scored_weights(checkpoints.values(path))
+    found = {name: value for name, value in values.items() if name.startswith(prefix)}
+    variables = experiment.classifier.named_variables
     wanted = {name: variable for name, variable in variables.items() if name.startswith(prefix)}
     for name in sorted({*found, *wanted}):
         was = list(found[name].shape) if name in found else "missing"
         now = wanted[name].shape.as_list() if name in wanted else "missing"
         if was != now:
             raise TrainerError(
-                f"{flag} does not fit: {name.removeprefix('model/')} is {was} there and {now} here; "
+                f"{flag} does not fit: {name} is {was} there and {now} here; "
                 + ("--init_part=backbone takes the network alone" if part == "all" else "the networks differ")
             )
     for name, variable in wanted.items():

@@ -46,23 +46,33 @@ def find_pictures(paths: Iterable[str], *, lines: Iterable[bytes] = ()) -> Itera
 
 
 def read_file(path: str) -> bytes:
-    """Reads a regular file; a pipe or a device is not waited for.
+    """Reads a regular file as `read_regular` does, and takes whatever fails for the picture's fault.
 
     Raises:
       BadPictureError: it is none, is too large, or cannot be read.
     """
     try:
-        with open(path, "rb", buffering=0, opener=_open_at_once) as file:
-            info = os.fstat(file.fileno())
-            if not stat.S_ISREG(info.st_mode):
-                raise BadPictureError(path, "not a regular file")
-            if info.st_size > _MAX_BYTES:
-                raise BadPictureError(path, f"a file of {info.st_size} bytes")
-            return file.read()
+        return read_regular(path, name=path)
     except OSError as error:
         raise BadPictureError(path, str(error.strerror or error), lasting=False) from None
     except ValueError:
         raise BadPictureError(path, "its name holds a zero byte: a list has one path a line") from None
+
+
+def read_regular(path: str, *, name: str) -> bytes:
+    """Reads a regular file; what has become a pipe or a device since it was listed is not waited for.
+
+    Raises:
+      BadPictureError: it is none, or is too large; the message begins with `name`.
+      OSError: it cannot be read.
+    """
+    with open(path, "rb", buffering=0, opener=_open_at_once) as file:
+        info = os.fstat(file.fileno())
+        if not stat.S_ISREG(info.st_mode):
+            raise BadPictureError(name, "not a regular file")
+        if info.st_size > _MAX_BYTES:
+            raise BadPictureError(name, f"a file of {info.st_size} bytes")
+        return file.read()
 
 
 def _open_at_once(path: str, flags: int) -> int:

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,14 +10,13 @@ import numpy as np
 
 from trainer.data.bad_pictures import BadPictureError
 from trainer.data.encoded import DEFAULT_BUDGET_BYTES, EncodedStore, Kept
+from trainer.data.files import read_regular
 from trainer.data.listing import Found, Listing
 from trainer.data.stamps import stamp_files
 from trainer.values import TrainerError
 
 SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation"}
 SPLIT_NAMES["test"] = "test"
-# No decoder takes more; a file with a hole in it can be as large as it likes.
-_MAX_BYTES = 2**31 - 1
 
 
 @dataclass
@@ -60,23 +58,12 @@ class FolderSource:
             raise BadPictureError(name, self.unreadable[index])
         path = f"{self.root}/{name}"
         try:
-            with open(path, "rb", buffering=0, opener=_open_at_once) as file:
-                info = os.fstat(file.fileno())
-                if not stat.S_ISREG(info.st_mode):
-                    raise BadPictureError(name, "not a regular file")
-                if info.st_size > _MAX_BYTES:
-                    raise BadPictureError(name, f"a file of {info.st_size} bytes")
-                return file.read()
+            return read_regular(path, name=name)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EPERM):
                 # To give the permission changes no time and no size: what is recorded would stay wrong.
                 raise BadPictureError(name, str(error.strerror), lasting=False) from None
             raise TrainerError(f"--source={self.name}: cannot read {path}: {error.strerror}") from None
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    # Without it, what has become a pipe since it was listed would be waited for.
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def open_folder(path: str, *, name: str, budget_bytes: int = DEFAULT_BUDGET_BYTES) -> FolderSource:

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainer.values import UsageError, parse_calls
+from trainer.values import UsageError, call_of
 
 Average = Callable[[tf.Tensor | int], tf.Tensor]
 """Number of earlier updates of the phase -> share d of the average that the update keeps, [] float32.
@@ -72,14 +72,10 @@ def make_average(text: str, *, num_steps: int, steps_per_epoch: int) -> Average 
     Raises:
       UsageError: the text is none of these, or the phase too short for it.
     """
-    try:
-        calls = parse_calls(text)
-        if not calls:
-            return None
-        [call] = calls
-        make = AVERAGES[call.name]
-    except (UsageError, ValueError, KeyError):
-        raise UsageError(f"average={text} is not one of {', '.join(AVERAGES)}, such as ema(0.999)") from None
+    if not text.strip():
+        return None
+    call = call_of(text, AVERAGES, flag="average", such_as=", such as ema(0.999)")
+    make = AVERAGES[call.name]
     try:
         _require(len(call.args) <= 1, "takes one number")
         return make(*call.args, num_steps=num_steps, steps_per_epoch=steps_per_epoch)

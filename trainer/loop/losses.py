@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from trainer.values import UsageError, parse_calls
+from trainer.values import UsageError, call_of
 
 Loss = Callable[[tf.Tensor, tf.Tensor, tf.Tensor | None], tf.Tensor]
 """(logits [B, K] float32, labels [B] int64, targets [B, K] float32 or None) -> losses [B] float32.
@@ -206,16 +206,8 @@ def _refusal(text: str, reason: str) -> UsageError:
 
 
 def _read(text: str, *, smoothing: float) -> Loss:
-    try:
-        [call] = parse_calls(text)
-        make = LOSSES[call.name]
-    except (UsageError, ValueError, KeyError):
-        name = text.partition("(")[0].strip()
-        close = [] if name in LOSSES else difflib.get_close_matches(name, LOSSES, n=1)
-        raise UsageError(
-            f"--loss={text} is not one of {', '.join(LOSSES)}, with a number or without, such as focal(2)"
-            + (f": is it {close[0]}?" if close else "")
-        ) from None
+    call = call_of(text, LOSSES, flag="--loss", such_as=", with a number or without, such as focal(2)")
+    make = LOSSES[call.name]
     *takes, _ = inspect.signature(make).parameters
     if len(call.args) > len(takes):
         raise UsageError(f"--loss={text}: {call.name} takes {f'only {takes[0]}' if takes else 'no number'}")

@@ -1,6 +1,5 @@
 """Courses of the learning rate along a phase. A new one is a function here and a line in `SCHEDULES`."""
 
-import difflib
 import inspect
 import math
 from collections.abc import Callable, Sequence
@@ -9,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainer.values import Call, UsageError, parse_calls
+from trainer.values import Call, UsageError, call_of
 
 Course = Callable[[tf.Tensor, int], tf.Tensor]
 """(updates since the warm-up, [] float32, below 0 in it; their number at the end, 1 or more) -> factor, []
@@ -193,16 +192,9 @@ def _anneal(start: float, end: float, share: tf.Tensor) -> tf.Tensor:
 
 
 def _read(text: str) -> tuple[Call, Course]:
-    try:
-        [call] = parse_calls(text)
-        make = SCHEDULES[call.name]
-    except (UsageError, ValueError, KeyError):
-        name = text.partition("(")[0].strip()
-        close = [] if name in SCHEDULES else difflib.get_close_matches(name, SCHEDULES, n=2)
-        raise UsageError(
-            f"lr_schedule={text} is not one of {', '.join(SCHEDULES)}, with numbers or without, such as "
-            "step(0.5,0.8)" + (f": is it {' or '.join(close)}?" if close else "")
-        ) from None
+    such_as = ", with numbers or without, such as step(0.5,0.8)"
+    call = call_of(text, SCHEDULES, flag="lr_schedule", such_as=such_as)
+    make = SCHEDULES[call.name]
     signature = inspect.signature(make)
     if not _fits(signature, call.args):
         takes = [str(one.replace(annotation=one.empty)) for one in signature.parameters.values()]

@@ -8,24 +8,31 @@ from trainer.model.classifier import Classifier
 from trainer.values import TrainerError
 
 
+def scored_weights(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns {name as the classifier calls it: value} of a checkpoint's values: what was scored.
+
+    That is 'average/NAME' where there is one, else 'model/NAME'; what is neither, such as 'step' and the
+    slots of an optimizer, is left aside.
+    """
+    weights = {
+        name.removeprefix("model/"): value for name, value in values.items() if name.startswith("model/")
+    }
+    return {name: values.get(f"average/{name}", value) for name, value in weights.items()}
+
+
 def assign_weights(classifier: Classifier, values: Mapping[str, np.ndarray]) -> None:
     """Puts the weights of a checkpoint into a network: the averaged ones of those that are averaged.
 
     Args:
       classifier: every variable of it gets a value.
-      values: {name: value} of a checkpoint. 'average/NAME' goes before 'model/NAME'; what is neither, such
-        as 'step' and the slots of an optimizer, is left aside.
+      values: {name: value} of a checkpoint.
 
     Raises:
       TrainerError: a variable has no value or one of another shape, or a 'model/' value has no variable;
         the message names the first. No variable has changed.
     """
     variables = classifier.named_variables
-    found = {
-        name.removeprefix("model/"): value for name, value in values.items() if name.startswith("model/")
-    }
-    averages = {name: values[f"average/{name}"] for name in variables if f"average/{name}" in values}
-    found |= averages
+    found = scored_weights(values)
     for name in sorted({*found, *variables}):
         was = list(found[name].shape) if name in found else "missing"
         now = variables[name].shape.as_list() if name in variables else "missing"

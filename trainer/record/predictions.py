@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from trainer.files import PART_PREFIX, sync
-from trainer.values import TrainerError
+from trainer.files import PART_PREFIX, require_place, sync
 
 _UNREAD = "(not read)"
 _FORMAT_OF = {".csv": "csv", ".txt": "table"}
@@ -143,7 +142,7 @@ def opened(output: str) -> Iterator[Callable[[str], object]]:
         return
     # The file itself where the path is a link.
     path = Path(os.path.realpath(os.path.expanduser(output)))
-    _check_place(path, output)
+    require_place(path, flag=f"--output={output}")
     part = path.with_name(f"{PART_PREFIX}{secrets.token_hex(8)}")
     try:
         with open(part, "x", encoding="utf-8", newline="") as file:
@@ -159,20 +158,6 @@ def opened(output: str) -> Iterator[Callable[[str], object]]:
         raise
     finally:
         part.unlink(missing_ok=True)
-
-
-def _check_place(path: Path, output: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise TrainerError(f"--output={output} lies below a file: it must be a file in a folder") from None
-    except OSError as error:
-        raise TrainerError(f"--output={output} cannot be written: {error.strerror}") from None
-    if path.exists() and not path.is_file():
-        kind = "a folder" if path.is_dir() else "no regular file"
-        raise TrainerError(f"--output={output} is {kind}: it must be a file")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise TrainerError(f"--output={output} cannot be written: permission denied")
 
 
 def _uncertain(prediction: Prediction, threshold: float) -> bool:
