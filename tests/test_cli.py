@@ -20,6 +20,8 @@ from trainer.precision import supported
 
 FIELDS = [f for section in dataclasses.fields(Config) for f in dataclasses.fields(section.default)]
 ENUMS = {f.name: f.metadata["choices"] for f in FIELDS if f.metadata["choices"]}
+# Of a report without a mistake.
+FIGURES = ("confusion_matrix", "reliability", "per_class", "roc_curve", "least_certain")
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,7 @@ def test_training_leaves_these_files(trained):
         path.relative_to(trained.workdir).as_posix() for path in trained.workdir.rglob("*") if path.is_file()
     }
     shown = {re.sub(r"tfevents\..*", "tfevents", file) for file in files}
-    best = read_json(trained.workdir / "report" / "test_metrics.json")["step"]
+    best = read_json(trained.workdir / "report" / "metrics.json")["step"]
     checkpoints = [f"checkpoints/ckpt-{step}" for step in (60, 120, 126)] + [f"checkpoints/best/ckpt-{best}"]
     # What a phase leaves as it is: the network, then its statistics.
     checkpoints += ["checkpoints/base/phase-0", "checkpoints/base/phase-1"]
@@ -77,15 +79,16 @@ def test_training_leaves_these_files(trained):
         "checkpoints/checkpoint", "checkpoints/best/checkpoint",
         *(f"{name}.{end}" for name in checkpoints for end in ("json", "index", "data-00000-of-00001")),
         *(f"{split}/events.out.tfevents" for split in ("train", "validation", "test")),
-        "report/test_metrics.json", "report/test_predictions.csv", "report/test_confusion_matrix.png",
-        "report/learning_curves.png",
+        *(f"report/{name}.json" for name in ("metrics", "calibration")), "report/index.html",
+        "report/predictions.csv", "report/predictions.parquet", "report/learning_curves.png",
+        *(f"report/{name}.png" for name in FIGURES),
     }  # fmt: skip
 
 
 def test_training_learns_colours_and_says_so(trained):
-    report = read_json(trained.workdir / "report" / "test_metrics.json")
+    report = read_json(trained.workdir / "report" / "metrics.json")
     assert (report["accuracy"], report["num_correct"], report["num_examples"]) == (1.0, 6, 6)
-    with open(trained.workdir / "report" / "test_predictions.csv") as file:
+    with open(trained.workdir / "report" / "predictions.csv") as file:
         rows = list(csv.DictReader(file))
     splits = read_json(trained.workdir / "splits.json")["splits"]
     assert [row["id"] for row in rows] == [name for name, _, _ in splits["test"]]
@@ -101,10 +104,15 @@ def test_numbers_are_in_metrics_jsonl_and_in_the_event_files(trained):
     steps = {split: [r["step"] for r in lines if r["split"] == split] for split in ("train", "validation")}
     assert steps == {"train": [*range(10, 121, 10), 126], "validation": [60, 120, 126]}
     assert {(r["phase"], r["step"] > 120) for r in lines} == {("frozen", False), ("finetune", True)}
+    pictures = read_json(trained.workdir / "splits.json")["splits"]
+    by_class = {
+        split: {f"{what}/{row[1]}" for what in ("precision", "recall") for row in rows}
+        for split, rows in pictures.items()
+    }
     for split, tags in (
         ("train", {"loss", "accuracy", "learning_rate", "gradient_norm"}),
-        ("validation", {"loss", "accuracy"}),
-        ("test", {"loss", "accuracy"}),
+        ("validation", {"loss", "accuracy", *by_class["validation"]}),
+        ("test", {"loss", "accuracy", *by_class["test"]}),
     ):
         events = scalars(trained.workdir / split)
         assert set(events) == tags | (
@@ -128,7 +136,7 @@ def test_the_same_command_again_changes_nothing(trained, run_main):
 
 
 def test_evaluate_needs_only_the_workdir(trained, run_main):
-    files = [trained.workdir / "report" / f"test_{name}" for name in ("metrics.json", "predictions.csv")]
+    files = [trained.workdir / "report" / name for name in ("metrics.json", "predictions.csv")]
     before = [file.read_bytes() for file in files]
     for file in files:
         file.unlink()
@@ -144,7 +152,7 @@ def test_evaluate_scores_any_split_with_any_checkpoint(split, trained, run_main)
     for checkpoint, step in (("latest", 126), ("60", 60)):
         arguments = (f"--workdir={trained.workdir}", f"--eval_split={split}", f"--checkpoint={checkpoint}")
         assert run_main("evaluate", *arguments)[0] == 0
-        report = read_json(trained.workdir / "report" / f"{split}_metrics.json")
+        report = read_json(trained.workdir / "report" / ("" if split == "test" else split) / "metrics.json")
         assert (report["split"], report["step"], report["num_examples"]) == (split, step, sizes[split])
     assert run_main("evaluate", f"--workdir={trained.workdir}", "--eval_split=test")[0] == 0
 
@@ -249,7 +257,7 @@ def test_without_a_test_split_the_validation_split_is_scored(trained, tmp_path, 
     status, out, err = run_main(*trained.arguments, *changes)
     assert (status, err) == (0, "")
     assert re.search(r"^validation accuracy .* \(\d+ of 12 right;", out, re.MULTILINE)
-    assert (tmp_path / "report" / "validation_metrics.json").exists()
+    assert (tmp_path / "report" / "metrics.json").exists()
     message = "trainer: --eval_split=test: this run has only train, validation\n"
-    assert run_main("evaluate", f"--workdir={tmp_path}") == (2, "", message)
-    assert run_main("evaluate", f"--workdir={tmp_path}", "--eval_split=validation")[0] == 0
+    assert run_main("evaluate", f"--workdir={tmp_path}", "--eval_split=test") == (2, "", message)
+    assert run_main("evaluate", f"--workdir={tmp_path}")[1].startswith("validation accuracy ")

@@ -145,7 +145,7 @@ def test_early_stopping_ends_a_phase_and_the_next_begins(run):
     assert [line["step"] for line in lines_of(workdir, "train")] == [*range(1, 10), *range(19, 25)]
     assert [line["phase"] for line in lines_of(workdir, "validation")] == ["frozen"] * 3 + ["finetune"] * 2
     # Started again, it is done at once, and says the same.
-    files = [workdir / "report" / "validation_metrics.json", workdir / "metrics.jsonl"]
+    files = [workdir / "report" / "metrics.json", workdir / "metrics.jsonl"]
     before = [file.read_bytes() for file in files]
     status, out, err, workdir = run(
         "--frozen_for=6epochs", "--finetune_for=2epochs", "--frozen_learning_rate=0", "--early_stop=loss",
@@ -169,7 +169,7 @@ def test_a_plateau_lowers_the_rate(run):
 def test_an_accuracy_that_is_asked_for(run):
     flags = ("--schedule=frozen", "--frozen_for=1steps")
     status, _, err, workdir = run(*flags, "--assert_accuracy_at_least=1")
-    accuracy = read_json(workdir / "report" / "validation_metrics.json")["accuracy"]
+    accuracy = read_json(workdir / "report" / "metrics.json")["accuracy"]
     assert accuracy < 1
     message = f"trainer: validation accuracy {accuracy:.4f} is below --assert_accuracy_at_least=1\n"
     assert (status, err) == (1, message)

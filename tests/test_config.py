@@ -17,7 +17,10 @@ NOT_IDENTITY = {
     "strategy", "cache_dir", "progress", "eval_split", "checkpoint", "memory_budget_mb", "feature_cache",
     "cache_limit_gb", "output", "repeats", "on_bad_image", "max_pixels", "save_every_secs", "max_minutes",
     "stop_signals", "on_nonfinite", "max_rollbacks", "max_loss", "assert_accuracy_at_least",
-    "format", "top_k", "threshold", "find_lr_range", "find_lr_steps", "find_lr_phase",
+    "format", "top_k", "threshold", "find_lr_range", "find_lr_steps", "find_lr_phase", "report_dir", "model",
+    "saliency", "explain_class", "ig_steps", "num_explained", "formats", "export_dir", "calibration_pictures",
+    "max_accuracy_drop", "figures_every", "bind", "port", "max_upload_mb", "histograms_every",
+    "profile_steps", "embeddings",
 }  # fmt: skip
 # Another valid value than the default, where one cannot be guessed from the type.
 OTHER = {
@@ -28,6 +31,7 @@ OTHER = {
     "augment": "flip", "frozen_for": "7steps", "finetune_for": "7steps", "finetune_train": "head",
     "warmup": "1steps", "log_every": "7steps", "evaluate_every": "7steps", "save_every": "7steps",
     "checkpoint": "latest", "stop_signals": "SIGUSR2", "momentum": 0.5, "weight_decay": 0.1,
+    "max_accuracy_drop": 0.5, "histograms_every": "7steps", "figures_every": "7steps",
 }  # fmt: skip
 
 

@@ -449,9 +449,10 @@ def test_two_phases_and_what_is_scored_later(train):
     assert_same_numbers(with_it.workdir, without.workdir)
     assert computed(with_it.out) == SPLITS
     report = with_it.workdir / "report"
-    best = json.loads((report / "test_metrics.json").read_text())["step"]
+    best = json.loads((report / "metrics.json").read_text())["step"]
     assert best <= STEPS < metrics(with_it.workdir)[-2]["step"]  # The best are of the frozen phase.
     before = {path.name: path.read_bytes() for path in report.iterdir()}
+    assert {"metrics.json", "calibration.json", "index.html"} <= set(before)
     # Alone, the best weights are scored with the features that are kept, and the last ones with pictures.
     for checkpoint, split in (("best", "test"), ("latest", "validation")):
         arguments = (f"--workdir={with_it.workdir}", f"--checkpoint={checkpoint}", f"--eval_split={split}")
@@ -459,7 +460,7 @@ def test_two_phases_and_what_is_scored_later(train):
         assert (done.status, done.err, computed(done.out)) == (0, "", [])
     assert {name: (report / name).read_bytes() for name in before} == before
     last = [row for row in metrics(without.workdir) if row["split"] == "validation"][-1]
-    scored = json.loads((report / "validation_metrics.json").read_text())
+    scored = json.loads((report / "validation" / "metrics.json").read_text())
     assert (scored["step"], scored["accuracy"]) == (last["step"], pytest.approx(last["accuracy"]))
     assert scored["loss"] == pytest.approx(last["loss"], abs=1e-5)
 

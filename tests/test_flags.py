@@ -79,12 +79,12 @@ def test_the_command_may_stand_anywhere(command):
     assert parse("--seed=3", "--workdir=w", command) == wanted
 
 
-def test_only_predict_takes_paths():
+def test_only_some_commands_take_paths():
     line = parse("--seed=3", "predict", "a.jpg", "--workdir=w", "-", "train", "--", "--seed=4", "-x.jpg")
     assert (line.command, line.given) == ("predict", {"seed": 3, "workdir": "w"})
     assert line.paths == ("a.jpg", "-", "train", "--seed=4", "-x.jpg")
     assert parse("predict").paths == ()
-    for command in set(flags.COMMANDS) - {"predict"}:
+    for command in set(flags.COMMANDS) - {"predict", "explain", "compare"}:
         message = f"unexpected argument 'a.jpg' after {command!r}; options start with --"
         assert refusal(command, "a.jpg") == message
 

@@ -98,7 +98,7 @@ def test_the_batch_is_named_and_nothing_is_saved_from_there(arguments, tmp_path,
     left_out = [rollback["step"] for rollback in run_json(fresh)["rollbacks"]]
     assert [step // 3 for step in left_out] == [0, 1, 2, 3]
     assert [row["step"] for row in metrics(fresh) if row["split"] == "train"] == list(range(1, STEPS + 1))
-    report = json.loads((fresh / "report" / "test_metrics.json").read_text())
+    report = json.loads((fresh / "report" / "metrics.json").read_text())
     assert [batch["step"] for batch in report["left_out_batches"]] == left_out
 
 
@@ -215,11 +215,11 @@ def test_changed_code_is_noted(arguments, tmp_path, run_main, monkeypatch):
 
 
 def run_json_step(workdir):
-    return json.loads((workdir / "report" / "test_metrics.json").read_text())["step"]
+    return json.loads((workdir / "report" / "metrics.json").read_text())["step"]
 
 
 def probabilities(workdir):
-    return (workdir / "report" / "test_predictions.csv").read_text()
+    return (workdir / "report" / "predictions.csv").read_text()
 
 
 def model_weights(prefix, workdir):

@@ -49,7 +49,7 @@ def trained(tmp_path_factory, tiny_backbone):
         assert call_main("train", *arguments) == 0
         assert call_main("evaluate", f"--workdir={workdir}", "--eval_split=validation") == 0
     source.rename(root / "pictures")
-    with open(workdir / "report" / "validation_predictions.csv") as file:
+    with open(workdir / "report" / "validation" / "predictions.csv") as file:
         rows = list(csv.DictReader(file))
     return SimpleNamespace(root=root, workdir=workdir, pictures=root / "pictures", validation=rows)
 
@@ -489,7 +489,7 @@ def test_a_head_with_one_logit_and_averaged_weights(tiny_backbone, tmp_path, run
         "--average=ema(0.95)", f"--workdir={workdir}",
     )  # fmt: skip
     assert (status, err) == (0, "")
-    with open(workdir / "report" / "validation_predictions.csv") as file:
+    with open(workdir / "report" / "predictions.csv") as file:
         rows = list(csv.DictReader(file))
     found = trainer.load(workdir).predict([tmp_path / "pictures" / row["id"] for row in rows])
     for one, row in zip(found, rows, strict=True):

@@ -12,14 +12,15 @@ def load(workdir: str | os.PathLike[str], *, checkpoint: str = "best") -> Any:
     TensorFlow is imported only now.
 
     Args:
-      workdir: the folder of the run; the pictures it was trained with need not be there any more.
-      checkpoint: best, latest, or a step number.
+      workdir: the folder of the run; the pictures it was trained with need not be there any more. Or a model
+        that `export` wrote: a SavedModel folder or a .tflite file.
+      checkpoint: of a run: best, latest, or a step number.
 
     Returns:
       A `trainer.commands.predict.Predictor`.
 
     Raises:
-      trainer.values.TrainerError: there is no such run or checkpoint, or the network cannot be opened.
+      trainer.values.TrainerError: there is no such run, checkpoint or model, or it cannot be opened.
     """
     from trainer import commands
 

@@ -17,12 +17,15 @@ from trainer.options import (
     BenchmarkConfig,
     DataConfig,
     EvaluateConfig,
+    ExplainConfig,
+    ExportConfig,
     FindLrConfig,
     GuardConfig,
     ModelConfig,
     PlanConfig,
     PredictConfig,
     RunConfig,
+    ServeConfig,
     SpeedConfig,
     UpdateConfig,
 )
@@ -43,6 +46,9 @@ class Config:
     speed: SpeedConfig = SpeedConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     predict: PredictConfig = PredictConfig()
+    explain: ExplainConfig = ExplainConfig()
+    export: ExportConfig = ExportConfig()
+    serve: ServeConfig = ServeConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()
     find_lr: FindLrConfig = FindLrConfig()
 
@@ -114,11 +120,15 @@ def _validate(config: Config) -> None:
             raise UsageError(f"--{name}={value:g} must be from 0 up to, but not, 1")
     if not 0 < config.update.layer_decay <= 1:
         raise UsageError(f"--layer_decay={config.update.layer_decay:g} must be above 0 up to 1")
-    if not 0 <= (share := config.run.assert_accuracy_at_least) <= 1:
-        raise UsageError(f"--assert_accuracy_at_least={share:g} must be from 0 up to 1")
-    if not 0 <= config.predict.threshold <= 1:
-        raise UsageError(f"--threshold={config.predict.threshold:g} must be from 0 up to 1")
-    for name in ("log_every", "evaluate_every", "save_every"):
+    for name in ("assert_accuracy_at_least", "threshold", "max_accuracy_drop"):
+        if not 0 <= (share := config.flat()[name]) <= 1:
+            raise UsageError(f"--{name}={share:g} must be from 0 up to 1")
+    for name, high in _AT_MOST.items():
+        if (value := config.flat()[name]) > high:
+            raise UsageError(f"--{name}={value} must be {high} or less")
+    for name in ("log_every", "evaluate_every", "save_every", "histograms_every", "figures_every"):
+        if not config.flat()[name] and name in ("histograms_every", "figures_every"):
+            continue  # Never.
         duration = Duration.parse(config.flat()[name], flag=f"--{name}")
         if duration.amount <= 0:
             raise UsageError(f"--{name}={duration} must be more than 0")
@@ -162,7 +172,10 @@ _AT_LEAST = {
     "batch_size": 1, "image_size": 0, "synthetic_examples": 1, "keep_checkpoints": 1, "seed": 0,
     "split_seed": 0, "synthetic_seed": 0, "memory_budget_mb": 0, "feature_views": 0, "cache_limit_gb": 0,
     "repeats": 1, "max_pixels": 1, "save_every_secs": 0, "max_minutes": 0, "max_rollbacks": 0, "max_loss": 0,
-    "top_k": 1,
+    "top_k": 1, "ig_steps": 1, "num_explained": 1, "calibration_pictures": 1, "port": 0, "max_upload_mb": 1,
+    "embeddings": 0,
     "unfreeze_top_layers": 0, "accumulate": 1, "clip_norm": 0, "clip_value": 0, "patience": 1,
     "min_change": 0, "find_lr_steps": 10,
 }  # fmt: skip
+# Pixels of a side: ten times those of a large network, and no memory holds much more.
+_AT_MOST = {"port": 65_535, "image_size": 10_000}

@@ -4,17 +4,15 @@ import logging
 from collections import Counter
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from trainer.bit_rule import RULE_HEAD, apply_rule, bit_rule
-from trainer.caches import cache_root
 from trainer.combinations import check_options, check_together
 from trainer.config import Config
-from trainer.data.bad_pictures import refusal, told_left_out
+from trainer.data.opening import open_configured, scan_configured
 from trainer.data.pipeline import Pipeline
-from trainer.data.scan import Scan, scan, typical_area
-from trainer.data.sources import Source, SourceOptions, open_source
+from trainer.data.scan import Scan, typical_area
+from trainer.data.sources import Source
 from trainer.data.splits import (
     Splits,
     check_classes,
@@ -133,25 +131,13 @@ class Experiment:
             )  # fmt: skip
 
     def _open_pictures(self) -> None:
-        data, run = self.config.data, self.config.run
-        options = SourceOptions(
-            data_dir=data.data_dir,
-            cache_dir=run.cache_dir,
-            checksum=data.checksum,
-            synthetic_examples=data.synthetic_examples,
-            synthetic_seed=data.synthetic_seed,
-            memory_budget_bytes=data.memory_budget_mb * 2**20,
-        )
-        self.source = open_source(data.source, options)
+        data = self.config.data
+        self.source = open_configured(self.config)
+        # Before the pictures are looked at, which may take long.
         splits = make_splits(self.source, data.splits, order=data.split_order, seed=data.split_seed)
-        recorded = cache_root(run.cache_dir) / "scans"
-        self.scan = scan(self.source, exif=data.exif, max_pixels=data.max_pixels, recorded=recorded)
-        if self.scan.bad and data.on_bad_image == "fail":
-            raise refusal(self.source.name, self.source.ids, self.scan.bad)
-        self.left_out = [(self.source.ids[at], reason) for at, reason in sorted(self.scan.bad.items())]
+        self.scan, self.left_out = scan_configured(self.source, self.config)
         if self.left_out:
             splits = leave_out(splits, self.scan.bad, self.source)
-            _log.warning("%s", told_left_out(self.left_out, total=len(self.source.ids)))
         groups = shared_pictures(splits.indices, self.scan.digests)
         self.shared = [[f"{self.source.ids[at]} ({split})" for split, at in group] for group in groups]
         self.splits = splits
@@ -217,11 +203,6 @@ class Experiment:
         """Returns {class name: number of examples} of a split."""
         counts = Counter(self.source.labels[self.splits.indices[split]].tolist())
         return {name: counts[k] for k, name in enumerate(self.source.class_names)}
-
-    def as_seen(self, images: np.ndarray) -> np.ndarray:
-        """Maps pixels in the contract's range back to [0, 1], for eyes."""
-        low, high = self.backbone.contract.value_range
-        return (images - low) / (high - low)
 
     def describe(self, step: int) -> dict[str, Any]:
         """Returns the epoch and phase that the update to `step` belonged to."""

@@ -1,6 +1,7 @@
 """absl flags from the fields of Config: the only reader of flags."""
 
 import dataclasses
+import re
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -12,13 +13,18 @@ from trainer.values import UsageError
 
 COMMANDS = {
     "train": "train, evaluate on the test split and write a report (what happens without a command)",
-    "evaluate": "score a split of a finished run: needs only --workdir",
+    "evaluate": "score a split of a finished run, or other pictures (--source), and write a report",
+    "compare": "put finished runs side by side, and test whether they differ: compare RUN RUN ...",
     "predict": "name what is on pictures with a finished run: files, folders, patterns or a list",
+    "explain": "draw over pictures, or the worst mistakes, what a decision went by",
+    "export": "write a finished run as SavedModel and TFLite, check each in a process of its own",
+    "serve": "a page on this machine to drop pictures on: probabilities, and what they went by",
+    "doctor": "say what this machine has and can reach, what is cached, and what is wrong",
     "benchmark": "measure input, forward, train step and epoch of each phase, and leave no run behind",
     "find_lr": "train some updates at a rising learning rate, draw the loss, and propose a rate",
     "inspect": "show configuration, splits, contract, variables and plan, and stop",
 }
-TAKE_PATHS = ("predict",)
+TAKE_PATHS = ("predict", "explain", "compare")
 _USAGE = """\
 Transfer-learning image classification with the training loop in the open.
 
@@ -78,7 +84,7 @@ def parse(argv: Sequence[str]) -> CommandLine:
     try:
         rest = values(list(argv))[1:]
     except absl_flags.Error as error:
-        raise UsageError(" ".join(str(error).split()).removeprefix("ERROR:: ")) from None
+        raise UsageError(_told(error)) from None
     except UnicodeDecodeError:
         raise UsageError("--flagfile names a file that is no text") from None
     except OSError as error:
@@ -91,6 +97,13 @@ def parse(argv: Sequence[str]) -> CommandLine:
     flat = {field.name: values[field.name].value for _, field in _fields()}
     given = {name: flat[name] for name in flat if values[name].present}
     return CommandLine(command, Config.from_flat(flat), given, tuple(extra))
+
+
+def _told(error: absl_flags.Error) -> str:
+    """Returns absl's message in a line."""
+    text = " ".join(str(error).split()).removeprefix("ERROR:: ")
+    # Of a boolean flag it prints what Python calls the arguments of an error.
+    return re.sub(r": \('Non-boolean argument to boolean flag', .*\)$", ": it is true or false", text)
 
 
 def to_flagfile(config: Config) -> str:

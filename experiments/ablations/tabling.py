@@ -35,8 +35,8 @@ Results = Mapping[str, Mapping[int, Result]]
 
 
 def is_finished(workdir: Path) -> bool:
-    """Returns whether a run has a report, of the test split or, without one, of validation."""
-    return any((workdir / f"report/{split}_metrics.json").exists() for split in ("test", "validation"))
+    """Returns whether a run has a report, with which training ends."""
+    return (workdir / "report/metrics.json").exists()
 
 
 def times_file(workdir: Path) -> Path:

@@ -13,12 +13,15 @@ from trainer.flags import CommandLine
 from trainer.runtime import StopSignal, start_tensorflow
 from trainer.values import UsageError
 
-NEED_NO_WORKDIR = ("inspect", "benchmark")
+# They read files, or try TensorFlow in a process of its own.
+WITHOUT_TENSORFLOW = ("compare", "doctor")
+NEED_NO_WORKDIR = ("inspect", "benchmark", "compare", "doctor")
 
 
 def run(line: CommandLine) -> int:
     """Runs a command and returns the exit status."""
-    if not line.config.run.workdir and line.command not in NEED_NO_WORKDIR:
+    needs_none = line.command in NEED_NO_WORKDIR or (line.command == "predict" and line.config.predict.model)
+    if not line.config.run.workdir and not needs_none:
         raise UsageError(f"{line.command} needs --workdir=FOLDER: it has no default")
     if line.command != "train":
         return _load(line.command).run(line)
@@ -35,6 +38,7 @@ def load(workdir: str | os.PathLike[str], *, checkpoint: str) -> Any:
 
 
 def _load(command: str) -> ModuleType:
-    # First of all, because whatever imports TensorFlow settles how loud it is.
-    start_tensorflow()
+    if command not in WITHOUT_TENSORFLOW:
+        # First of all, because whatever imports TensorFlow settles how loud it is.
+        start_tensorflow()
     return importlib.import_module(f"trainer.commands.{command}")

@@ -11,7 +11,8 @@ from typing import Any
 import tensorflow as tf
 
 from trainer import __version__
-from trainer.commands.evaluate import make_stages, named_pictures
+from trainer.commands.evaluate import make_stages
+from trainer.commands.picture_errors import named_pictures
 from trainer.experiment import Experiment
 from trainer.files import require_place, write_json
 from trainer.flags import CommandLine, to_flagfile
@@ -43,7 +44,7 @@ def run(line: CommandLine) -> int:
     if output:
         require_place(output, flag=f"--output={text}")
     experiment = Experiment(config)
-    with named_pictures(experiment), experiment.strategy.scope():
+    with named_pictures(experiment.source, experiment.scan), experiment.strategy.scope():
         stages = make_stages(experiment, decided={})
         rows: list[dict[str, Any]] = []
         for phase in experiment.plan.phases:

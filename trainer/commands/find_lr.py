@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.commands.evaluate import make_stages, named_pictures
+from trainer.commands.evaluate import make_stages
 from trainer.commands.initial_weights import take_weights
+from trainer.commands.picture_errors import named_pictures
 from trainer.config import Config
 from trainer.experiment import Experiment
 from trainer.files import write_bytes, write_json
@@ -35,7 +36,7 @@ def run(line: CommandLine) -> int:
     with outer.lock():
         experiment = Experiment(config)
         spec = _phase(experiment, config.find_lr.find_lr_phase)
-        with named_pictures(experiment):
+        with named_pictures(experiment.source, experiment.scan):
             rates, losses = _measure(experiment, spec, low=low, high=high)
         try:
             proposed = propose(rates, losses)

@@ -1,10 +1,15 @@
 """The network of a finished run, opened from its workdir alone: the pictures need not be there any more."""
 
 import dataclasses
+import functools
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+import tensorflow as tf
 
 from trainer.config import Config
 from trainer.experiment import make_classifier
@@ -12,12 +17,13 @@ from trainer.files import read_json
 from trainer.loop.phases import make_plan
 from trainer.model.backbones import Backbone, open_backbone
 from trainer.model.classifier import Classifier
+from trainer.model.cuts import whole_cut
 from trainer.model.weights import assign_weights
 from trainer.phase_specs import phase_specs
-from trainer.precision import Choice, supported
+from trainer.precision import Choice, in_precision, supported
 from trainer.record.checkpoints import Checkpoints
 from trainer.record.workdir import Workdir
-from trainer.values import TrainerError
+from trainer.values import Contract, TrainerError, told_by_tensorflow
 
 _log = logging.getLogger("trainer")
 
@@ -34,6 +40,52 @@ class Network:
     class_names: tuple[str, ...]
     step: int
     precision: str
+
+    @property
+    def contract(self) -> Contract:
+        """What `logits` wants to be fed."""
+        return self.classifier.backbone.contract
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Maps images [B, H, W, 3] float32 in `contract.value_range` to logits [B, K] float32.
+
+        The backbone computes in `precision`, the head in float32. How many pictures there are in a batch
+        may change the last bits.
+
+        Raises:
+          TrainerError: TensorFlow fails, as where memory is short.
+        """
+        try:
+            return self._forward(tf.constant(images)).numpy()
+        except tf.errors.OpError as error:
+            raise TrainerError(f"TensorFlow failed: {told_by_tensorflow(error)}") from None
+
+    @functools.cached_property
+    def _forward(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        backbone = self.classifier.backbone
+        width = self.contract.feature_width
+        # There is one, as nothing trains.
+        cut: Any = whole_cut(backbone, (), bn_batch=False, feature_width=width, variables=backbone.variables)
+        spec = tf.TensorSpec([None, *self.contract.image_shape], tf.float32)
+        below = in_precision(tf.function(cut.below, autograph=False, input_signature=[spec]), self.precision)
+        above = tf.function(lambda features: self.classifier(features, cut=cut), autograph=False)
+        return lambda images: above(below(images))
+
+
+class RunModel:
+    """The network of a run, for predictions: it always gets batches of one size, as in an evaluation."""
+
+    def __init__(self, network: Network, *, batch_size: int):
+        self.class_names, self.contract = network.class_names, network.contract
+        self._network, self._batch_size = network, batch_size
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Maps images [B, H, W, 3] float32 in `contract.value_range` to probabilities [B, K] float64."""
+        missing = max(self._batch_size - len(images), 0)
+        padded = np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)])
+        logits = self._network.logits(padded)[: len(images)].astype(np.float64)
+        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return shifted / shifted.sum(axis=1, keepdims=True)
 
 
 def open_network(workdir: Workdir, config: Config) -> Network:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from trainer.data.decode import unscale
 from trainer.experiment import Experiment
 from trainer.files import write_bytes
 from trainer.flags import to_flagfile
@@ -80,7 +81,7 @@ def show_pictures(experiment: Experiment, summaries: Summaries, phase: Phase) ->
     )
     batch = next(iter(first))
     shown = [i for i, real in enumerate(batch["mask"].numpy()) if real][:16]
-    images = experiment.as_seen(batch["image"].numpy()[shown])
+    images = unscale(batch["image"].numpy()[shown], experiment.backbone.contract)
     names = experiment.source.class_names
     titles = [names[label] for label in batch["label"].numpy()[shown]]
     if "target" in batch:

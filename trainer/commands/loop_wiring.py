@@ -2,8 +2,9 @@
 
 import math
 
-from trainer.commands.evaluate import base_of, measures
+from trainer.commands.evaluate import base_of
 from trainer.commands.introduction import show_pictures
+from trainer.commands.scoring import measures
 from trainer.loop import hooks as hook
 from trainer.loop.guard import Guard
 from trainer.loop.judges import Best, EarlyStop, Plateau
@@ -88,7 +89,7 @@ def run_loop(
         hook.Save(every(config.run.save_every), save=save, every_secs=config.run.save_every_secs),
         hook.Evaluate(
             every(config.run.evaluate_every),
-            evaluate=lambda: measures(stages.evaluate("validation")),
+            evaluate=lambda: measures(stages.evaluate("validation"), experiment.source.class_names),
             then=judges,
             **writing,
         ),

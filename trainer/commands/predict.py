@@ -5,35 +5,43 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
-from trainer.commands.finished import open_network
+from trainer.commands.finished import RunModel, open_network
 from trainer.config import Config
 from trainer.data.bad_pictures import shown_name
 from trainer.data.files import Found, find_pictures
 from trainer.data.loading import Loaded, Loader, own_stderr
+from trainer.export.about import About, is_model, read_about
+from trainer.export.opened import open_model
 from trainer.flags import CommandLine
-from trainer.model.classifier import Classifier
-from trainer.model.cuts import whole_cut
-from trainer.precision import in_precision
 from trainer.record.predictions import FORMATS, Prediction, choose_format, opened
 from trainer.record.progress import counting
 from trainer.record.workdir import Workdir
-from trainer.values import TrainerError, UsageError, told_by_tensorflow
+from trainer.values import Contract, TrainerError, UsageError
 
 _log = logging.getLogger("trainer")
 # Where most files cannot be read, a batch is not waited for longer than this many batches of them.
 _ROWS_PER_BATCH = 4
+# Options that a model has settled.
+_OF_RUN = ("checkpoint", "precision", "image_size")
 
 
 def run(line: CommandLine) -> int:
     """Predicts what the paths name, a line each; returns the exit status, 1 where nothing could be read."""
+    run, model = line.config.run.workdir, line.config.predict.model
+    if run and model:
+        raise UsageError(f"--workdir={run} and --model={model} both say what to predict with: give one")
+    if model and (of_run := [name for name in _OF_RUN if name in line.given]):
+        raise UsageError(
+            f"--{of_run[0]} chooses something of a run, and --model={model} has no choice: leave it out"
+        )
     if not line.paths and (sys.stdin is None or sys.stdin.isatty()):
         raise UsageError(
             "predict needs pictures: files, folders or patterns behind the options, or a list of paths on "
@@ -42,26 +50,33 @@ def run(line: CommandLine) -> int:
     with own_stderr():
         # Standard output is for the predictions.
         _log.handlers = [_ToStderr()]
-        workdir = Workdir(line.config.run.workdir)
+        if model:
+            flag = f"--model={model}"
+            about = read_about(Path(model).expanduser(), flag=flag)
+            config = line.config.replace(**{**_of_pictures(about), **line.given})
+            return _predict(line, about.class_names, lambda: Predictor(open_model(model, flag=flag), config))
+        workdir = Workdir(run)
         config = workdir.read_config().replace(**line.given)
         workdir.check_same_run(config)
-        return _predict(line, workdir, config)
+        return _predict(line, workdir.read_facts()["class_names"], lambda: _predictor_of(workdir, config))
 
 
-def _predict(line: CommandLine, workdir: Workdir, config: Config) -> int:
+def _predict(
+    line: CommandLine, class_names: Sequence[str], opened_predictor: Callable[[], "Predictor"]
+) -> int:
     options, output = line.config.predict, line.config.benchmark.output
-    class_names = workdir.read_facts()["class_names"]
     if options.top_k > len(class_names):
-        raise UsageError(f"--top_k={options.top_k}: this run knows only {len(class_names)} classes")
+        what = "model" if options.model else "run"
+        raise UsageError(f"--top_k={options.top_k}: this {what} knows only {len(class_names)} classes")
     form = FORMATS[choose_format(options.format, output=output)]
     lines = form(class_names, top_k=options.top_k, threshold=options.threshold)
     found: Iterable[Found] = find_pictures(line.paths or ("-",), lines=sys.stdin.buffer if sys.stdin else ())
     watch: Any = contextlib.nullcontext(lambda count: None)
     with opened(output) as write:
-        predictor = Predictor(workdir, config)
+        predictor = opened_predictor()
         if output:
             found = list(found)
-            watch = counting(config.run.progress, "predictions", len(found)) if found else watch
+            watch = counting(line.config.run.progress, "predictions", len(found)) if found else watch
         tally = Tally()
         with watch as more:
             write(lines.head)
@@ -78,17 +93,47 @@ def _predict(line: CommandLine, workdir: Workdir, config: Config) -> int:
 
 
 def load(workdir: str | os.PathLike[str], *, checkpoint: str = "best") -> "Predictor":
-    """Opens a run for predictions; the pictures it was trained with need not be there.
+    """Opens a run, or a model that `export` wrote, for predictions.
+
+    The pictures it was trained with need not be there.
 
     Args:
-      workdir: the folder of the run.
-      checkpoint: best, latest, or a step number.
+      workdir: the folder of the run; or a SavedModel folder or .tflite file.
+      checkpoint: of a run: best, latest, or a step number.
 
     Raises:
-      TrainerError: there is no such run or checkpoint, or the network cannot be opened.
+      TrainerError: there is no such run, checkpoint or model, or the network cannot be opened.
     """
+    path = Path(os.path.expanduser(workdir))
+    if is_model(path):
+        model = open_model(path)
+        return Predictor(model, Config().replace(**_of_pictures(model.about)))
     run = Workdir(os.fspath(workdir))
-    return Predictor(run, run.read_config().replace(checkpoint=str(checkpoint)))
+    return _predictor_of(run, run.read_config().replace(checkpoint=str(checkpoint)))
+
+
+def _predictor_of(workdir: Workdir, config: Config) -> "Predictor":
+    return Predictor(RunModel(open_network(workdir, config), batch_size=config.plan.batch_size), config)
+
+
+def _of_pictures(about: About) -> dict[str, str]:
+    """Returns the options by which pictures become pixels as they did in training."""
+    return {"exif": about.exif, "decode": about.decoding}
+
+
+class Model(Protocol):
+    """What a `Predictor` predicts with."""
+
+    class_names: tuple[str, ...]
+
+    @property
+    def contract(self) -> Contract:
+        """What `probabilities` wants to be fed."""
+        ...
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Maps images [B, H, W, 3] float32 in `contract.value_range` to probabilities [B, K] float64."""
+        ...
 
 
 @dataclass
@@ -110,25 +155,20 @@ class Tally:
 
 
 class Predictor:
-    """The network of a run with the weights of a checkpoint.
+    """Predicts pictures with a model.
 
     `class_names` are in the order of its outputs.
     """
 
-    def __init__(self, workdir: Workdir, config: Config):
-        """Opens the network that the run recorded, and gives it the weights of --checkpoint.
+    def __init__(self, model: Model, config: Config):
+        """Notes what to do.
 
         Args:
-          workdir: of the run.
-          config: what it was started with.
-
-        Raises:
-          TrainerError: see `load`.
+          model: what to predict with.
+          config: says how pictures are read, and how many make a batch.
         """
-        network = open_network(workdir, config)
-        self.class_names: tuple[str, ...] = network.class_names
-        self._config, self._contract = config, network.classifier.backbone.contract
-        self._logits = _forward(network.classifier, precision=network.precision)
+        self.class_names: tuple[str, ...] = model.class_names
+        self._model, self._config = model, config
 
     def predict(self, paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Prediction]:
         """Predicts pictures, in the order given, each once.
@@ -148,7 +188,9 @@ class Predictor:
         """Yields predictions in the order of what was found, batch by batch; `tally` is kept up to date."""
         data, batch_size = self._config.data, self._config.plan.batch_size
         tally = tally or Tally()
-        loader = Loader(self._contract, exif=data.exif, max_pixels=data.max_pixels, decoding=data.decode)
+        loader = Loader(
+            self._model.contract, exif=data.exif, max_pixels=data.max_pixels, decoding=data.decode
+        )
         rows: list[Loaded] = []
         num_read = 0
         begun = time.perf_counter()
@@ -161,7 +203,7 @@ class Predictor:
                     rows.append(row)
                     num_read += row.pixels is not None
                 if row is None or num_read == batch_size or len(rows) == _ROWS_PER_BATCH * batch_size:
-                    predictions = self._of(rows, batch_size)
+                    predictions = self._of(rows)
                     tally.num_pictures += len(rows)
                     tally.num_read += num_read
                     tally.secs = time.perf_counter() - begun
@@ -170,45 +212,22 @@ class Predictor:
                 if row is None:
                     return
 
-    def _of(self, rows: list[Loaded], batch_size: int) -> list[Prediction]:
+    def _of(self, rows: list[Loaded]) -> list[Prediction]:
         read = [row.pixels for row in rows if row.pixels is not None]
-        labels, probabilities = np.zeros([0], int), np.zeros([0, len(self.class_names)])
-        if read:
-            # Always of the same size, as in an evaluation.
-            images = np.zeros([batch_size, *self._contract.image_shape], np.float32)
-            images[: len(read)] = read
-            logits = self._logits(images)[: len(read)].astype(np.float64)
-            shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-            labels, probabilities = logits.argmax(axis=1), shifted / shifted.sum(axis=1, keepdims=True)
-        of_read = iter(zip(labels.tolist(), probabilities.tolist(), strict=True))
+        probabilities = (
+            self._model.probabilities(np.array(read)) if read else np.zeros([0, len(self.class_names)])
+        )
+        of_read = iter(probabilities)
         found = []
         for row in rows:
             if row.pixels is None:
                 found.append(Prediction(row.path, error=row.problem))
                 continue
-            label, values = next(of_read)
-            by_name = dict(zip(self.class_names, values, strict=True))
-            found.append(Prediction(row.path, self.class_names[label], values[label], by_name))
+            values = next(of_read)
+            label = int(values.argmax())
+            by_name = dict(zip(self.class_names, values.tolist(), strict=True))
+            found.append(Prediction(row.path, self.class_names[label], float(values[label]), by_name))
         return found
-
-
-def _forward(classifier: Classifier, *, precision: str) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns images [B, H, W, 3] -> logits [B, K]: the network in `precision`, the head in float32."""
-    backbone = classifier.backbone
-    width = backbone.contract.feature_width
-    # There is one, as nothing trains.
-    cut: Any = whole_cut(backbone, (), bn_batch=False, feature_width=width, variables=backbone.variables)
-    images = tf.TensorSpec([None, *backbone.contract.image_shape], tf.float32)
-    below = in_precision(tf.function(cut.below, autograph=False, input_signature=[images]), precision)
-    above = tf.function(lambda features: classifier(features, cut=cut), autograph=False)
-
-    def logits(pictures: np.ndarray) -> np.ndarray:
-        try:
-            return above(below(tf.constant(pictures))).numpy()
-        except tf.errors.OpError as error:
-            raise TrainerError(f"TensorFlow failed: {told_by_tensorflow(error)}") from None
-
-    return logits
 
 
 class _ToStderr(logging.Handler):

@@ -3,17 +3,12 @@
 import logging
 import sys
 
-from trainer.commands.evaluate import (
-    import_early,
-    make_stages,
-    named_pictures,
-    require_accuracy,
-    restore,
-    score,
-)
+from trainer.commands.evaluate import import_early, make_stages, restore
 from trainer.commands.initial_weights import take_weights
-from trainer.commands.introduction import draw_curves, introduce, record
+from trainer.commands.introduction import introduce, record
 from trainer.commands.loop_wiring import run_loop
+from trainer.commands.picture_errors import named_pictures
+from trainer.commands.scoring import main_split, require_accuracy, score
 from trainer.config import Config
 from trainer.experiment import Experiment
 from trainer.flags import CommandLine
@@ -89,7 +84,7 @@ def _train_once(config: Config, workdir: Workdir, checkpoints: Checkpoints, stop
     experiment = Experiment(config)
     import_early()
     summaries = Summaries(workdir, describe=experiment.describe)
-    with named_pictures(experiment):
+    with named_pictures(experiment.source, experiment.scan):
         stages = _begin(experiment, workdir, checkpoints, summaries)
         plan = experiment.plan
         progress = Progress(
@@ -106,9 +101,8 @@ def _train_once(config: Config, workdir: Workdir, checkpoints: Checkpoints, stop
             progress.close()
             summaries.close()
         _restore_best(stages, checkpoints)
-        split = "test" if "test" in experiment.splits.indices else "validation"
-        report = score(stages, workdir, split=split, summaries=summaries)
-        draw_curves(experiment, workdir, summaries)
+        split = main_split(experiment)
+        report = score(stages, workdir, split=split, folder=workdir.report, summaries=summaries)
         summaries.close()
     _log.info("results:     %s", workdir.root)
     _log.info("TensorBoard: %s -m tensorboard.main --logdir %s", sys.executable, workdir.root)

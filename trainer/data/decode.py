@@ -1,5 +1,6 @@
 """From encoded bytes to the pixels a backbone wants."""
 
+import numpy as np
 import tensorflow as tf
 
 from trainer.values import Contract
@@ -101,3 +102,9 @@ def scale(image01: tf.Tensor, contract: Contract) -> tf.Tensor:
     """Maps float32 pixels in [0, 1], of any shape, to `contract.value_range`; (0, 1) is the identity."""
     low, high = contract.value_range
     return image01 if (low, high) == (0, 1) else image01 * (high - low) + low
+
+
+def unscale(images: np.ndarray, contract: Contract) -> np.ndarray:
+    """Maps pixels in `contract.value_range` back to [0, 1], for eyes."""
+    low, high = contract.value_range
+    return (images - low) / (high - low)

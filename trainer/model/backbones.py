@@ -3,7 +3,7 @@
 A new kind of backbone is one file beside this one and one line in `open_backbone`.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 import tensorflow as tf
@@ -54,6 +54,14 @@ class Backbone(Protocol):
         Args:
           trained: keys of `variables`.
           bn_batch: whether the statistics of BatchNorm move; there is no cut then.
+        """
+        ...
+
+    def feature_maps(self) -> Callable[[tf.Tensor], tf.Tensor] | None:
+        """Returns images [B, H, W, 3] -> its last maps [B, h, w, D] float32, whose averages are the features.
+
+        By stored statistics, and with the weights that it has now. None where they cannot be had: a
+        SavedModel from pictures to features does not show them.
         """
         ...
 

@@ -6,6 +6,7 @@ The weights come in a legacy torch file in the package efficientnet-lite0-pytorc
 import hashlib
 import importlib.metadata
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,18 @@ MIN_SIZE_PX = 32  # The network halves the picture five times.
 CONVERTER_VERSION = 2
 
 
+class _Lite0Backbone(HubBackbone):
+    """The SavedModel, of which it is known how it was made."""
+
+    def feature_maps(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """See the Backbone protocol: the network built anew, up to the averages that it ends with."""
+        network = build_network()
+        for variable in network.variables:
+            variable.assign(self.variables[variable.name.removesuffix(":0")])
+        maps = tf_keras.Model(network.input, network.output.node.keras_inputs[0])
+        return lambda images: maps(images, training=False)
+
+
 def open_efficientnet_lite0(
     *, weights: str = "imagenet", image_size: int = 0, cache_dir: str = ""
 ) -> HubBackbone:
@@ -48,7 +61,7 @@ def open_efficientnet_lite0(
             f"--image_size={image_size}: efficientnet_lite0 takes {MIN_SIZE_PX} px or more "
             f"({IMAGE_SIZE_PX} is its own)"
         )
-    return HubBackbone(
+    return _Lite0Backbone(
         "efficientnet_lite0",
         saved_model_folder(weights=weights, cache_dir=cache_dir),
         image_size=image_size,

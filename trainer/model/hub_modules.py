@@ -1,7 +1,7 @@
 """`hub:` and `savedmodel:`: SavedModels through hub.KerasLayer, with the contract read from them."""
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,6 +113,10 @@ class HubBackbone:
         """See the Backbone protocol. A module shows no layers, so all of it is below or nothing."""
         width = self.contract.feature_width
         return whole_cut(self, trained, bn_batch=bn_batch, feature_width=width, variables=self.variables)
+
+    def feature_maps(self) -> Callable[[tf.Tensor], tf.Tensor] | None:
+        """See the Backbone protocol."""
+        return self._infer if self._pool else None
 
     def _probe(self, height: int, width: int) -> tf.Tensor:
         """Returns the output for one black picture, so that a wrong size or output shows now."""

@@ -90,6 +90,14 @@ class KerasBackbone:
         cut = network_cut(self._network, trained, variables=self.variables, preprocess=self._preprocess)
         return cut and dataclasses.replace(cut, above=functools.partial(self._above, cut))
 
+    def feature_maps(self) -> Callable[[tf.Tensor], tf.Tensor] | None:
+        """See the Backbone protocol: what goes into the pooling that the network ends with."""
+        last = self._network.output.node
+        if not isinstance(last.layer, tf_keras.layers.GlobalAveragePooling2D):
+            return None
+        network = tf_keras.Model(self._network.input, last.keras_inputs[0])
+        return lambda images: network(self._preprocess(images), training=False)
+
     def _above(self, cut: Cut, x: tf.Tensor, *, training: bool, bn_batch: bool) -> tf.Tensor:
         self._trains = training
         return cut.above(x, training=training, bn_batch=bn_batch)

@@ -4,7 +4,15 @@
 only: `--help` must not wait for TensorFlow.
 """
 
-from trainer.options.commands import BenchmarkConfig, EvaluateConfig, FindLrConfig, PredictConfig
+from trainer.options.commands import (
+    BenchmarkConfig,
+    EvaluateConfig,
+    ExplainConfig,
+    ExportConfig,
+    FindLrConfig,
+    PredictConfig,
+    ServeConfig,
+)
 from trainer.options.data import DataConfig
 from trainer.options.model import ModelConfig
 from trainer.options.plan import PlanConfig, UpdateConfig
@@ -15,12 +23,15 @@ __all__ = [
     "BenchmarkConfig",
     "DataConfig",
     "EvaluateConfig",
+    "ExplainConfig",
+    "ExportConfig",
     "FindLrConfig",
     "GuardConfig",
     "ModelConfig",
     "PlanConfig",
     "PredictConfig",
     "RunConfig",
+    "ServeConfig",
     "SpeedConfig",
     "UpdateConfig",
 ]

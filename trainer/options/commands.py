@@ -17,7 +17,16 @@ class EvaluateConfig:
         short=True,
     )
     checkpoint: str = option(
-        "best", "Checkpoint to evaluate: best, latest, or a step number.", identity=False, short=True
+        "best",
+        "Checkpoint to evaluate, predict with, explain or export: best, latest, or a step number.",
+        identity=False,
+        short=True,
+    )
+    report_dir: str = option(
+        "",
+        "Folder for what evaluate finds; default report/ below --workdir for the split that train ends with, "
+        "report/NAME/ for another split or source.",
+        identity=False,
     )
 
 
@@ -25,6 +34,12 @@ class EvaluateConfig:
 class PredictConfig:
     """Prediction"""
 
+    model: str = option(
+        "",
+        "Exported model that predict takes instead of --workdir: a SavedModel folder or a .tflite file.",
+        identity=False,
+        short=True,
+    )
     format: str = option(
         "auto",
         "Lines of predict. auto: CSV or a table into an --output that ends in .csv or .txt, a table on a "
@@ -48,12 +63,75 @@ class PredictConfig:
 
 
 @dataclass(frozen=True)
+class ExplainConfig:
+    """Explanation"""
+
+    saliency: str = option(
+        "auto",
+        "How explain finds what a decision goes by. auto: grad_cam where the network's last feature map is "
+        "known, else integrated_gradients, which asks of a network only its gradient.",
+        choices=("auto", "grad_cam", "integrated_gradients"),
+        identity=False,
+        short=True,
+    )
+    explain_class: str = option(
+        "", "Class whose probability is explained; default the predicted one.", identity=False
+    )
+    ig_steps: int = option(
+        64, "Points on the path of integrated gradients: more are more exact.", identity=False
+    )
+    num_explained: int = option(
+        16, "How many of the worst mistakes explain shows when no pictures are named.", identity=False
+    )
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Export"""
+
+    formats: str = option(
+        "saved_model,float32,float16,dynamic_range,int8",
+        "What export writes: saved_model; TFLite as float32, float16, dynamic_range and int8; and onnx, which "
+        "needs the packages tf2onnx, onnx and onnxruntime.",
+        identity=False,
+        short=True,
+    )
+    export_dir: str = option(
+        "", "Folder that export writes; default export/ below --workdir.", identity=False
+    )
+    calibration_pictures: int = option(
+        200, "Training pictures that the ranges of int8 are taken from.", identity=False
+    )
+    max_accuracy_drop: float = option(
+        1.0,
+        "The export fails, with status 1, when one of its models loses more accuracy than this on "
+        "validation: a share from 0 to 1.",
+        identity=False,
+        short=True,
+    )
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """Serving"""
+
+    bind: str = option(
+        "127.0.0.1",
+        "Address that serve listens on. Any other lets others on the network use the page.",
+        identity=False,
+    )
+    port: int = option(8000, "Port that serve listens on; 0: any that is free.", identity=False, short=True)
+    max_upload_mb: int = option(20, "The largest picture file that serve takes, in MiB.", identity=False)
+
+
+@dataclass(frozen=True)
 class BenchmarkConfig:
     """Benchmark"""
 
     output: str = option(
         "",
-        "File for what benchmark measures (JSON), or for the lines of predict; default the terminal.",
+        "File for what benchmark and doctor find (.json), the lines of predict, or the table of compare "
+        "(.json, .csv, .md); default the terminal. Folder of explain; default explain/ below --workdir.",
         identity=False,
     )
     repeats: int = option(5, "How often each thing is measured.", identity=False)

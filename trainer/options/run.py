@@ -25,6 +25,27 @@ class RunConfig:
     keep_checkpoints: int = option(
         3, "How many of the latest checkpoints are kept, besides the best.", identity=False
     )
+    figures_every: str = option(
+        "5epochs",
+        "How often the confusion matrix and the reliability diagram of validation are drawn for TensorBoard, "
+        "besides at the end of each phase; empty: never.",
+        identity=False,
+    )
+    histograms_every: str = option(
+        "",
+        "How often the distributions of all variables are written for TensorBoard; default never.",
+        identity=False,
+    )
+    profile_steps: str = option(
+        "",
+        "Updates that TensorFlow's profiler watches, such as 100-110, for TensorBoard's PROFILE tab.",
+        identity=False,
+    )
+    embeddings: int = option(
+        500,
+        "How many validation pictures TensorBoard's projector shows by their features; 0: none.",
+        identity=False,
+    )
     max_minutes: float = option(
         0.0,
         "Save and stop, with status 75, after this many minutes; the same command goes on. 0: no limit.",

@@ -1,59 +1,96 @@
 """Pictures of numbers and of pictures, as PNG bytes."""
 
 import io
+import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure  # Without pyplot: no global state, no window system.
 
+MOST_LETTERS = 30
+"""Of a name in a figure."""
+MOST_NUMBERS = 30
+"""Classes whose confusion matrix has its numbers written into it."""
 
-def picture_grid(images: np.ndarray, titles: Sequence[str], *, columns: int = 4) -> bytes:
+
+def picture_grid(
+    images: np.ndarray, titles: Sequence[str], *, columns: int = 4, colours: Sequence[str] | None = None
+) -> bytes:
     """Draws pictures with a title above each.
 
     Args:
       images: [N, H, W, 3] float in [0, 1].
-      titles: [N].
+      titles: [N], of the same number of lines.
       columns: pictures a row.
+      colours: [N], of the titles; default black.
     """
-    rows = -(-len(images) // columns)
-    figure = Figure(figsize=(1.6 * columns, 1.8 * rows))
-    # Small enough for the longest one: a letter is about half as wide as high, and an inch has 72 points.
-    size = min(12.0, 1.6 * 72 / (0.55 * max([1, *map(len, titles)])))
+    titles = ["\n".join(shortened(line, MOST_LETTERS) for line in title.split("\n")) for title in titles]
+    lines = [line for title in titles for line in title.split("\n")]
+    num_lines = max([1, *(title.count("\n") + 1 for title in titles)])
+    rows, height = -(-len(images) // columns), 1.6 + 0.2 * num_lines
+    figure = Figure(figsize=(1.6 * columns, height * rows))
+    # One for all, in inches: sixteen take longer to make than to draw into.
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.axis("off")
+    # Small enough for the longest one: a letter is some 0.6 times as wide as high, and an inch has 72 points.
+    size = min(12.0, 1.6 * 72 / (0.62 * max([1, *map(len, lines)])))
+    across, up = 1.44 * np.array(images.shape[2:0:-1]) / max(images.shape[1:3]) / 2
     for i, (image, title) in enumerate(zip(images, titles, strict=True)):
         row, column = divmod(i, columns)
-        # Placed by hand: a layout engine takes longer than all the drawing.
-        left, bottom = (column + 0.03) / columns, 1 - (row + 0.97) / rows
-        axes = figure.add_axes((left, bottom, 0.94 / columns, 0.8 / rows))
-        axes.imshow(np.clip(image, 0.0, 1.0))
-        axes.axis("off")
-        figure.text(
-            (column + 0.5) / columns,
-            bottom + 0.83 / rows,
+        x, y = 1.6 * (column + 0.5), height * (rows - row - 1) + 0.05 + 0.72
+        axes.imshow(np.clip(image, 0.0, 1.0), extent=(x - across, x + across, y - up, y + up))
+        axes.text(
+            x,
+            y + 0.77,
             title,
             fontsize=size,
             ha="center",
+            color=colours[i] if colours else "black",
             parse_math=False,
         )
+    axes.set(xlim=(0, 1.6 * columns), ylim=(0, height * rows), aspect="auto")
     return png_bytes(figure)
 
 
+def shortened(name: str, most_letters: int) -> str:
+    """Returns a name in one line of at most so many letters, without its middle where it is longer."""
+    line = " ".join(name.split())
+    if len(line) <= most_letters:
+        return line
+    tail = (most_letters - 1) // 2
+    return f"{line[: most_letters - 1 - tail]}…{line[len(line) - tail :]}"
+
+
 def confusion_figure(matrix: np.ndarray, class_names: Sequence[str], *, title: str) -> bytes:
-    """Draws a confusion matrix [K, K]: rows are true classes, columns predictions."""
+    """Draws a confusion matrix [K, K]: rows are true classes, columns predictions, colour a row's shares."""
     count = len(class_names)
-    side = min(max(3.5, 0.6 * count + 1.5), 30.0)
-    figure = Figure(figsize=(side, side), layout="constrained")
+    names = [shortened(name, MOST_LETTERS) for name in class_names]
+    cell = min(0.6, max(3.0, min(0.6 * count, 14.0)) / count)
+    # Of more classes than fit, every second or third is named, and none has its number of pictures.
+    every = max(1, math.ceil(7 / (72 * cell)))
+    size = min(10.0, 60 * cell) if every == 1 else 7.0
+    room = 0.9 + 0.0085 * size * max(map(len, names))
+    side = max(3.0, cell * count) + room
+    figure = Figure(figsize=(side, side + 0.2), layout="constrained")
     axes = figure.add_subplot()
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    axes.set(xlabel="predicted", ylabel="true", title=title)
+    axes.set(xlabel="predicted", ylabel="true")
+    # Narrow matrices have titles that are wider than they.
+    figure.suptitle(title, fontsize=min(12.0, 72 * side / (0.58 * max(len(title), 1))), parse_math=False)
     # A name with two dollar signs is no formula.
-    axes.set_xticks(range(count), class_names, rotation=45, ha="right", parse_math=False)
-    axes.set_yticks(range(count), class_names, parse_math=False)
+    style: dict[str, Any] = {"fontsize": size, "parse_math": False}
+    slant = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    style_below = style | (slant if count <= MOST_NUMBERS else {"rotation": 90})
+    axes.set_xticks(range(0, count, every), names[::every], **style_below)
+    axes.set_yticks(range(0, count, every), names[::every], **style)
     # Beyond some thirty classes numbers are only grey noise.
-    for row, column in np.ndindex(matrix.shape) if count <= 30 else ():
-        colour = "white" if share[row, column] > 0.5 else "black"
-        axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=colour)
+    for row, column in np.ndindex(matrix.shape) if count <= MOST_NUMBERS else ():
+        number = matrix[row, column]
+        colour = "white" if share[row, column] > 0.5 else "black" if number else "0.75"
+        axes.text(column, row, f"{number}", ha="center", va="center", color=colour, fontsize=size)
     return png_bytes(figure)
 
 
@@ -97,30 +134,12 @@ def learning_rate_figure(
     return png_bytes(figure)
 
 
-def roc_figure(false_rates: np.ndarray, true_rates: np.ndarray, *, positive: str, title: str) -> bytes:
-    """Draws a receiver operating characteristic.
-
-    Args:
-      false_rates: [T], the share of the other class that is taken for `positive`, threshold by threshold.
-      true_rates: [T], the share of `positive` that is found.
-      positive: name of the class that is looked for.
-      title: stands above.
-    """
-    figure = Figure(figsize=(5, 5), layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1)
-    axes.plot(false_rates, true_rates, color="tab:blue", linewidth=2)
-    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-    axes.set_xlabel(f"share of the others called {positive}", parse_math=False)
-    axes.set_ylabel(f"share of {positive} found", parse_math=False)
-    axes.set_title(title, parse_math=False)
-    axes.grid(color="0.9")
-    return png_bytes(figure)
-
-
 def png_bytes(figure: Any) -> bytes:
     """Returns a figure as PNG; the same figure gives the same bytes."""
     buffer = io.BytesIO()
-    # No software version in the file: it would be another with the next release.
-    figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
+    with warnings.catch_warnings():
+        # A letter that the font lacks is drawn as a box; nobody can do anything about it here.
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .*missing from")
+        # No software version in the file: it would be another with the next release.
+        figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
     return buffer.getvalue()

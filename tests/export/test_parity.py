@@ -1,0 +1,71 @@
+"""The numbers of parity.json by hand."""
+
+import numpy as np
+import pytest
+
+from trainer.export.fresh import Answers
+from trainer.export.parity import Reference, failures, parity, size_bytes, told
+
+# The network is right on the first three of four.
+REFERENCE = Reference(
+    np.array([0, 1, 2, 2]), np.array([[0.8, 0.1, 0.1], [0.2, 0.6, 0.2], [0, 0, 1], [0.5, 0.3, 0.2]])
+)
+
+
+def compared(rows, *, max_drop=0.0, classes=None):
+    rows = np.array(rows, np.float32)
+    answers = {
+        ("m.tflite", "images"): Answers(rows, rows.argmax(axis=1) if classes is None else classes, 12.34)
+    }
+    found = parity(REFERENCE, answers, sizes={"m.tflite": 1000}, max_drop=max_drop)
+    [model] = found["models"]
+    return found, model
+
+
+def test_the_same_answers_pass():
+    found, model = compared(REFERENCE.probabilities)
+    assert found == {
+        "format": 1, "split": "validation", "num_examples": 4, "max_accuracy_drop": 0.0, "passed": True,
+        "network": {"accuracy": 0.75, "precision": "float32"}, "models": [model],
+    }  # fmt: skip
+    assert model == {
+        "file": "m.tflite", "input": "images", "accuracy": 0.75, "accuracy_drop": 0.0, "passed": True,
+        "agreement": 1.0, "largest_probability_difference": pytest.approx(0, abs=1e-7), "num_not_finite": 0,
+        "images_per_second": 12.3, "size_bytes": 1000,
+    }  # fmt: skip
+    assert failures(found) == []
+
+
+def test_other_answers():
+    _, model = compared([[0.8, 0.1, 0.1], [0.5, 0.3, 0.2], [0, 0.1, 0.9], [0.2, 0.3, 0.5]], max_drop=0.1)
+    assert (model["accuracy"], model["accuracy_drop"], model["agreement"]) == (0.75, 0.0, 0.5)
+    assert model["largest_probability_difference"] == pytest.approx(0.3)
+    assert model["passed"]
+
+
+def test_too_much_is_lost():
+    rows = [[0.8, 0.1, 0.1], [0.5, 0.3, 0.2], [0, 0.1, 0.9], [0.6, 0.3, 0.1]]
+    found, model = compared(rows, max_drop=0.2499)
+    assert (model["accuracy"], model["accuracy_drop"], model["passed"], found["passed"]) == (
+        0.5,
+        0.25,
+        False,
+        False,
+    )
+    assert failures(found) == ["m.tflite (images) has accuracy 0.5000 on validation, and the network 0.7500"]
+    assert compared(rows, max_drop=0.25)[0]["passed"]
+
+
+def test_what_is_no_number_is_no_answer():
+    _, model = compared([[np.nan] * 3, *REFERENCE.probabilities[1:]], classes=np.array([0, 1, 2, 0]))
+    assert (model["num_not_finite"], model["accuracy"], model["agreement"]) == (1, 0.5, 0.75)
+    _, model = compared([[np.nan] * 3] * 4)
+    assert (model["largest_probability_difference"], model["accuracy"]) == (None, 0.0)
+    assert "within nothing" in told(model)
+
+
+def test_sizes_of_files_and_folders(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "one").write_bytes(bytes(10))
+    (tmp_path / "a" / "b" / "two").write_bytes(bytes(5))
+    assert (size_bytes(tmp_path / "a"), size_bytes(tmp_path / "a" / "one")) == (15, 10)

@@ -1,0 +1,162 @@
+"""`evaluate` through the door: splits, other pictures, what it leaves and what it refuses."""
+
+import contextlib
+import csv
+import io
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk_metrics
+
+from tests.conftest import call_main, make_flower_folder
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_backbone, tmp_path_factory):
+    """A run on three colours that knows them well but not surely; its pictures are there no more."""
+    root = tmp_path_factory.mktemp("evaluate")
+    source, workdir = make_flower_folder(root / "source", n=12), root / "run"
+    arguments = [
+        f"--source=folder:{source}", f"--backbone=savedmodel:{tiny_backbone}", "--image_size=8",
+        "--head=linear", "--splits=50%,25%,25%", "--batch_size=4", "--schedule=frozen",
+        "--frozen_for=10epochs", "--frozen_learning_rate=0.1", "--precision=float32", f"--workdir={workdir}",
+    ]  # fmt: skip
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert call_main("train", *arguments) == 0
+    source.rename(root / "away")
+    return SimpleNamespace(root=root, workdir=workdir, source=source, away=root / "away")
+
+
+@pytest.fixture
+def evaluate(trained, run_main, tmp_path):
+    """evaluate(*arguments) -> (exit status, standard output, standard error), into tmp_path / "report"."""
+
+    def run(*arguments):
+        folder = f"--report_dir={tmp_path / 'report'}"
+        return run_main("evaluate", f"--workdir={trained.workdir}", folder, *arguments)
+
+    return run
+
+
+def report_of(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def rows_of(folder):
+    with open(folder / "predictions.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_other_pictures_are_scored_by_the_names_of_their_classes(evaluate, trained, tmp_path):
+    # 'red' is the first class here and the last one of the run.
+    new = make_flower_folder(tmp_path / "new photos", n=14, classes=("red", "green"))
+    (new / "green").rename(new / "zgreen")
+    message = f"trainer: --source=folder:{new}: zgreen is none of the classes of the run"
+    status, out, err = evaluate(f"--source=folder:{new}")
+    assert (status, err.startswith(message)) == (2, True)
+    (new / "zgreen").rename(new / "green")
+    status, out, err = evaluate(f"--source=folder:{new}")
+    assert (status, err) == (0, "")
+    assert f"folder:{new} has no pictures of blue" in out
+    report, rows = report_of(tmp_path / "report"), rows_of(tmp_path / "report")
+    assert sorted(row["id"] for row in rows) == sorted(
+        f"{c}/{i:03d}.jpg" for c in ("red", "green") for i in range(14)
+    )
+    assert all(row["label"] == row["id"].split("/")[0] for row in rows)
+    assert (report["num_examples"], report["accuracy"]) == (28, 1.0)
+    names = list(report["classes"])
+    assert names == ["blue", "green", "red"]
+    assert [report["classes"][name]["support"] for name in names] == [0, 14, 14]
+    probabilities = np.array([[float(row[f"probability_{name}"]) for name in names] for row in rows])
+    loss = sk_metrics.log_loss([row["label"] for row in rows], probabilities, labels=names)
+    assert report["loss"] == pytest.approx(loss, abs=1e-5)
+    # Twelve of each colour were in the run: half trained with, a quarter chose the best weights.
+    splits = json.loads((trained.workdir / "splits.json").read_text())["splits"]
+    counts = {name: sum(label != "blue" for _, label, _ in rows) for name, rows in splits.items()}
+    assert report["seen_before"] == counts
+    assert f"{counts['train']} of these pictures are among those the run was trained with" in out
+
+
+def test_the_same_probabilities_as_predict(evaluate, trained, tmp_path, run_main):
+    new = make_flower_folder(tmp_path / "new", n=5)
+    assert evaluate(f"--source=folder:{new}")[0] == 0
+    arguments = ("predict", f"--workdir={trained.workdir}", str(new), f"--output={tmp_path / 'p.csv'}")
+    assert run_main(*arguments)[0] == 0
+    with open(tmp_path / "p.csv") as file:
+        predicted = {row["path"].removeprefix(f"{new}/"): row for row in csv.DictReader(file)}
+    for row in rows_of(tmp_path / "report"):
+        theirs = predicted.pop(row["id"])
+        assert all(row[key] == theirs[key] for key in row if key.startswith(("probability_", "prediction")))
+    assert not predicted
+
+
+def test_bad_pictures_are_named_and_left_out_on_demand(evaluate, tmp_path):
+    new = make_flower_folder(tmp_path / "new", n=3)
+    (new / "red" / "000.jpg").write_bytes((new / "red" / "000.jpg").read_bytes()[:200])
+    status, _, err = evaluate(f"--source=folder:{new}")
+    assert status == 1
+    assert f"trainer: 1 of 9 pictures in folder:{new} cannot be used; --on_bad_image=skip" in err
+    assert evaluate(f"--source=folder:{new}", "--on_bad_image=skip")[0] == 0
+    report = report_of(tmp_path / "report")
+    assert report["num_examples"] == 8
+    assert [name for name, _ in report["left_out_pictures"]] == ["red/000.jpg"]
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "red/000.jpg" in page
+
+
+def test_without_a_report_dir_each_source_has_a_folder_of_its_own(trained, tmp_path, run_main):
+    before = (trained.workdir / "report" / "metrics.json").read_bytes()
+    for name, folder in (("new photos", "new_photos"), ("test", "test_pictures")):
+        new = make_flower_folder(tmp_path / name, n=2)
+        status, out, err = run_main("evaluate", f"--workdir={trained.workdir}", f"--source=folder:{new}")
+        assert (status, err) == (0, "")
+        assert out.splitlines()[-1] == f"report:      {trained.workdir / 'report' / folder / 'index.html'}"
+        assert report_of(trained.workdir / "report" / folder)["num_examples"] == 6
+        shutil.rmtree(trained.workdir / "report" / folder)
+    assert (trained.workdir / "report" / "metrics.json").read_bytes() == before
+
+
+def test_the_temperature_is_that_of_validation_wherever_it_is_used(evaluate, trained, tmp_path):
+    fitted = json.loads((trained.workdir / "report" / "calibration.json").read_text())
+    assert (fitted["split"], fitted["num_examples"]) == ("validation", 9)
+    main = report_of(trained.workdir / "report")
+    assert fitted["step"] == main["step"]
+    assert main["calibration"]["temperature"] == fitted["temperature"]
+    new = make_flower_folder(tmp_path / "new", n=3, classes=("red", "blue"))
+    assert evaluate(f"--source=folder:{new}")[0] == 0
+    assert report_of(tmp_path / "report")["calibration"]["temperature"] == fitted["temperature"]
+    # Of other weights nothing is known where their validation pictures are not there.
+    last = max(int(p.stem.split("-")[1]) for p in (trained.workdir / "checkpoints").glob("ckpt-*.index"))
+    if last != fitted["step"]:
+        assert evaluate(f"--source=folder:{new}", "--checkpoint=latest")[0] == 0
+        assert report_of(tmp_path / "report")["calibration"]["temperature"] is None
+
+
+def test_options_of_splits_make_no_sense_for_other_pictures(evaluate, tmp_path):
+    new = make_flower_folder(tmp_path / "new", n=2)
+    for flag in ("--eval_split=test", "--splits=50%,50%", "--split_seed=7"):
+        status, _, err = evaluate(f"--source=folder:{new}", flag)
+        name = flag.split("=")[0]
+        assert (status, err) == (
+            2,
+            f"trainer: {name}: all pictures of another source are scored; leave it out, or --source\n",
+        )
+
+
+def test_a_bar_for_other_pictures(evaluate, tmp_path):
+    new = make_flower_folder(tmp_path / "new", n=2, classes=("red", "green"))
+    (new / "green").rename(new / "blue")  # So all of those are wrong.
+    status, _, err = evaluate(f"--source=folder:{new}", "--assert_accuracy_at_least=0.9")
+    assert status == 1
+    assert err == f"trainer: folder:{new} accuracy 0.5000 is below --assert_accuracy_at_least=0.9\n"
+    mistakes = report_of(tmp_path / "report")["worst_mistakes"]
+    assert {(m["label"], m["prediction"]) for m in mistakes} == {("blue", "green")}
+
+
+def test_the_run_without_its_pictures_says_so(evaluate, trained):
+    status, _, err = evaluate()
+    assert status == 1
+    assert str(trained.source) in err

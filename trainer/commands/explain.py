@@ -1,0 +1,245 @@
+"""`explain`: draws over pictures, or over the worst mistakes of a run, what its network goes by."""
+
+import csv
+import functools
+import hashlib
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.commands.explanations import METHOD_NAMES, Explanation, Explanations, label_of
+from trainer.commands.finished import open_network
+from trainer.config import Config
+from trainer.data.bad_pictures import BadPictureError, shown_name
+from trainer.data.files import Found, find_pictures, read_file
+from trainer.data.opening import open_configured
+from trainer.files import read_json, write_bytes, write_text
+from trainer.flags import CommandLine
+from trainer.record.overlays import contact_sheet, overlay, panels_png
+from trainer.record.progress import counting
+from trainer.record.workdir import Workdir
+from trainer.values import TrainerError
+
+_log = logging.getLogger("trainer")
+_MOST_ON_SHEET = 100
+# Attributions that miss the gain by more than this share of it are told.
+_TOLERATED = 0.1
+_KEYS = (
+    "path", "true_label", "label", "probability", "explained_class", "explained_probability", "method",
+    "file", "box", "gain", "completeness_error", "error",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A picture to be explained: its name, how its bytes are had, and its true class where that is known."""
+
+    name: str
+    read: Callable[[], bytes]
+    true_label: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the network says of a picture, and what speaks for the class that is explained."""
+
+    probabilities: np.ndarray
+    """[K] float64."""
+    explained: int
+    explanation: Explanation
+
+    @property
+    def predicted(self) -> int:
+        return int(self.probabilities.argmax())
+
+
+def run(line: CommandLine) -> int:
+    """Explains what the paths name, or the worst mistakes; the exit status is 1 if none could be read."""
+    workdir = Workdir(line.config.run.workdir)
+    config = workdir.read_config().replace(**line.given)
+    workdir.check_same_run(config)
+    class_names, wanted = workdir.read_facts()["class_names"], config.explain.explain_class
+    label = label_of(wanted, class_names, flag="--explain_class") if wanted else None
+    chosen = _named(line.paths) if line.paths else _worst_mistakes(workdir, config)
+    if not chosen:
+        _log.info("%s has no mistakes; pictures can be named behind explain", _report(workdir, config))
+        return 0
+    folder = _make_folder(line.config.benchmark.output, workdir)
+    batch_size = config.plan.batch_size
+    explanations = Explanations(open_network(workdir, config), config, batch_size=batch_size)
+    written = _Written(folder, explanations)
+    with counting(config.run.progress, "explanations", len(chosen)) as more:
+        for begin in range(0, len(chosen), batch_size):
+            batch = chosen[begin : begin + batch_size]
+            for one, answer in zip(batch, _answers(explanations, batch, label), strict=True):
+                written.add(one, answer)
+                more(1)
+    return written.finish()
+
+
+def _named(paths: Sequence[str]) -> list[Chosen]:
+    def read(found: Found) -> bytes:
+        if found.problem:
+            raise BadPictureError(found.path, found.problem)
+        return read_file(found.path)
+
+    found = find_pictures(paths, lines=sys.stdin.buffer if sys.stdin else ())
+    chosen = [Chosen(shown_name(one.path), functools.partial(read, one)) for one in found]
+    if not chosen:
+        raise TrainerError("there are no pictures: the list of paths is empty")
+    return chosen
+
+
+def _report(workdir: Workdir, config: Config) -> Path:
+    asked = config.evaluate.report_dir
+    folder = Path(asked).expanduser().absolute() if asked else workdir.report
+    return folder / "predictions.csv"
+
+
+def _worst_mistakes(workdir: Workdir, config: Config) -> list[Chosen]:
+    """Returns those of the report, the wrong class with the highest probability first."""
+    path, instead = _report(workdir, config), "or name pictures behind explain"
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["label"] != row["prediction"]]
+        rows.sort(key=lambda row: -float(row[f"probability_{row['prediction']}"]))
+    except FileNotFoundError:
+        raise TrainerError(
+            f"there is no {path} to take mistakes from: `evaluate --workdir=...` writes it; {instead}"
+        ) from None
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise TrainerError(f"{path} is damaged ({error}): `evaluate` writes it anew; {instead}") from None
+    if not rows:
+        return []
+    try:
+        source = open_configured(config)
+    except TrainerError as error:
+        raise type(error)(f"the pictures of the mistakes cannot be had: {error}; {instead}") from None
+    digests = {row[0]: row[2] for split in read_json(workdir.splits_json)["splits"].values() for row in split}
+    places = {name: place for place, name in enumerate(source.ids)}
+
+    def read(name: str) -> bytes:
+        data = source.read(places[name]) if name in places else b""
+        if hashlib.sha256(data).hexdigest() != digests.get(name):
+            raise BadPictureError(name, f"{source.name} does not have the picture that this run had")
+        return data
+
+    worst = rows[: config.explain.num_explained]
+    return [Chosen(row["id"], functools.partial(read, row["id"]), row["label"]) for row in worst]
+
+
+def _make_folder(output: str, workdir: Workdir) -> Path:
+    folder = Path(output).expanduser().absolute() if output else workdir.root / "explain"
+    flag = f"--output={output}" if output else str(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise TrainerError(f"{flag} is a file, or lies below one: it must be a folder") from None
+    except OSError as error:
+        raise TrainerError(f"{flag} cannot be made: {error.strerror}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise TrainerError(f"{flag} cannot be written to: permission denied")
+    return folder
+
+
+def _answers(
+    explanations: Explanations, batch: Sequence[Chosen], label: int | None
+) -> Iterator[Answer | str]:
+    """Yields the answer for each picture, or why it cannot be read; `label` None: the class it predicts."""
+    loaded: list[tuple[bytes, np.ndarray] | str] = []
+    for one in batch:
+        try:
+            data = one.read()
+            loaded.append((data, explanations.pixels(data, name=one.name)))
+        except TrainerError as error:
+            loaded.append(error.reason if isinstance(error, BadPictureError) else str(error))
+    seen = [found[1] for found in loaded if not isinstance(found, str)]
+    rows = iter(explanations.probabilities(seen) if seen else ())
+    for found in loaded:
+        if isinstance(found, str):
+            yield found
+            continue
+        (data, pixels), probabilities = found, next(rows)
+        explained = int(probabilities.argmax()) if label is None else label
+        yield Answer(probabilities, explained, explanations.explain(data, pixels, explained))
+
+
+class _Written:
+    """The files of an explanation: a PNG and a line of JSON for each picture, and a sheet with all."""
+
+    def __init__(self, folder: Path, explanations: Explanations):
+        self._folder, self._names, self._method = folder, explanations.class_names, explanations.method
+        self._lines: list[dict[str, Any]] = []
+        self._sheet: list[tuple[np.ndarray, str]] = []
+
+    def add(self, one: Chosen, answer: Answer | str) -> None:
+        """Writes the PNG of a picture, or tells why there is none."""
+        line: dict[str, Any] = dict.fromkeys(_KEYS) | {"path": one.name, "true_label": one.true_label or None}
+        self._lines.append(line)
+        if isinstance(answer, str):
+            _log.warning("%s cannot be read: %s", one.name, answer)
+            line["error"] = answer
+            return
+        file = f"{len(self._lines):04d}-{_plain(one.name)}.png"
+        picture, saliency = answer.explanation.picture, answer.explanation.saliency
+        told = self._told(one, answer)
+        title = f"{', '.join(told)}\n{Path(one.name).name} · {METHOD_NAMES[self._method]}"
+        write_bytes(self._folder / file, panels_png(picture, saliency.heat, title=title))
+        if len(self._sheet) < _MOST_ON_SHEET:
+            # Half the size is what it has room for.
+            small = overlay(picture[::2, ::2], saliency.heat).astype(np.float32)
+            self._sheet.append((small, "\n".join(told)))
+        line |= {
+            "label": self._names[answer.predicted],
+            "probability": float(answer.probabilities[answer.predicted]),
+            "explained_class": self._names[answer.explained],
+            "explained_probability": float(answer.probabilities[answer.explained]),
+            "method": self._method,
+            "file": file,
+            "box": saliency.box,
+            "gain": saliency.gain,
+            "completeness_error": saliency.completeness_error,
+        }
+
+    def finish(self) -> int:
+        """Writes the sheet and the lines, tells where all is, and returns the exit status."""
+        lines = (json.dumps(line, ensure_ascii=False) for line in self._lines)
+        write_text(self._folder / "explain.jsonl", "".join(f"{line}\n" for line in lines))
+        explained = [line for line in self._lines if not line["error"]]
+        if len(explained) > 1:
+            overlays, titles = zip(*self._sheet, strict=True)
+            write_bytes(self._folder / "contact_sheet.png", contact_sheet(overlays, titles))
+        sums = [(line["completeness_error"], line["gain"]) for line in explained if line["gain"] is not None]
+        if missed := sum(error > _TOLERATED * abs(gain) for error, gain in sums):
+            _log.warning(
+                "of %d of these the attributions miss their sum by more than a tenth: a higher --ig_steps is "
+                "more exact", missed,
+            )  # fmt: skip
+        count = f"{len(explained):,} of {len(self._lines):,} pictures"
+        _log.info("%s explained by %s: %s", count, METHOD_NAMES[self._method], self._folder)
+        return 0 if explained else 1
+
+    def _told(self, one: Chosen, answer: Answer) -> list[str]:
+        """Returns one or two lines: the class that is explained, and others that there are."""
+
+        def told(label: int) -> str:
+            return f"{self._names[label]} {100 * answer.probabilities[label]:.1f} %"
+
+        truly = [f"truly {one.true_label}"] if one.true_label else []
+        if answer.explained == answer.predicted:
+            return [told(answer.predicted), *truly]
+        return [f"for {told(answer.explained)}", ", ".join([f"predicted {told(answer.predicted)}", *truly])]
+
+
+def _plain(name: str) -> str:
+    """Returns the last part of a path in at most 60 letters, digits, dots, dashes and underscores."""
+    stem = Path(name).stem
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", stem).strip("._")[:60] or "picture"

@@ -1,0 +1,224 @@
+"""`export`: a finished run as SavedModel and TFLite, each checked in a process of its own."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.commands.picture_errors import named_pictures
+from trainer.commands.scoring import recorded_temperature
+from trainer.config import Config
+from trainer.data.opening import open_configured
+from trainer.data.pipeline import Pipeline
+from trainer.experiment import Experiment
+from trainer.export import card
+from trainer.export.about import About
+from trainer.export.folder import CARD, PARITY, put_in_place, require_export_place
+from trainer.export.fresh import Answers, Picture, run_model
+from trainer.export.models import SAVED_MODEL, parse_formats, write_models
+from trainer.export.parity import Reference, failures, parity, size_bytes, told
+from trainer.files import read_json, write_json, write_text
+from trainer.flags import CommandLine, to_flagfile
+from trainer.loop.steps import Evaluator
+from trainer.model.weights import assign_weights
+from trainer.provenance import code, versions
+from trainer.record.checkpoints import Checkpoints
+from trainer.record.progress import counting
+from trainer.record.workdir import Workdir
+from trainer.values import TrainerError
+
+_log = logging.getLogger("trainer")
+# What a model takes beside its weights: graphs, names.
+_OVERHEAD_BYTES = 2**22
+
+
+def run(line: CommandLine) -> int:
+    """Exports --checkpoint, and returns the exit status.
+
+    Raises:
+      TrainerError: run, checkpoint or pictures cannot be had; a model cannot be made or run; or, after all
+        was written, one of them loses more than --max_accuracy_drop.
+    """
+    workdir = Workdir(line.config.run.workdir)
+    # On one device: what is exported has one.
+    config = workdir.read_config().replace(**line.given).replace(strategy="one")
+    workdir.check_same_run(config)
+    formats = parse_formats(config.export.formats)
+    checkpoints = Checkpoints(workdir.checkpoints, keep=config.run.keep_checkpoints)
+    path = checkpoints.find(config.evaluate.checkpoint)
+    folder = _folder(workdir, config)
+    values = checkpoints.values(path)
+    num_bytes = sum(value.nbytes for name, value in values.items() if name.startswith("model/"))
+    require_export_place(folder, num_bytes=(1 + len(formats)) * (num_bytes + _OVERHEAD_BYTES))
+    experiment = _open(config)
+    with named_pictures(experiment.source, experiment.scan):
+        workdir.write_or_check_splits(experiment.split_record())
+        assign_weights(experiment.classifier, values)
+        about = _about(experiment, workdir, step=checkpoints.step_of(path))
+        with put_in_place(folder) as part:
+            found = _export(experiment, part, about, formats=formats)
+            write_json(part / PARITY, found)
+            write_text(part / CARD, _card(experiment, workdir, about, found))
+    for model in found["models"]:
+        _log.info("%s", told(model))
+    _log.info("export:      %s", folder)
+    if failed := failures(found):
+        raise TrainerError(
+            f"{'; '.join(failed)}: that is more than "
+            f"--max_accuracy_drop={config.export.max_accuracy_drop:g} allows. All is in {folder / PARITY}"
+        )
+    return 0
+
+
+def _folder(workdir: Workdir, config: Config) -> Path:
+    asked = config.export.export_dir
+    return Path(asked).expanduser().absolute() if asked else workdir.root / "export"
+
+
+def _open(config: Config) -> Experiment:
+    """Opens pictures and network; says what the pictures are for when it is they that are missing."""
+    try:
+        return Experiment(config)
+    except TrainerError as error:
+        try:
+            open_configured(config)
+        except TrainerError:
+            raise type(error)(
+                f"export checks each model on the pictures of the run, --source={config.data.source}, which "
+                f"cannot be had: {error}"
+            ) from None
+        raise
+
+
+def _about(experiment: Experiment, workdir: Workdir, *, step: int) -> About:
+    config = experiment.asked
+    return About(
+        class_names=tuple(experiment.source.class_names),
+        contract=experiment.backbone.contract,
+        exif=config.data.exif,
+        decoding=config.data.decode,
+        temperature=recorded_temperature(workdir, step=step)[0],
+        run={
+            "identity": config.identity(),
+            "name": workdir.root.name,
+            "step": step,
+            "checkpoint": config.evaluate.checkpoint,
+            "backbone": experiment.backbone.name,
+            "source": experiment.source.name,
+        },
+        versions={**code(), **versions()},
+    )
+
+
+def _export(
+    experiment: Experiment, folder: Path, about: About, *, formats: tuple[str, ...]
+) -> dict[str, Any]:
+    """Writes the models and runs each; returns what parity.json holds."""
+    config = experiment.config
+    validation = experiment.splits.indices["validation"]
+    reference = _reference(experiment, validation)
+    _log.info(
+        "network:     weights of step %d (%s): %.2f %% of %d validation pictures right in float32",
+        about.run["step"], config.evaluate.checkpoint, 100 * reference.accuracy, len(validation),
+    )  # fmt: skip
+    chosen = spread(experiment, config.export.calibration_pictures)
+    answers: dict[tuple[str, str], Answers] = {}
+    sizes = {}
+    models = write_models(
+        folder,
+        experiment.classifier,
+        about=about,
+        formats=formats,
+        pictures=lambda: (pixels for _, pixels in pictures(experiment, chosen, encoded=False)),
+    )
+    with contextlib.closing(models):
+        for model in models:
+            sizes[model.name] = size_bytes(model)
+            with counting(config.run.progress, f"check of {model.name}", len(validation)) as watch:
+                found = run_model(
+                    model,
+                    pictures(experiment, validation, encoded=model.name == SAVED_MODEL),
+                    size_px=about.contract.image_shape[:2],
+                    watch=watch,
+                )
+            answers |= {(model.name, way): answer for way, answer in found.items()}
+    return parity(reference, answers, sizes=sizes, max_drop=config.export.max_accuracy_drop)
+
+
+def _reference(experiment: Experiment, indices: np.ndarray) -> Reference:
+    """Returns what training's own evaluation gives in float32."""
+    evaluator = Evaluator(experiment.classifier, strategy=experiment.strategy)
+    scored = evaluator(experiment.pipeline.once(indices))
+    from trainer.measures.probabilities import softmax  # Late: scikit-learn takes a second to import.
+
+    return Reference(scored.labels, softmax(scored.logits))
+
+
+def pictures(experiment: Experiment, indices: np.ndarray, *, encoded: bool) -> Iterator[Picture]:
+    """Yields pictures as training decodes them, with pixels in [0, 1]; b"" where `encoded` is not wanted."""
+    pipeline = Pipeline(
+        experiment.source,
+        experiment.scan,
+        contract=replace(experiment.backbone.contract, value_range=(0.0, 1.0)),
+        batch_size=experiment.config.plan.batch_size,
+        seed=experiment.config.run.seed,
+        decoding=experiment.config.data.decode,
+    )
+    for batch in pipeline.once(indices):
+        for index, pixels in zip(batch["id"].numpy().tolist(), batch["image"].numpy(), strict=True):
+            if index >= 0:
+                yield experiment.source.read(index) if encoded else b"", pixels
+
+
+def spread(experiment: Experiment, count: int) -> np.ndarray:
+    """Returns positions of `count` training pictures, or of all, in turn from each class that has more.
+
+    The choice is always the same, and within a class at even distances.
+    """
+    train = experiment.splits.indices["train"]
+    labels = experiment.source.labels[train]
+    by_class = [train[labels == k] for k in np.unique(labels)]
+    turns = [(i, k) for k, of in enumerate(by_class) for i in range(len(of))]
+    shares = np.bincount([k for _, k in sorted(turns)[:count]], minlength=len(by_class))
+    chosen = [
+        of[np.linspace(0, len(of) - 1, share).astype(int)] for of, share in zip(by_class, shares, strict=True)
+    ]
+    return np.concatenate(chosen)
+
+
+def _card(experiment: Experiment, workdir: Workdir, about: About, found: dict[str, Any]) -> str:
+    config, step = experiment.config, about.run["step"]
+    metrics_json = workdir.report / "metrics.json"
+    phases = [f"- {card.escaped(phase.describe())}" for phase in experiment.plan.phases]
+    files = [model["file"] for model in found["models"]]
+    parts = [
+        card.title_section(about, head=config.model.head),
+        card.data_section(
+            source=about.run["source"],
+            how=experiment.splits.how,
+            counts={name: experiment.class_counts(name) for name in experiment.splits.indices},
+            left_out=experiment.left_out,
+            shared=experiment.shared,
+            dropped=config.data.drop_duplicates,
+        ),
+        "\n".join(["## Recipe", "", *phases, "", "The flagfile at the end has every option."]),
+        card.metrics_section(
+            read_json(metrics_json) if metrics_json.exists() else None,
+            step=step,
+            temperature=about.temperature,
+        ),
+        card.LIMITS,
+        card.models_section(found),
+        card.usage_section(
+            about,
+            has_saved_model=SAVED_MODEL in files,
+            tflite_files=[name for name in files if name.endswith(".tflite")],
+        ),
+        f"## Versions\n\n{card.table(['of', 'version'], list(about.versions.items()))}",
+        f"## Flagfile\n\n{card.fenced(to_flagfile(workdir.read_config()))}",
+    ]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,162 @@
+"""`evaluate --source=...`: a finished run scored on pictures that it was not made with."""
+
+import logging
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.commands.finished import open_network
+from trainer.commands.picture_errors import named_pictures
+from trainer.commands.scoring import recorded_temperature, require_accuracy, tell, thumbnails, write_scores
+from trainer.config import Config
+from trainer.data.opening import open_configured, scan_configured
+from trainer.data.pipeline import Pipeline
+from trainer.files import read_json
+from trainer.loop.steps import Evaluation
+from trainer.record.progress import counting
+from trainer.record.workdir import Workdir
+from trainer.values import UsageError
+
+_log = logging.getLogger("trainer")
+# Where pictures are, and how a file is read: these are of the pictures, all else is of the run.
+_OF_PICTURES = ("source", "data_dir", "checksum", "synthetic_examples", "synthetic_seed")
+_OF_SPLITS = ("splits", "split_order", "split_seed", "drop_duplicates", "eval_split")
+
+
+def evaluate_pictures(workdir: Workdir, recorded: Config, given: Mapping[str, Any]) -> int:
+    """Scores all pictures of another source than the run's, each once; returns the exit status.
+
+    The pictures of the run need not be there.
+
+    Args:
+      workdir: of the run.
+      recorded: what it was started with.
+      given: the options of this command, --source among them.
+
+    Raises:
+      UsageError: a class of the pictures is none of the run's, or an option is about splits.
+      TrainerError: run or pictures cannot be had.
+    """
+    start = time.perf_counter()
+    if of_splits := [name for name in _OF_SPLITS if name in given]:
+        raise UsageError(
+            f"--{of_splits[0]}: all pictures of another source are scored; leave it out, or --source"
+        )
+    config = recorded.replace(**{name: v for name, v in given.items() if name not in _OF_PICTURES})
+    workdir.check_same_run(config)
+    theirs = {"checksum": "", **{name: given[name] for name in _OF_PICTURES if name in given}}
+    source = open_configured(config.replace(**theirs))
+    class_names = tuple(workdir.read_facts()["class_names"])
+    label_of = match_classes(source.class_names, class_names, source=source.name)
+    scan, left_out = scan_configured(source, config.replace(**theirs))
+    seen = _seen_before(workdir, scan.digests)
+    network = open_network(workdir, config)
+    pipeline = Pipeline(
+        source,
+        scan,
+        contract=network.classifier.backbone.contract,
+        batch_size=config.plan.batch_size,
+        seed=config.run.seed,
+        decoding=config.data.decode,
+    )
+    indices = np.array([i for i in range(len(source.ids)) if i not in scan.bad], np.int64)
+    parts = []
+    with (
+        named_pictures(source, scan),
+        counting(config.run.progress, source.name, len(indices)) as more,
+    ):
+        for batch in pipeline.once(indices):
+            real = batch["mask"].numpy() > 0
+            parts.append(network.logits(batch["image"].numpy())[real])
+            more(int(real.sum()))
+    scored = _evaluation(np.concatenate(parts), indices=indices, labels=label_of[source.labels[indices]])
+    temperature, fitted_on = recorded_temperature(workdir, step=network.step)
+    folder = report_folder(workdir, config, name=_folder_name(source.name))
+    report = write_scores(
+        folder,
+        workdir,
+        split=source.name,
+        step=network.step,
+        scored=scored,
+        ids=[source.ids[i] for i in indices.tolist()],
+        class_names=class_names,
+        temperature=temperature,
+        temperature_from=fitted_on,
+        pictures=thumbnails(pipeline, indices),
+        source=source.name,
+        how="all pictures",
+        backbone=config.model.backbone,
+        image_size_px=network.classifier.backbone.contract.width_px,
+        left_out_pictures=[list(picture) for picture in left_out],
+        left_out_batches=workdir.read_facts()["rollbacks"],
+        seen_before=seen,
+    )
+    tell(report.values, folder, secs=time.perf_counter() - start)
+    require_accuracy(report.values, at_least=config.run.assert_accuracy_at_least)
+    return 0
+
+
+def match_classes(found: Sequence[str], known: Sequence[str], *, source: str) -> np.ndarray:
+    """Returns [K] int64: the place among the `known` classes of each that was `found`, by its name.
+
+    Raises:
+      UsageError: a class is not known.
+    """
+    strange = [name for name in found if name not in known]
+    if strange:
+        are = "are" if len(strange) > 1 else "is"
+        raise UsageError(
+            f"--source={source}: {_listed(strange)} {are} none of the classes of the run, which are "
+            f"{_listed(known)}; classes are matched by name"
+        )
+    missing = [name for name in known if name not in found]
+    if missing:
+        _log.warning("%s has no pictures of %s", source, _listed(missing))
+    return np.array([known.index(name) for name in found], np.int64)
+
+
+def report_folder(workdir: Workdir, config: Config, *, name: str) -> Path:
+    """Returns where a report goes: --report_dir, or a folder of its own below the run's report."""
+    if config.evaluate.report_dir:
+        return Path(config.evaluate.report_dir).expanduser().absolute()
+    return workdir.report / name
+
+
+def _listed(names: Sequence[str], *, at_most: int = 10) -> str:
+    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
+    return ", ".join(names[:at_most]) + more
+
+
+def _folder_name(source: str) -> str:
+    """Returns e.g. 'new_photos' for 'folder:/data/new photos/', never the name of a split."""
+    last = source.rstrip("/").replace(":", "/").rsplit("/", 1)[-1]
+    name = re.sub(r"[^\w.-]+", "_", last).strip("._") or "pictures"
+    return f"{name}_pictures" if name in ("train", "validation", "test") else name
+
+
+def _seen_before(workdir: Workdir, digests: Sequence[str]) -> dict[str, int]:
+    """Counts by split how many of these pictures the run had, by the SHA-256 of their bytes."""
+    splits = read_json(workdir.splits_json)["splits"]
+    theirs = {digest for digest in digests if digest}
+    seen = {name: len(theirs & {row[2] for row in rows}) for name, rows in splits.items()}
+    if seen.get("train") or seen.get("validation"):
+        _log.warning(
+            "%d of these pictures are among those the run was trained with, and %d among those that its best "
+            "weights were chosen by: read the score as too good",
+            seen.get("train", 0), seen.get("validation", 0),
+        )  # fmt: skip
+    return seen
+
+
+def _evaluation(logits: np.ndarray, *, indices: np.ndarray, labels: np.ndarray) -> Evaluation:
+    """Returns what an `Evaluator` returns of the same."""
+    wide = logits.astype(np.float64)
+    largest = wide.max(axis=1)
+    normalizers = largest + np.log(np.exp(wide - largest[:, None]).sum(axis=1))
+    losses = normalizers - wide[np.arange(len(labels)), labels]
+    right = wide.argmax(axis=1) == labels
+    return Evaluation(float(losses.mean()), float(right.mean()), indices, labels, logits)

@@ -1,0 +1,143 @@
+"""Processors, memory, instruction sets and GPUs, and what of them TensorFlow can use."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trainer.doctor.findings import Finding, ok, problem, warning
+from trainer.files import told_size
+from trainer.machine import INSTRUCTION_SETS, cores, processor
+
+LITTLE_MEMORY_BYTES = 4e9
+_NVIDIA_SMI_SECS = 10.0
+# What makes oneDNN, or TensorFlow without it, leave instructions unused.
+_HOLDING_BACK = {"TF_ENABLE_ONEDNN_OPTS": "0", "ONEDNN_MAX_CPU_ISA": ""}
+_X86 = ("x86_64", "AMD64")
+
+
+def check_processor(*, cgroup: Path = Path("/sys/fs/cgroup")) -> list[Finding]:
+    """Looks at what this process may use.
+
+    Args:
+      cgroup: where Linux says what a container may use.
+    """
+    name, flags = processor()
+    found = [ok(f"{name}, {cores()} cores")]
+    share = _cpu_limit(cgroup)
+    if share is not None and share < cores():
+        advice = f"set TF_NUM_INTRAOP_THREADS={max(1, round(share))}, or give the container more"
+        text = f"the container may use {share:g} of {cores()} cores: TensorFlow starts a thread for each"
+        found.append(warning(text, advice))
+    found.append(_memory(cgroup))
+    has = [name for name in INSTRUCTION_SETS if name in flags]
+    if platform.machine() in _X86 and flags and "avx" not in flags:
+        text = "the processor has no AVX: TensorFlow as it comes from PyPI ends on it with SIGILL"
+        found.append(problem(text, "use another machine, or a virtual one that passes AVX through"))
+    elif platform.machine() in _X86 and flags and "avx2" not in flags:
+        found.append(warning("the processor has no AVX2: networks are several times slower", "use another"))
+    else:
+        found.append(ok(f"instruction sets: {', '.join(has) or 'those of ' + platform.machine()}"))
+    for variable, off in _HOLDING_BACK.items():
+        value = os.environ.get(variable)
+        if value is not None and (not off or value == off):
+            text = f"{variable}={value} keeps instruction sets from being used"
+            found.append(warning(text, f"unset {variable}"))
+    return found
+
+
+def _cpu_limit(cgroup: Path) -> float | None:
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def _memory(cgroup: Path) -> Finding:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = int((cgroup / "memory.max").read_text())
+    except (OSError, ValueError):
+        limit = total
+    text = f"memory: {told_size(total)}"
+    if limit < total:
+        text += f", of which the container may use {told_size(limit)}"
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        free = limit
+    text += f", {told_size(min(free, limit))} free"
+    if min(free, limit) < LITTLE_MEMORY_BYTES:
+        return warning(text, "a smaller --batch_size, --accumulate or --memory_budget_mb needs less")
+    return ok(text)
+
+
+def check_tensorflow(probed: Mapping[str, Any]) -> list[Finding]:
+    """Says whether TensorFlow, and what is built on it, can be imported; `probed` is of `probe.finish`."""
+    imports = probed.get("imports", {"secs": {}, "errors": {}})
+    found = []
+    if secs := imports["secs"]:
+        found.append(ok(f"{', '.join(secs)} can be imported, in {sum(secs.values()):.1f} s"))
+    for name, error in imports["errors"].items():
+        text = f"{name} cannot be imported: {error}"
+        if name == "tensorflow_datasets":
+            found.append(warning(text, "without it, all but tfds: sources work"))
+            continue
+        advice = f"mend what is said of packages above; else {sys.executable} -m pip install {name}"
+        found.append(problem(text, advice))
+    if "failed" in probed:
+        stage = next((s for s in ("imports", "devices", "speeds") if s not in probed), "its end")
+        what = {"imports": "importing it", "devices": "looking for devices", "speeds": "computing with it"}
+        text = f"TensorFlow fails, {what.get(stage, stage)}: {probed['failed']}"
+        found.append(problem(text, "mend what is said of packages and machine above"))
+    return found
+
+
+def check_gpus(probed: Mapping[str, Any]) -> list[Finding]:
+    """Compares the GPUs that TensorFlow sees with those that the driver shows."""
+    shown, failure = _nvidia_gpus()
+    devices = probed.get("devices")
+    if devices is None:
+        told = f"the driver shows {', '.join(shown)}" if shown else "no GPU that a driver shows"
+        return [ok(f"{told}; TensorFlow could not be asked")]
+    if devices["gpus"]:
+        return [ok(f"TensorFlow uses {', '.join(devices['gpus'])}; {', '.join(shown) or 'no nvidia-smi'}")]
+    if failure:
+        advice = "restart the machine, or reinstall the driver; without a GPU all works, slower"
+        return [warning(f"nvidia-smi is here, and fails: {failure}", advice)]
+    if not shown:
+        return [ok("no GPU: TensorFlow computes on the processor")]
+    return [warning(f"TensorFlow does not see {', '.join(shown)}", _why_unseen(devices))]
+
+
+def _why_unseen(devices: Mapping[str, Any]) -> str:
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if hidden is not None and hidden.strip() in ("", "-1"):
+        return f"CUDA_VISIBLE_DEVICES={hidden} hides it: unset CUDA_VISIBLE_DEVICES"
+    install = f"pip install 'tensorflow[and-cuda]=={devices['version']}'"
+    if not devices["is_built_with_cuda"]:
+        return f"this TensorFlow is built without CUDA: {install}"
+    version = f" {devices['cuda_version']}" if devices["cuda_version"] else ""
+    return f"{install} brings the libraries of CUDA{version}; the driver must be new enough for it"
+
+
+def _nvidia_gpus() -> tuple[list[str], str]:
+    """Returns the NVIDIA GPUs with their drivers, and why they cannot be told."""
+    if not (program := shutil.which("nvidia-smi")):
+        folders = sorted(Path("/proc/driver/nvidia/gpus").glob("*"))
+        return [f"an NVIDIA GPU ({folder.name})" for folder in folders], ""
+    command = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_NVIDIA_SMI_SECS)
+    except (OSError, subprocess.SubprocessError) as error:
+        return [], " ".join(str(error).split())
+    if done.returncode:
+        return [], " ".join((done.stdout + done.stderr).split())[:200] or f"status {done.returncode}"
+    rows = [line.split(", ") for line in done.stdout.splitlines() if line.strip()]
+    return [f"{row[0]} ({row[1]}, driver {row[2]})" if len(row) == 3 else row[0] for row in rows], ""

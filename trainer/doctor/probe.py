@@ -1,0 +1,162 @@
+"""Tries TensorFlow in a process of its own, which may crash or hang: `python -m trainer.doctor.probe`.
+
+It prints a line of JSON for each stage that it comes through: imports, devices, speeds.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+TIMEOUT_SECS = 180.0
+# As in the middle of a ResNet-50, at a batch of 8: some 30 to 300 ms on a processor.
+_IMAGES, _KERNEL, _NUM_CONVOLUTIONS = (8, 56, 56, 64), (3, 3, 64, 64), 4
+WHAT = f"{_NUM_CONVOLUTIONS} convolutions, {_IMAGES[-1]} channels, batch {_IMAGES[0]}"
+
+
+def start() -> subprocess.Popen:
+    """Starts the process."""
+    here = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH", ""), here]))
+    return subprocess.Popen(
+        [sys.executable, "-m", "trainer.doctor.probe"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env={**os.environ, "PYTHONPATH": path},
+    )
+
+
+def finish(process: subprocess.Popen) -> dict[str, Any]:
+    """Waits for the process; returns what the stages said, and under "failed" why one did not end, if so."""
+    try:
+        out, err = process.communicate(timeout=TIMEOUT_SECS)
+        why = _told_end(process.returncode, err)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, _ = process.communicate()
+        why = f"it does not end within {TIMEOUT_SECS:g} s"
+    found: dict[str, Any] = {}
+    for line in out.splitlines():
+        # Libraries print, too.
+        if line.startswith('{"stage": '):
+            said = json.loads(line)
+            found[said["stage"]] = said["found"]
+    return {**found, "failed": why} if why else found
+
+
+def _told_end(status: int, err: str) -> str:
+    if status == 0:
+        return ""
+    last = next((line.strip() for line in reversed(err.splitlines()) if line.strip()), "")
+    how = f"it is ended by {_signal(-status)}" if status < 0 else f"it ends with status {status}"
+    return f"{how} ({last[:200]})" if last else how
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def main() -> None:
+    """Goes through the stages, and says what each found."""
+    imports = _imports()
+    _say("imports", imports)
+    if "tensorflow" not in imports["secs"]:
+        return
+    _say("devices", _devices())
+    _say("speeds", _speeds())
+
+
+def _say(stage: str, found: Any) -> None:
+    print(json.dumps({"stage": stage, "found": found}), flush=True)
+
+
+def _imports() -> dict[str, dict[str, Any]]:
+    """Returns {"secs": {package: seconds}, "errors": {package: what it says}}."""
+    from trainer.runtime import start_tensorflow
+
+    secs: dict[str, float] = {}
+    errors: dict[str, str] = {}
+
+    def attempt(name: str, load: Callable[[], object]) -> None:
+        began = time.perf_counter()
+        try:
+            load()
+            secs[name] = time.perf_counter() - began
+        except Exception as error:
+            errors[name] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+    attempt("tensorflow", start_tensorflow)
+    if not errors:
+        attempt("tf_keras", _load_keras)
+        attempt("tensorflow_hub", _load_hub)
+        attempt("tensorflow_datasets", _load_datasets)
+    return {"secs": secs, "errors": errors}
+
+
+def _load_keras() -> None:
+    import tf_keras  # noqa: F401
+
+
+def _load_hub() -> None:
+    import tensorflow_hub  # noqa: F401
+
+
+def _load_datasets() -> None:
+    import tensorflow_datasets  # noqa: F401
+
+
+def _devices() -> dict[str, Any]:
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    build = tf.sysconfig.get_build_info()
+    return {
+        "version": tf.__version__,
+        "gpus": [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus],
+        "is_built_with_cuda": tf.test.is_built_with_cuda(),
+        "cuda_version": str(build.get("cuda_version", "")),
+    }
+
+
+def _speeds() -> dict[str, Any]:
+    """Returns {"machine": as the memory of --precision=auto describes it, "measured": a Choice as JSON}."""
+    import tensorflow as tf
+
+    from trainer.precision import supported
+    from trainer.precision.choice import machine, measure
+
+    images, kernel = tf.ones(_IMAGES), tf.fill(_KERNEL, 0.01)
+
+    @tf.function(autograph=False)
+    def forward(maps: tf.Tensor) -> tf.Tensor:
+        for _ in range(_NUM_CONVOLUTIONS):
+            maps = tf.nn.relu(tf.nn.conv2d(maps, kernel, strides=1, padding="SAME"))
+        return tf.reduce_mean(maps)
+
+    here = machine()
+    measured = measure(
+        lambda precision: lambda: forward(images).numpy(),
+        what=WHAT,
+        candidates=supported(),
+        here=here,
+        budget_secs=1.0,
+    )
+    return {"machine": here, "measured": measured.to_json()}
+
+
+if __name__ == "__main__":
+    main()
+    # Taking TensorFlow apart takes time, and sometimes fails.
+    sys.stdout.flush()
+    os._exit(0)

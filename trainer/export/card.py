@@ -1,0 +1,196 @@
+"""MODEL_CARD.md: what was trained on what, how good it is, and what nobody knows about it.
+
+The parts follow Mitchell et al., "Model Cards for Model Reporting", 2019, arXiv 1810.03993.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trainer.export.about import About
+from trainer.files import told_size
+
+_SPECIAL = re.compile(r"([\\`*_\[\]<>&|#~!$])")
+
+
+def escaped(text: object) -> str:
+    """Returns text that Markdown shows as it is, on one line: names come from whoever has the pictures."""
+    line = " ".join(str(text).split())
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
+    return _SPECIAL.sub(r"\\\1", shown)
+
+
+def table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
+    """Returns a table whose cells are escaped."""
+    lines = [head, *rows]
+    cells = [f"| {' | '.join(escaped(cell) for cell in line)} |" for line in lines]
+    return "\n".join([cells[0], "|" + "---|" * len(head), *cells[1:]])
+
+
+def fenced(text: str) -> str:
+    """Returns a block of text as it is, whatever it holds."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}\n{text.rstrip()}\n{fence}"
+
+
+def title_section(about: About, *, head: str) -> str:
+    """Tells what the model is; `head` is the value of --head."""
+    run, contract = about.run, about.contract
+    low, high = contract.value_range
+    return "\n\n".join(
+        [
+            f"# {escaped(run['name'])}",
+            f"Names what is on a picture: one of {len(about.class_names)} classes, "
+            f"{', '.join(map(escaped, about.class_names))}.",
+            f"{escaped(run['backbone'])} at {contract.height_px}x{contract.width_px} px, which takes pixels "
+            f"in [{low:g}, {high:g}], with the head {escaped(head)}; the weights of step {run['step']:,} "
+            f"({escaped(run['checkpoint'])}) of run {escaped(run['identity'])}.",
+        ]
+    )
+
+
+def data_section(
+    *,
+    source: str,
+    how: str,
+    counts: Mapping[str, Mapping[str, int]],
+    left_out: Sequence[Sequence[str]],
+    shared: Sequence[Sequence[str]],
+    dropped: bool,
+) -> str:
+    """Tells the pictures.
+
+    Args:
+      source: as on the command line.
+      how: how the splits were taken.
+      counts: {split: {class name: number of pictures}}.
+      left_out: [(id, reason)] of bad pictures.
+      shared: groups of names of the same picture in two splits.
+      dropped: whether all but one of such a group were taken out.
+    """
+    names = next(iter(counts.values()))
+    rows = [[name, *(f"{of_split[name]:,}" for of_split in counts.values())] for name in names]
+    total = ["all", *(f"{sum(of_split.values()):,}" for of_split in counts.values())]
+    both = "taken out of the earlier split" if dropped else "left in both"
+    return "\n\n".join(
+        [
+            "## Data",
+            f"Pictures of {escaped(source)}, divided as {escaped(how)}.",
+            table(["class", *counts], [*rows, total]),
+            f"Left out because they could not be read: {len(left_out):,}. Pictures that came twice and were "
+            f"in two splits: {len(shared):,}, {both}.",
+        ]
+    )
+
+
+def metrics_section(metrics: Mapping[str, Any] | None, *, step: int, temperature: float | None) -> str:
+    """Tells what the evaluation of these weights found, or that there was none.
+
+    Args:
+      metrics: what report/metrics.json of the run holds.
+      step: of the weights that are exported.
+      temperature: fitted on validation.
+    """
+    parts = ["## Metrics"]
+    if metrics is None or metrics.get("step") != step:
+        was = "" if metrics is None else f" What the run's report says is of step {metrics.get('step')}."
+        parts.append(
+            f"Not evaluated: the run has no report on the weights of step {step:,}.{was} `evaluate` writes "
+            "one."
+        )
+    else:
+        parts += _numbers(metrics)
+    parts.append("## Calibration")
+    error = ((metrics or {}).get("calibration") or {}).get("expected_calibration_error")
+    if len(parts) > 3 and error is not None:
+        parts.append(f"Expected calibration error, without any temperature: {error:.4f}.")
+    if temperature is None:
+        parts.append("No temperature is known for these weights.")
+    else:
+        parts.append(
+            f"Temperature fitted on validation: {temperature:.4f}. It is not applied: the probabilities are "
+            "those of the plain softmax. To apply it, take softmax(log(p) / temperature)."
+        )
+    return "\n\n".join(parts)
+
+
+def _numbers(metrics: Mapping[str, Any]) -> list[str]:
+    low, high = metrics["accuracy_95_percent_interval"]
+    parts = [
+        f"On the {escaped(metrics['split'])} split, {metrics['num_examples']:,} pictures: accuracy "
+        f"{metrics['accuracy']:.2%}, 95 % interval {low:.1%} to {high:.1%} (Wilson)."
+    ]
+    if metrics["split"] == "validation":
+        parts.append("Validation also chose these weights: read it as slightly too good.")
+    rows = [
+        [name, *(f"{values[key]:.4f}" for key in ("precision", "recall", "f1")), f"{values['support']:,}"]
+        for name, values in metrics["classes"].items()
+    ]
+    return [*parts, table(["class", "precision", "recall", "F1", "pictures"], rows)]
+
+
+def models_section(found: Mapping[str, Any]) -> str:
+    """Tells the files and how far they agree with the network; `found` is what parity.json holds."""
+    rows = [
+        [
+            model["file"], model["input"], told_size(model["size_bytes"]), f"{model['accuracy']:.4f}",
+            f"{model['accuracy_drop']:+.4f}", f"{model['agreement']:.4f}",
+            "-" if (much := model["largest_probability_difference"]) is None else f"{much:.2g}",
+            "yes" if model["passed"] else "NO",
+        ]
+        for model in found["models"]
+    ]  # fmt: skip
+    head = ["file", "input", "size", "accuracy", "lost", "same class", "largest difference", "passed"]
+    return "\n\n".join(
+        [
+            "## Files",
+            f"Each was run in a process of its own over the {found['num_examples']:,} validation pictures; "
+            f"the network itself, in float32, has accuracy {found['network']['accuracy']:.4f} there. "
+            "`parity.json` has all digits.",
+            table(head, rows),
+        ]
+    )
+
+
+def usage_section(about: About, *, has_saved_model: bool, tflite_files: Sequence[str]) -> str:
+    """Tells how the files are loaded, in code that runs in the folder of the export."""
+    size = f"{about.contract.height_px}, {about.contract.width_px}"
+    parts = ["## How to load"]
+    if has_saved_model:
+        code = """\
+import tensorflow as tf
+
+model = tf.saved_model.load("saved_model")
+pictures = tf.constant([open("picture.jpg", "rb").read()])
+print(model.signatures["serving_default"](image_bytes=pictures))"""
+        parts += ["`saved_model` needs TensorFlow alone:", fenced(code)]
+    if tflite_files:
+        takes_bytes = tflite_files == ["int8.tflite"]
+        code = f"""\
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+interpreter = Interpreter("{tflite_files[0]}")
+run = interpreter.get_signature_runner("images")
+pixels = np.zeros([1, {size}, 3], np.{"uint8" if takes_bytes else "float32"})  # RGB
+print(run(images=pixels)["probabilities"])"""
+        parts += [
+            "The TFLite files need ai-edge-litert, and take one picture of this size: float32 from 0 to 1, "
+            "or, for `int8.tflite`, uint8 from 0 to 255, which gives probabilities in steps of 1/256, 255 "
+            "being the highest. `labels.txt` has the class names, a line each:",
+            fenced(code),
+        ]
+    return "\n\n".join(parts)
+
+
+LIMITS = """\
+## Limits
+
+- The metrics are of pictures that came from the same source as those it was trained with. Other cameras,
+  other lighting, other places and other times are not tested.
+- It names one of its classes for any picture, also for one that shows none of them.
+- Pictures are resized without regard to their aspect.
+- An interval of the accuracy is only about chance: about how many pictures there were, not about which.
+- Pictures of the same thing taken twice, which are in two splits, make the metrics too good. Copies are found
+  by their bytes only."""

@@ -1,0 +1,183 @@
+"""Exported models run over pictures, each in a fresh process that does not have this package."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from trainer.export import check_model
+from trainer.values import TrainerError
+
+BATCH_SIZE = 32
+# To load a model, or to take the next pictures. A process that needs longer hangs.
+PATIENCE_SECS = 600.0
+
+Picture = tuple[bytes, np.ndarray]
+"""As it is encoded, and [H, W, 3] float32 in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one way into a model gave: probabilities [N, K] float32, classes [N] int64, and its speed."""
+
+    probabilities: np.ndarray
+    class_ids: np.ndarray
+    images_per_second: float
+
+
+def run_model(
+    model: Path,
+    pictures: Iterable[Picture],
+    *,
+    size_px: tuple[int, int],
+    watch: Callable[[int], None] = lambda count: None,
+    patience_secs: float = PATIENCE_SECS,
+) -> dict[str, Answers]:
+    """Runs a model over pictures on the processor, in the runtime that its user has.
+
+    Pictures go there as they come: never more than some of them are in memory.
+
+    Args:
+      model: a SavedModel folder, a .tflite or an .onnx file.
+      pictures: at least one.
+      size_px: height and width of their pixels.
+      watch: is told how many more were given.
+      patience_secs: how long the process may show no progress.
+
+    Returns:
+      {way into the model: answers}, in the order of the pictures.
+
+    Raises:
+      TrainerError: the process fails or hangs, or does not answer each picture.
+    """
+    kind = model.suffix.removeprefix(".") or "saved_model"
+    with tempfile.TemporaryDirectory(prefix="trainer-check-") as folder:
+        output = Path(folder) / "answers.npz"
+        sizes = [*map(str, size_px), str(BATCH_SIZE)]
+        command = [
+            sys.executable,
+            "-I",
+            check_model.__file__,
+            kind,
+            str(model.absolute()),
+            *sizes,
+            str(output),
+        ]
+        with open(Path(folder) / "said", "w+b") as said:
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=said, stderr=said, cwd=folder, env=_environment()
+            )
+            count, hangs = _feed(process, pictures, kind == "saved_model", watch, patience_secs)
+            said.seek(0)
+            lines = said.read().decode(errors="replace").strip().splitlines()
+        if problem := _problem(process.returncode, lines, patience_secs if hangs else 0.0):
+            raise TrainerError(f"{model.name} does not run in a process of its own: {problem}")
+        answers = _read(output)
+    for name, answer in answers.items():
+        if len(answer.class_ids) != count:
+            raise TrainerError(
+                f"{model.name} ({name}) answers {len(answer.class_ids):,} of {count:,} pictures"
+            )
+    return answers
+
+
+def _feed(
+    process: subprocess.Popen,
+    pictures: Iterable[Picture],
+    with_encoded: bool,
+    watch: Callable[[int], None],
+    patience_secs: float,
+) -> tuple[int, bool]:
+    """Writes all pictures to a process, waits for its end, and returns their number and whether it hung."""
+    count = 0
+    with _killed_when_idle(process, patience_secs) as progress:
+        # Whose reader has ended has a status, and has said why.
+        with contextlib.suppress(BrokenPipeError), process.stdin as stream:  # type: ignore[union-attr]
+            for encoded, pixels in pictures:
+                _write(stream, encoded if with_encoded else b"", pixels)
+                count += 1
+                progress.note()
+                watch(1)
+        process.wait()
+    return count, progress.killed
+
+
+def _write(stream: IO[bytes], encoded: bytes, pixels: np.ndarray) -> None:
+    stream.write(len(encoded).to_bytes(4, "little"))
+    stream.write(encoded)
+    stream.write(np.ascontiguousarray(pixels, "<f4").tobytes())
+
+
+class _Progress:
+    """When something was last done, and whether that was too long ago for a process to live."""
+
+    def __init__(self) -> None:
+        self.noted_at = time.monotonic()
+        self.killed = False
+
+    def note(self) -> None:
+        self.noted_at = time.monotonic()
+
+
+@contextlib.contextmanager
+def _killed_when_idle(process: subprocess.Popen, secs: float) -> Iterator[_Progress]:
+    """Kills a process that shows no progress for so long; it has ended when the block has."""
+    progress, over = _Progress(), threading.Event()
+
+    def look() -> None:
+        while not over.wait(min(1.0, secs / 2)):
+            if time.monotonic() - progress.noted_at > secs:
+                progress.killed = True
+                process.kill()
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield progress
+    finally:
+        over.set()
+        thread.join()
+        process.kill()
+        process.wait()
+
+
+def _environment() -> dict[str, str]:
+    """Returns this process's, without what is set for this package."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "TF_"))}
+    # This process holds all memory of the GPU.
+    return {**kept, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1"}
+
+
+def _problem(status: int, lines: list[str], idle_secs: float) -> str:
+    """Returns why a process failed, or '' if it did not."""
+    if idle_secs:
+        return f"nothing happened for {idle_secs:g} s"
+    if status < 0:
+        name = signal.Signals(-status).name
+        return f"killed by {name}" + (": too little memory, it seems" if name == "SIGKILL" else "")
+    if status:
+        return lines[-1][:300] if lines else f"exit status {status}"
+    return ""
+
+
+def _read(output: Path) -> dict[str, Answers]:
+    with np.load(output, allow_pickle=False) as found:
+        names = [key.removesuffix("_class_ids") for key in found if key.endswith("_class_ids")]
+        return {
+            name: Answers(
+                found[f"{name}_probabilities"],
+                found[f"{name}_class_ids"],
+                float(found[f"{name}_images_per_second"]),
+            )
+            for name in names
+        }

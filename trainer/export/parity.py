@@ -1,0 +1,110 @@
+"""How far exported models agree with the network that they were made of, as numbers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.export.fresh import Answers
+from trainer.files import told_size
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the network itself says, in float32: labels [N] int, probabilities [N, K] float64."""
+
+    labels: np.ndarray
+    probabilities: np.ndarray
+
+    @property
+    def accuracy(self) -> float:
+        """The share of pictures that it names right, from 0 to 1."""
+        return float((self.probabilities.argmax(axis=1) == self.labels).mean())
+
+
+def parity(
+    reference: Reference,
+    answers: Mapping[tuple[str, str], Answers],
+    *,
+    sizes: Mapping[str, int],
+    max_drop: float,
+) -> dict[str, Any]:
+    """Compares what models say with what the network says of the same pictures.
+
+    Args:
+      reference: of the network.
+      answers: {(file, way into it): what it says}.
+      sizes: {file: bytes}.
+      max_drop: how much accuracy may be lost, a share from 0 to 1.
+
+    Returns:
+      What parity.json holds; docs/export.md explains its keys.
+    """
+    models = [
+        {
+            "file": file,
+            "input": way,
+            **_compared(reference, answer, max_drop=max_drop),
+            "size_bytes": sizes[file],
+        }
+        for (file, way), answer in answers.items()
+    ]
+    return {
+        "format": FORMAT,
+        "split": "validation",
+        "num_examples": len(reference.labels),
+        "network": {"accuracy": reference.accuracy, "precision": "float32"},
+        "max_accuracy_drop": max_drop,
+        "passed": all(model["passed"] for model in models),
+        "models": models,
+    }
+
+
+def failures(found: Mapping[str, Any]) -> list[str]:
+    """Returns a line for each model of a `parity` that loses too much."""
+    was = found["network"]["accuracy"]
+    return [
+        f"{model['file']} ({model['input']}) has accuracy {model['accuracy']:.4f} on validation, and the "
+        f"network {was:.4f}"
+        for model in found["models"]
+        if not model["passed"]
+    ]
+
+
+def told(model: Mapping[str, Any]) -> str:
+    """Returns what a `parity` found of a model, in a line."""
+    much = model["largest_probability_difference"]
+    return (
+        f"{model['file']} ({model['input']}): {told_size(model['size_bytes'])}, accuracy "
+        f"{model['accuracy']:.2%}, the network's class for {model['agreement']:.2%}, probabilities within "
+        f"{'nothing' if much is None else f'{much:.2g}'}, {model['images_per_second']:,.0f} images a second"
+    )
+
+
+def size_bytes(path: Path) -> int:
+    """Returns the size of a file, or of all files in a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _compared(reference: Reference, answer: Answers, *, max_drop: float) -> dict[str, Any]:
+    finite = np.isfinite(answer.probabilities).all(axis=1)
+    # What is no number is no answer, either.
+    said = np.where(finite, answer.class_ids, -1)
+    accuracy = float((said == reference.labels).mean())
+    differences = np.abs(answer.probabilities[finite] - reference.probabilities[finite])
+    drop = reference.accuracy - accuracy
+    return {
+        "accuracy": accuracy,
+        "accuracy_drop": drop,
+        # Within rounding: differences of shares are not exact.
+        "passed": bool(drop <= max_drop + 1e-9),
+        "agreement": float((said == reference.probabilities.argmax(axis=1)).mean()),
+        "largest_probability_difference": float(differences.max()) if differences.size else None,
+        "num_not_finite": int((~finite).sum()),
+        "images_per_second": round(answer.images_per_second, 1),
+    }

@@ -1,0 +1,172 @@
+"""The reports of finished runs, read back to be compared."""
+
+import csv
+import glob
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.files import read_json
+from trainer.record.workdir import Workdir
+from trainer.values import TrainerError, UsageError
+
+# Of metrics.json. 1 had the name of the split in its own name.
+REPORT_FORMAT = 2
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A report, and the run it is of.
+
+    Attributes:
+      name: for people, unique among those compared.
+      folder: of the report.
+      workdir: of the run; None where the report lies elsewhere.
+      options: {flag name: value} of what changes the numbers of a run; empty without `workdir`.
+      values: what metrics.json holds.
+      examples: {id: (class, whether the prediction was right)}.
+      digests: {id: SHA-256 of the picture}, of those that are known.
+    """
+
+    name: str
+    folder: Path
+    workdir: Path | None
+    options: Mapping[str, Any]
+    values: Mapping[str, Any]
+    examples: Mapping[str, tuple[str, bool]]
+    digests: Mapping[str, str]
+
+    @property
+    def split(self) -> str:
+        return str(self.values.get("split", ""))
+
+
+def find_reports(paths: Sequence[str], *, split: str = "") -> list[Scored]:
+    """Reads the reports of runs, in the order given.
+
+    Args:
+      paths: folders of runs or of reports, or patterns of such.
+      split: which report of a run; by default the one that its training ends with.
+
+    Raises:
+      UsageError: there are fewer than two, one is named twice, or a pattern fits nothing.
+      TrainerError: a folder is none of a run, or has no whole report of this version.
+    """
+    folders = [folder for path in paths for folder in _expand(path)]
+    if len(folders) < 2:
+        raise UsageError("compare needs the folders of two runs or more: compare RUN RUN ...")
+    seen: dict[Path, Path] = {}
+    reports = []
+    for folder in folders:
+        reports.append(report := _report_of(folder, split=split))
+        if (real := report.resolve()) in seen:
+            raise UsageError(f"{seen[real]} and {folder} are the same run: compare needs different ones")
+        seen[real] = folder
+    names = short_names([str(folder.absolute()) for folder in folders])
+    return [_read(report, name=name) for report, name in zip(reports, names, strict=True)]
+
+
+def _expand(path: str) -> list[Path]:
+    folder = Path(os.path.expanduser(path))
+    if not glob.has_magic(path) or folder.exists():
+        return [folder]
+    found = [Path(p) for p in sorted(glob.glob(str(folder), recursive=True))]
+    # A folder of runs holds other things, too.
+    if not (runs := [p for p in found if (p / "run.json").exists()]):
+        raise UsageError(f"{path} fits no folder of a run")
+    return runs
+
+
+def _report_of(folder: Path, *, split: str) -> Path:
+    """Returns the folder of a report, given that of a run or of a report."""
+    if not folder.exists():
+        raise TrainerError(f"there is no {folder}: expected the folder of a run")
+    if (folder / "metrics.json").exists():
+        return folder
+    if not (folder / "run.json").exists():
+        raise TrainerError(f"{folder} is no run: expected a folder with a run.json, as train leaves it")
+    report = folder / "report"
+    main = report / "metrics.json"
+    if split and not (main.exists() and _read_values(main).get("split") == split):
+        report /= split
+    if not (report / "metrics.json").exists():
+        older = any((folder / "report").glob("*_metrics.json"))
+        why = (
+            "its report is of an older version"
+            if older
+            else f"it has no report{f' of {split}' * bool(split)}"
+        )
+        asked = split or ("test" if "test" in _read_splits(folder) else "validation")
+        raise TrainerError(
+            f"{folder} cannot be compared, {why}: evaluate --workdir={folder} --eval_split={asked} writes one"
+        )
+    return report
+
+
+def _read_splits(workdir: Path) -> dict[str, list[list[str]]]:
+    """Returns {split: [[id, class name, SHA-256]]}; empty where nothing is recorded."""
+    path = workdir / "splits.json"
+    found = read_json(path) if path.exists() else {"splits": {}}
+    if not isinstance(found, dict) or not isinstance(found.get("splits"), dict):
+        raise TrainerError(f"{path} is damaged: it holds no splits")
+    return found["splits"]
+
+
+def _read_values(path: Path) -> dict[str, Any]:
+    values = read_json(path)
+    if not isinstance(values, dict) or not isinstance(values.get("format"), int):
+        raise TrainerError(f"{path} is damaged: it does not say its format; evaluate writes it anew")
+    if values["format"] != REPORT_FORMAT:
+        age = "newer" if values["format"] > REPORT_FORMAT else "older"
+        raise TrainerError(
+            f"{path} has format {values['format']}, {age} than the {REPORT_FORMAT} that this version reads: "
+            "evaluate writes it anew"
+        )
+    return values
+
+
+def _read(report: Path, *, name: str) -> Scored:
+    values = _read_values(report / "metrics.json")
+    examples = _read_examples(report / "predictions.csv")
+    counted = (len(examples), sum(right for _, right in examples.values()))
+    if (values.get("num_examples"), values.get("num_correct")) != counted:
+        raise TrainerError(
+            f"{report} is not of one piece: metrics.json says that {values.get('num_correct')} of "
+            f"{values.get('num_examples')} are right, and predictions.csv that {counted[1]} of {counted[0]} "
+            "are; evaluate writes both anew"
+        )
+    run = next((f for f in report.absolute().parents[:2] if (f / "run.json").exists()), None)
+    if run is None:
+        return Scored(name, report, None, {}, values, examples, {})
+    options = Workdir(str(run)).read_config().identity_values()
+    # Pictures of another source are in no split.
+    digests = {row[0]: row[2] for row in _read_splits(run).get(str(values.get("split")), [])}
+    return Scored(name, report, run, options, values, examples, digests)
+
+
+def _read_examples(path: Path) -> dict[str, tuple[str, bool]]:
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = csv.DictReader(file)
+            return {row["id"]: (row["label"], row["label"] == row["prediction"]) for row in rows}
+    except FileNotFoundError:
+        raise TrainerError(f"{path} is missing: evaluate writes it anew") from None
+    except (KeyError, ValueError, csv.Error):
+        raise TrainerError(
+            f"{path} is damaged, it has no id, label and prediction; evaluate writes it anew"
+        ) from None
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """Returns what is left of paths without the folders that all begin, and all end with."""
+    parts = [Path(path).parts for path in paths]
+    shortest = min(map(len, parts))
+
+    def common(columns: list[tuple[str, ...]]) -> int:
+        return next((n for n, column in enumerate(columns) if len(set(column)) > 1), shortest - 1)
+
+    first = common(list(zip(*parts, strict=False)))
+    last = min(common(list(zip(*(p[::-1] for p in parts), strict=False))), shortest - first - 1)
+    return [os.path.join(*p[first : len(p) - last]) for p in parts]

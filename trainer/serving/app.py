@@ -1,0 +1,195 @@
+"""The page of `serve` and its two questions, with their limits: a WSGI application."""
+
+import base64
+import ipaddress
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from flask import Flask, Response, abort, g, jsonify, render_template, request
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, ServiceUnavailable
+
+from trainer.values import TrainerError
+
+_log = logging.getLogger("trainer")
+MOST_WAITING = 8
+"""Requests that wait for the one that is being answered; more are sent away."""
+_FIELD = "picture"
+# What a form puts around a file.
+_ENVELOPE_BYTES = 16 * 2**10
+
+
+class RefusedError(TrainerError):
+    """A picture, or the class asked about, cannot be used. The line is for whoever sent it."""
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """What speaks for a class, drawn over a picture."""
+
+    label: str
+    probability: float
+    png: bytes
+
+
+@dataclass(frozen=True)
+class Network:
+    """What the page asks. The functions are called one at a time, from any thread."""
+
+    about: Mapping[str, str]
+    """What the page says of the network: {what: which}."""
+    predict: Callable[[bytes], list[tuple[str, float]]]
+    """An encoded picture -> (class, probability) of all classes, the most probable one first."""
+    explain: Callable[[bytes, str], Overlay]
+    """An encoded picture and a class, '' for the most probable one -> what speaks for it."""
+    method: str
+    """How it is explained; '' where it cannot be."""
+
+
+def make_app(network: Network, *, max_upload_bytes: int, hosts: Collection[str], any_address: bool) -> Flask:
+    """Returns the application: GET / is the page, POST /predict and /explain answer in JSON.
+
+    A picture is the body of the request, or the field `picture` of a form. Whatever is wrong is told as
+    {"error": "..."}: 400 a bad picture, 413 one that is too large, 403 a request that another site's page
+    may have made, 503 too many at once.
+
+    Args:
+      network: what is asked.
+      max_upload_bytes: the largest picture that is taken.
+      hosts: names and addresses, in lower case, that requests may be for. Another name that leads to this
+        machine may be somebody's who wants a browser here to tell him the answers (DNS rebinding).
+      any_address: whether any address will do that is no name.
+    """
+    app = Flask("trainer.serving", template_folder=str(Path(__file__).parent), static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = max_upload_bytes + _ENVELOPE_BYTES
+    turn = _Turn()
+
+    @app.before_request
+    def check() -> None:
+        g.nonce = secrets.token_urlsafe(16)
+        if not _is_known(request.headers.get("Host", ""), hosts=hosts, any_address=any_address):
+            abort(403, "this name is not the server's: use the address that it printed")
+        origin = request.headers.get("Origin")
+        if request.method == "POST" and origin is not None and urlsplit(origin).netloc != request.host:
+            abort(403, "a page of another site asked: only the server's own may")
+
+    @app.after_request
+    def guard(response: Response) -> Response:
+        response.headers["Content-Security-Policy"] = (
+            f"default-src 'none'; script-src 'nonce-{g.nonce}'; style-src 'nonce-{g.nonce}'; "
+            "img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+            "frame-ancestors 'none'"
+        )
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Referrer-Policy"] = "no-referrer"
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+    @app.get("/")
+    def page() -> str:
+        return render_template(
+            "page.html",
+            nonce=g.nonce,
+            about=network.about,
+            method=network.method,
+            max_upload_bytes=max_upload_bytes,
+        )
+
+    @app.post("/predict")
+    def predict() -> Response:
+        with turn.place():
+            data = _picture(max_upload_bytes)
+            with turn.alone:
+                answer = network.predict(data)
+        return jsonify(predictions=[{"label": label, "probability": p} for label, p in answer])
+
+    @app.post("/explain")
+    def explain() -> Response:
+        if not network.method:
+            abort(404, "this network cannot be explained")
+        with turn.place():
+            data = _picture(max_upload_bytes)
+            with turn.alone:
+                overlay = network.explain(data, request.args.get("class", ""))
+        image = "data:image/png;base64," + base64.b64encode(overlay.png).decode()
+        return jsonify(
+            label=overlay.label, probability=overlay.probability, method=network.method, overlay=image
+        )
+
+    @app.errorhandler(HTTPException)
+    def told(error: HTTPException) -> tuple[Response, int]:
+        return jsonify(error=_words(error, max_upload_bytes)), error.code or 500
+
+    @app.errorhandler(TrainerError)
+    def told_failure(error: TrainerError) -> tuple[Response, int]:
+        return jsonify(error=str(error)), 400 if isinstance(error, RefusedError) else 500
+
+    @app.errorhandler(Exception)
+    def told_bug(error: Exception) -> tuple[Response, int]:
+        _log.error("a request failed: %s: %s", type(error).__name__, error)
+        return jsonify(error="something went wrong here; the terminal of the server has more"), 500
+
+    return app
+
+
+class _Turn:
+    """Lets some requests wait until they are `alone`, and sends the rest away."""
+
+    def __init__(self) -> None:
+        self.alone = threading.Lock()
+        self._places = threading.BoundedSemaphore(1 + MOST_WAITING)
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Holds one of the places; raises ServiceUnavailable where there is none."""
+        if not self._places.acquire(blocking=False):
+            raise ServiceUnavailable(f"{MOST_WAITING} pictures are waiting already: try again in a moment")
+        try:
+            yield
+        finally:
+            self._places.release()
+
+
+def _picture(max_upload_bytes: int) -> bytes:
+    """Returns the picture that the request brings."""
+    if request.mimetype == "multipart/form-data":
+        file = request.files.get(_FIELD)
+        if file is None:
+            raise RefusedError(f"the form has no file in its field {_FIELD!r}")
+        data = file.read()
+    else:
+        data = request.get_data(cache=False)
+    if not data:
+        raise RefusedError("no picture was sent, or an empty file")
+    if len(data) > max_upload_bytes:
+        raise RequestEntityTooLarge
+    return data
+
+
+def _is_known(host: str, *, hosts: Collection[str], any_address: bool) -> bool:
+    """Returns whether a Host header, a name or address with or without a port, is the server's."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
+    return name in hosts or (any_address and _is_address(name))
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _words(error: HTTPException, max_upload_bytes: int) -> str:
+    if isinstance(error, RequestEntityTooLarge):
+        limit = f"{max_upload_bytes / 2**20:g} MiB"
+        return f"the picture is larger than the {limit} that are taken: --max_upload_mb allows more"
+    return error.description or error.name
