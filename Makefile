@@ -7,7 +7,7 @@ LOGDIR ?= runs
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo train tensorboard test test-slow lint constraints clean FORCE
+.PHONY: help demo train tensorboard test test-slow test-browser lint constraints clean FORCE
 # Two pips at once in one environment would damage it.
 .NOTPARALLEL:
 
@@ -25,10 +25,13 @@ tensorboard: $(VENV)/.installed-base ## show the runs under LOGDIR (default: run
 	$(RUN) -m tensorboard.main --logdir "$(LOGDIR)"
 
 test: $(VENV)/.installed-test ## the tests, without the slow ones
-	$(RUN) -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+	$(RUN) -m pytest -n 2 --dist loadfile -m "not slow and not browser" $(ARGS)
 
 test-slow: $(VENV)/.installed-test ## the tests that take minutes
 	$(RUN) -m pytest -m slow $(ARGS)
+
+test-browser: $(VENV)/.installed-browser ## the page of serve, in headless Chromium, which must be installed
+	$(RUN) -m pytest -m browser $(ARGS)
 
 lint: $(VENV)/.installed-lint ## ruff (rules and format) and mypy
 	$(RUN) -m ruff check .
@@ -55,7 +58,7 @@ USABLE := import sys, ensurepip, venv; (3, 11) <= sys.version_info < (3, 14) or 
 # Where .venv was when it was made, and with which interpreter: a moved checkout or a changed system Python shows.
 BASE := import sys; print(*sys.version_info[:2], sys.base_prefix)
 IDENTITY := $(BASE); print(sys.prefix)
-STAMPS := $(VENV)/.installed-base $(VENV)/.installed-test $(VENV)/.installed-lint
+STAMPS := $(VENV)/.installed-base $(VENV)/.installed-test $(VENV)/.installed-browser $(VENV)/.installed-lint
 
 # Runs at every call and leaves the file alone while .venv is sound, so that nothing after it is made again. The file is
 # written last: an environment whose making was interrupted does not pass.
@@ -77,8 +80,10 @@ $(VENV)/.python: FORCE
 $(VENV)/.installed-base: DONE := $(VENV)/.installed-base
 $(VENV)/.installed-test: EXTRAS := [test]
 $(VENV)/.installed-test: DONE := $(VENV)/.installed-base $(VENV)/.installed-test
+$(VENV)/.installed-browser: EXTRAS := [test,browser]
+$(VENV)/.installed-browser: DONE := $(VENV)/.installed-base $(VENV)/.installed-test $(VENV)/.installed-browser
 $(VENV)/.installed-lint: EXTRAS := [test,lint]
-$(VENV)/.installed-lint: DONE := $(STAMPS)
+$(VENV)/.installed-lint: DONE := $(VENV)/.installed-base $(VENV)/.installed-test $(VENV)/.installed-lint
 
 # pip's -c does not reach the environments in which sdists are built; its variables do (the second since pip 25.3).
 $(STAMPS): $(VENV)/.python setup.py pyproject.toml constraints.txt

@@ -42,6 +42,7 @@ EXTRAS_REQUIRE = {
         "pytest-xdist>=3.6",  # test files side by side
         "hypothesis>=6.100",  # properties of splits and data order
     ],
+    "browser": ["playwright>=1.49"],  # drives Chromium over the page of serve
     "onnx": ["tf2onnx>=1.17,<1.18", "onnx>=1.23", "onnxruntime>=1.31"],  # export --formats=...,onnx
     "lint": ["ruff>=0.12", "mypy>=1.15"],
 }
@@ -52,6 +53,7 @@ setup(
     description="Transfer-learning image classification with the training loop in the open",
     license="Apache-2.0",
     packages=find_packages(include=["trainer", "trainer.*"]),
+    package_data={"trainer.serving": ["page.html"]},
     python_requires=">=3.11,<3.14",
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,

@@ -79,6 +79,8 @@ def test_training_leaves_these_files(trained):
         "checkpoints/checkpoint", "checkpoints/best/checkpoint",
         *(f"{name}.{end}" for name in checkpoints for end in ("json", "index", "data-00000-of-00001")),
         *(f"{split}/events.out.tfevents" for split in ("train", "validation", "test")),
+        "validation/projector_config.pbtxt",
+        *(f"validation/projector/{name}" for name in ("features.tsv", "metadata.tsv", "sprite.png")),
         *(f"report/{name}.json" for name in ("metrics", "calibration")), "report/index.html",
         "report/predictions.csv", "report/predictions.parquet", "report/learning_curves.png",
         *(f"report/{name}.png" for name in FIGURES),

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from sklearn import metrics as sk_metrics
+from tensorflow.python.summary.summary_iterator import summary_iterator
 
 from tests.conftest import call_main, make_flower_folder
 
@@ -91,6 +92,26 @@ def test_the_same_probabilities_as_predict(evaluate, trained, tmp_path, run_main
         theirs = predicted.pop(row["id"])
         assert all(row[key] == theirs[key] for key in row if key.startswith(("probability_", "prediction")))
     assert not predicted
+
+
+def test_tensorboard_shows_an_evaluation_as_a_run_of_its_own(evaluate, trained, tmp_path):
+    new = make_flower_folder(tmp_path / "new", n=5)
+    for _ in range(2):  # The second time in place of the first.
+        assert evaluate(f"--source=folder:{new}")[0] == 0
+    report = report_of(tmp_path / "report")
+    (path,) = (tmp_path / "report").glob("events.out.tfevents.*")
+    shown = [(v.tag, e.step) for e in summary_iterator(str(path)) for v in e.summary.value]
+    assert {step for _, step in shown} == {report["step"]}
+    wanted = {
+        "loss",
+        "accuracy",
+        "recall/red",
+        "precision/blue",
+        "report/confusion_matrix",
+        "report/reliability",
+    }
+    assert wanted <= {tag for tag, _ in shown}
+    assert len(shown) == len(set(shown))
 
 
 def test_bad_pictures_are_named_and_left_out_on_demand(evaluate, tmp_path):

@@ -29,6 +29,7 @@ SETTINGS = (
     "--image_size=8", "--splits=10,4,4", "--batch_size=4", "--head=mlp(6)", "--dropout=0.3",
     "--augment=flip,crop(0.5)", "--log_every=2steps", "--evaluate_every=3steps", "--save_every=3steps",
     "--keep_checkpoints=2", "--precision=float32", "--progress=plain", "--accumulate=2", "--clip_norm=1",
+    "--histograms_every=3steps", "--figures_every=6steps", "--embeddings=0",
 )  # fmt: skip
 
 
@@ -59,9 +60,15 @@ def test_the_reference_run_is_worth_comparing_with(run):
             assert [step for step, _ in expected[f"TensorBoard, {split}: {tag}"]] == steps
     assert {name.removeprefix("TensorBoard, ") for name in expected if name.startswith("TensorBoard, ")} >= {
         "train: graph", "train: flagfile", "train: train_images/a", "train: train_images/b",
-        "train: learning_rate", "train: gradient_norm", "test: confusion_matrix",
-        "validation: learning_curves",
+        "train: learning_rate", "train: gradient_norm", "train: manifest", "validation: learning_curves",
     }  # fmt: skip
+    for tag, steps in {
+        "train: head/logits/kernel": [0, 3, 4, 6, 9],
+        "validation: confusion_matrix": [4, 6, 9],
+        "validation: reliability": [4, 6, 9],
+        ".: final/test_accuracy": [9],
+    }.items():
+        assert [step for step, _ in expected[f"TensorBoard, {tag}"]] == steps, tag
     assert expected["TensorBoard, train: graph"] == [True]
     kept = {Path(name).stem for name in expected["files"] if name.startswith("checkpoints/ckpt-")}
     assert kept == {"ckpt-6", "ckpt-9"}
@@ -77,7 +84,7 @@ def test_it_is_looked_at_between_any_two_side_effects(run):
     assert {name.split("/")[-1].split(".")[-1] for kill in run.kills for name in kill.disk} >= {"scan"}
     assert touched >= {
         "lock", "splits", "flagfile", "run", "events", "metrics", "phase-0", "ckpt-3", "ckpt-4", "ckpt-6",
-        "ckpt-9", "checkpoint", "test_metrics", "test_confusion_matrix", "test_predictions", "",
+        "ckpt-9", "checkpoint", "confusion_matrix", "predictions", "",
     }  # fmt: skip
     assert len(run.kills) > 100
 
@@ -191,7 +198,7 @@ def test_another_seed_gives_another_run_of_the_same_splits(run):
     got, expected = run.left(), run.expected
     for name in (
         "checkpoints/ckpt-9.data-00000-of-00001", "metrics.jsonl", "TensorBoard, train: loss",
-        "report/test_predictions.csv",
+        "report/predictions.csv",
     ):  # fmt: skip
         assert got[name] != expected[name], name
     assert got["splits.json"] == expected["splits.json"]
@@ -207,4 +214,6 @@ def test_a_state_is_checked_before_it_is_saved_and_saved_before_it_is_scored(run
     monkeypatch.setattr(loop_wiring, "train", record)
     run.put_back(None)
     assert run.start() == 75
-    assert orders == [["Guard", "Log", "Save", "Evaluate", "Best", "Plateau", "Stop"]]
+    assert orders == [
+        ["Guard", "Log", "Histograms", "Save", "Evaluate", "Best", "Plateau", "Figures", "Stop"]
+    ]

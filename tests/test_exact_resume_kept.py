@@ -18,6 +18,8 @@ from trainer.loop import hooks
 from trainer.precision import Choice, choice, supported
 
 COMMON = ("--image_size=8", "--batch_size=4", "--progress=plain")
+# Where there is nothing about them that is not the same in other runs.
+PLAIN = ("--embeddings=0", "--figures_every=")
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +39,7 @@ def features(tmp_path_factory):
             (
                 f"--source=folder:{pictures}", "--backbone=keras:TinyNet", "--weights=none", "--splits=7,4,4",
                 "--head=mlp(6)", "--dropout=0.3", "--feature_cache=require", "--log_every=2steps",
+                "--figures_every=",
                 "--evaluate_every=3steps", "--save_every=3steps",
                 "--phase=name=head; for=3steps; train=head; lr=0.05",
                 "--phase=name=top; for=3steps; train=head backbone/last.*; lr=0.02; optimizer=sgd",
@@ -68,7 +71,7 @@ def rollback(tmp_path_factory):
             "--splits=train,validation,test", "--on_bad_image=skip", "--schedule=frozen",
             "--frozen_for=4steps", "--seed=6", "--log_every=3steps", "--save_every=2steps",
             "--evaluate_every=4steps", "--on_nonfinite=rollback", "--precision=float32",
-            "--feature_cache=off", *COMMON,
+            "--feature_cache=off", *PLAIN, *COMMON,
         ),
         tmp_path_factory.mktemp("rollback"),
     )  # fmt: skip
@@ -84,7 +87,7 @@ def by_time(tmp_path_factory, tiny_backbone):
             (
                 f"--source=folder:{pictures}", f"--backbone=savedmodel:{tiny_backbone}", "--head=linear",
                 "--splits=10,4,4", "--phase=for=3steps; train=all; bn=batch", "--save_every=100steps",
-                "--save_every_secs=1e-9", "--keep_checkpoints=2", "--precision=float32", *COMMON,
+                "--save_every_secs=1e-9", "--keep_checkpoints=2", "--precision=float32", *PLAIN, *COMMON,
             ),
             tmp_path_factory.mktemp("by_time"),
         )  # fmt: skip
@@ -103,7 +106,7 @@ def early(tmp_path_factory, tiny_backbone):
             "--splits=10,4,4", "--phase=name=a; for=7steps; train=head; average=ema(0.5)",
             "--phase=name=b; for=6steps; train=all; lr_schedule=plateau(0.5,1)", "--save_every=3steps",
             "--evaluate_every=2steps", "--early_stop=loss", "--patience=1", "--min_change=1000",
-            "--precision=float32", *COMMON,
+            "--precision=float32", "--figures_every=100steps", "--embeddings=0", *COMMON,
         ),
         tmp_path_factory.mktemp("early"),
     )  # fmt: skip
@@ -124,6 +127,7 @@ def test_the_run_with_features_is_worth_comparing_with(features):
         ("validation", "features"), ("validation", "middle_relu"),
     ]  # fmt: skip
     names = {name for kill in features.kills for name in kill.disk}
+    assert "run/validation/projector_config.pbtxt" in names
     parts = [".tmp/features.npy", ".tmp/entry.json", ".lock", "cache/scans/"]
     # With nothing to choose from, nothing is measured.
     parts += ["cache/precision/"] if len(supported()) > 1 else []
@@ -147,6 +151,8 @@ def test_the_run_with_phases_that_end_early_is_worth_comparing_with(early):
     lines = [json.loads(line) for line in early.expected["metrics.jsonl"].splitlines()]
     evaluated = [(line["phase"], line["step"]) for line in lines if line["split"] == "validation"]
     assert evaluated == [("a", 2), ("a", 4), ("b", 8), ("b", 10)]
+    # Each phase's last evaluation, though it was to go on.
+    assert [step for step, _ in early.expected["TensorBoard, validation: reliability"]] == [4, 10]
 
 
 def test_killed_between_any_two_side_effects(run):

@@ -345,7 +345,9 @@ sys.exit(main(sys.argv))
 
 def test_two_runs_at_once_compute_once_and_give_the_same(cached, options, tmp_path):
     (tmp_path / "here").mkdir()
-    cache, workdirs = tmp_path / "cache", [tmp_path / "one", tmp_path / "two"]
+    # The report names the folder of its run.
+    name = cached.workdir.name
+    cache, workdirs = tmp_path / "cache", [tmp_path / "one" / name, tmp_path / "two" / name]
     started = [
         program(TOGETHER, tmp_path / "here", *options, f"--cache_dir={cache}", f"--workdir={workdir}")
         for workdir in workdirs

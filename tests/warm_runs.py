@@ -8,6 +8,7 @@ variables are set back to what they began with.
 import contextlib
 import functools
 import os
+import pickle
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,13 @@ from trainer.commands import evaluate, train
 from trainer.data.features import FeatureBatches
 from trainer.data.order import OrderedBatches
 from trainer.loop import state as state_room
-from trainer.record import checkpoints, figures, report
+from trainer.record import checkpoints, curves, figures
+from trainer.record.report import charts, writer
+
+DRAWN = (
+    "picture_grid", "confusion_figure", "learning_curves", "reliability_figure", "roc_figure",
+    "per_class_figure",
+)  # fmt: skip
 
 
 class Warm:
@@ -44,8 +51,10 @@ class Warm:
             patch.setattr(stages_room, "Evaluator", functools.partial(self._evaluator, stages_room.Evaluator))
             for name in ("training", "once"):
                 patch.setattr(OrderedBatches, name, self._dataset(name, getattr(OrderedBatches, name)))
-            for room, name in ((figures, "picture_grid"), (report, "confusion_figure")):
-                patch.setattr(room, name, self._drawn(name, getattr(room, name)))
+            for room in (figures, curves, charts, writer):
+                for name in DRAWN:
+                    if hasattr(room, name):
+                        patch.setattr(room, name, self._drawn(name, getattr(room, name)))
             patch.setattr(
                 checkpoints, "write_values", functools.partial(self._written, checkpoints.write_values)
             )
@@ -137,9 +146,8 @@ class Warm:
                 Path(prefix).with_name(name).write_bytes(content)
 
     def _drawn(self, name: str, draw: Callable) -> Callable:
-        def drawn(pixels: Any, *args: Any, **kwargs: Any) -> bytes:
-            key = (name, pixels.tobytes(), repr((args, kwargs)))
-            return self._get(key, lambda: draw(pixels, *args, **kwargs))[0]
+        def drawn(*args: Any, **kwargs: Any) -> bytes:
+            return self._get((name, pickle.dumps((args, kwargs))), lambda: draw(*args, **kwargs))[0]
 
         return drawn
 

@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import json
 import math
+import re
 import signal
 from dataclasses import dataclass
 from typing import Any
@@ -134,6 +135,8 @@ def _validate(config: Config) -> None:
             raise UsageError(f"--{name}={duration} must be more than 0")
     if not (config.evaluate.checkpoint in ("best", "latest") or config.evaluate.checkpoint.isdigit()):
         raise UsageError(f"--checkpoint={config.evaluate.checkpoint} is not best, latest or a step number")
+    if (steps := config.run.profile_steps) and not re.fullmatch(r"[0-9]+(-[0-9]+)?", steps):
+        raise UsageError(f"--profile_steps={steps} is not the number of an update, or two such as 100-110")
     _check_signals(config.run.stop_signals)
     parse_calls(config.model.head)
     parse_calls(config.update.loss)

@@ -60,11 +60,14 @@ class Stages:
         """Returns the stage of the next update."""
         return self._of(self.state.phase)
 
+    def scoring(self) -> "Stage":
+        """Returns the stage of the last update: at the last step of a phase, that of the phase."""
+        return self._of(self.experiment.plan.phase_at(max(self.state.step - 1, 0)))
+
     def evaluate(self, split: str) -> Evaluation:
-        """Scores a split as the phase does that made the state: at the last step of a phase, that phase."""
-        stage = self._of(self.experiment.plan.phase_at(max(self.state.step - 1, 0)))
+        """Scores a split as the phase does that made the state."""
         with self.state.averaged():
-            return stage.evaluate(split)
+            return self.scoring().evaluate(split)
 
     def _of(self, phase: Phase) -> "Stage":
         if self._stage is None or self._stage.phase is not phase:
@@ -170,11 +173,10 @@ class Stage:
         """Scores a split with the current weights."""
         cut, batches = self.cut_of(split), self.batches(split)
         precision = self.step_precision if cut else self.precision
-        evaluator = self._all.evaluator(cut, precision)
         if split not in self._once:
             # Making a dataset takes longer than going through one of features.
             self._once[split] = batches.once(self._experiment.splits.indices[split])
-        return in_precision(evaluator, precision)(
+        return in_precision(self._all.evaluator(cut, precision), precision)(
             self._once[split], between_batches=self._all.between_batches
         )
 

@@ -46,7 +46,7 @@ def side_effects(workdir, at):
     start = at[0]
     summaries.cut_back(start)
     if start is None:
-        yield summaries.hparams({"head": "linear"}, session="run")
+        yield summaries.hparams({"head": "linear"})
         yield summaries.text("train", "flagfile", "--seed=1")
         yield summaries.graph("train", GRAPH)
 
@@ -72,6 +72,7 @@ def side_effects(workdir, at):
     yield summaries.scalars("test", 6, {"loss": 6.75})
     yield summaries.image("test", "confusion_matrix", png_of(6), step=6)
     yield summaries.image("validation", "confusion_matrix", png_of(NUM_STEPS), step=NUM_STEPS)
+    yield summaries.final({"test_loss": 6.75}, step=NUM_STEPS)
     yield summaries.close()
 
 
@@ -194,8 +195,8 @@ def test_a_server_that_is_running_shows_each_point_once(load_fast, unbroken, tmp
     if load_fast == "true":
         pytest.importorskip("tensorboard_data_server")
     shown, _, _ = unbroken
-    whole = {key: [step for step, _ in shown[key]] for key in shown if key[0] != "."}
-    del whole["train", "__run_graph__"]
+    whole = {key: shown[key] if key[0] == "." else [step for step, _ in shown[key]] for key in shown}
+    whole = {key: steps for key, steps in whole.items() if "_" not in key[1][:2]}
     workdir, at = made(tmp_path / "run"), [None]
     with Server(workdir.root, load_fast=load_fast) as server:
         kill_after(side_effects(workdir, at), 18, workdir)
@@ -205,7 +206,11 @@ def test_a_server_that_is_running_shows_each_point_once(load_fast, unbroken, tmp
         for key, count in {("train", "loss"): 7, ("train", "images_per_second"): 7}.items():
             read[key] = whole[key][:count]
         read["validation", "loss"] = [2, 4, 6]
-        for key in (("validation", "confusion_matrix"), ("test", "loss"), ("test", "confusion_matrix")):
+        ending = (
+            ("validation", "confusion_matrix"), ("test", "loss"), ("test", "confusion_matrix"),
+            (".", "final/test_loss"),
+        )  # fmt: skip
+        for key in ending:
             del read[key]
         server.wait_until(read)
         for _ in side_effects(workdir, at):
@@ -428,7 +433,8 @@ def test_processes_of_one_second_are_read_in_the_order_of_time(tmp_path):
 
 # Of the last steps of each split that stay after a restore; see `Summaries.cut_back`.
 LAST = {
-    step: {".": step, "train": step, "validation": step - 1, "test": -1} for step in (0, 2, 3, 4, 6, 8)
+    step: {".": max(step - 1, 0), "train": step, "validation": step - 1, "test": -1}
+    for step in (0, 2, 3, 4, 6, 8)
 } | {None: dict.fromkeys((".", "train", "validation", "test"), -1)}
 DAMAGE = st.tuples(
     st.integers(0, 10**6),

@@ -11,6 +11,7 @@ from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from tests.record.events import accumulated, plugin, scalars, steps_of
+from tests.tabs import hparams_rows
 from trainer.record.figures import confusion_figure, picture_grid
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
@@ -242,9 +243,13 @@ def test_tensorboard_does_not_see_an_event_file_that_is_being_cut(workdir, monke
     assert set(folder.iterdir()) == there
 
 
+OPTIONS = {"head": "linear", "batch_size": 32, "dropout": 0.5, "drop": True}
+FINAL = {"validation_accuracy": 0.75, "validation_loss": 0.5, "test_accuracy": 0.25, "test_loss": 2.0}
+
+
 def test_options_of_the_run_for_the_hparams_tab(workdir):
     summaries = Summaries(workdir)
-    summaries.hparams({"head": "linear", "batch_size": 32, "dropout": 0.5, "drop": True}, session="run7")
+    summaries.hparams(OPTIONS, changed=["dropout"])
     summaries.close()
     events = accumulated(workdir.root)
     data = {}
@@ -261,12 +266,71 @@ def test_options_of_the_run_for_the_hparams_tab(workdir):
         "drop": "bool_value",
     }
     assert started.hparams["batch_size"].number_value == 32
-    assert started.group_name
     experiment = data[hparams_metadata.EXPERIMENT_TAG].experiment
-    assert sorted(info.name for info in experiment.hparam_infos) == ["batch_size", "drop", "dropout", "head"]
+    assert {info.name: info.differs for info in experiment.hparam_infos} == {
+        "batch_size": False, "drop": False, "dropout": True, "head": False,
+    }  # fmt: skip
     assert {(info.name.group, info.name.tag) for info in experiment.metric_infos} == {
-        (split, tag) for split in ("validation", "test") for tag in ("accuracy", "loss")
+        ("", f"final/{name}") for name in FINAL
     }
+
+
+@pytest.mark.parametrize("shown", ["run", "."])
+def test_the_hparams_tab_finds_the_numbers_of_a_run_from_any_folder(shown, tmp_path):
+    for i, name in enumerate(("a/seed-0", "b/seed-0", "c")):
+        workdir = Workdir(str(tmp_path / "run" / name if shown == "run" else tmp_path / "run"))
+        workdir.make()
+        summaries = Summaries(workdir)
+        summaries.hparams(OPTIONS)
+        summaries.final({metric: value + i for metric, value in FINAL.items()}, step=9)
+        summaries.close()
+        if shown == ".":
+            break
+    rows = hparams_rows(tmp_path / "run")
+    names = ["a/seed-0", "b/seed-0", "c"] if shown == "run" else ["."]
+    # Two runs of the same name are two rows, and each has its own numbers.
+    assert rows == {
+        name: {f"final/{metric}": value + i for metric, value in FINAL.items()}
+        for i, name in enumerate(names)
+    }
+
+
+def test_final_numbers_are_there_once_after_a_second_end(workdir):
+    for _ in range(2):
+        summaries = Summaries(workdir)
+        summaries.cut_back(9)
+        summaries.final(FINAL, step=9)
+        summaries.close()
+    assert scalars(workdir.root) == {f"final/{name}": [(9, value)] for name, value in FINAL.items()}
+    Summaries(workdir).cut_back(9)
+    assert scalars(workdir.root) == {}
+
+
+def test_cut_back_keeps_the_options(workdir):
+    summaries = Summaries(workdir)
+    summaries.hparams(OPTIONS)
+    summaries.close()
+    Summaries(workdir).cut_back(1)
+    assert len(steps_of(workdir.root)) == 2
+    Summaries(workdir).cut_back(None)
+    assert steps_of(workdir.root) == {}
+
+
+def test_distributions_of_arrays(workdir):
+    grid = np.arange(60, dtype=np.float32).reshape(3, 20)
+    summaries = Summaries(workdir)
+    summaries.histograms("train", 7, {"a/kernel": grid, "a/bias": np.zeros(4), "b": np.full(3, np.nan)})
+    summaries.close()
+    events = accumulated(workdir.root / "train")
+    assert {tag: plugin(events, tag) for tag in events.Tags()["tensors"]} == {
+        "a/kernel": "histograms",
+        "a/bias": "histograms",
+    }
+    [event] = events.Tensors("a/kernel")
+    found = tf.make_ndarray(event.tensor_proto)
+    # Two in each of 30 bins, left edge, right edge, count.
+    assert event.step == 7
+    np.testing.assert_allclose(found, [[i * 59 / 30, (i + 1) * 59 / 30, 2] for i in range(30)])
 
 
 def test_graph_text_and_pictures(workdir):
@@ -290,9 +354,9 @@ def test_graph_text_and_pictures(workdir):
         "pictures/frozen": "images",
     }
     width, height, encoded = tf.make_ndarray(events.Tensors("pictures/frozen")[0].tensor_proto).tolist()
-    picture = tf.io.decode_png(encoded).numpy()
+    assert encoded == png
+    picture = tf.io.decode_png(encoded, channels=3).numpy()
     assert picture.shape == (int(height), int(width), 3)
-    np.testing.assert_array_equal(picture, tf.io.decode_png(png, channels=3))
     assert ((picture == [255, 0, 0]).all(axis=-1)).mean() > 0.1
 
 

@@ -9,6 +9,9 @@ import pytest
 from trainer.serving.server import Listener
 from trainer.values import TrainerError, UsageError
 
+# No proxy that the machine, or another test, has set.
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
 
 @pytest.mark.parametrize(
     ("bind", "is_local", "is_any"),
@@ -37,7 +40,7 @@ def test_requests_wait_until_they_are_answered_and_each_has_a_thread():
         return [b"ok"]
 
     def get():
-        with urllib.request.urlopen(listener.url, timeout=60) as response:
+        with OPENER.open(listener.url, timeout=60) as response:
             return response.read(), response.headers["Server"].strip()
 
     found = []

@@ -1,18 +1,25 @@
-"""What a run says of itself before and while it trains: its record, TensorBoard's first pages, pictures."""
+"""What a run says of itself, from first to last: its record, TensorBoard's first pages, figures, the end."""
 
 import dataclasses
+import hashlib
 import json
 import logging
-import os
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from trainer.config import Config
 from trainer.data.decode import unscale
 from trainer.experiment import Experiment
 from trainer.files import write_bytes
 from trainer.flags import to_flagfile
 from trainer.loop.phases import Phase
+from trainer.loop.state import TrainState
+from trainer.loop.steps import Evaluation
+from trainer.loop.watching import profile_range, real_values
 from trainer.provenance import code, versions
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
@@ -21,11 +28,18 @@ from trainer.stages import Stages
 _log = logging.getLogger("trainer")
 # What was recorded under way, and holds for the rest of the run.
 KEPT_FACTS = ("code", "code_changes", "rollbacks", "init_from")
+MOST_ROWS = 200
 
 
 def record(experiment: Experiment, workdir: Workdir, stages: Stages) -> None:
-    """Writes what the run is, and says in a few lines what it begins with."""
+    """Writes what the run is, and says in a few lines what it begins with.
+
+    Raises:
+      UsageError: --profile_steps is not of this plan.
+    """
     config = experiment.asked
+    if config.run.profile_steps:
+        profile_range(config.run.profile_steps, total_steps=experiment.plan.total_steps)
     record = experiment.split_record()
     workdir.write_or_check_splits(
         record, how=experiment.splits.how, shared=experiment.shared, left_out=experiment.left_out
@@ -55,20 +69,52 @@ def record(experiment: Experiment, workdir: Workdir, stages: Stages) -> None:
 
 
 def introduce(stages: Stages, summaries: Summaries) -> None:
-    """Writes what TensorBoard shows once a run: options, flagfile, graph of the model as it is run."""
+    """Writes what TensorBoard shows of any run: options, splits, graph of the model as it is run."""
     experiment, config = stages.experiment, stages.experiment.config
-    swept = {
-        name: value
-        for section in (config.model, config.plan, config.update)
-        for name, value in dataclasses.asdict(section).items()
-    }
-    swept |= {"source": config.data.source, "seed": config.run.seed}
-    values = {name: json.dumps(v) if isinstance(v, tuple) else v for name, v in swept.items()}
-    summaries.hparams(values, session=os.path.basename(config.run.workdir.rstrip("/")))
+    swept, defaults = _swept(config), _swept(Config())
+    summaries.hparams(swept, changed=[name for name in swept if swept[name] != defaults[name]])
     flagfile = "\n".join("    " + line for line in to_flagfile(experiment.asked).splitlines())
     summaries.text("train", "flagfile", flagfile)
+    summaries.text("train", "manifest", _manifest(experiment))
+    if config.run.histograms_every:
+        summaries.histograms("train", 0, real_values(experiment.classifier.named_variables))
     if experiment.strategy.num_replicas_in_sync == 1:
         summaries.graph("train", stages.current().graph())
+
+
+def _swept(config: Config) -> dict[str, Any]:
+    """Returns {name: value} of what runs are likely to differ in, as TensorBoard takes them."""
+    sections = (config.model, config.plan, config.update)
+    found = {name: value for section in sections for name, value in dataclasses.asdict(section).items()}
+    found |= {"source": config.data.source, "seed": config.run.seed}
+    return {name: json.dumps(v) if isinstance(v, tuple) else v for name, v in found.items()}
+
+
+def _manifest(experiment: Experiment) -> str:
+    """Returns a table, in Markdown, of how many pictures of each class are in each split, and what is odd."""
+    counts = {split: experiment.class_counts(split) for split in experiment.splits.indices}
+    names = experiment.source.class_names
+    rows = [["class", *counts], ["---", *("---:" for _ in counts)]]
+    rows += [[_plain(name), *(f"{of[name]:,}" for of in counts.values())] for name in names[:MOST_ROWS]]
+    if len(names) > MOST_ROWS:
+        rest = names[MOST_ROWS:]
+        rows.append([f"{len(rest):,} more", *(f"{sum(of[n] for n in rest):,}" for of in counts.values())])
+    rows.append(["**all**", *(f"**{sum(of.values()):,}**" for of in counts.values())])
+    splits = Workdir(experiment.config.run.workdir).splits_json
+    facts = {
+        "source": experiment.config.data.source,
+        "splits": experiment.splits.how,
+        "pictures that are in two splits": f"{len(experiment.shared):,}",
+        "bad pictures left out": f"{len(experiment.left_out):,}",
+        f"SHA-256 of {splits.name}": hashlib.sha256(splits.read_bytes()).hexdigest(),
+    }
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return table + "\n\n" + "\n".join(f"- {what}: {_plain(value)}" for what, value in facts.items())
+
+
+def _plain(text: str) -> str:
+    """Returns Markdown that shows a text, such as the name of a folder, letter by letter."""
+    return re.sub(r"[^\w ]", lambda found: f"&#{ord(found[0])};", text, flags=re.ASCII)
 
 
 def show_pictures(experiment: Experiment, summaries: Summaries, phase: Phase) -> None:
@@ -97,6 +143,40 @@ def _mixture(names: Sequence[str], target: np.ndarray) -> str:
     """Returns e.g. 'roses 0.7 tulips 0.3' of a soft label [K]."""
     parts = [(share, name) for share, name in zip(target.tolist(), names, strict=True) if share >= 0.005]
     return " ".join(f"{name} {share:.2g}" for share, name in sorted(parts, reverse=True))
+
+
+def draw_evaluation(experiment: Experiment, summaries: Summaries, scored: Evaluation, step: int) -> None:
+    """Draws which classes are taken for which, and what the probabilities are worth."""
+    from trainer.measures.calibration import calibration_bins  # Late, as in `scoring`.
+    from trainer.measures.probabilities import predicted, softmax, why_undefined
+    from trainer.record.figures import confusion_figure
+    from trainer.record.report.charts import reliability_figure
+
+    names = experiment.source.class_names
+    matrix = np.zeros([len(names)] * 2, np.int64)
+    np.add.at(matrix, (scored.labels, predicted(scored.logits)), 1)
+    title = f"validation, step {step:,} ({len(scored.labels):,} pictures)"
+    figures = {"confusion_matrix": confusion_figure(matrix, names, title=title)}
+    if not why_undefined(scored.logits):
+        bins = calibration_bins(scored.labels, softmax(scored.logits))
+        figures["reliability"] = reliability_figure([("", bins)], title=title)
+    for tag, png in figures.items():
+        summaries.image("validation", tag, png, step=step)
+
+
+def sum_up(state: TrainState, summaries: Summaries, report: Mapping[str, Any]) -> None:
+    """Writes what finished runs are compared by.
+
+    Args:
+      state: with the best weights.
+      summaries: where to.
+      report: of the last score.
+    """
+    values = {f"validation_{name}": float(state.best[name].numpy()) for name in ("accuracy", "loss")}
+    if report["split"] == "test":
+        values |= {f"test_{name}": report[name] for name in ("accuracy", "loss")}
+    known = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
+    summaries.final(known, step=state.plan.total_steps)
 
 
 def draw_curves(experiment: Experiment, workdir: Workdir, summaries: Summaries) -> None:

@@ -1,19 +1,27 @@
 """The training loop of a run with its hooks, and what they are handed."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 from trainer.commands.evaluate import base_of
-from trainer.commands.introduction import show_pictures
+from trainer.commands.introduction import draw_evaluation, show_pictures
 from trainer.commands.scoring import measures
+from trainer.experiment import Experiment
 from trainer.loop import hooks as hook
+from trainer.loop import watching
 from trainer.loop.guard import Guard
 from trainer.loop.judges import Best, EarlyStop, Plateau
 from trainer.loop.loop import train
+from trainer.loop.phases import Phase
 from trainer.loop.state import TrainState
+from trainer.loop.steps import Run
 from trainer.model.freezing import summary
 from trainer.record.checkpoints import Checkpoints
+from trainer.record.profile import Profiler
 from trainer.record.progress import Progress
 from trainer.record.summaries import Summaries
+from trainer.record.workdir import Workdir
 from trainer.runtime import StopSignal
 from trainer.stages import Stages
 from trainer.values import Duration, Interrupted
@@ -82,25 +90,38 @@ def run_loop(
         judges.append(
             EarlyStop(metric, patience=patience, min_change=min_change, save=save_once, say=progress.say)
         )
+    profile, figures = _profile(experiment), _figures(experiment, summaries, every)
+
+    def evaluate() -> dict[str, float]:
+        scored = stages.evaluate("validation")
+        for one in figures:
+            one.keep(scored, step=stages.state.step)
+        return measures(scored, experiment.source.class_names)
+
     writing: dict = {"writer": summaries, "progress": progress}
     hooks: list[hook.Hook] = [
+        *profile,
         guard,
         hook.Log(every(config.run.log_every), batch_size=config.plan.batch_size, **writing),
+        *_histograms(experiment, summaries, every),
         hook.Save(every(config.run.save_every), save=save, every_secs=config.run.save_every_secs),
-        hook.Evaluate(
-            every(config.run.evaluate_every),
-            evaluate=lambda: measures(stages.evaluate("validation"), experiment.source.class_names),
-            then=judges,
-            **writing,
-        ),
+        hook.Evaluate(every(config.run.evaluate_every), evaluate=evaluate, then=judges, **writing),
         *judges,
+        *figures,
         hook.Stop(requested=stop.requested, save=save_once),
     ]
+
+    def make_run(state: TrainState, phase: Phase) -> Run:
+        run: Run = stages.current().make_run()
+        for one in profile:
+            run = one.around(run, state)
+        return run
+
     try:
         train(
             stages.state,
             batches=lambda phase, step: stages.current().training(step),
-            make_run=lambda state, phase: stages.current().make_run(),
+            make_run=make_run,
             hooks=hooks,
             on_phase=on_phase,
         )
@@ -116,5 +137,36 @@ def run_loop(
             f"{asked}: stopped at step {step:,} of {plan.total_steps:,} and saved; the same command goes on "
             "from there"
         ) from None
+    finally:
+        for one in profile:
+            one.close()
     # What is scored from here on is no state to go on from.
     stages.between_batches = lambda: None
+
+
+def _profile(experiment: Experiment) -> list[watching.Profile]:
+    """Returns the hook that --profile_steps asks for, if it does."""
+    run = experiment.config.run
+    if not run.profile_steps:
+        return []
+    first, last = watching.profile_range(run.profile_steps, total_steps=experiment.plan.total_steps)
+    return [watching.Profile(first, last, profiler=Profiler(Workdir(run.workdir)))]
+
+
+def _histograms(
+    experiment: Experiment, summaries: Summaries, every: Callable[[str], hook.Every]
+) -> list[watching.Histograms]:
+    """Returns the hook that --histograms_every asks for, if it does."""
+    text = experiment.config.run.histograms_every
+    return [watching.Histograms(every(text), write=partial(summaries.histograms, "train"))] if text else []
+
+
+def _figures(
+    experiment: Experiment, summaries: Summaries, every: Callable[[str], hook.Every]
+) -> list[watching.Figures]:
+    """Returns the hook that --figures_every asks for, if it does."""
+    run = experiment.config.run
+    if not run.figures_every:
+        return []
+    draw = partial(draw_evaluation, experiment, summaries)
+    return [watching.Figures(every(run.figures_every), evaluations=every(run.evaluate_every), draw=draw)]

@@ -11,7 +11,15 @@ import numpy as np
 
 from trainer.commands.finished import open_network
 from trainer.commands.picture_errors import named_pictures
-from trainer.commands.scoring import recorded_temperature, require_accuracy, tell, thumbnails, write_scores
+from trainer.commands.scoring import (
+    measures,
+    recorded_temperature,
+    require_accuracy,
+    show_score,
+    tell,
+    thumbnails,
+    write_scores,
+)
 from trainer.config import Config
 from trainer.data.opening import open_configured, scan_configured
 from trainer.data.pipeline import Pipeline
@@ -95,6 +103,7 @@ def evaluate_pictures(workdir: Workdir, recorded: Config, given: Mapping[str, An
         left_out_batches=workdir.read_facts()["rollbacks"],
         seen_before=seen,
     )
+    show_score(workdir, folder, network.step, measures(scored, class_names), report.figures)
     tell(report.values, folder, secs=time.perf_counter() - start)
     require_accuracy(report.values, at_least=config.run.assert_accuracy_at_least)
     return 0

@@ -104,6 +104,8 @@ def score(
         at = step if split == "test" else experiment.plan.total_steps
         for name, png in report.figures.items():
             summaries.image(split, f"report/{name}", png, step=at)
+    else:
+        show_score(workdir, folder, step, measures(scored, experiment.source.class_names), report.figures)
     tell(report.values, folder, secs=time.perf_counter() - start)
     return report.values
 
@@ -122,6 +124,15 @@ def write_scores(folder: Path, workdir: Workdir, *, scored: Evaluation, **rest: 
         run=workdir.root.name,
         **rest,
     )
+
+
+def show_score(
+    workdir: Workdir, folder: Path, step: int, values: Mapping[str, float], figures: Mapping[str, bytes]
+) -> None:
+    """Writes an event file beside a report: in TensorBoard the evaluation is a run of its own."""
+    summaries = Summaries(workdir)
+    summaries.score(folder, step, values, figures)
+    summaries.close()
 
 
 def tell(values: Mapping[str, Any], folder: Path, *, secs: float) -> None:

@@ -3,9 +3,10 @@
 import logging
 import sys
 
+from trainer.commands.embeddings import show_features
 from trainer.commands.evaluate import import_early, make_stages, restore
 from trainer.commands.initial_weights import take_weights
-from trainer.commands.introduction import introduce, record
+from trainer.commands.introduction import introduce, record, sum_up
 from trainer.commands.loop_wiring import run_loop
 from trainer.commands.picture_errors import named_pictures
 from trainer.commands.scoring import main_split, require_accuracy, score
@@ -103,6 +104,8 @@ def _train_once(config: Config, workdir: Workdir, checkpoints: Checkpoints, stop
         _restore_best(stages, checkpoints)
         split = main_split(experiment)
         report = score(stages, workdir, split=split, folder=workdir.report, summaries=summaries)
+        sum_up(stages.state, summaries, report)
+        show_features(stages, workdir)
         summaries.close()
     _log.info("results:     %s", workdir.root)
     _log.info("TensorBoard: %s -m tensorboard.main --logdir %s", sys.executable, workdir.root)

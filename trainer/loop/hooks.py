@@ -1,7 +1,10 @@
 """What happens between updates, and when.
 
-The order is a contract: Guard > Log > Save > Evaluate > Best > Plateau > EarlyStop > Stop. A state is
-checked before it is saved, and saved before anything costly is done with it.
+The order is a contract: Profile > Guard > Log > Histograms > Save > Evaluate > Best > Plateau > EarlyStop >
+Figures > Stop. A state is checked before it is saved, and saved before anything costly is done with it. What
+train's event files hold of a step is written before Save, so that a checkpoint counts it; what comes after is
+made again when a run goes on from there. `judges` has those that go by evaluations, `watching` those that
+show how a run is doing.
 """
 
 import time
@@ -63,6 +66,11 @@ class Every:
         """Returns the first due step after `step`."""
         multiple = (step // self.interval_steps + 1) * self.interval_steps
         return min([multiple, *(end for end in self._ends if end > step)])
+
+    def last(self, step: int) -> int:
+        """Returns the last due step before `step`; 0 where there is none."""
+        multiple = (step - 1) // self.interval_steps * self.interval_steps
+        return max([multiple, *(end for end in self._ends if end < step)])
 
     def now(self, step: int) -> bool:
         """Returns whether something is due at `step`; nothing is before the first update."""

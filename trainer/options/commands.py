@@ -91,8 +91,8 @@ class ExportConfig:
 
     formats: str = option(
         "saved_model,float32,float16,dynamic_range,int8",
-        "What export writes: saved_model; TFLite as float32, float16, dynamic_range and int8; and onnx, which "
-        "needs the packages tf2onnx, onnx and onnxruntime.",
+        "What export writes: saved_model; TFLite as float32, float16, dynamic_range and int8; and onnx, for "
+        "which tf2onnx, onnx and onnxruntime must be installed.",
         identity=False,
         short=True,
     )

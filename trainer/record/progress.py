@@ -103,10 +103,11 @@ class Progress:
             )  # fmt: skip
 
     def evaluated(self, step: int, validation: Mapping[str, float]) -> None:
-        """Tells the numbers of the validation split."""
+        """Tells loss, accuracy and, where there is one, AUC of the validation split."""
+        auc = f", AUC {validation['auc']:.4f}" if "auc" in validation else ""
         self.say(
             f"step {step}/{self._total} ({self._phase_of(step)}, epoch {step / self._per_epoch:.1f}): "
-            f"validation loss {validation['loss']:.4f}, accuracy {validation['accuracy']:.4f}"
+            f"validation loss {validation['loss']:.4f}, accuracy {validation['accuracy']:.4f}{auc}"
         )
 
     def say(self, line: str) -> None:

@@ -2,20 +2,23 @@
 
 import contextlib
 import json
-import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams_api
 
-from trainer.files import remove_parts, sync, write_bytes
+from trainer.files import remove_parts, sync
 from trainer.record.event_files import EventFile, cut, event_files
+from trainer.record.metrics_lines import cut_metrics
+from trainer.record.summary_protos import histogram_summary, hparams_config, image_summary
 from trainer.record.workdir import Workdir
 from trainer.values import TrainerError, told_by_tensorflow
 
-_log = logging.getLogger("trainer")
+FINAL = ("validation_accuracy", "validation_loss", "test_accuracy", "test_loss")
+"""What a finished run is compared by: of the evaluation with the best accuracy, and of the test split."""
 
 
 class Summaries:
@@ -53,7 +56,7 @@ class Summaries:
     def image(self, split: str, tag: str, png: bytes, *, step: int) -> None:
         """Writes one picture, given as an encoded PNG."""
         with self._writing(split, step):
-            tf.summary.image(tag, tf.io.decode_png(png, channels=3)[None])
+            tf.summary.experimental.write_raw_pb(image_summary(tag, png))
 
     def text(self, split: str, tag: str, markdown: str, *, step: int = 0) -> None:
         with self._writing(split, step):
@@ -64,17 +67,38 @@ class Summaries:
         with self._writing(split, 0):
             tf.summary.graph(graph)
 
-    def hparams(self, values: Mapping[str, Any], *, session: str) -> None:
-        """Writes the options of the run for the HPARAMS tab, with the metrics to sort by."""
-        metrics = [
-            hparams_api.Metric(tag, group=split, display_name=f"{split} {tag}")
-            for split in ("validation", "test")
-            for tag in ("accuracy", "loss")
-        ]
-        # Beside the splits, not in one: TensorBoard looks for the metrics of a session below it.
+    def histograms(self, split: str, step: int, values: Mapping[str, np.ndarray]) -> None:
+        """Writes the distribution of each array."""
+        with self._writing(split, step):
+            tf.summary.experimental.write_raw_pb(histogram_summary(values))
+
+    def hparams(self, values: Mapping[str, Any], *, changed: Collection[str] = ()) -> None:
+        """Writes the options of the run for the HPARAMS tab, which shows those that are `changed` first."""
+        # Beside the splits, where `final` is, too. Metrics of another folder are found only where the run is
+        # below the folder that TensorBoard shows.
+        columns = hparams_config(values, changed=changed, metrics={f"final/{name}": name for name in FINAL})
         with self._writing(".", 0, num_events=2):
-            hparams_api.hparams_config(hparams=[hparams_api.HParam(name) for name in values], metrics=metrics)
-            hparams_api.hparams(dict(values), trial_id=session)
+            tf.summary.experimental.write_raw_pb(columns)
+            # Called nothing, a run is called by its folder. Runs of the same name would be one, on the mean.
+            hparams_api.hparams(dict(values), trial_id="")
+
+    def final(self, values: Mapping[str, float], *, step: int) -> None:
+        """Writes what the HPARAMS tab sorts runs by, some of `FINAL`; the step is the last of the run."""
+        with self._writing(".", step, num_events=len(values)):
+            for name, value in values.items():
+                tf.summary.scalar(f"final/{name}", value)
+
+    def score(
+        self, folder: Path, step: int, values: Mapping[str, float], figures: Mapping[str, bytes]
+    ) -> None:
+        """Writes a score and its figures (PNG) into a folder, in place of any that was written there."""
+        for path in event_files(folder):
+            path.unlink()
+        with self._writing(str(folder), step, num_events=len(values) + len(figures)):
+            for tag, value in values.items():
+                tf.summary.scalar(tag, value)
+            for name, png in figures.items():
+                tf.summary.experimental.write_raw_pb(image_summary(f"report/{name}", png))
 
     def sync(self) -> None:
         """Waits until all that was written so far is on disk: no checkpoint may count what can be lost.
@@ -95,18 +119,19 @@ class Summaries:
         """Forgets what will be written again after a restore at `step`, before anything is written.
 
         That is what lies after the step, the evaluation of the step, which comes after its
-        checkpoint, and the final score. None: there is no checkpoint; everything is forgotten.
+        checkpoint, and the final scores. None: there is no checkpoint; everything is forgotten.
         A TensorBoard that is running forgets the same as soon as it reads what is written next.
 
         Raises:
           TrainerError: metrics.jsonl is damaged, or something cannot be read or written.
         """
         start = -1 if step is None else step
-        last = {".": start, "train": start, "validation": (step or 0) - 1, "test": -1}
+        # The options are of step 0.
+        last = {".": min(start, max(start - 1, 0)), "train": start, "validation": (step or 0) - 1, "test": -1}
         metrics = self._workdir.metrics_jsonl
         with _told_of(f"{metrics} cannot be cut back"):
             # Before the others, for it may be refused.
-            _cut_metrics(metrics, last)
+            cut_metrics(metrics, last)
         for split in last:
             folder = self._workdir.root / split
             with _told_of(f"event files of {split} cannot be cut back"):
@@ -164,66 +189,3 @@ def _told_of(what: str) -> Iterator[None]:
         raise TrainerError(f"{what}: {error.strerror}{where}") from None
     except tf.errors.OpError as error:
         raise TrainerError(f"{what}: {told_by_tensorflow(error)}") from None
-
-
-def _cut_metrics(path: Path, last: Mapping[str, int]) -> None:
-    """Leaves in metrics.jsonl what is not after the last step of its split.
-
-    Raises:
-      TrainerError: a line is damaged that may have to stay; the message names it.
-    """
-    if not path.exists():
-        return
-    data = path.read_bytes()
-    lines = data.split(b"\n")
-    # Whether each stays; None: it is damaged.
-    stays: list[bool | None] = []
-    faults: dict[int, str] = {}
-    before: dict[str, int] = {}
-    for line in lines[: len(lines) if lines[-1] else -1]:
-        try:
-            split, step = _point(line, before=before, splits=last)
-            before[split] = step
-            stays.append(step <= last[split])
-        except ValueError as error:
-            faults[len(stays)] = str(error)
-            stays.append(None)
-    # Lines are in the order of time: after one that goes, all go.
-    at = next((i for i, stay in enumerate(stays) if not stay), len(stays))
-    # Else it was being written when the process was killed, and is younger than the checkpoint.
-    had_ended = at < len(lines) - 1
-    if max(last.values()) >= 0 and (True in stays[at:] or (had_ended and stays[at] is None)):
-        fault = faults.get(at, "what comes after it is older")
-        raise TrainerError(
-            f"{path} is damaged in line {at + 1}: {fault}. Mend or remove that line, and start again"
-        )
-    if at in faults:
-        _log.warning("%s: its last line had broken off, and is left out", path)
-    kept = b"".join(line + b"\n" for line, stay in zip(lines, stays, strict=False) if stay)
-    if kept != data:
-        write_bytes(path, kept)
-
-
-def _point(line: bytes, *, before: Mapping[str, int], splits: Collection[str]) -> tuple[str, int]:
-    """Returns split and step of a line of metrics.jsonl.
-
-    Args:
-      line: without its end.
-      before: {split: the step of the line before}.
-      splits: those there can be.
-
-    Raises:
-      ValueError: it is not such a line.
-    """
-    try:
-        point = json.loads(line.decode())
-    except (ValueError, RecursionError):
-        raise ValueError("it is not JSON") from None
-    if not isinstance(point, dict) or point.get("split") not in list(splits):
-        raise ValueError("it names no split of a run")
-    split, step = point["split"], point.get("step")
-    if type(step) is not int:
-        raise ValueError("it has no step")
-    if step <= before.get(split, -1):
-        raise ValueError(f"step {step} of {split} comes after step {before[split]}")
-    return split, step

@@ -1,0 +1,74 @@
+"""Pictures by their features, for TensorBoard's PROJECTOR tab."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf import text_format
+from tensorboard.plugins.projector import ProjectorConfig
+
+from trainer.files import remove_parts, write_bytes, write_text
+
+# What browsers can hold as one texture.
+MAX_SPRITE_PX = 8192
+THUMB_PX = 64
+FOLDER = "projector"
+
+
+def thumb_size(num_pictures: int) -> int:
+    """Returns the sides of thumbnails, in pixels, with which so many fit into one picture."""
+    return min(THUMB_PX, MAX_SPRITE_PX // max(1, math.ceil(math.sqrt(num_pictures))))
+
+
+def write_projector(
+    run_folder: Path,
+    *,
+    name: str,
+    features: np.ndarray,
+    thumbs: np.ndarray,
+    columns: Mapping[str, Sequence[str]],
+) -> None:
+    """Writes vectors with a picture and a few words for each.
+
+    Args:
+      run_folder: holds event files, of one of the runs that TensorBoard shows: it looks there for
+        projector_config.pbtxt, which is written last. The rest is in `projector/` below.
+      name: of the vectors.
+      features: [N, D] float.
+      thumbs: [N, S, S, 3] uint8, S as `thumb_size` says.
+      columns: two or more, {what: [N] words}; the first is the label of a point.
+    """
+    folder = run_folder / FOLDER
+    remove_parts(folder)
+    rows = ("\t".join(f"{number:.6g}" for number in row) for row in features.tolist())
+    write_text(folder / "features.tsv", "".join(f"{row}\n" for row in rows))
+    table = [tuple(columns), *zip(*columns.values(), strict=True)]
+    lines = ("\t".join(map(_cell, row)) + "\n" for row in table)
+    write_bytes(folder / "metadata.tsv", "".join(lines).encode(errors="replace"))
+    write_bytes(folder / "sprite.png", tf.io.encode_png(_sprite(thumbs)).numpy())
+    config = ProjectorConfig()
+    embedding = config.embeddings.add(
+        tensor_name=name,
+        tensor_path=f"{FOLDER}/features.tsv",
+        metadata_path=f"{FOLDER}/metadata.tsv",
+    )
+    embedding.sprite.image_path = f"{FOLDER}/sprite.png"
+    embedding.sprite.single_image_dim.extend(thumbs.shape[1:3])
+    write_text(run_folder / "projector_config.pbtxt", text_format.MessageToString(config))
+
+
+def _cell(text: str) -> str:
+    """Returns a text as it may stand in a table: what divides rows or columns is written as in Python."""
+    return re.sub(r"[\t\n\r]", lambda found: repr(found[0])[1:-1], text)
+
+
+def _sprite(thumbs: np.ndarray) -> np.ndarray:
+    """Returns a square of thumbnails [n * S, n * S, 3], row after row from the upper left."""
+    num_pictures, size = thumbs.shape[:2]
+    side = math.ceil(math.sqrt(num_pictures))
+    places = np.zeros((side * side, size, size, 3), np.uint8)
+    places[:num_pictures] = thumbs
+    return places.reshape(side, side, size, size, 3).swapaxes(1, 2).reshape(side * size, side * size, 3)
