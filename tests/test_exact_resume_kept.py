@@ -155,8 +155,14 @@ def test_the_run_with_phases_that_end_early_is_worth_comparing_with(early):
     assert [step for step, _ in early.expected["TensorBoard, validation: reliability"]] == [4, 10]
 
 
-def test_killed_between_any_two_side_effects(run):
+def test_killed_between_two_side_effects(run):
+    """Every third of them; `make test-slow` has all."""
     assert len(run.kills) > 50
+    told_faults(run, run.kills[::3])
+
+
+@pytest.mark.slow
+def test_killed_between_any_two_side_effects(run):
     told_faults(run, run.kills)
 
 
