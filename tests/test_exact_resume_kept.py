@@ -180,6 +180,7 @@ def test_killed_in_the_middle_of_noting_what_is_left_out(rollback):
     told_faults(rollback, [kill for kill in kills if re.search(", run/[^/]*(part|run.json)", kill.when)])
 
 
+@pytest.mark.slow
 def test_killed_again_before_it_has_recovered(features):
     # While the features of the second phase are written.
     writing = [kill for kill in features.kills if any(".tmp/features.npy" in name for name in kill.disk)]
