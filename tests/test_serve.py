@@ -51,7 +51,12 @@ def served(trained):
     command = [sys.executable, "-m", "trainer.main", "serve", f"--workdir={trained.workdir}", "--port=0"]
     options = ["--max_upload_mb=1", f"--max_pixels={MAX_PIXELS}"]
     program = subprocess.Popen(
-        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell lets what it starts in the background ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         line = program.stdout.readline()
