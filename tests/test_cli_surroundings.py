@@ -69,14 +69,14 @@ def test_a_workdir_that_cannot_be_made(arguments, open_folder, run_main):
     os.chmod(open_folder, 0o555)
     with without_privileges():
         result = run_main(*arguments[:-1], f"--workdir={open_folder / 'run'}")
-    assert_fails_once(result, f"--workdir={open_folder / 'run'} cannot be created: Permission denied")
+    assert_fails_once(result, f"--workdir={open_folder / 'run'} cannot be written: Permission denied")
 
 
 def test_a_workdir_that_cannot_be_written_to(arguments, open_folder, run_main):
     (open_folder / "run").mkdir(mode=0o555)
     with without_privileges():
         result = run_main(*arguments[:-1], f"--workdir={open_folder / 'run'}")
-    assert_fails_once(result, f"--workdir={open_folder / 'run'} cannot be written to: permission denied")
+    assert_fails_once(result, f"--workdir={open_folder / 'run'} cannot be written: permission denied")
 
 
 def test_pictures_that_may_not_be_read(arguments, open_folder, run_main):

@@ -92,6 +92,27 @@ def remove_parts(folder: Path) -> None:
         shutil.rmtree(part) if part.is_dir() else part.unlink()
 
 
+def make_folder(folder: Path, *, flag: str, wrong: str) -> None:
+    """Makes a folder, with those above it, unless it is there.
+
+    Args:
+      folder: where.
+      flag: what messages begin with, such as `--workdir=x`.
+      wrong: how they go on where a file is in the way.
+
+    Raises:
+      TrainerError: it cannot be made, or nothing can be written into it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise TrainerError(f"{flag} {wrong}") from None
+    except OSError as error:
+        raise TrainerError(f"{flag} cannot be written: {error.strerror}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise TrainerError(f"{flag} cannot be written: permission denied")
+
+
 def require_place(path: Path, *, flag: str) -> None:
     """Makes the folder of a file that is to be written: better told before the work than after it.
 
@@ -102,18 +123,11 @@ def require_place(path: Path, *, flag: str) -> None:
     Raises:
       TrainerError: no file can be written there.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise TrainerError(f"{flag} lies below a file: it must be a file in a folder") from None
-    except OSError as error:
-        raise TrainerError(f"{flag} cannot be written: {error.strerror}") from None
+    make_folder(path.parent, flag=flag, wrong="lies below a file: it must be a file in a folder")
     if path.exists() and not path.is_file():
         raise TrainerError(
             f"{flag} is {'a folder' if path.is_dir() else 'no regular file'}: it must be a file"
         )
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise TrainerError(f"{flag} cannot be written: permission denied")
 
 
 def require_room(folder: Path, num_bytes: int, *, what: str) -> None:

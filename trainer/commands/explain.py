@@ -5,7 +5,6 @@ import functools
 import hashlib
 import json
 import logging
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +20,7 @@ from trainer.config import Config
 from trainer.data.bad_pictures import BadPictureError, shown_name
 from trainer.data.files import Found, find_pictures, read_file
 from trainer.data.opening import open_configured
-from trainer.files import read_json, write_bytes, write_text
+from trainer.files import make_folder, read_json, write_bytes, write_text
 from trainer.flags import CommandLine
 from trainer.record.overlays import contact_sheet, overlay, panels_png
 from trainer.record.progress import counting
@@ -139,14 +138,7 @@ def _worst_mistakes(workdir: Workdir, config: Config) -> list[Chosen]:
 def _make_folder(output: str, workdir: Workdir) -> Path:
     folder = Path(output).expanduser().absolute() if output else workdir.root / "explain"
     flag = f"--output={output}" if output else str(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise TrainerError(f"{flag} is a file, or lies below one: it must be a folder") from None
-    except OSError as error:
-        raise TrainerError(f"{flag} cannot be made: {error.strerror}") from None
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise TrainerError(f"{flag} cannot be written to: permission denied")
+    make_folder(folder, flag=flag, wrong="is a file, or lies below one: it must be a folder")
     return folder
 
 

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainer.files import PART_PREFIX, require_room, sync
+from trainer.files import PART_PREFIX, make_folder, require_room, sync
 from trainer.values import TrainerError
 
 CARD, PARITY = "MODEL_CARD.md", "parity.json"
@@ -24,12 +24,7 @@ def require_export_place(folder: Path, *, num_bytes: int) -> None:
       TrainerError: there is something else, or nothing can be written.
     """
     flag = f"--export_dir={folder}"
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise TrainerError(f"{flag} lies below a file: it must be a folder") from None
-    except OSError as error:
-        raise TrainerError(f"{flag} cannot be written: {error.strerror}") from None
+    make_folder(folder.parent, flag=flag, wrong="lies below a file: it must be a folder")
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise TrainerError(f"{flag} is a link or a file: it must be a folder of its own")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / PARITY).is_file():
@@ -37,8 +32,6 @@ def require_export_place(folder: Path, *, num_bytes: int) -> None:
             f"{flag} holds something else than an export (there is no {PARITY} in it), which would be lost: "
             "name another folder"
         )
-    if not os.access(folder.parent, os.W_OK | os.X_OK):
-        raise TrainerError(f"{flag} cannot be written: permission denied")
     require_room(folder.parent, num_bytes, what=f"the export in {folder}")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config import Config
-from trainer.files import read_json, remove_parts, write_json, write_text
+from trainer.files import make_folder, read_json, remove_parts, write_json, write_text
 from trainer.values import TrainerError, UsageError
 
 # Of run.json and splits.json. 2: a checkpoint counts by its record.
@@ -45,14 +45,7 @@ class Workdir:
         Raises:
           TrainerError: it cannot be created or written to.
         """
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise TrainerError(f"--workdir={self.root} is a file, or lies below one") from None
-        except OSError as error:
-            raise TrainerError(f"--workdir={self.root} cannot be created: {error.strerror}") from None
-        if not os.access(self.root, os.W_OK | os.X_OK):
-            raise TrainerError(f"--workdir={self.root} cannot be written to: permission denied")
+        make_folder(self.root, flag=f"--workdir={self.root}", wrong="is a file, or lies below one")
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
