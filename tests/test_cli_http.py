@@ -217,8 +217,10 @@ def test_a_module_that_was_left_half(parts, cache, server, run_main, tmp_path):
     (folder,) = [path.parent for path in cache.glob("tfhub_modules/*/noise.txt") if _is_of(path.parent, url)]
     data = folder / "variables" / "variables.data-00000-of-00001"
     data.write_bytes(data.read_bytes()[:-9])
-    # TensorFlow Hub would wait 10 minutes for a lock.
-    lock, left = folder.with_name(f"{folder.name}.lock"), folder.with_name(f"{folder.name}.0a1b.tmp")
+    lock, left = (
+        folder.with_name(f"{begin}{folder.name[:16]}{end}")
+        for begin, end in (("", ".lock"), (".unpacking-", "-x"))
+    )
     lock.write_text("half of a li")
     left.mkdir()
     server.behaviours["/half_left/1"] = server_that.status(403)
@@ -250,20 +252,17 @@ def test_a_download_that_is_killed_leaves_nothing_in_the_way(parts, server, run_
         for process in running:
             process.send_signal(signal.SIGKILL)
             process.wait()
-    assert sorted(path.suffix or path.name[:6] for path in left) == [".lock", ".lock", ".part-", ".tmp"]
+    assert sorted(path.suffix or path.name[:6] for path in left) == [".lock", ".lock", ".part-", ".part-"]
     assert not list((tmp_path / "cache").rglob("saved_model.pb"))
     for kind, line in lines.items():
         offered(server, parts, kind, "killed")
-        status, out, err = run_main("inspect", *line)
+        status, _, err = run_main("inspect", *line)
         assert (status, err) == (0, "")
-        assert ("what a download that was broken off left behind" in out) == (kind == "hub")
     assert _left_overs(tmp_path / "cache") == []
 
 
 def _left_overs(cache):
-    return [
-        path for path in cache.rglob("*") if re.search(r"^\.part-|^\.unpacking-|\.lock$|\.tmp$", path.name)
-    ]
+    return [path for path in cache.rglob("*") if re.search(r"^\.part-|^\.unpacking-|\.lock$", path.name)]
 
 
 @pytest.mark.parametrize("kind", KINDS)

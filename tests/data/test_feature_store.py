@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer.data import array_file, feature_entry, feature_store, file_lock
+from trainer import file_lock
+from trainer.data import array_file, feature_entry, feature_store
 from trainer.data.array_file import Damaged
 from trainer.data.feature_store import FeatureCacheError, FeatureStore
 

@@ -1,5 +1,6 @@
-"""hub: with an address: the real downloader of tensorflow_hub against a server on 127.0.0.1."""
+"""hub: with an address, against a server on 127.0.0.1, and with archives and handles of other kinds."""
 
+import functools
 import hashlib
 import http.server
 import io
@@ -7,17 +8,24 @@ import os
 import re
 import shutil
 import socket
-import subprocess
-import sys
 import tarfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import tensorflow_hub
+import tf_keras
 
 from tests.model.modules import pack, save_tiny
+from trainer import downloads
+from trainer.archives import packed as limits
+from trainer.archives import unpack as unpacking
+from trainer.file_lock import file_lock
+from trainer.model import hub_cache
 from trainer.model.backbones import open_backbone
-from trainer.values import TrainerError
+from trainer.model.hub_cache import fetched_folder, module_folder
+from trainer.values import TrainerError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -148,10 +156,126 @@ def test_an_unsafe_archive_is_refused(cache, server, tmp_path, facts):
             setattr(member, name, value)
         tar.addfile(member)
     server.body = buffer.getvalue()
-    with pytest.raises(TrainerError, match=r"cannot get it \((Relative path|Unexpected object) [^()]+\), "):
+    with pytest.raises(
+        TrainerError, match=r"cannot get it \(what came is not unpacked: '\S+' (leads|links|is a)"
+    ):
         open_backbone(f"hub:{server.handle}")
     assert list(cache.iterdir()) == []
     assert not list(tmp_path.rglob("evil.txt"))
+
+
+def bomb(num_bytes):
+    """Returns a small .tar.gz of a module whose variables are zeros."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=9) as tar:
+        member = tarfile.TarInfo("variables/variables.data-00000-of-00001")
+        member.size = num_bytes
+        tar.addfile(member, io.BytesIO(bytes(num_bytes)))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("how", ["fetched", "local"])
+def test_a_bomb_is_refused_before_anything_is_written(cache, server, tmp_path, monkeypatch, how):
+    monkeypatch.setattr(limits, "FREE_BYTES", 10**6)
+    monkeypatch.setattr(unpacking, "_write", None)
+    server.body = bomb(10**7)
+    handle = server.handle
+    if how == "local":
+        handle = tmp_path / "m.tar.gz"
+        handle.write_bytes(server.body)
+    with pytest.raises(TrainerError, match=rf"its {len(server.body):,} bytes unpack to more than [\d,]+"):
+        open_backbone(f"hub:{handle}", image_size=4, cache_dir=str(tmp_path / "mine"))
+    assert [path for path in (tmp_path / "mine").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_download_without_an_end_is_not_written_for_ever(cache, server, monkeypatch, told):
+    monkeypatch.setattr(hub_cache, "download", functools.partial(downloads.download, max_bytes=10**5))
+    server.body, server.length = bytes(10**6), 10**6 if told else 0
+    with pytest.raises(TrainerError, match=r"cannot get it \(it has .*more than 100.0 kB\)"):
+        open_backbone(f"hub:{server.handle}", image_size=4)
+    assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize("top", ["", "tiny/"])
+@pytest.mark.parametrize("scheme", ["hub", "savedmodel"])
+def test_a_local_archive(cache, packed, tmp_path, monkeypatch, scheme, top):
+    (tmp_path / "source").mkdir()
+    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+        tar.extractall(tmp_path / "source" / top, filter="data")
+    with tarfile.open(tmp_path / "m.tar.gz", "w:gz") as tar:
+        tar.add(tmp_path / "source", arcname=".")
+    address, mine = f"{scheme}:{tmp_path}/m.tar.gz", str(tmp_path / "mine")
+    digests = {open_backbone(address, image_size=4, cache_dir=mine).fingerprint for _ in range(2)}
+    assert digests == {open_backbone(f"hub:{tmp_path}/source/{top}", image_size=4).fingerprint}
+    digest = hashlib.sha256((tmp_path / "m.tar.gz").read_bytes()).hexdigest()[:16]
+    assert [path.name for path in (tmp_path / "mine" / "modules").iterdir()] == [digest]
+    # A copy that was damaged since is unpacked again.
+    flip_a_bit(tmp_path / "mine" / "modules" / digest / DATA)
+    assert open_backbone(address, image_size=4, cache_dir=mine).fingerprint in digests
+    assert not cache.exists()
+
+
+def test_an_archive_of_something_else_says_so(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "readme.txt").write_text("no module")
+    (tmp_path / "m.tar.gz").write_bytes(pack(tmp_path / "a"))
+    line = f"^--backbone=hub:{tmp_path}/m.tar.gz: {tmp_path}/m.tar.gz is not a whole SavedModel: saved_model"
+    with pytest.raises(TrainerError, match=line):
+        open_backbone(f"hub:{tmp_path}/m.tar.gz", cache_dir=str(tmp_path / "mine"))
+    (tmp_path / "notes.txt").write_text("no archive")
+    with pytest.raises(
+        TrainerError, match=r"notes.txt is damaged or no .tgz, .tar or .zip: .*give another --backbone"
+    ):
+        open_backbone(f"hub:{tmp_path}/notes.txt", cache_dir=str(tmp_path / "mine"))
+
+
+@pytest.mark.parametrize("scheme", ["hub", "savedmodel"])
+@pytest.mark.parametrize("name", ["m.keras", "m.h5", "weights"])
+def test_files_of_keras_say_what_is_meant(tmp_path, scheme, name):
+    model = tf_keras.Sequential([tf_keras.layers.Dense(2, input_shape=(3,))])
+    model.save(tmp_path / ("m.h5" if name == "weights" else name))
+    path = tmp_path / name
+    if name == "weights":
+        (tmp_path / "m.h5").rename(path)
+    with pytest.raises(
+        UsageError, match=f"^--backbone={scheme}:{path}: {name} is a file of Keras, "
+    ) as caught:
+        open_backbone(f"{scheme}:{path}")
+    assert f"--backbone=keras:NAME --weights={path}" in str(caught.value)
+
+
+def test_the_graph_of_a_saved_model_is_no_module(tmp_path):
+    folder = save_tiny(tmp_path / "tiny")
+    with pytest.raises(UsageError, match=f"give the folder of the SavedModel, {folder}$"):
+        open_backbone(f"hub:{folder}/saved_model.pb")
+
+
+@pytest.mark.parametrize("framework", ["tensorFlow2", "TensorFlow2", "tensorflow1"])
+def test_kaggle_handles_are_addresses(monkeypatch, framework):
+    asked = []
+    monkeypatch.setattr(
+        hub_cache, "fetched_folder", lambda handle, cache_dir: asked.append(handle) or Path("x")
+    )
+    module_folder(f"google/mobilenet-v2/{framework}/100-224-feature-vector/2", flag="--backbone=hub:x")
+    of = f"TensorFlow{framework[-1]}"
+    assert asked == [f"https://www.kaggle.com/models/google/mobilenet-v2/{of}/100-224-feature-vector/2"]
+
+
+@pytest.mark.parametrize(
+    ("rest", "reason"),
+    [
+        (
+            "google/mobilenet-v2/tensorFlow2/100-224-feature-vector",
+            "add the version of the model, as in hub:google/",
+        ),
+        ("google/gemma/pyTorch/2b/1", "a model of Kaggle for pyTorch; expected one for TensorFlow2"),
+        ("google/nowhere", "there is no folder or archive .*/google/nowhere"),
+    ],
+)
+def test_handles_that_name_no_saved_model(rest, reason):
+    with pytest.raises(TrainerError, match=f"^--backbone=hub:{rest}: {reason}"):
+        open_backbone(f"hub:{rest}")
 
 
 def cut(path, share=0.5):
@@ -197,52 +321,48 @@ def test_damaged_cache_is_fetched_again(cache, server, packed, damage, caplog):
         open_backbone(f"hub:{server.handle}", image_size=4)
 
 
-def left_by(cache, handle, lock=None):
-    """Makes what a download leaves behind that is killed; returns its files and folders, the lock first."""
-    cache.mkdir()
-    folder = folder_of(cache, handle)
-    left = [folder.with_name(folder.name + end) for end in (".lock", ".0a1b.tmp", ".descriptor.txt.tmp0a1b")]
-    left[1].mkdir()
+def test_what_a_killed_download_left_is_removed(cache, server, packed):
+    key = folder_of(cache, server.handle).name[:16]
+    left = [cache / f".part-{key}-x", cache / f".unpacking-{key}-x", cache / ".part-0123456789abcdef-x"]
+    left[1].mkdir(parents=True)
     (left[1] / "saved_model.pb").write_bytes(b"half")
-    left[2].write_bytes(b"")
-    if lock is not None:
-        left[0].write_text(lock)
-    return left
-
-
-@pytest.mark.parametrize("whose", ["a dead process", "this process", "nobody", "half", "empty"])
-def test_what_a_killed_download_left_is_removed(cache, server, packed, whose):
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    host = socket.gethostname()
-    # A number may be given again: that of this process is never that of another download.
-    locks = {"a dead process": f"{host}.{dead.pid}.0a1b", "this process": f"{host}.{os.getpid()}.0a1b"}
-    locks |= {"half": host[:3], "empty": ""}
-    left = left_by(cache, server.handle, locks.get(whose))
+    for path in (left[0], left[2]):
+        path.write_bytes(b"half")
     server.body = packed
-    open_backbone(f"hub:{server.handle}", image_size=4)  # Would wait 10 minutes.
-    assert [path for path in left if path.exists()] == []
-
-
-@pytest.mark.parametrize("whose", ["of a living process", "of another machine"])
-def test_what_another_download_is_at_stays(cache, server, packed, monkeypatch, caplog, whose):
-    owner = f"{socket.gethostname()}.1" if "living" in whose else "elsewhere.example.com.7"
-    left = left_by(cache, server.handle, f"{owner}.0a1b")
-    waited = []
-
-    def done(handle, lock, timeout_secs):
-        waited.append([path for path in left if path.exists()])
-        left[0].unlink()
-
-    monkeypatch.setattr(tensorflow_hub.resolver, "_wait_for_lock_to_disappear", done)
-    server.body = packed
-    with caplog.at_level("WARNING", "trainer"):
+    with file_lock(cache / "0123456789abcdef.lock"):  # Another module, which somebody is at.
         open_backbone(f"hub:{server.handle}", image_size=4)
-    assert waited == [left]
-    host, _, pid = owner.rpartition(".")
+        assert [path for path in left if path.exists()] == [left[2]]
+
+
+def test_what_tensorflow_hub_itself_is_at_stays(cache, server, packed):
+    """Another program may fetch the same module: both put it in place in one step."""
+    folder = folder_of(cache, server.handle)
+    theirs = [folder.with_name(f"{folder.name}{end}") for end in (".lock", ".0a1b.tmp")]
+    theirs[1].mkdir(parents=True)
+    theirs[0].write_text("elsewhere.7.0a1b")
+    server.body = packed
+    open_backbone(f"hub:{server.handle}", image_size=4)
+    assert [path.exists() for path in theirs] == [True, True]
+
+
+def test_one_who_comes_second_waits_and_finds_it_there(cache, server, packed):
+    server.body = packed
+    with ThreadPoolExecutor(3) as pool:
+        found = set(pool.map(fetched_folder, [server.handle] * 3))
+    assert found == {folder_of(cache, server.handle)}
+    assert len(server.paths) == 1
+
+
+def test_tensorflow_hub_finds_what_was_fetched(cache, server, packed, monkeypatch):
+    server.body = packed
+    folder = fetched_folder(server.handle)
+    assert tensorflow_hub.resolve(server.handle) == str(folder)
     assert (
-        f"process {pid} on {host} seems to be fetching this module: waiting; remove {left[0]}" in caplog.text
+        folder.with_name(folder.name + ".descriptor.txt")
+        .read_text()
+        .startswith(f"Module: {server.handle}\nDownload Time: ")
     )
+    assert len(server.paths) == 1
 
 
 def test_a_file_in_place_of_the_module(cache, server, packed):

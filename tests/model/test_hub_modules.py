@@ -188,7 +188,7 @@ def test_two_inputs_do_not_fit(tmp_path):
 
 def test_wrong_folders(tmp_path, open_folder):
     for scheme in ("hub", "savedmodel"):
-        with pytest.raises(TrainerError, match=f"{scheme}:.*no folder .*/nowhere"):
+        with pytest.raises(TrainerError, match=f"{scheme}:.*no folder or archive .*/nowhere"):
             open_backbone(f"{scheme}:{tmp_path}/nowhere")
         with pytest.raises(TrainerError, match=r"not a whole SavedModel: saved_model.pb is missing"):
             open_backbone(f"{scheme}:{tmp_path}")
@@ -196,7 +196,9 @@ def test_wrong_folders(tmp_path, open_folder):
     (folder / "assets" / "names.txt").unlink()
     with pytest.raises(TrainerError, match=r"not a whole SavedModel: assets/names.txt is missing$"):
         open_backbone(f"hub:{folder}")
-    with pytest.raises(UsageError, match=r"^--backbone=hub:gs://b/m: expected a folder, or an address that "):
+    with pytest.raises(
+        UsageError, match=r"^--backbone=hub:gs://b/m: expected a folder, an archive, or an address that "
+    ):
         open_backbone("hub:gs://b/m")
 
 

@@ -1,6 +1,5 @@
 """`archive:PATH_OR_URL`: a .tgz, .tar or .zip of class folders, unpacked once and read as a folder."""
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -11,13 +10,14 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
+from trainer.archives.unpack import BadArchiveError, remove_left_overs, unpack
 from trainer.caches import cache_root
-from trainer.data.download import download
 from trainer.data.encoded import DEFAULT_BUDGET_BYTES
-from trainer.data.file_lock import file_lock
 from trainer.data.folder import FolderSource, open_folder
-from trainer.data.unpack import UNPACKING_PREFIX, BadArchiveError, unpack
-from trainer.files import PART_PREFIX, write_json
+from trainer.downloads import download
+from trainer.file_lock import file_lock
+from trainer.files import write_json
+from trainer.network import NetworkError
 from trainer.values import TrainerError, UsageError
 
 # SHA-256 by address, without its scheme.
@@ -27,10 +27,6 @@ KNOWN_CHECKSUMS = {
         "4c54ace7911aaffe13a365c34f650e71dd5bf1be0a58b464e5a7183e3e595d9c"
     ),
 }
-# What a process that died left behind. The groups are the keys, under whose locks it was made.
-_LEFT_OVER = re.compile(
-    rf"(?:{re.escape(PART_PREFIX)}|{re.escape(UNPACKING_PREFIX)})([0-9a-f]{{16}})-.*|([0-9a-f]{{16}})\.lock"
-)
 _log = logging.getLogger("trainer")
 
 
@@ -63,7 +59,7 @@ def open_archive(
         url = urllib.parse.urlsplit(address)
     except ValueError as error:
         raise UsageError(f"--source={name}: {address} is no address: {error}") from None
-    _remove_left_overs(cache)
+    remove_left_overs(cache)
     if url.scheme in ("http", "https"):
         return _open_url(address, name=name, checksum=checksum, cache=cache, budget_bytes=budget_bytes)
     if url.scheme == "file":
@@ -92,7 +88,7 @@ def _open_url(url: str, *, name: str, checksum: str, cache: Path, budget_bytes: 
         expected = checksum or known or _remembered(record)
         fresh = not archive.exists()
         if fresh:
-            download(url, archive, name=name, key=key)
+            _download(url, archive, name=name, key=key)
         what = f"the archive from {url}" if fresh else str(archive)
         try:
             sha256 = _digest(archive, name=name)
@@ -115,6 +111,17 @@ def _open_url(url: str, *, name: str, checksum: str, cache: Path, budget_bytes: 
         return source
 
 
+def _download(url: str, archive: Path, *, name: str, key: str) -> None:
+    try:
+        download(url, archive, flag=f"--source={name}", key=key)
+    except NetworkError as error:
+        raise TrainerError(
+            f"--source={name}: could not download {url}: {error}. Ways out: correct the address, download it "
+            "by hand and give --source=archive:PATH, or point --cache_dir to the cache folder of a machine "
+            "that has it"
+        ) from None
+
+
 def _open_file(
     archive: Path, sha256: str, *, name: str, what: str, cache: Path, budget_bytes: int
 ) -> FolderSource:
@@ -125,7 +132,14 @@ def _open_file(
         with file_lock(cache / f"{key}.lock", waiting_for=name):
             if not folder.is_dir():
                 _log.info("%s: unpacking %s to %s", name, archive, folder)
-                unpack(archive, folder, name=name, what=what, key=key)
+                unpack(
+                    archive,
+                    folder,
+                    flag=f"--source={name}",
+                    by_hand="--source=folder:PATH",
+                    what=what,
+                    key=key,
+                )
                 try:
                     return _listed(folder, name=name, budget_bytes=budget_bytes)
                 except BadArchiveError as error:
@@ -152,19 +166,6 @@ def _make(cache: Path, *, name: str) -> None:
         raise TrainerError(
             f"--source={name}: cannot make {cache}: {error.strerror}; set --cache_dir"
         ) from None
-
-
-def _remove_left_overs(cache: Path) -> None:
-    """Removes what downloads and unpackings left that were killed; not what others are at."""
-    # Nobody need be able to write here, or to list it.
-    with contextlib.suppress(OSError):
-        for path in cache.iterdir():
-            if match := _LEFT_OVER.fullmatch(path.name):
-                with file_lock(cache / f"{match[1] or match[2]}.lock", wait=False) as dead:
-                    if dead and path.is_dir():
-                        shutil.rmtree(path, ignore_errors=True)
-                    elif dead and match[1]:
-                        path.unlink(missing_ok=True)
 
 
 def _digest(archive: Path, *, name: str) -> str:

@@ -31,7 +31,7 @@ from trainer.data.feature_entry import (
     read_entry,
     write_entry,
 )
-from trainer.data.file_lock import file_lock
+from trainer.file_lock import file_lock
 from trainer.files import sync
 
 __all__ = ["Entry", "FeatureCacheError", "FeatureStore", "StoredFeatures"]

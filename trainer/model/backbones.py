@@ -95,14 +95,13 @@ def open_backbone(
         raise UsageError(f"--value_range: {address} has its own; only hub: and savedmodel: leave it open")
     # Imported on demand: each needs only some of tensorflow_hub and tf_keras.
     if is_module:
-        from trainer.model.hub_cache import fetched_folder, is_remote, local_folder
+        from trainer.model.hub_cache import module_folder
         from trainer.model.hub_modules import HubBackbone
         from trainer.model.published_sizes import published_size
 
-        if scheme == "hub" and is_remote(rest):
-            folder = fetched_folder(rest, cache_dir=cache_dir)
-        else:
-            folder = local_folder(rest, flag=f"--backbone={address}")
+        folder = module_folder(
+            rest, flag=f"--backbone={address}", cache_dir=cache_dir, remote=scheme == "hub"
+        )
         return HubBackbone(
             address,
             folder,

@@ -1,72 +1,152 @@
-"""From a hub handle or a local path to a whole SavedModel folder on this machine."""
+"""From a hub handle, a folder or an archive to a whole SavedModel folder on this machine."""
 
 import contextlib
-import errno
+import datetime
 import hashlib
 import logging
 import os
 import re
-import shutil
 import socket
-import tarfile
-import urllib.request
+import ssl
+import urllib.parse
 from pathlib import Path
 
-import tensorflow as tf
-from tensorflow_hub.compressed_module_resolver import HttpCompressedFileResolver
-
-from trainer.caches import hub_cache_root
-from trainer.files import require_room
-from trainer.model.saved_models import find_defect, first_line, move_aside
-from trainer.network import Coming, NetworkError, open_url
+from trainer.archives.unpack import BadArchiveError, remove_left_overs, unpack
+from trainer.caches import cache_root, hub_cache_root
+from trainer.downloads import download
+from trainer.file_lock import file_lock
+from trainer.files import PART_PREFIX, write_text
+from trainer.model.saved_models import find_defect, move_aside
+from trainer.network import NetworkError
 from trainer.values import TrainerError, UsageError
 
 logger = logging.getLogger("trainer")
 
-
-class _Resolver(HttpCompressedFileResolver):
-    """TensorFlow Hub's downloader, through our door to the network: it sets no limit to its patience."""
-
-    def __init__(self, root: Path):
-        super().__init__()
-        self._root = root
-
-    def _call_urlopen(self, request: str | urllib.request.Request) -> Coming:
-        coming = open_url(request, context=self._context)
-        require_room(self._root, coming.size or 0, what="the module")
-        return coming
+BY_HAND = "--backbone=hub:/folder/of/it"
+# TensorFlow Hub's mirror in China has no page for each module, only the archives.
+_CHINA, _ARCHIVES_IN_CHINA = (
+    "https://hub.tensorflow.google.cn/",
+    "https://gcs.tensorflow.google.cn/tfhub-modules/%s.tar.gz",
+)
+# What kagglehub calls a model of Kaggle: OWNER/MODEL/FRAMEWORK/VARIATION[/VERSION].
+_KAGGLE_HANDLE = re.compile(
+    r"(?P<model>[\w-]+/[\w.-]+)/(?P<framework>tensorflow[12]|tf-?lite|tfjs|keras|pytorch|jax|flax|transformers"
+    r"|other)/(?P<variation>[\w.-]+)(?P<version>/\d+)?",
+    re.IGNORECASE,
+)
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 def is_remote(handle: str) -> bool:
     return handle.startswith(("https://", "http://"))
 
 
-def local_folder(path: str, *, flag: str) -> Path:
-    """Returns the folder of a local SavedModel.
+def module_folder(handle: str, *, flag: str, cache_dir: str = "", remote: bool = True) -> Path:
+    """Returns the folder of a whole SavedModel.
 
     Args:
-      path: as the user gave it; `~` is expanded.
-      flag: what the user wrote, for the message.
+      handle: an address, a Kaggle handle such as google/mobilenet-v2/tensorFlow2/NAME/2, a folder, or an
+        archive of one; `~` is expanded.
+      flag: what the user wrote, for messages.
+      cache_dir: the value of --cache_dir.
+      remote: whether addresses and Kaggle handles are meant, too.
 
     Raises:
-      UsageError: it is an address that cannot be fetched from.
-      TrainerError: there is no such folder, or no whole SavedModel in it.
+      UsageError: it is of a kind that holds no SavedModel.
+      TrainerError: it cannot be had; the message says what was tried and the ways out.
     """
-    if "://" in path:
-        raise UsageError(f"{flag}: expected a folder, or an address that begins with http:// or https://")
-    folder = Path(os.path.expanduser(path))
-    if not folder.is_dir():
-        raise TrainerError(f"{flag}: there is no folder {folder.absolute()}")
-    defect = find_defect(folder)
+    if is_remote(handle):
+        if not remote:
+            raise UsageError(
+                f"{flag}: expected a folder or an archive; of an address, --backbone=hub:{handle}"
+            )
+        return fetched_folder(handle, cache_dir=cache_dir)
+    if "://" in handle:
+        raise UsageError(
+            f"{flag}: expected a folder, an archive, or an address that begins with http:// or https://"
+        )
+    path = Path(os.path.expanduser(handle))
+    if remote and not path.exists() and (address := _kaggle_address(handle, flag=flag)):
+        logger.info("%s: a model of Kaggle, %s", handle, address)
+        return fetched_folder(address, cache_dir=cache_dir)
+    if path.is_file():
+        _check_kind(path, flag=flag)
+        return _unpacked_folder(path, flag=flag, cache_dir=cache_dir)
+    if not path.is_dir():
+        raise TrainerError(f"{flag}: there is no folder or archive {path.absolute()}")
+    defect = find_defect(path)
     if defect:
-        raise TrainerError(f"{flag}: {folder.absolute()} is not a whole SavedModel: {defect}")
+        raise TrainerError(f"{flag}: {path.absolute()} is not a whole SavedModel: {defect}")
+    return path
+
+
+def _kaggle_address(handle: str, *, flag: str) -> str:
+    """Returns the address of what kagglehub would call by `handle`; '' where it is no such name.
+
+    Raises:
+      UsageError: the model is of another framework, or of no version.
+    """
+    match = _KAGGLE_HANDLE.fullmatch(handle.strip("/"))
+    if not match:
+        return ""
+    if not match["framework"].lower().startswith("tensorflow"):
+        raise UsageError(
+            f"{flag}: a model of Kaggle for {match['framework']}; expected one for TensorFlow2, which is a "
+            "SavedModel"
+        )
+    if not match["version"]:
+        raise UsageError(f"{flag}: add the version of the model, as in hub:{handle.strip('/')}/1")
+    framework = "TensorFlow" + match["framework"][-1]
+    return (
+        f"https://www.kaggle.com/models/{match['model']}/{framework}/{match['variation']}{match['version']}"
+    )
+
+
+def _check_kind(path: Path, *, flag: str) -> None:
+    """Looks into a file that was given as a module.
+
+    Raises:
+      UsageError: it is a model of Keras, or the graph inside a SavedModel.
+    """
+    try:
+        with open(path, "rb") as file:
+            is_hdf5 = file.read(len(_HDF5)) == _HDF5
+    except OSError as error:
+        raise TrainerError(f"{flag}: cannot read {path.absolute()}: {error.strerror}") from None
+    if is_hdf5 or path.suffix.lower() in (".keras", ".h5", ".hdf5"):
+        raise UsageError(
+            f"{flag}: {path.name} is a file of Keras, not a SavedModel. If it holds weights of a network "
+            f"that Keras knows, use --backbone=keras:NAME --weights={path}. If it holds a whole model, save "
+            "that as a folder (tf_keras: model.save('folder'); Keras 3: model.export('folder')) and give the "
+            "folder"
+        )
+    if path.name == "saved_model.pb":
+        raise UsageError(f"{flag}: give the folder of the SavedModel, {path.absolute().parent}")
+
+
+def _unpacked_folder(archive: Path, *, flag: str, cache_dir: str) -> Path:
+    """Returns the SavedModel in an archive of this machine, unpacked once below the cache."""
+    try:
+        with open(archive, "rb") as file:
+            key = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise TrainerError(f"{flag}: cannot read {archive.absolute()}: {error.strerror}") from None
+    root = cache_root(cache_dir) / "modules"
+    folder = root / key
+    _make(root, flag=flag)
+    remove_left_overs(root)
+    with file_lock(root / f"{key}.lock", waiting_for=str(archive)):
+        if not _is_whole(folder, name=str(archive)):
+            logger.info("%s: unpacking to %s", archive, folder)
+            _unpack(archive, folder, flag=flag, what=str(archive.absolute()), key=key)
     return folder
 
 
 def fetched_folder(handle: str, *, cache_dir: str = "") -> Path:
     """Returns the cached copy of a module, fetched where there is none or a damaged one.
 
-    The cache is that of TensorFlow Hub: `sha1(handle)` under $TFHUB_CACHE_DIR, which this sets.
+    The cache is that of TensorFlow Hub: `sha1(handle)` under $TFHUB_CACHE_DIR, which this sets. Its own
+    downloader is not used: it unpacks without limits, and waits without.
 
     Args:
       handle: an address such as https://tfhub.dev/google/imagenet/inception_v3/feature_vector/4.
@@ -79,97 +159,93 @@ def fetched_folder(handle: str, *, cache_dir: str = "") -> Path:
     handle = handle.rstrip("/")
     root = hub_cache_root(cache_dir)
     os.environ["TFHUB_CACHE_DIR"] = str(root)
-    folder = root / hashlib.sha1(handle.encode()).hexdigest()
-    # TensorFlow Hub takes any folder that is not empty for a whole one.
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        defect = find_defect(folder)
-        if not defect:
-            logger.info("%s: cached in %s", handle, folder)
-            return folder
-        aside = move_aside(folder)
-        logger.warning(
-            "%s: the cached copy is damaged (%s); moved to %s, fetching again", handle, defect, aside
-        )
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainerError(
-            f"--backbone=hub:{handle}: cannot make {root}: {error.strerror}; set --cache_dir"
-        ) from None
-    _remove_left_overs(folder)
-    logger.info("fetching %s into %s", handle, folder)
-    try:
-        _Resolver(root)(handle)
-    except NetworkError as error:
-        raise TrainerError(_no_module(handle, folder, str(error))) from None
-    except TrainerError as error:  # Too little room.
-        raise TrainerError(f"--backbone=hub:{handle}: {error}; make room there, or set --cache_dir") from None
-    except Exception as error:  # zlib, tarfile and tf.errors each raise their own.
-        if _is_of_disk(error):
-            raise TrainerError(
-                f"--backbone=hub:{handle}: cannot write to {root}: {first_line(error)}; set --cache_dir"
-            ) from error
-        raise TrainerError(_no_module(handle, folder, _describe(error))) from error
-    defect = find_defect(folder)
-    if defect:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.with_name(folder.name + ".descriptor.txt").unlink(missing_ok=True)
-        raise TrainerError(_no_module(handle, folder, f"what came is not a whole SavedModel: {defect}"))
+    sha1 = hashlib.sha1(handle.encode()).hexdigest()
+    folder = root / sha1
+    if folder.is_dir() and not find_defect(folder):
+        logger.info("%s: cached in %s", handle, folder)
+        return folder
+    _make(root, flag=f"--backbone=hub:{handle}")
+    key = sha1[:16]
+    remove_left_overs(root)
+    # Not under the name of TensorFlow Hub's own lock: whoever uses that may be at work, and as both put
+    # their folder in place in one step, neither harms the other.
+    with file_lock(root / f"{key}.lock", waiting_for=handle):
+        if not _is_whole(folder, name=handle):
+            logger.info("fetching %s into %s", handle, folder)
+            _fetch(handle, folder, key=key)
     return folder
 
 
-def _is_of_disk(error: Exception) -> bool:
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOSPC
-    return isinstance(error, tf.errors.ResourceExhaustedError | tf.errors.PermissionDeniedError)
+def _is_whole(folder: Path, *, name: str) -> bool:
+    """Returns whether a module is there; a damaged one is moved aside, with a warning."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    defect = find_defect(folder)
+    if defect:
+        aside = move_aside(folder)
+        logger.warning(
+            "%s: the cached copy is damaged (%s); moved to %s, getting it again", name, defect, aside
+        )
+    return not defect
 
 
-def _describe(error: Exception) -> str:
-    if isinstance(error.__context__, tarfile.ReadError):
-        return f"what came is no .tar.gz of a module: {first_line(error.__context__)}"
-    if isinstance(error, EOFError):
-        return "what came is no whole .tar.gz"
-    return first_line(error)
-
-
-def _no_module(handle: str, folder: Path, reason: str) -> str:
-    return (
-        f"--backbone=hub:{handle}: cannot get it ({reason}), and it is not cached in {folder}. Ways out: (1) "
-        "correct the address; (2) run once where there is network and copy the cache folder here, or name it "
-        "with --cache_dir or $TFHUB_CACHE_DIR; (3) download and unpack the module, from Kaggle Models by "
-        "browser or kagglehub, and use --backbone=hub:/folder/of/it; (4) --backbone=efficientnet_lite0 needs "
-        "no network"
-    )
-
-
-def _remove_left_overs(folder: Path) -> None:
-    """Removes what downloads of a module left behind that were killed on this machine.
-
-    TensorFlow Hub would wait 10 minutes for their lock.
-    """
-    # Before the lock is looked at: whoever is downloading has locked first, and unlocks last.
-    unfinished = list(folder.parent.glob(f"{folder.name}.*tmp*"))
-    lock = folder.with_name(folder.name + ".lock")
+def _fetch(handle: str, folder: Path, *, key: str) -> None:
+    flag = f"--backbone=hub:{handle}"
+    archive = folder.with_name(f"{PART_PREFIX}{key}-archive")
+    try:
+        download(_archive_address(handle), archive, flag=flag, what="the module", key=key, context=_context())
+        _unpack(archive, folder, flag=flag, what="what came", key=key)
+    except (NetworkError, BadArchiveError) as error:
+        reason = str(error).removeprefix(f"{flag}: ")
+        raise TrainerError(
+            f"{flag}: cannot get it ({reason}), and it is not cached in {folder}. Ways out: (1) correct the "
+            "address; (2) run once where there is network and copy the cache folder here, or name it with "
+            "--cache_dir or $TFHUB_CACHE_DIR; (3) download the module, from Kaggle Models by browser or "
+            f"kagglehub, and use {BY_HAND}, or of the .tar.gz; (4) --backbone=efficientnet_lite0 needs no "
+            "network"
+        ) from None
+    finally:
+        archive.unlink(missing_ok=True)
+    told = f"Module: {handle}\nDownload Time: {datetime.datetime.today()}\nDownloader Hostname: "
+    # Nobody reads it but people who wonder what the folder is.
     with contextlib.suppress(OSError):
-        if lock.exists():
-            # What is no lock of theirs was cut short by a crash of the machine.
-            match = re.fullmatch(r"(.+)\.(\d+)\.\w+", lock.read_text(errors="replace"))
-            if match and not _is_gone(match[1], int(match[2])):
-                logger.warning(
-                    "process %s on %s seems to be fetching this module: waiting; remove %s if it is not",
-                    match[2], match[1], lock,
-                )  # fmt: skip
-                return
-            logger.warning("removing what a download that was broken off left behind: %s", lock)
-        for path in unfinished:
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-        lock.unlink(missing_ok=True)
+        write_text(
+            folder.with_name(f"{folder.name}.descriptor.txt"),
+            f"{told}{socket.gethostname()} (PID:{os.getpid()})",
+        )
 
 
-def _is_gone(host: str, pid: int) -> bool:
-    # In a container that was started again, a process has often the number of its predecessor.
-    return (
-        host == socket.gethostname()
-        and Path("/proc/self").exists()
-        and (pid == os.getpid() or not Path(f"/proc/{pid}").exists())
-    )
+def _archive_address(handle: str) -> str:
+    """Returns the address at which a hub sends a module as .tar.gz."""
+    if handle.startswith(_CHINA):
+        return _ARCHIVES_IN_CHINA % handle.removeprefix(_CHINA)
+    parts = urllib.parse.urlsplit(handle)
+    query = urllib.parse.urlencode([*urllib.parse.parse_qsl(parts.query), ("tf-hub-format", "compressed")])
+    return urllib.parse.urlunsplit(parts._replace(query=query))
+
+
+def _context() -> ssl.SSLContext:
+    """Returns how certificates are checked: not at all where TensorFlow Hub would not, either."""
+    context = ssl.create_default_context()
+    if os.environ.get("TFHUB_DISABLE_CERT_VALIDATION") == "true":
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _unpack(archive: Path, folder: Path, *, flag: str, what: str, key: str) -> None:
+    def module_in(unpacked: Path) -> Path:
+        inner = list(unpacked.iterdir())
+        found = inner[0] if len(inner) == 1 and inner[0].is_dir() else unpacked
+        if defect := find_defect(found):
+            raise BadArchiveError(f"{flag}: {what} is not a whole SavedModel: {defect}")
+        return found
+
+    unpack(archive, folder, flag=flag, by_hand=BY_HAND, what=what, key=key, check=module_in)
+
+
+def _make(root: Path, *, flag: str) -> None:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainerError(f"{flag}: cannot make {root}: {error.strerror}; set --cache_dir") from None

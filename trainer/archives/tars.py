@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from trainer.data.packed import Contents, Tree, UnsafeError, check_size, is_hidden, shown
+from trainer.archives.packed import Contents, Tree, UnsafeError, check_size, is_hidden, shown
 
 # Also the longest header that is read: tarfile searches headers in a time that is quadratic.
 _CHUNK = 1 << 15

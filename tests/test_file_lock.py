@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from trainer.data import file_lock as module
-from trainer.data.file_lock import file_lock
+from trainer import file_lock as module
+from trainer.file_lock import file_lock
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.data.trees import FILES, add, write_tgz, write_zip
-from trainer.data import packed as packed_module
-from trainer.data import unpack
+from trainer.archives import packed as packed_module
+from trainer.archives import unpack
 from trainer.data.sources import SourceOptions, open_source
 from trainer.values import TrainerError
 
@@ -235,6 +235,37 @@ def test_bombs_are_refused_before_anything_is_written(tmp_path, options, monkeyp
     monkeypatch.setattr(packed_module, "FREE_BYTES", 10**9)
     monkeypatch.setattr(packed_module, "MAX_FILES", 1)
     assert_not_unpacked(path, options, "it holds more than 1 files")
+
+
+@pytest.mark.parametrize("write", [write_tgz, write_zip])
+def test_an_archive_exchanged_while_it_is_read_writes_no_more_than_was_looked_through(
+    tmp_path, options, monkeypatch, write
+):
+    path = write(tmp_path / "x", {"a/1.jpg": bytes(1000), "b/1.jpg": bytes(10)})
+    large = write(tmp_path / "large", {"a/1.jpg": bytes(10**6), "b/1.jpg": bytes(10)}).read_bytes()
+    for kind in ("tar", "zip"):
+        name = f"look_through_{kind}"
+        look_through = getattr(unpack, name)
+
+        def exchange(archive, look_through=look_through):
+            contents = look_through(archive)
+            archive.write_bytes(large)
+            return contents
+
+        monkeypatch.setattr(unpack, name, exchange)
+    most = []
+    write_file = unpack._write
+
+    def watched(folder, first, chunks, *, limit_bytes):
+        try:
+            return write_file(folder, first, chunks, limit_bytes=limit_bytes)
+        finally:
+            most.append((folder / first).stat().st_size)
+
+    monkeypatch.setattr(unpack, "_write", watched)
+    name = ("flower_photos/" if write is write_tgz else "") + "a/1.jpg"
+    assert_not_unpacked(path, options, f"'{name}' is larger than the archive says")
+    assert max(most) <= 1010
 
 
 def test_copies_count(tmp_path, options, monkeypatch):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
-from trainer.data.packed import Contents, Tree, UnsafeError, check_size, is_hidden, shown
+from trainer.archives.packed import Contents, Tree, UnsafeError, check_size, is_hidden, shown
 
 _CHUNK = 1 << 20
 _IS_ENCRYPTED = 1
