@@ -2,7 +2,6 @@
 
 import ast
 import functools
-import shutil
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
@@ -115,9 +114,9 @@ STILL_TOO_LARGE = {
 }
 
 
-def module_name(path: Path, root: Path) -> str:
-    """Returns e.g. 'loop.hooks' for trainer/loop/hooks.py; '' for trainer/__init__.py."""
-    parts = path.relative_to(root).with_suffix("").parts
+def module_name(file: str) -> str:
+    """Returns e.g. 'loop.hooks' for loop/hooks.py; '' for __init__.py."""
+    parts = Path(file).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
@@ -125,20 +124,20 @@ def room_of(module: str) -> str:
     return module.split(".")[0] or "__init__"
 
 
-def imports(path: Path, root: Path, modules: set[str]) -> tuple[set[str], set[str]]:
+def imports(file: str, text: str, modules: set[str]) -> tuple[set[str], set[str]]:
     """Returns the modules of trainer that a file imports: anywhere in it, and when it is itself imported.
 
     Args:
-      path: the file.
-      root: the folder trainer.
-      modules: all of `root`, as `module_name` gives them.
+      file: from trainer/ on.
+      text: of the file.
+      modules: all there are, as `module_name` gives them.
     """
     anywhere, at_once = set(), set()
-    for node, nested in _import_statements(path.read_text()):
+    for node, nested in _import_statements(text):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         else:
-            base = _absolute(node, path, root)
+            base = _absolute(node, file)
             # What is imported may be a module or a name in one.
             names = [f"{base}.{alias.name}" for alias in node.names]
             names = [n if n.removeprefix("trainer.") in modules else base for n in names]
@@ -164,10 +163,10 @@ def _nodes(tree: ast.AST, nested: bool):
         yield from _nodes(node, nested or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
 
 
-def _absolute(node: ast.ImportFrom, path: Path, root: Path) -> str:
+def _absolute(node: ast.ImportFrom, file: str) -> str:
     if not node.level:
         return node.module or ""
-    package = path.relative_to(root.parent).parts[: -node.level]
+    package = ("trainer", *Path(file).parts)[: -node.level]
     return ".".join([*package, *([node.module] if node.module else [])])
 
 
@@ -213,18 +212,24 @@ def too_large(text: str) -> dict[str, str]:
     return found
 
 
-def violations(root: Path) -> list[str]:
-    """Returns what breaks the rules in a tree of trainer/, a line each."""
+@functools.cache
+def texts() -> dict[str, str]:
+    """Returns {file, from trainer/ on: its text}."""
+    return {path.relative_to(TRAINER).as_posix(): path.read_text() for path in sorted(TRAINER.rglob("*.py"))}
+
+
+def violations(files: dict[str, str]) -> list[str]:
+    """Returns what breaks the rules in a tree of {file: text}, a line each."""
     found = []
     graph: dict[str, set[str]] = {}
-    modules = {module_name(path, root) for path in root.rglob("*.py")}
-    for path in sorted(root.rglob("*.py")):
-        file, module = path.relative_to(root).as_posix(), module_name(path, root)
+    modules = {module_name(file) for file in files}
+    for file, text in files.items():
+        module = module_name(file)
         room = room_of(module)
         if room not in ALLOWED:
             found.append(f"{file}: {room} is in no room of the table")
             continue
-        anywhere, at_once = imports(path, root, modules)
+        anywhere, at_once = imports(file, text, modules)
         for imported in sorted(anywhere):
             on_demand = ON_DEMAND.get(room, set()) if imported not in at_once else set()
             if room_of(imported) not in {room, *ALLOWED[room], *on_demand}:
@@ -235,12 +240,12 @@ def violations(root: Path) -> list[str]:
         graph[module] = at_once - {module}
         found += [
             f"{file}: {thing} belongs only in {', '.join(sorted(ONLY_IN[thing])) or 'no file'}"
-            for thing in sorted(named(path.read_text()))
+            for thing in sorted(named(text))
             if file not in ONLY_IN[thing]
         ]
         found += [
             f"{file}: {name} has {size}"
-            for name, size in sorted(too_large(path.read_text()).items())
+            for name, size in sorted(too_large(text).items())
             if f"{file}:{name}" not in STILL_TOO_LARGE
         ]
     try:
@@ -251,22 +256,18 @@ def violations(root: Path) -> list[str]:
 
 
 def test_the_rules_are_kept():
-    assert violations(TRAINER) == []
+    assert violations(texts()) == []
 
 
 def test_the_table_has_no_circle_and_no_room_that_is_not_there():
     TopologicalSorter({room: allowed - {room} for room, allowed in ALLOWED.items()}).prepare()
-    assert set(ALLOWED) == {room_of(module_name(path, TRAINER)) for path in TRAINER.rglob("*.py")}
+    assert set(ALLOWED) == {room_of(module_name(file)) for file in texts()}
     for file in set().union(*ONLY_IN.values()):
         assert (TRAINER / file).is_file()
 
 
 def test_no_exception_from_the_size_of_functions_is_left_over():
-    large = {
-        f"{path.relative_to(TRAINER).as_posix()}:{name}"
-        for path in TRAINER.rglob("*.py")
-        for name in too_large(path.read_text())
-    }
+    large = {f"{file}:{name}" for file, text in texts().items() for name in too_large(text)}
     assert large == STILL_TOO_LARGE
 
 
@@ -340,12 +341,9 @@ WRONG = {
 @pytest.mark.parametrize(
     ("file", "text", "message"), [(file, *case) for file, cases in WRONG.items() for case in cases]
 )
-def test_a_broken_rule_is_noticed(file, text, message, tmp_path):
-    tree = tmp_path / "trainer"
-    shutil.copytree(TRAINER, tree, ignore=shutil.ignore_patterns("__pycache__"))
-    with open(tree / file, "a") as out:
-        out.write(f"\n{text}\n")
-    assert [line for line in violations(tree) if message in line]
+def test_a_broken_rule_is_noticed(file, text, message):
+    broken = {**texts(), file: f"{texts().get(file, '')}\n{text}\n"}
+    assert [line for line in violations(broken) if message in line]
 
 
 @pytest.mark.parametrize("module", ["trainer", "trainer.main", "trainer.flags", "trainer.caches"])
