@@ -1,11 +1,14 @@
 """The socket: addresses, names, and what cannot be had."""
 
+import contextlib
 import socket
 import threading
 import urllib.request
 
 import pytest
 
+from trainer.serving import server
+from trainer.serving.app import MOST_WAITING, Network, make_app
 from trainer.serving.server import Listener
 from trainer.values import TrainerError, UsageError
 
@@ -67,3 +70,62 @@ def test_no_address_of_this_machine(bind):
         Listener(bind, 0)
     with pytest.raises(UsageError, match="--bind is empty"):
         Listener("", 0)
+
+
+@pytest.fixture
+def answering(monkeypatch):
+    """A server that tells how long each picture is; a request may take a second."""
+    monkeypatch.setattr(server, "_REQUEST_SECS", 1.0)
+    network = Network({}, lambda data: [(str(len(data)), 1.0)], lambda data, wanted: None, method="")
+    listener = Listener("127.0.0.1", 0)
+    app = make_app(network, max_upload_bytes=2**20, hosts=listener.names, any_address=False)
+    threading.Thread(target=listener.serve, args=(app,), daemon=True).start()
+    return listener
+
+
+def head_of(listener, num_bytes):
+    return f"POST /predict HTTP/1.1\r\nHost: {listener.host}\r\nContent-Length: {num_bytes}\r\n\r\n".encode()
+
+
+def answer_to(client):
+    client.settimeout(60)
+    return b"".join(iter(lambda: client.recv(2**16), b""))
+
+
+def test_slow_clients_keep_nobody_waiting(answering, monkeypatch):
+    monkeypatch.setattr(server, "_REQUEST_SECS", 60.0)
+    slow = [socket.create_connection((answering.host, answering.port)) for _ in range(2 * (1 + MOST_WAITING))]
+    for i, client in enumerate(slow):
+        # Half of them are slow from the first line on.
+        client.sendall(head_of(answering, 10) + b"half" if i % 2 else b"POST /pre")
+    with OPENER.open(f"{answering.url}/predict", data=b"picture", timeout=60) as response:
+        assert response.status == 200
+        assert b'"label":"7"' in response.read()
+    # And they are answered when they are done.
+    slow[1].sendall(b"a half")
+    assert b'"label":"10"' in answer_to(slow[1])
+    for client in slow:
+        client.close()
+
+
+@pytest.mark.parametrize("begun", ["POST /pre", "POST /predict HTTP/1.1\r\nHost: x\r\nX-"])
+def test_a_request_that_never_ends_is_cut_off(answering, begun):
+    with socket.create_connection((answering.host, answering.port)) as client:
+        client.sendall(begun.encode())
+        assert answer_to(client) == b""
+
+
+def test_a_picture_that_drips_in_is_cut_off_though_it_is_never_silent(answering):
+    with socket.create_connection((answering.host, answering.port)) as client:
+        client.sendall(head_of(answering, 2**19))
+        client.setblocking(False)
+        found = b""
+        while not found:
+            with contextlib.suppress(OSError):
+                client.sendall(b"x")
+            with contextlib.suppress(BlockingIOError):
+                found = client.recv(2**16)
+            threading.Event().wait(0.02)
+        assert found.startswith(b"HTTP/1.1 408 ")
+        client.setblocking(True)
+        assert b"had not arrived in time" in found + answer_to(client)

@@ -9,17 +9,27 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from flask import Flask, Response, abort, g, jsonify, render_template, request
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, ServiceUnavailable
+from werkzeug.exceptions import (
+    ClientDisconnected,
+    HTTPException,
+    RequestEntityTooLarge,
+    RequestTimeout,
+    ServiceUnavailable,
+)
 
 from trainer.values import TrainerError
 
 _log = logging.getLogger("trainer")
 MOST_WAITING = 8
 """Requests that wait for the one that is being answered; more are sent away."""
+MOST_READING = 64
+"""Requests whose pictures are arriving at the same time; more are sent away."""
 _FIELD = "picture"
+T = TypeVar("T")
 # What a form puts around a file.
 _ENVELOPE_BYTES = 16 * 2**10
 
@@ -56,7 +66,7 @@ def make_app(network: Network, *, max_upload_bytes: int, hosts: Collection[str],
 
     A picture is the body of the request, or the field `picture` of a form. Whatever is wrong is told as
     {"error": "..."}: 400 a bad picture, 413 one that is too large, 403 a request that another site's page
-    may have made, 503 too many at once.
+    may have made, 408 one that arrives too slowly, 503 too many at once.
 
     Args:
       network: what is asked.
@@ -102,20 +112,15 @@ def make_app(network: Network, *, max_upload_bytes: int, hosts: Collection[str],
 
     @app.post("/predict")
     def predict() -> Response:
-        with turn.place():
-            data = _picture(max_upload_bytes)
-            with turn.alone:
-                answer = network.predict(data)
+        answer = turn.answer(max_upload_bytes, network.predict)
         return jsonify(predictions=[{"label": label, "probability": p} for label, p in answer])
 
     @app.post("/explain")
     def explain() -> Response:
         if not network.method:
             abort(404, "this network cannot be explained")
-        with turn.place():
-            data = _picture(max_upload_bytes)
-            with turn.alone:
-                overlay = network.explain(data, request.args.get("class", ""))
+        wanted = request.args.get("class", "")
+        overlay = turn.answer(max_upload_bytes, lambda data: network.explain(data, wanted))
         image = "data:image/png;base64," + base64.b64encode(overlay.png).decode()
         return jsonify(
             label=overlay.label, probability=overlay.probability, method=network.method, overlay=image
@@ -138,25 +143,46 @@ def make_app(network: Network, *, max_upload_bytes: int, hosts: Collection[str],
 
 
 class _Turn:
-    """Lets some requests wait until they are `alone`, and sends the rest away."""
+    """Answers requests one at a time. Who is slow to send a picture keeps nobody waiting."""
 
     def __init__(self) -> None:
-        self.alone = threading.Lock()
-        self._places = threading.BoundedSemaphore(1 + MOST_WAITING)
+        self._alone = threading.Lock()
+        self._reading = threading.BoundedSemaphore(MOST_READING)
+        self._waiting = threading.BoundedSemaphore(1 + MOST_WAITING)
 
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """Holds one of the places; raises ServiceUnavailable where there is none."""
-        if not self._places.acquire(blocking=False):
-            raise ServiceUnavailable(f"{MOST_WAITING} pictures are waiting already: try again in a moment")
-        try:
-            yield
-        finally:
-            self._places.release()
+    def answer(self, max_upload_bytes: int, ask: Callable[[bytes], T]) -> T:
+        """Returns what `ask` says of the picture that the request brings.
+
+        Raises:
+          ServiceUnavailable: too many are sending, or waiting.
+        """
+        with _place(self._reading, f"{MOST_READING} pictures are being sent already: try again in a moment"):
+            data = _picture(max_upload_bytes)
+        full = f"{MOST_WAITING} pictures are waiting already: try again in a moment"
+        with _place(self._waiting, full), self._alone:
+            return ask(data)
+
+
+@contextmanager
+def _place(places: threading.BoundedSemaphore, otherwise: str) -> Iterator[None]:
+    """Holds one of some places; raises ServiceUnavailable where there is none."""
+    if not places.acquire(blocking=False):
+        raise ServiceUnavailable(otherwise)
+    try:
+        yield
+    finally:
+        places.release()
 
 
 def _picture(max_upload_bytes: int) -> bytes:
     """Returns the picture that the request brings."""
+    try:
+        return _read_picture(max_upload_bytes)
+    except ClientDisconnected:
+        raise RequestTimeout("the picture had not arrived in time") from None
+
+
+def _read_picture(max_upload_bytes: int) -> bytes:
     if request.mimetype == "multipart/form-data":
         file = request.files.get(_FIELD)
         if file is None:

@@ -1,9 +1,11 @@
 """A socket on this machine, and werkzeug's threaded server behind it."""
 
 import errno
+import io
 import ipaddress
 import logging
 import socket
+import time
 from typing import Any
 
 from werkzeug.serving import WSGIRequestHandler, make_server
@@ -12,8 +14,9 @@ from trainer.values import TrainerError, UsageError
 
 _log = logging.getLogger("trainer")
 _BACKLOG = 64
-# How long a client may stay silent in the middle of a request.
-_TIMEOUT_SECS = 30
+# How long a client may stay silent in the middle of a request, and take for all of it.
+_SILENT_SECS = 30.0
+_REQUEST_SECS = 60.0
 
 
 class Listener:
@@ -83,9 +86,35 @@ class Listener:
         server.serve_forever()
 
 
+class _Request(io.RawIOBase):
+    """What a client sends, as long as it takes neither too long in between nor for all of it."""
+
+    def __init__(self, connection: socket.socket):
+        self._connection, self._ends_at = connection, time.monotonic() + _REQUEST_SECS
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left = self._ends_at - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the request is not whole in time")
+        self._connection.settimeout(min(left, _SILENT_SECS))
+        try:
+            return self._connection.recv_into(buffer)
+        finally:
+            # The answer is given its own time.
+            self._connection.settimeout(_SILENT_SECS)
+
+
 class _Handler(WSGIRequestHandler):
-    timeout = _TIMEOUT_SECS
+    timeout = _SILENT_SECS
     server_version, sys_version = "hub-trainer", ""
+
+    def setup(self) -> None:
+        super().setup()
+        # A connection is for one request: werkzeug closes it after the answer.
+        self.rfile = io.BufferedReader(_Request(self.connection))
 
     def log(self, type: str, message: str, *args: Any) -> None:
         """Says nothing of requests; what fails in one is told by the application."""
