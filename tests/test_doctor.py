@@ -17,6 +17,7 @@ from tests.record.runs import make_run
 from trainer.config import Config
 from trainer.doctor import hardware, installed, probe, reach, run_folder, storage
 from trainer.doctor.findings import Finding, Section, as_json, shown, verdict
+from trainer.doctor.imports import imported_by_training
 from trainer.doctor.reach import Address, Reach
 from trainer.doctor.speeds import check_precisions
 from trainer.precision import Choice
@@ -216,11 +217,34 @@ def test_a_tensorflow_that_fails_takes_nothing_with_it(code, text, tmp_path, mon
     if "sleep" in code:
         monkeypatch.setattr(probe, "TIMEOUT_SECS", 1.0)
     probed = probe.finish(probe.start())
-    [found] = hardware.check_tensorflow(probed)
+    *others, found = hardware.check_tensorflow(probed)
     assert found.mark == "problem"
+    assert set(marks(others)) <= {"ok"}
     assert text in found.text
     assert "could not be asked" in hardware.check_gpus(probed)[0].text
     assert marks(check_precisions(probed, cache_dir=str(tmp_path))) == ["warning"]
+
+
+def test_every_package_that_training_imports_is_tried_and_each_broken_one_named(tmp_path, monkeypatch):
+    packages = imported_by_training()
+    assert packages.keys() >= {"PIL", "scipy", "sklearn", "matplotlib", "tqdm", "pyarrow", "tensorflow_hub"}
+    assert not {"flask", "ai_edge_litert", "trainer", "os"} & packages.keys()
+    assert "from sklearn import metrics as sk_metrics" in packages["sklearn"]
+    for name in ("PIL", "scipy", "sklearn", "matplotlib", "tqdm"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(f"raise ImportError('no {name} here')\n")
+    # Of this one, only a part is broken.
+    (tmp_path / "pyarrow").mkdir()
+    (tmp_path / "pyarrow" / "__init__.py").write_text("__version__ = '1'\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    findings = hardware.check_tensorflow(probe.finish(probe.start()))
+    problems = [finding for finding in findings if finding.mark == "problem"]
+    for name, project in (
+        ("PIL", "pillow"), ("scipy", "scipy"), ("sklearn", "scikit-learn"), ("matplotlib", "matplotlib"),
+        ("tqdm", "tqdm"), ("pyarrow", "pyarrow"),
+    ):  # fmt: skip
+        found = about(problems, f"{name} cannot be imported: ImportError: ")
+        assert found.advice.endswith(f"pip install --force-reinstall {project}")
 
 
 def choice(machine, secs, *, at):
@@ -484,7 +508,8 @@ def test_a_machine_that_is_well(run_main, tmp_path, monkeypatch):
             assert f"{finding['mark']} {finding['text']}" in text
             assert bool(finding["advice"]) == (finding["mark"] != "ok")
             assert finding["advice"] in text
-    assert "tensorflow, tf_keras, tensorflow_hub, tensorflow_datasets can be imported" in text
+    assert "tensorflow, tf_keras, tensorboard, tensorflow_hub, tensorflow_datasets can be imported" in text
+    assert "ok PIL, absl," in text
     assert " ms in float32" in text
     assert out.splitlines()[-1].endswith(": training is possible")
     assert f"a run of {Config().model.backbone} on" in text

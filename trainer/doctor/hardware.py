@@ -4,12 +4,13 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from trainer.doctor.findings import Finding, ok, problem, warning
+from trainer.doctor.installed import pip_install
 from trainer.files import told_size
 from trainer.machine import INSTRUCTION_SETS, cores, processor
 
@@ -84,12 +85,14 @@ def check_tensorflow(probed: Mapping[str, Any]) -> list[Finding]:
     found = []
     if secs := imports["secs"]:
         found.append(ok(f"{', '.join(secs)} can be imported, in {sum(secs.values()):.1f} s"))
+    of_packages = metadata.packages_distributions() if imports["errors"] else {}
     for name, error in imports["errors"].items():
         text = f"{name} cannot be imported: {error}"
         if name == "tensorflow_datasets":
             found.append(warning(text, "without it, all but tfds: sources work"))
             continue
-        advice = f"mend what is said of packages above; else {sys.executable} -m pip install {name}"
+        project = next(iter(of_packages.get(name, [])), name)
+        advice = f"mend what is said of packages above; else {pip_install('--force-reinstall', project)}"
         found.append(problem(text, advice))
     if "failed" in probed:
         stage = next((s for s in ("imports", "devices", "speeds") if s not in probed), "its end")

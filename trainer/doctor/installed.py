@@ -3,6 +3,7 @@
 import importlib.util
 import locale
 import platform
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -16,7 +17,6 @@ DISTRIBUTION = "hub-trainer"
 # Without these, all but one thing works.
 NEEDED_ONLY_BY = {
     "flask": "serve",
-    "pyarrow": "predictions.parquet",
     "ai-edge-litert": "export, which checks TFLite files in it",
 }
 # Of the packages that others bring along, the ones that are at fault most often.
@@ -34,7 +34,7 @@ def check_packages(requirements: Sequence[str] | None = None) -> list[Finding]:
         try:
             about = metadata.distribution(DISTRIBUTION)
         except metadata.PackageNotFoundError:
-            advice = f"{_pip()} -e {Path(__file__).resolve().parents[2]}"
+            advice = pip_install("-e", str(Path(__file__).resolve().parents[2]))
             text = f"trainer {__version__} is not installed as a package: what it needs is not known"
             return [ok(python), warning(text, advice)]
         requirements = about.requires or []
@@ -45,7 +45,7 @@ def check_packages(requirements: Sequence[str] | None = None) -> list[Finding]:
         from packaging.requirements import Requirement
         from packaging.specifiers import SpecifierSet
     except ImportError:
-        return [ok(python), warning("packaging is missing: no version is compared", f"{_pip()} packaging")]
+        return [ok(python), warning("packaging is missing: no version is compared", pip_install("packaging"))]
     fits = SpecifierSet(wanted).contains(platform.python_version(), prereleases=True)
     first = ok(python) if fits else problem(f"{python}: wanted {wanted}", f"use a Python {wanted}")
     asked = [Requirement(text) for text in requirements]
@@ -60,15 +60,15 @@ def _check_package(asked: Any) -> Finding:
     try:
         found = metadata.version(asked.name)
     except metadata.PackageNotFoundError:
-        advice = f"{_pip()} '{asked.name}{asked.specifier}'"
+        advice = pip_install(f"{asked.name}{asked.specifier}")
         if asked.name in NEEDED_ONLY_BY:
             return warning(f"{asked.name} is missing: needed by {NEEDED_ONLY_BY[asked.name]}", advice)
         return problem(f"{asked.name} is missing ({wanted})", advice)
     if asked.name == "setuptools" and importlib.util.find_spec("pkg_resources") is None:
         text = f"setuptools {found} has no pkg_resources, which tensorflow-hub imports ({wanted})"
-        return problem(text, f"{_pip()} '{asked.name}{asked.specifier}'")
+        return problem(text, pip_install(f"{asked.name}{asked.specifier}"))
     if not asked.specifier.contains(found, prereleases=True):
-        return warning(f"{asked.name} {found} ({wanted})", f"{_pip()} '{asked.name}{asked.specifier}'")
+        return warning(f"{asked.name} {found} ({wanted})", pip_install(f"{asked.name}{asked.specifier}"))
     return ok(f"{asked.name} {found} ({wanted})")
 
 
@@ -93,14 +93,15 @@ def _check_needs_of(names: Sequence[str]) -> list[Finding]:
             wanted = f"{name} {about.version} wants {need.specifier or 'it'}"
             if not version or not need.specifier.contains(version, prereleases=True):
                 what = f"{need.name} {version or 'is missing'}: {wanted}"
-                found[f"{name} {need.name}"] = warning(what, f"{_pip()} '{need.name}{need.specifier}'")
+                found[f"{name} {need.name}"] = warning(what, pip_install(f"{need.name}{need.specifier}"))
             elif need.name in OFTEN_AT_FAULT:
                 found.setdefault(need.name, ok(f"{need.name} {version} ({wanted})"))
     return list(found.values())
 
 
-def _pip() -> str:
-    return f"{sys.executable} -m pip install"
+def pip_install(*arguments: str) -> str:
+    """Returns a command line, as a shell takes it."""
+    return shlex.join([sys.executable, "-m", "pip", "install", *arguments])
 
 
 def check_encodings() -> list[Finding]:

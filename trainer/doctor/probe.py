@@ -3,19 +3,23 @@
 It prints a line of JSON for each stage that it comes through: imports, devices, speeds.
 """
 
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from trainer.doctor.imports import imported_by_training
 
 TIMEOUT_SECS = 180.0
 # As in the middle of a ResNet-50, at a batch of 8: some 30 to 300 ms on a processor.
 _IMAGES, _KERNEL, _NUM_CONVOLUTIONS = (8, 56, 56, 64), (3, 3, 64, 64), 4
+_ON_TENSORFLOW = ("tensorflow", "tf_keras", "tensorboard", "tensorflow_hub", "tensorflow_datasets")
 WHAT = f"{_NUM_CONVOLUTIONS} convolutions, {_IMAGES[-1]} channels, batch {_IMAGES[0]}"
 
 
@@ -82,7 +86,7 @@ def _say(stage: str, found: Any) -> None:
 
 
 def _imports() -> dict[str, dict[str, Any]]:
-    """Returns {"secs": {package: seconds}, "errors": {package: what it says}}."""
+    """Imports what training imports: {"secs": {package: seconds}, "errors": {package: what it says}}."""
     from trainer.runtime import start_tensorflow
 
     secs: dict[str, float] = {}
@@ -96,24 +100,22 @@ def _imports() -> dict[str, dict[str, Any]]:
         except Exception as error:
             errors[name] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
+    wanted = imported_by_training()
     attempt("tensorflow", start_tensorflow)
-    if not errors:
-        attempt("tf_keras", _load_keras)
-        attempt("tensorflow_hub", _load_hub)
-        attempt("tensorflow_datasets", _load_datasets)
+    # Before what is built on TensorFlow and imports some of them, too: each is named for its own faults.
+    for name in (name for name in wanted if name not in _ON_TENSORFLOW):
+        attempt(name, functools.partial(_run, wanted[name]))
+    for name in _ON_TENSORFLOW if "tensorflow" in secs else ():
+        before = secs.pop(name, 0.0)
+        attempt(name, functools.partial(_run, wanted.get(name, [])))
+        if name in secs:
+            secs[name] += before
     return {"secs": secs, "errors": errors}
 
 
-def _load_keras() -> None:
-    import tf_keras  # noqa: F401
-
-
-def _load_hub() -> None:
-    import tensorflow_hub  # noqa: F401
-
-
-def _load_datasets() -> None:
-    import tensorflow_datasets  # noqa: F401
+def _run(statements: Sequence[str]) -> None:
+    for statement in statements:
+        exec(statement, {})  # They are our own.
 
 
 def _devices() -> dict[str, Any]:
