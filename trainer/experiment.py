@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -145,7 +146,7 @@ class Experiment:
             self.splits = drop_shared(splits, self.scan.digests)
             check_classes(self.source, self.splits.indices, data.splits)
         if groups and not data.drop_duplicates:
-            shown = "; ".join(" = ".join(names) for names in self.shared[:SHARED_SHOWN])
+            shown = "; ".join(_told_same(names) for names in self.shared[:SHARED_SHOWN])
             more = (
                 f"; and {len(groups) - SHARED_SHOWN} more (splits.json)" if len(groups) > SHARED_SHOWN else ""
             )
@@ -208,6 +209,12 @@ class Experiment:
         """Returns the epoch and phase that the update to `step` belonged to."""
         name = self.plan.phase_at(max(step - 1, 0)).spec.name
         return {"epoch": round(step / self.plan.steps_per_epoch, 4), "phase": name}
+
+
+def _told_same(names: Sequence[str]) -> str:
+    """Returns the names of a picture, the first ones of many."""
+    more = f" and {len(names) - SHARED_SHOWN:,} more" if len(names) > SHARED_SHOWN else ""
+    return " = ".join(names[:SHARED_SHOWN]) + more
 
 
 def make_classifier(config: Config, backbone: Backbone, *, num_classes: int) -> Classifier:

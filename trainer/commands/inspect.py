@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from trainer.data.feature_store import FeatureStore
 from trainer.experiment import Experiment
@@ -11,7 +11,12 @@ from trainer.flags import CommandLine, to_flagfile
 from trainer.loop.multipliers import multipliers
 from trainer.model.freezing import Row, format_table, summary
 from trainer.phase_specs import PhaseSpec
+from trainer.record.shortening import MOST_LETTERS, shortened_apart
 from trainer.record.workdir import Workdir
+
+# A line with the counts of more is longer than anybody reads.
+MOST_CLASSES = 20
+ENDS_SHOWN = 3
 
 
 def run(line: CommandLine) -> int:
@@ -19,13 +24,13 @@ def run(line: CommandLine) -> int:
     config = line.config
     if config.run.workdir and Workdir(config.run.workdir).run_json.exists():
         config = Workdir(config.run.workdir).read_config().replace(**line.given)
+        config.require_unruled(line.given)
     experiment = Experiment(config)
     contract = experiment.backbone.contract
     print(f"configuration (identity {config.identity()})\n{_indented(to_flagfile(config))}")
     print(f"splits: {experiment.splits.how}")
     for split, indices in experiment.splits.indices.items():
-        counts = ", ".join(f"{name} {n:,}" for name, n in experiment.class_counts(split).items())
-        print(f"  {split:<11}{len(indices):>8,}  ({counts})")
+        print(f"  {split:<11}{len(indices):>8,}  ({told_counts(experiment.class_counts(split))})")
     print(f"\nbackbone: {experiment.backbone.name}")
     for field in dataclasses.fields(contract):
         print(f"  {field.name:<14}{getattr(contract, field.name)}")
@@ -41,6 +46,26 @@ def run(line: CommandLine) -> int:
         print(f"features in phase {phase.spec.name}: {_frozen_part(experiment, phase.spec)}")
     print("\n" + _cache(config.run.cache_dir, limit_gb=config.speed.cache_limit_gb), end="")
     return 0
+
+
+def told_counts(counts: Mapping[str, int]) -> str:
+    """Returns how many examples each class has; of many classes, the smallest and the largest."""
+    if len(counts) <= MOST_CLASSES:
+        return ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    by_size = sorted(counts, key=lambda name: counts[name])
+    ends = by_size[:ENDS_SHOWN] + by_size[-ENDS_SHOWN:]
+    short = shortened_apart(ends, MOST_LETTERS)
+    smallest, *_, largest = (counts[name] for name in by_size)
+    few, many = (
+        ", ".join(f"{short[name]} {counts[name]:,}" for name in names)
+        for names in (ends[:ENDS_SHOWN], ends[ENDS_SHOWN:])
+    )
+    empty = sum(not count for count in counts.values())
+    return (
+        f"{len(counts):,} classes of {smallest:,} to {largest:,}"
+        + (f", {empty:,} of them empty" if empty else "")
+        + f"; fewest: {few}; most: {many}"
+    )
 
 
 def _multipliers(experiment: Experiment, rows: Sequence[Row]) -> dict[str, float]:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure  # Without pyplot: no global state, no window system.
 
-MOST_LETTERS = 30
-"""Of a name in a figure."""
+from trainer.record.shortening import MOST_LETTERS, shortened_apart
+
 MOST_NUMBERS = 30
 """Classes whose confusion matrix has its numbers written into it."""
 
@@ -26,7 +26,9 @@ def picture_grid(
       columns: pictures a row.
       colours: [N], of the titles; default black.
     """
-    titles = ["\n".join(shortened(line, MOST_LETTERS) for line in title.split("\n")) for title in titles]
+    whole = [title.split("\n") for title in titles]
+    short = shortened_apart([line for title in whole for line in title], MOST_LETTERS)
+    titles = ["\n".join(short[line] for line in title) for title in whole]
     lines = [line for title in titles for line in title.split("\n")]
     num_lines = max([1, *(title.count("\n") + 1 for title in titles)])
     rows, height = -(-len(images) // columns), 1.6 + 0.2 * num_lines
@@ -54,19 +56,11 @@ def picture_grid(
     return png_bytes(figure)
 
 
-def shortened(name: str, most_letters: int) -> str:
-    """Returns a name in one line of at most so many letters, without its middle where it is longer."""
-    line = " ".join(name.split())
-    if len(line) <= most_letters:
-        return line
-    tail = (most_letters - 1) // 2
-    return f"{line[: most_letters - 1 - tail]}…{line[len(line) - tail :]}"
-
-
 def confusion_figure(matrix: np.ndarray, class_names: Sequence[str], *, title: str) -> bytes:
     """Draws a confusion matrix [K, K]: rows are true classes, columns predictions, colour a row's shares."""
     count = len(class_names)
-    names = [shortened(name, MOST_LETTERS) for name in class_names]
+    short = shortened_apart(class_names, MOST_LETTERS)
+    names = [short[name] for name in class_names]
     cell = min(0.6, max(3.0, min(0.6 * count, 14.0)) / count)
     # Of more classes than fit, every second or third is named, and none has its number of pictures.
     every = max(1, math.ceil(7 / (72 * cell)))

@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from trainer.record.figures import png_bytes, shortened
+from trainer.record.figures import png_bytes
+from trainer.record.shortening import shortened
 
 # Dark to bright in even steps, also for the colour-blind and in print.
 _COLOURS = matplotlib.colormaps["inferno"]

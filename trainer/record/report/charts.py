@@ -7,7 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from trainer.measures.calibration import Bin
-from trainer.record.figures import MOST_LETTERS, png_bytes, shortened
+from trainer.record.figures import png_bytes
+from trainer.record.shortening import MOST_LETTERS, shortened, shortened_apart
 
 MOST_BARS = 40
 """Classes in `per_class_figure`."""
@@ -73,7 +74,8 @@ def roc_figure(curves: Sequence[tuple[str, np.ndarray, np.ndarray]], *, title: s
       title: stands above.
       of: name of the class that is looked for, if it is one alone.
     """
-    names = [shortened(name, MOST_LETTERS + 10) for name, _, _ in curves]
+    short = shortened_apart([name for name, _, _ in curves], MOST_LETTERS + 10)
+    names = [short[name] for name, _, _ in curves]
     wide = 0.0 if of else 0.7 + 0.09 * max(map(len, names))
     figure = Figure(figsize=(5 + wide, 5), layout="constrained")
     axes = figure.add_subplot()
@@ -114,7 +116,8 @@ def per_class_figure(classes: Mapping[str, Mapping[str, Any]], *, title: str) ->
         heights = [classes[name][measure] for name in shown]
         label = "F1" if measure == "f1" else measure
         axes.barh(places + 0.26 * (i - 1), heights, 0.24, color=colour, label=label)
-    names = [f"{shortened(name, MOST_LETTERS)} ({classes[name]['support']:,})" for name in shown]
+    short = shortened_apart(shown, MOST_LETTERS)
+    names = [f"{short[name]} ({classes[name]['support']:,})" for name in shown]
     axes.set_yticks(places, names, parse_math=False)
     axes.set(xlim=(0, 1), ylim=(len(shown) - 0.5, -0.5))
     axes.grid(axis="x", color="0.9")

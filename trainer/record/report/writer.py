@@ -14,10 +14,11 @@ from trainer.measures.mistakes import least_certain, worst_mistakes
 from trainer.measures.probabilities import predicted, softmax
 from trainer.measures.ranking import roc_curve
 from trainer.measures.scores import scores
-from trainer.record.figures import confusion_figure, picture_grid, shortened
+from trainer.record.figures import confusion_figure, picture_grid
 from trainer.record.report.charts import MOST_CURVES, per_class_figure, reliability_figure, roc_figure
 from trainer.record.report.page import make_page
 from trainer.record.report.predictions import as_csv, as_parquet, unique_names
+from trainer.record.shortening import shortened
 
 FORMAT = 2
 MOST_LISTED = 16

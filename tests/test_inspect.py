@@ -1,0 +1,40 @@
+"""`inspect`: what a run is, in lines that can be read whatever there is to say."""
+
+import numpy as np
+from PIL import Image
+
+from trainer.commands.inspect import told_counts
+
+
+def test_of_many_classes_the_smallest_and_the_largest_are_told():
+    counts = {f"class {k:03d}": 10 + k for k in range(20)}
+    assert told_counts(counts).startswith("class 000 10, class 001 11, ")
+    assert told_counts(counts).count(", ") == 19
+    counts |= {
+        "none": 0,
+        "Canis lupus familiaris, beagle, by day": 5,
+        "Canis lupus familiaris, boxer, by day": 6,
+    }
+    assert told_counts(counts) == (
+        "23 classes of 0 to 29, 1 of them empty; fewest: none 0, Canis lupus fam…beagle, by day 5, "
+        "Canis lupus fam… boxer, by day 6; most: class 017 27, class 018 28, class 019 29"
+    )
+
+
+def test_a_thousand_classes_make_no_long_line(tmp_path, tiny_backbone, run_main):
+    picture = tmp_path / "picture.png"
+    Image.fromarray(np.zeros([8, 8, 3], np.uint8)).save(picture)
+    for split, num_classes in (("train", 1000), ("validation", 10)):
+        for k in range(num_classes):
+            folder = tmp_path / "pictures" / split / f"a class of things with a long name, number {k:03d}"
+            folder.mkdir(parents=True)
+            for i in range(1 + (k == 7)):
+                (folder / f"{i}.png").write_bytes(picture.read_bytes())
+    status, out, err = run_main(
+        "inspect", f"--source=folder:{tmp_path / 'pictures'}", f"--backbone=savedmodel:{tiny_backbone}",
+        "--image_size=8", "--precision=float32",
+    )  # fmt: skip
+    assert (status, err) == (0, "")
+    assert max(map(len, out.splitlines())) < 500
+    assert "  train         1,001  (1,000 classes of 1 to 2; fewest: a class of thin…" in out
+    assert "  validation       11  (1,000 classes of 0 to 2, 990 of them empty; fewest: " in out
