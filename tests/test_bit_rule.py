@@ -11,7 +11,7 @@ from trainer.bit_rule import BATCH_SIZE, Rule, apply_rule, bit_rule
 from trainer.config import Config
 from trainer.files import read_json
 from trainer.loop.phases import make_plan
-from trainer.phase_specs import phase_specs
+from trainer.phase_specs import RULED, phase_specs
 
 
 @pytest.mark.parametrize(
@@ -104,3 +104,16 @@ def test_the_head_starts_at_zero(tmp_path, tiny_backbone):
     made = experiment_room.Experiment(config)
     assert not np.any(made.classifier.named_variables["head/logits/kernel"].numpy())
     assert made.plan.phases[0].spec.train == (".*",)
+
+
+def test_the_options_that_it_refuses_are_those_that_it_decides():
+    text = apply_rule(Config().replace(schedule="auto"), bit_rule(num_examples=10, area_px=1.0)).plan.phase[0]
+    flags = {
+        "name": set(),
+        "for": {"frozen_for", "finetune_for"},
+        "train": {"finetune_train"},
+        "lr": {"frozen_learning_rate", "finetune_learning_rate"},
+    }
+    keys = [part.partition("=")[0].strip() for part in text.split(";")]
+    decided = set().union(*(flags.get(key, {key}) for key in keys))
+    assert set(RULED) == decided

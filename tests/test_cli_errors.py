@@ -79,6 +79,8 @@ def places(tmp_path_factory, tiny_backbone):
     (found["lost_asset"] / "assets" / "names.txt").unlink()
     found["unlearned"] = make_flower_folder(root / "unlearned" / "train").parent
     make_flower_folder(found["unlearned"] / "validation", classes=["red", "grey"])
+    found["one_sided"] = make_flower_folder(root / "one_sided" / "train", classes=["red", "green"]).parent
+    make_flower_folder(found["one_sided"] / "validation", classes=["red"])
     found["nowhere"] = root / "nowhere"
     found["cache"] = root / "cache"
     found |= save_wrong_archives(root, found["good"])

@@ -141,7 +141,7 @@ def test_flagfiles_that_cannot_be_read(tmp_path):
     assert refusal(f"--flagfile={tmp_path}") == wanted
     picture = tmp_path / "picture.jpg"
     picture.write_bytes(b"\xff\xd8\xff\xe0")
-    assert refusal(f"--flagfile={picture}") == "--flagfile names a file that is no text"
+    assert refusal(f"--flagfile={picture}") == "--flagfile names a file that is no text in UTF-8"
     typo = tmp_path / "typo.flags"
     typo.write_text("--backbonne=x\n")
     assert refusal(f"--flagfile={typo}") == "Unknown command line flag 'backbonne'. Did you mean: backbone ?"
@@ -188,6 +188,48 @@ def test_a_flagfile_gives_its_configuration(values, tmp_path):
     # What may be given several times is left out where it is not given.
     empty = {name for name in wanted if config.flat()[name] == () and isinstance(FIELDS[name].default, tuple)}
     assert names == wanted - empty
+
+
+def test_what_auto_decides_is_refused_where_it_was_set(tmp_path):
+    path = tmp_path / "mine.flags"
+    # Also where it is the default.
+    path.write_text("--optimizer=adam\n--batch_size=8\n")
+    message = refusal(f"--flagfile={path}", "--schedule=auto", "--warmup=5steps")
+    assert message == (
+        "--warmup, --optimizer: --schedule=auto decides this by the number and size of the pictures; leave "
+        "it away, or use another --schedule or --phase"
+    )
+    config = parse("--schedule=auto", "--batch_size=8", "--average=ema(0.5)").config
+    # The flagfile of a run does without them.
+    path.write_text(flags.to_flagfile(config))
+    assert parse(f"--flagfile={path}").config == config
+    assert "--phase=" not in path.read_text()
+    assert "--optimizer" not in path.read_text()
+    # One that names the phases decides them itself.
+    parse("--schedule=auto", "--phase=for=1steps; train=head", "--optimizer=sgd")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeff--seed=7\r\n--batch_size=8\r\n",
+        "\ufeff# a comment\n--seed=7\n--batch_size=8\n",
+        "\ufeff\n--seed=7\n--batch_size=8\n",
+        "\ufeff--flagfile=INNER\n--batch_size=8\n",
+    ],
+)
+def test_a_flagfile_that_begins_with_a_byte_order_mark(text, tmp_path):
+    inner, path = tmp_path / "inner.flags", tmp_path / "mine.flags"
+    inner.write_bytes("\ufeff--seed=7".encode())
+    path.write_bytes(text.replace("INNER", str(inner)).encode())
+    assert parse(f"--flagfile={path}").given == {"seed": 7, "batch_size": 8}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "utf-32-be"])
+def test_a_flagfile_in_another_encoding_is_one_line(encoding, tmp_path):
+    path = tmp_path / "mine.flags"
+    path.write_bytes("--seed=7\n--batch_size=8\n".encode(encoding))
+    assert refusal(f"--flagfile={path}") == "--flagfile names a file that is no text in UTF-8"
 
 
 def test_help_is_short_and_helpfull_complete():

@@ -184,8 +184,8 @@ def test_phases_refused(phase, message):
             "--from_layer and --unfreeze_top_layers say what trains .*, and --schedule=frozen has no .*",
         ),
         ({"schedule": "auto", "unfreeze_top_layers": 3}, ".* and --schedule=auto has no such phase"),
-        ({"schedule": "gradual"}, "--schedule=gradual: how many phases, 2 or more, as in gradual.*"),
-        ({"schedule": "gradual(1)"}, r"--schedule=gradual\(1\): how many phases, 2 or more, .*"),
+        ({"schedule": "gradual"}, "--schedule=gradual: how many phases, 2 to 100, as in gradual.*"),
+        ({"schedule": "gradual(1)"}, r"--schedule=gradual\(1\): how many phases, 2 to 100, .*"),
         (
             {"schedule": "gradual(3)", "from_layer": "3"},
             r"--schedule=gradual\(3\) opens the network from the top by itself: leave .* away",

@@ -1,7 +1,7 @@
 """Which options go together: what is refused at once, or as soon as the pictures are known."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from trainer.config import Config
 from trainer.data.augment import make_augment
@@ -38,15 +38,20 @@ def check_options(config: Config) -> None:
 
 
 def check_together(
-    config: Config, specs: Sequence[PhaseSpec], *, class_names: Sequence[str], replicas: int
+    config: Config, specs: Sequence[PhaseSpec], *, validation: Mapping[str, int], replicas: int
 ) -> None:
     """Refuses what does not go together, and warns of what goes together badly.
+
+    Args:
+      config: all options.
+      specs: the phases.
+      validation: {class: number of examples} of the validation split.
+      replicas: number of devices.
 
     Raises:
       UsageError: the message says why, and what to leave away.
     """
-    if config.update.early_stop == "auc" and len(class_names) != 2:
-        raise UsageError(f"--early_stop=auc is for two classes, and there are {len(class_names)}")
+    _check_measure("early_stop", config.update.early_stop, validation)
     for spec in specs:
         augment = make_augment(spec.augment)
         if augment and augment.mixes and config.speed.feature_views:
@@ -56,6 +61,23 @@ def check_together(
             )
         if spec.bn == "batch":
             _check_batch_norm(config, spec, replicas=replicas)
+
+
+def _check_measure(flag: str, measure: str, counts: Mapping[str, int]) -> None:
+    """Makes sure that a split has the measure that an option goes by.
+
+    Loss and accuracy are those of any picture, the area under the ROC curve is of two classes.
+    """
+    if measure != "auc":
+        return
+    if len(counts) != 2:
+        raise UsageError(f"--{flag}=auc is for two classes, and there are {len(counts)}")
+    for name, count in counts.items():
+        if not count:
+            raise UsageError(
+                f"--{flag}=auc: validation has no example of class {name!r}, and the area under the "
+                "ROC curve needs both classes: use loss or accuracy, or other --splits"
+            )
 
 
 def _check_batch_norm(config: Config, spec: PhaseSpec, *, replicas: int) -> None:

@@ -11,6 +11,7 @@ import json
 import math
 import re
 import signal
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +31,7 @@ from trainer.options import (
     SpeedConfig,
     UpdateConfig,
 )
-from trainer.phase_specs import phase_specs
+from trainer.phase_specs import LARGEST, RULED, is_auto, phase_specs
 from trainer.values import Duration, UsageError, parse_calls
 
 
@@ -66,6 +67,35 @@ class Config:
         text = json.dumps(self.identity_values(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    def ruled(self) -> tuple[str, ...]:
+        """Returns the options that have no effect because --schedule=auto decides what they say."""
+        return RULED if is_auto(self.plan) else ()
+
+    def require_unruled(self, given: Collection[str]) -> None:
+        """Refuses options that were set and have no effect.
+
+        Raises:
+          UsageError: there is one.
+        """
+        if named := [f"--{name}" for name in self.ruled() if name in given]:
+            raise UsageError(
+                f"{', '.join(named)}: --schedule=auto decides this by the number and size of the pictures; "
+                "leave it away, or use another --schedule or --phase"
+            )
+
+    def only_lengths_differ(self, other: "Config") -> bool:
+        """Returns whether two runs differ in nothing but how long their phases are."""
+        mine, others = self.identity_values(), other.identity_values()
+        lengths = {"frozen_for", "finetune_for", "phase"}
+        if any(mine[name] != others[name] for name in mine.keys() - lengths):
+            return False
+        same = Duration(1, "steps")
+        specs = [
+            [dataclasses.replace(spec, duration=same) for spec in phase_specs(config.plan)]
+            for config in (self, other)
+        ]
+        return specs[0] == specs[1]
+
     def replace(self, **values: Any) -> "Config":
         """Returns a validated copy with options set by their flag names."""
         return Config.from_flat({**self.flat(), **values})
@@ -84,6 +114,9 @@ class Config:
             names = [f.name for f in dataclasses.fields(kind) if f.name in left]
             taken = {name: left.pop(name) for name in names}
             taken = {k: tuple(v) if isinstance(v, list) else v for k, v in taken.items()}
+            for field in dataclasses.fields(kind):
+                if field.name in taken:
+                    _check_type(field, taken[field.name])
             sections[section.name] = kind(**taken)
         if left:
             raise UsageError(f"unknown option {sorted(left)[0]!r}")
@@ -94,6 +127,17 @@ class Config:
     def _fields(self) -> list[tuple[Any, dataclasses.Field]]:
         sections = [getattr(self, section.name) for section in dataclasses.fields(self)]
         return [(section, f) for section in sections for f in dataclasses.fields(section)]
+
+
+def _check_type(field: dataclasses.Field, value: Any) -> None:
+    """Refuses what no flag could have given: values also come from files and from Python."""
+    wanted = type(field.default)
+    fits = type(value) is wanted or (wanted is float and type(value) is int)
+    if wanted is tuple and fits:
+        fits = all(isinstance(one, str) for one in value)
+    if not fits:
+        words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+        raise UsageError(f"--{field.name}={value!r} must be {words.get(wanted, 'a list of texts')}")
 
 
 def _validate(config: Config) -> None:
@@ -126,16 +170,17 @@ def _validate(config: Config) -> None:
             raise UsageError(f"--{name}={share:g} must be from 0 up to 1")
     for name, high in _AT_MOST.items():
         if (value := config.flat()[name]) > high:
-            raise UsageError(f"--{name}={value} must be {high} or less")
+            raise UsageError(f"--{name}={_told(value)} must be {_told(high)} or less")
     for name in ("log_every", "evaluate_every", "save_every", "histograms_every", "figures_every"):
         if not config.flat()[name] and name in ("histograms_every", "figures_every"):
             continue  # Never.
         duration = Duration.parse(config.flat()[name], flag=f"--{name}")
         if duration.amount <= 0:
             raise UsageError(f"--{name}={duration} must be more than 0")
-    if not (config.evaluate.checkpoint in ("best", "latest") or config.evaluate.checkpoint.isdigit()):
-        raise UsageError(f"--checkpoint={config.evaluate.checkpoint} is not best, latest or a step number")
-    if (steps := config.run.profile_steps) and not re.fullmatch(r"[0-9]+(-[0-9]+)?", steps):
+    checkpoint = config.evaluate.checkpoint
+    if checkpoint not in ("best", "latest") and not re.fullmatch("[0-9]{1,18}", checkpoint):
+        raise UsageError(f"--checkpoint={checkpoint} is not best, latest or a step number")
+    if (steps := config.run.profile_steps) and not re.fullmatch("[0-9]{1,18}(-[0-9]{1,18})?", steps):
         raise UsageError(f"--profile_steps={steps} is not the number of an update, or two such as 100-110")
     _check_signals(config.run.stop_signals)
     parse_calls(config.model.head)
@@ -181,4 +226,6 @@ _AT_LEAST = {
     "min_change": 0, "find_lr_steps": 10,
 }  # fmt: skip
 # Pixels of a side: ten times those of a large network, and no memory holds much more.
-_AT_MOST = {"port": 65_535, "image_size": 10_000}
+_AT_MOST = {
+    "port": 65_535, "image_size": 10_000, "clip_norm": LARGEST, "clip_value": LARGEST, "max_loss": LARGEST,
+}  # fmt: skip

@@ -82,7 +82,7 @@ class Experiment:
         self.plan = make_plan(specs, num_examples=len(train), batch_size=config.plan.batch_size)
         for spec in specs:
             self._check_training(spec)
-        check_together(config, specs, class_names=self.source.class_names, replicas=replicas)
+        check_together(config, specs, validation=self.class_counts("validation"), replicas=replicas)
         weights = class_weights_from(
             config.update.class_weights,
             class_names=self.source.class_names,

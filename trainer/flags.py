@@ -24,6 +24,8 @@ COMMANDS = {
     "find_lr": "train some updates at a rising learning rate, draw the loss, and propose a rate",
     "inspect": "show configuration, splits, contract, variables and plan, and stop",
 }
+_BYTE_ORDER_MARK = "\N{BYTE ORDER MARK}"
+_COMMENT = re.compile(r"\s*(#|//|$)")
 TAKE_PATHS = ("predict", "explain", "compare")
 _USAGE = """\
 Transfer-learning image classification with the training loop in the open.
@@ -82,11 +84,11 @@ def parse(argv: Sequence[str]) -> CommandLine:
     """
     values = make_flags()
     try:
-        rest = values(list(argv))[1:]
+        rest = values([argv[0], *_read_flagfiles(values, argv[1:])])[1:]
     except absl_flags.Error as error:
         raise UsageError(_told(error)) from None
     except UnicodeDecodeError:
-        raise UsageError("--flagfile names a file that is no text") from None
+        raise UsageError("--flagfile names a file that is no text in UTF-8") from None
     except OSError as error:
         raise UsageError(f"--flagfile={error.filename}: {error.strerror}") from None
     command, *extra = rest or ["train"]
@@ -96,7 +98,25 @@ def parse(argv: Sequence[str]) -> CommandLine:
         raise UsageError(f"unexpected argument {extra[0]!r} after {command!r}; options start with --")
     flat = {field.name: values[field.name].value for _, field in _fields()}
     given = {name: flat[name] for name in flat if values[name].present}
-    return CommandLine(command, Config.from_flat(flat), given, tuple(extra))
+    config = Config.from_flat(flat)
+    config.require_unruled(given)
+    return CommandLine(command, config, given, tuple(extra))
+
+
+def _read_flagfiles(values: absl_flags.FlagValues, arguments: Sequence[str]) -> list[str]:
+    """Returns the arguments with the lines of flagfiles in their place.
+
+    absl knows no byte order mark, with which some editors begin a text: it would be a part of the first flag.
+    """
+    found = values.read_flags_from_files(arguments)
+    if any("\0" in line for line in found):
+        raise UsageError("--flagfile names a file that is no text in UTF-8")
+    lines = [line.removeprefix(_BYTE_ORDER_MARK) for line in found]
+    if lines == found:
+        return lines
+    # Only now can such a first line be told from a comment; and it may name another flagfile.
+    shown = [line for line, was in zip(lines, found, strict=True) if line == was or not _COMMENT.match(line)]
+    return _read_flagfiles(values, shown)
 
 
 def _told(error: absl_flags.Error) -> str:
@@ -107,9 +127,11 @@ def _told(error: absl_flags.Error) -> str:
 
 
 def to_flagfile(config: Config) -> str:
-    """Returns a flagfile that gives this configuration: every option, one a line."""
+    """Returns a flagfile that gives this configuration: every option that has an effect, one a line."""
     lines = []
     for section, field in _fields():
+        if field.name in config.ruled():
+            continue
         value = getattr(getattr(config, section), field.name)
         if isinstance(value, bool):
             lines.append(f"--{field.name}" if value else f"--no{field.name}")

@@ -14,7 +14,16 @@ SCHEDULES = ("frozen", "finetune", "two_phase", "gradual(N)", "auto")
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "lion")
 WITH_WEIGHT_DECAY = ("adamw", "sgd", "lion")
 BN_MODES = ("frozen", "batch")
+MOST_PHASES = 100
+# Beyond it, products of two are no longer safe in float32.
+LARGEST = 1e30
 WAYS_TO_TRAIN = ("train", "from_layer", "unfreeze_top_layers")
+
+# What --schedule=auto says of its one phase; from_layer and unfreeze_top_layers it refuses by itself.
+RULED = (
+    "frozen_for", "finetune_for", "frozen_learning_rate", "finetune_learning_rate", "finetune_train",
+    "lr_schedule", "warmup", "optimizer", "momentum", "weight_decay", "augment",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -92,8 +101,8 @@ def _scheduled(plan: Any) -> dict[str, dict[str, Any]]:
     if call.name != "gradual":
         raise UsageError(f"--schedule={plan.schedule} is not one of {', '.join(SCHEDULES)}")
     number = call.args[0] if len(call.args) == 1 else None
-    if not isinstance(number, int) or number < 2:
-        raise UsageError(f"--schedule={plan.schedule}: how many phases, 2 or more, as in gradual(4)")
+    if not isinstance(number, int) or not 2 <= number <= MOST_PHASES:
+        raise UsageError(f"--schedule={plan.schedule}: how many phases, 2 to {MOST_PHASES}, as in gradual(4)")
     if _finetune_train(plan) != {"train": "all"}:
         raise UsageError(
             f"--schedule={plan.schedule} opens the network from the top by itself: leave --finetune_train, "
@@ -168,6 +177,8 @@ def _phase_spec(name: str, values: dict[str, Any], plan: Any) -> PhaseSpec:
             raise UsageError(f"{key}={values[key]} is not a number") from None
         if not 0 <= value < float("inf"):
             raise UsageError(f"{key}={value:g} must be a number, 0 or more")
+        if value > LARGEST:
+            raise UsageError(f"{key}={value:g} must be {LARGEST:g} or less")
         return value
 
     def calls(key: str, default: str, *, most: int | None = None) -> str:
@@ -215,7 +226,7 @@ def _phase_spec(name: str, values: dict[str, Any], plan: Any) -> PhaseSpec:
 def _train_patterns(values: dict[str, Any]) -> tuple[str, ...]:
     for key in WAYS_TO_TRAIN[1:]:
         if text := values.get(key):
-            if key == "unfreeze_top_layers" and not (text.isdigit() and int(text)):
+            if key == "unfreeze_top_layers" and not re.fullmatch("[1-9][0-9]{0,8}", text):
                 raise UsageError(f"{key}={text} must be a whole number, 1 or more")
             return (f"{key}={text}",)
     if values["train"].startswith("top_share="):

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -60,7 +61,8 @@ class Duration:
         Raises:
           UsageError: `text` is not a number followed by a unit.
         """
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*((?:epoch|step|example)s?|%)\s*", str(text))
+        number = r"[0-9]{1,15}(?:\.[0-9]+)?"
+        match = re.fullmatch(rf"\s*({number})\s*((?:epoch|step|example)s?|%)\s*", str(text))
         if not match:
             where = f"{flag}=" if flag else ""
             raise UsageError(
@@ -93,7 +95,10 @@ class Duration:
         return max(1, math.floor(steps + 0.5)) if self.amount > 0 else 0
 
     def __str__(self) -> str:
-        return f"{self.amount:g}{self.unit}"
+        """Returns what `parse` reads as the same duration."""
+        # All digits, and never an exponent.
+        digits = f"{Decimal(repr(self.amount)):f}"
+        return f"{digits.removesuffix('.0')}{self.unit}"
 
 
 def parse_pair(text: str, *, flag: str, what: str) -> tuple[float, float]:
@@ -140,7 +145,7 @@ def parse_calls(text: str) -> list[Call]:
         if not isinstance(tree, ast.List):
             raise ValueError("the text closes the bracket around it")
         return [_call(node) for node in tree.elts]
-    except (SyntaxError, ValueError, TypeError):
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         raise UsageError(f"{text!r} is not a list of names with arguments, such as flip,crop(0.6)") from None
 
 

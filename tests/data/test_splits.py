@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trainer.data.sources import MemorySource
@@ -268,3 +268,21 @@ def test_a_class_of_bad_pictures_is_an_error():
             leave_out(splits, bad, by_class)
         text = "class 'class1' has only bad pictures in train: nothing could learn it"
         assert str(caught.value) == text
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text("0123456789²٣%:[],. train-rest", max_size=20))
+@example("train[%:],test")
+@example("train[:%],test")
+@example("²,1,rest")
+@example("٣,1,rest")
+@example("9" * 5000 + ",1,rest")
+@example("train[" + "9" * 5000 + "%:],test")
+def test_any_text_divides_or_is_refused_in_a_line(spec):
+    native = {"train": (0, 20), "test": (20, 30)}
+    told = ""
+    try:
+        make_splits(source(30, native=native), spec)
+    except TrainerError as error:
+        told = str(error)
+    assert "\n" not in told

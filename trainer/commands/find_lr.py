@@ -14,7 +14,7 @@ from trainer.files import write_bytes, write_json
 from trainer.flags import CommandLine
 from trainer.loop.lr_range import propose, range_spec, rising, smoothed
 from trainer.loop.phases import make_plan
-from trainer.phase_specs import PhaseSpec
+from trainer.phase_specs import LARGEST, PhaseSpec
 from trainer.record.progress import counting
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
@@ -31,6 +31,10 @@ def run(line: CommandLine) -> int:
     low, high = parse_pair(text, flag="--find_lr_range", what="rates such as 1e-6,1")
     if low <= 0:
         raise UsageError(f"--find_lr_range={text}: the lowest rate must be above 0")
+    if high / low > LARGEST:
+        raise UsageError(
+            f"--find_lr_range={text}: the highest rate must be {LARGEST:g} times the lowest or less"
+        )
     outer = Workdir(config.run.workdir)
     outer.make()
     with outer.lock():

@@ -13,6 +13,8 @@ from trainer.data.sources import Source
 from trainer.values import TrainerError, UsageError
 
 SPLIT_NAMES = ("train", "validation", "test")
+# Not what else Unicode has for digits, nor more than Python turns into a number.
+_NUMBER = "[0-9]{1,15}"
 SHARES_BY_DEFAULT = "80%,10%,10%"
 
 
@@ -92,14 +94,14 @@ def _counts(parts: Sequence[str], total: int, spec: str) -> list[int]:
         rest = total - sum(counts)
         if part == "rest" and i == len(parts) - 1:
             counts.append(rest)
-        elif match := re.fullmatch(r"(\d+(?:\.\d+)?)%", part):
+        elif match := re.fullmatch(rf"({_NUMBER}(?:\.{_NUMBER})?)%", part):
             share = Fraction(match[1])
             if share > share_left:
                 raise UsageError(f"--splits={spec} adds up to more than 100%")
             half = 0 if i == 0 else Fraction(1, 2)
             counts.append(int(rest * share / share_left + half) if share_left else 0)
             share_left -= share
-        elif part.isdigit():
+        elif re.fullmatch(_NUMBER, part):
             counts.append(int(part))
             share_left -= Fraction(100 * int(part), total)
         else:
@@ -114,7 +116,7 @@ def _counts(parts: Sequence[str], total: int, spec: str) -> list[int]:
 
 
 def _named_range(part: str, ranges: dict[str, np.ndarray], source: str) -> np.ndarray:
-    match = re.fullmatch(r"(\w+)(?:\[(\d*%?):(\d*%?)\])?", part)
+    match = re.fullmatch(rf"(\w+)(?:\[((?:{_NUMBER}%?)?):((?:{_NUMBER}%?)?)\])?", part)
     if not match:
         raise UsageError(f"--splits: {part!r} is no range such as test, train[:80%] or train[80%:]")
     if match[1] not in ranges:

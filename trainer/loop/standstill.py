@@ -41,7 +41,9 @@ class Standstill:
         if step <= int(self.step.numpy()):
             return False
         self.step.assign(step)
-        value = -values[metric] if metric == "loss" else values[metric]
+        # Of logits that are not finite there is, for example, no area under a curve.
+        measured = values.get(metric, math.nan)
+        value = -measured if metric == "loss" else measured
         if value > float(self.best.numpy()) + min_change:
             self.best.assign(value)
             self.count.assign(0)

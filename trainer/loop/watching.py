@@ -144,7 +144,7 @@ def profile_range(text: str, *, total_steps: int) -> tuple[int, int]:
     Raises:
       UsageError: the text is something else, or goes beyond the plan.
     """
-    match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+    match = re.fullmatch("([0-9]{1,18})(?:-([0-9]{1,18}))?", text)
     if not match:
         raise UsageError(f"--profile_steps={text} is not the number of an update, or two such as 100-110")
     first, last = int(match[1]), int(match[2] or match[1])

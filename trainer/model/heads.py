@@ -56,7 +56,7 @@ class Head(tf_keras.layers.Layer):
             raise UsageError(f"--head={text} has the wrong arguments") from None
 
         def dense(i: int, units: int, name: str, activation: str | None) -> tf_keras.layers.Dense:
-            initializer = tf_keras.initializers.GlorotUniform(seed=1000 * seed + i)
+            initializer = tf_keras.initializers.GlorotUniform(seed=(1000 * seed + i) % 2**63)
             return tf_keras.layers.Dense(units, activation, kernel_initializer=initializer, name=name)
 
         self.hidden = [dense(i, width, f"dense_{i}", "relu") for i, width in enumerate(widths)]

@@ -62,7 +62,7 @@ def from_layer(value: str, layers: Sequence[Layer]) -> Sequence[Layer]:
       UsageError: there is no such layer; the message says which there are.
     """
     names = [layer.name for layer in layers]
-    if re.fullmatch(r"-?\d+", value):
+    if re.fullmatch("-?[0-9]{1,9}", value):
         count = sum(not name.startswith(HEAD) for name in names)
         if not -count <= int(value) < count:
             raise UsageError(
@@ -91,7 +91,7 @@ def unfreeze_top_layers(value: str, layers: Sequence[Layer]) -> Sequence[Layer]:
     Raises:
       UsageError: N is not between 1 and their number.
     """
-    count = int(value) if value.isdecimal() else 0
+    count = int(value) if re.fullmatch("[0-9]{1,9}", value) else 0
     if not 1 <= count <= len(layers):
         raise UsageError(
             f"unfreeze_top_layers={value} must be a whole number from 1 to {len(layers)}, the number of "

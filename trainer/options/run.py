@@ -12,6 +12,12 @@ class RunConfig:
     workdir: str = option(
         "", "Folder of this run: checkpoints, event files, report. Required.", identity=False, short=True
     )
+    extend: bool = option(
+        False,
+        "Go on with the run in --workdir under longer phases, as if they had been as long from the start; "
+        "refused where the updates so far would have been others.",
+        identity=False,
+    )
     seed: int = option(0, "Seed of initial weights, order and augmentation.", short=True)
     log_every: str = option("10steps", "How often loss and accuracy are written.", identity=False)
     # Part of the identity: which weights are the best depends on when they are looked at.
