@@ -1,20 +1,23 @@
 """What a command may find around it: no permission, no space, another run; and how it goes on then."""
 
 import contextlib
+import errno
 import fcntl
 import importlib
+import io
 import json
 import os
 import re
 import resource
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import make_flower_folder
+from tests.conftest import call_main, make_flower_folder
 from trainer.runtime import start_tensorflow
 
 NOBODY = 65534
@@ -251,3 +254,28 @@ def test_files_that_may_not_grow(arguments, run_main):
     assert (status, err.count("\n")) == (1, 1), err
     assert re.match("trainer: .*File too large", err), err
     assert run_main(*arguments)[0] == 0
+
+
+class Gone(io.StringIO):
+    """Standard output that cannot be written."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = OSError(error, os.strerror(error))
+
+    def write(self, text):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [errno.EPIPE, errno.ENOSPC])
+def test_nobody_can_read_what_is_printed(error, arguments, tmp_path, monkeypatch, capfd):
+    full = "trainer: standard output cannot be written: No space left on device\n"
+    monkeypatch.setattr(sys, "stdout", Gone(error))
+    # What is logged is lost, and the work is done.
+    assert call_main(*arguments) == 1
+    assert (tmp_path / "run" / "report" / "index.html").exists()
+    assert capfd.readouterr().err == ("" if error == errno.EPIPE else full)
+    # What a command is there to print cannot be.
+    assert call_main("inspect", *arguments) == 1
+    assert "Traceback" not in (err := capfd.readouterr().err)
+    assert err.count("\n") <= (0 if error == errno.EPIPE else 2)

@@ -70,7 +70,7 @@ class Arithmetic:
             return self.asked
         name = f"{phase.index}-{phase.spec.name}"
         if name in self.decided:
-            recorded = Choice.from_json(self.decided[name]).precision
+            recorded = Choice.recorded(self.decided[name]).precision
             if recorded in supported():
                 return recorded
             _log.warning(

@@ -5,7 +5,9 @@ Standard library only. A crash, or a loss of power, leaves the old file or the n
 
 import errno
 import json
+import math
 import os
+import reprlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -17,16 +19,80 @@ from trainer.values import TrainerError
 PART_PREFIX = ".part-"
 
 
-def read_json(path: Path) -> Any:
+Shape = Any
+"""What a JSON value must look like, for `require_shape`:
+
+    int, float, str, bool, str | None   that type; float takes whole numbers, too
+    object                              anything
+    [shape]                             a list of such values
+    (shape, shape)                      a list of just these
+    {"name": shape, "name?": shape}     an object that has at least these names, or may have them
+    {str: shape}                        an object of any names
+"""
+
+
+def read_json(path: Path, shape: Shape = object) -> Any:
     """Reads a JSON file.
 
+    Args:
+      path: of the file.
+      shape: what it must hold.
+
     Raises:
-      TrainerError: it is not whole.
+      TrainerError: it is not whole, or holds something else.
     """
     try:
-        return json.loads(path.read_text())
+        found = json.loads(path.read_bytes())
+        require_shape(found, shape)
     except (ValueError, RecursionError) as error:
         raise TrainerError(f"{path} is damaged: {error}") from None
+    return found
+
+
+def require_shape(value: Any, shape: Shape, *, name: str = "") -> None:
+    """Makes sure that a value read from JSON has a shape.
+
+    Args:
+      value: as `json.loads` returns it.
+      shape: see `Shape`.
+      name: of the value within the file, for messages.
+
+    Raises:
+      ValueError: it has another; the message names the first place.
+    """
+    if isinstance(shape, list | tuple):
+        if not isinstance(value, list) or (isinstance(shape, tuple) and len(value) != len(shape)):
+            raise _misshapen(value, name, "a list" if isinstance(shape, list) else f"a list of {len(shape)}")
+        shapes = shape * len(value) if isinstance(shape, list) else shape
+        for i, (item, wanted) in enumerate(zip(value, shapes, strict=True)):
+            require_shape(item, wanted, name=f"{name}[{i}]")
+    elif isinstance(shape, dict):
+        if not isinstance(value, dict):
+            raise _misshapen(value, name, "an object")
+        every = shape.get(str)
+        for key, item in value.items() if every else ():
+            require_shape(item, every, name=f"{name}.{key}" if name else key)
+        for key, wanted in shape.items() if not every else ():
+            key, needed = key.removesuffix("?"), not key.endswith("?")
+            if key in value:
+                require_shape(value[key], wanted, name=f"{name}.{key}" if name else key)
+            elif needed:
+                raise ValueError(f"it has no {f'{name}.{key}' if name else key}")
+    else:
+        # Python takes True for 1.
+        fits = isinstance(value, shape) and (shape in (object, bool) or not isinstance(value, bool))
+        if not fits and not (shape is float and type(value) is int):
+            raise _misshapen(value, name, getattr(shape, "__name__", str(shape)))
+        if isinstance(value, float) and not math.isfinite(value):
+            raise _misshapen(value, name, "a finite number")
+        if isinstance(value, int) and shape is not object and abs(value) >= 2**63:
+            raise _misshapen(value, name, "a number below 2**63")
+
+
+def _misshapen(value: Any, name: str, wanted: str) -> ValueError:
+    words = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false"}
+    of = f"{name} is {reprlib.repr(value)}" if name else f"it holds {reprlib.repr(value)}"
+    return ValueError(f"{of}, expected {words.get(wanted, wanted)}")
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:

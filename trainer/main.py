@@ -1,5 +1,6 @@
 """The door: parse, check, dispatch. `python -m trainer.main [COMMAND] --flagfile=...`"""
 
+import contextlib
 import logging
 import os
 import sys
@@ -15,19 +16,18 @@ def main(argv: Sequence[str]) -> int:
     if {"--help", "-h", "--helpshort", "--helpfull"} & set(argv):
         print(flags.help_text(full="--helpfull" in argv), end="")
         return 0
-    _log_to_stdout()
+    lines = _log_to_stdout()
     try:
         line = flags.parse(argv)
         # Only now: TensorFlow takes seconds to import, and a typo should not have to wait for it.
         from trainer import commands
 
-        return commands.run(line)
+        return commands.run(line) or int(lines.lost)
     except TrainerError as error:
         print(f"trainer: {error}", file=sys.stderr)
         return error.exit_status
     except BrokenPipeError:
-        # The reader, such as `head`, has left. Python would complain once more when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_stdout()  # The reader, such as `head`, has left.
         return 1
     except OSError as error:
         # A full disk, a lost network drive: nothing a traceback would explain.
@@ -42,14 +42,37 @@ def main(argv: Sequence[str]) -> int:
         return 130
 
 
-def _log_to_stdout() -> None:
+class _Lines(logging.StreamHandler):
+    """Lines on standard output. When nobody can read them any more the work goes on without them."""
+
+    lost = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            return super().handleError(record)
+        if not isinstance(error, BrokenPipeError) and not self.lost:
+            print(f"trainer: standard output cannot be written: {error.strerror}", file=sys.stderr)
+        self.lost = True
+        _close_stdout()
+
+
+def _close_stdout() -> None:
+    """Throws away what is printed from now on; Python would complain again when it flushes."""
+    # A stand-in for standard output has no such number.
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _log_to_stdout() -> _Lines:
     """Shows what our own code logs as plain lines, and nothing that libraries log."""
     log = logging.getLogger("trainer")
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _Lines(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.handlers = [handler]
     log.setLevel(logging.INFO)
     log.propagate = False
+    return handler
 
 
 def _leave(status: int) -> NoReturn:

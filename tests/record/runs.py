@@ -4,9 +4,19 @@ import csv
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from trainer.config import Config
 from trainer.record.workdir import Workdir
+
+FACTS: dict[str, Any] = {
+    "class_names": ["a", "b"],
+    "contract": {
+        "height_px": 8, "width_px": 8, "value_range": [0, 1], "feature_width": 2, "any_size": True,
+        "resize": "bilinear", "dtype": "float32",
+    },
+    "precision": {}, "code": {}, "code_changes": [], "rollbacks": [],
+}  # fmt: skip
 
 
 def make_run(
@@ -41,7 +51,7 @@ def make_run(
     labels = ["a"] * len(ids) if labels is None else labels
     workdir = Workdir(str(folder))
     workdir.make()
-    workdir.write_run(Config().replace(workdir=str(folder), **options), flagfile="")
+    workdir.write_run(Config().replace(workdir=str(folder), **options), flagfile="", **FACTS)
     if recorded:
         digests = [hashlib.sha256(bytes_of(name).encode()).hexdigest() for name in ids]
         workdir.write_or_check_splits({split: list(zip(ids, labels, digests, strict=True))})

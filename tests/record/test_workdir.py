@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tests.record.runs import FACTS
 from trainer.config import Config
 from trainer.files import read_json, write_bytes, write_json
 from trainer.record import workdir as module
@@ -169,7 +170,7 @@ def test_another_run_is_refused_naming_what_differs(workdir):
             '{"format": 1, "config": {}}',
             "has format 1, older than the 3 that this version reads",
         ),
-        ('{"format": 3}', "does not fit this version"),
+        ('{"format": 3}', "is damaged: it has no config"),
         ('{"format": 3, "config": {"speed": 3}}', "unknown option 'speed'"),
         ('{"format": 3, "config": {"seed": -3}}', "--seed=-3"),
     ],
@@ -186,7 +187,7 @@ def test_a_run_that_cannot_be_read_is_one_line(workdir, content, message):
 
 def test_other_code_is_noted_with_the_step_from_which_it_ran(workdir):
     first, second = {"trainer": "1", "git_commit": None}, {"trainer": "1", "git_commit": "ab"}
-    workdir.write_run(CONFIG, flagfile="", code=first, code_changes=[])
+    workdir.write_run(CONFIG, flagfile="", **{**FACTS, "code": first})
     assert workdir.note_code(first, step=3) == []
     assert workdir.note_code(second, step=5) == ["git_commit None -> ab"]
     assert workdir.note_code(second, step=7) == []

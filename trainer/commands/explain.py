@@ -20,7 +20,7 @@ from trainer.config import Config
 from trainer.data.bad_pictures import BadPictureError, shown_name
 from trainer.data.files import Found, find_pictures, read_file
 from trainer.data.opening import open_configured
-from trainer.files import make_folder, read_json, write_bytes, write_text
+from trainer.files import make_folder, write_bytes, write_text
 from trainer.flags import CommandLine
 from trainer.record.overlays import contact_sheet, overlay, panels_png
 from trainer.record.progress import counting
@@ -122,7 +122,7 @@ def _worst_mistakes(workdir: Workdir, config: Config) -> list[Chosen]:
         source = open_configured(config)
     except TrainerError as error:
         raise type(error)(f"the pictures of the mistakes cannot be had: {error}; {instead}") from None
-    digests = {row[0]: row[2] for split in read_json(workdir.splits_json)["splits"].values() for row in split}
+    digests = {row[0]: row[2] for split in workdir.read_splits().values() for row in split}
     places = {name: place for place, name in enumerate(source.ids)}
 
     def read(name: str) -> bytes:

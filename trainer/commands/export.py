@@ -21,13 +21,14 @@ from trainer.export.folder import CARD, PARITY, put_in_place, require_export_pla
 from trainer.export.fresh import Answers, Picture, run_model
 from trainer.export.models import SAVED_MODEL, parse_formats, write_models
 from trainer.export.parity import Reference, failures, parity, size_bytes, told
-from trainer.files import read_json, write_json, write_text
+from trainer.files import write_json, write_text
 from trainer.flags import CommandLine, to_flagfile
 from trainer.loop.steps import Evaluator
 from trainer.model.weights import assign_weights
 from trainer.provenance import code, versions
 from trainer.record.checkpoints import Checkpoints
 from trainer.record.progress import counting
+from trainer.record.scored import read_report
 from trainer.record.workdir import Workdir
 from trainer.values import TrainerError
 
@@ -207,7 +208,7 @@ def _card(experiment: Experiment, workdir: Workdir, about: About, found: dict[st
         ),
         "\n".join(["## Recipe", "", *phases, "", "The flagfile at the end has every option."]),
         card.metrics_section(
-            read_json(metrics_json) if metrics_json.exists() else None,
+            read_report(metrics_json) if metrics_json.exists() else None,
             step=step,
             temperature=about.temperature,
         ),

@@ -13,7 +13,6 @@ import tensorflow as tf
 
 from trainer.config import Config
 from trainer.experiment import make_classifier
-from trainer.files import read_json
 from trainer.loop.phases import make_plan
 from trainer.model.backbones import Backbone, open_backbone
 from trainer.model.classifier import Classifier
@@ -135,12 +134,12 @@ def _precision(config: Config, workdir: Workdir, step: int) -> str:
     asked = config.speed.precision
     if asked == "auto":
         decided = {
-            phase: Choice.from_json(choice).precision
+            phase: Choice.recorded(choice).precision
             for phase, choice in workdir.read_facts().get("precision", {}).items()
         }
         asked = next(iter(decided.values()), "float32")
         if len(set(decided.values())) > 1:
-            num_examples = len(read_json(workdir.splits_json)["splits"]["train"])
+            num_examples = len(workdir.read_splits().get("train", []))
             specs, batch_size = phase_specs(config.plan), config.plan.batch_size
             plan = make_plan(specs, num_examples=num_examples, batch_size=batch_size)
             phase = plan.phase_at(max(step - 1, 0))

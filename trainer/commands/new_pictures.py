@@ -23,7 +23,6 @@ from trainer.commands.scoring import (
 from trainer.config import Config
 from trainer.data.opening import open_configured, scan_configured
 from trainer.data.pipeline import Pipeline
-from trainer.files import read_json
 from trainer.loop.steps import Evaluation
 from trainer.record.progress import counting
 from trainer.record.workdir import Workdir
@@ -149,7 +148,7 @@ def _folder_name(source: str) -> str:
 
 def _seen_before(workdir: Workdir, digests: Sequence[str]) -> dict[str, int]:
     """Counts by split how many of these pictures the run had, by the SHA-256 of their bytes."""
-    splits = read_json(workdir.splits_json)["splits"]
+    splits = workdir.read_splits()
     theirs = {digest for digest in digests if digest}
     seen = {name: len(theirs & {row[2] for row in rows}) for name, rows in splits.items()}
     if seen.get("train") or seen.get("validation"):

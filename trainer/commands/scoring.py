@@ -21,6 +21,13 @@ from trainer.values import TrainerError
 
 _log = logging.getLogger("trainer")
 CALIBRATION_FORMAT = 1
+_CALIBRATION = {
+    "format": int,
+    "identity": str,
+    "step": int,
+    "num_examples": int,
+    "temperature": float | None,
+}
 # Beyond some thirty classes TensorBoard's page of scalars is of no use to anybody.
 MOST_CLASS_SCALARS = 30
 
@@ -166,10 +173,17 @@ def recorded_temperature(workdir: Workdir, *, step: int) -> tuple[float | None, 
     It is None where there is none.
     """
     path = workdir.report / "calibration.json"
-    found = read_json(path) if path.exists() else {}
-    run = workdir.read_facts().get("identity")
-    if (found.get("format"), found.get("step"), found.get("identity")) != (CALIBRATION_FORMAT, step, run):
+    if not path.exists():
         return None, ""
+    found = read_json(path, {"format": int})
+    if found["format"] != CALIBRATION_FORMAT:
+        return None, ""
+    found = read_json(path, _CALIBRATION)
+    run = workdir.read_facts().get("identity")
+    if (found["step"], found["identity"]) != (step, run) or found["temperature"] is None:
+        return None, ""
+    if found["temperature"] <= 0:
+        raise TrainerError(f"{path} is damaged: temperature is {found['temperature']}, expected more than 0")
     return found["temperature"], f"validation, {found['num_examples']:,} pictures"
 
 
@@ -183,9 +197,10 @@ def _calibrate(
     from trainer.measures.calibration import fit_temperature  # Late, as in `measures`.
 
     step = stages.state.step
-    recorded = recorded_temperature(workdir, step=step)
-    if recorded[0] is not None and not ends_training:
-        return recorded
+    if not ends_training:
+        recorded = recorded_temperature(workdir, step=step)
+        if recorded[0] is not None:
+            return recorded
     if split != "validation":
         scored = stages.evaluate("validation")
     if not np.isfinite(scored.logits).all():

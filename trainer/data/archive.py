@@ -1,7 +1,6 @@
 """`archive:PATH_OR_URL`: a .tgz, .tar or .zip of class folders, unpacked once and read as a folder."""
 
 import hashlib
-import json
 import logging
 import os
 import re
@@ -16,7 +15,7 @@ from trainer.data.encoded import DEFAULT_BUDGET_BYTES
 from trainer.data.folder import FolderSource, open_folder
 from trainer.downloads import download
 from trainer.file_lock import file_lock
-from trainer.files import write_json
+from trainer.files import read_json, write_json
 from trainer.network import NetworkError
 from trainer.values import TrainerError, UsageError
 
@@ -184,10 +183,10 @@ def _digest(archive: Path, *, name: str) -> str:
 
 def _remembered(record: Path) -> str:
     try:
-        return str(json.loads(record.read_text())["sha256"])
+        return read_json(record, {"sha256": str})["sha256"]
     except (FileNotFoundError, NotADirectoryError):
         return ""
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, TrainerError):
         raise TrainerError(f"{record} cannot be read: remove it to trust the next download anew") from None
 
 

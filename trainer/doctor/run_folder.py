@@ -5,9 +5,9 @@ from pathlib import Path
 
 from trainer.doctor.findings import Finding, ok, problem, warning
 from trainer.doctor.storage import check_place
-from trainer.files import read_json
 from trainer.phase_specs import phase_specs
 from trainer.record.checkpoint_files import CheckpointFolder
+from trainer.record.scored import read_report
 from trainer.record.workdir import Workdir
 from trainer.values import TrainerError
 
@@ -84,11 +84,11 @@ def _progress(run: Workdir) -> Finding:
     try:
         config = run.read_config()
         names = CheckpointFolder(run.checkpoints).names()
-        rows = read_json(run.splits_json)["splits"].get("train", []) if run.splits_json.exists() else []
-        report = read_json(run.report / "metrics.json") if (run.report / "metrics.json").exists() else None
-    except (TrainerError, KeyError, TypeError, AttributeError) as error:
-        text = str(error) if isinstance(error, TrainerError) else f"{run.splits_json} is damaged"
-        return problem(f"the run in it cannot be read: {text}", "choose another --workdir")
+        run.read_facts()
+        rows = run.read_splits().get("train", []) if run.splits_json.exists() else []
+        report = read_report(run.report / "metrics.json") if (run.report / "metrics.json").exists() else None
+    except TrainerError as error:
+        return problem(f"the run in it cannot be read: {error}", "choose another --workdir")
     step, total = int(names[-1].rpartition("-")[2]) if names else 0, 0
     # What auto comes to is known only once the pictures have been looked at.
     if rows and config.plan.schedule != "auto":
@@ -97,6 +97,6 @@ def _progress(run: Workdir) -> Finding:
     text = f"a run of {config.model.backbone} on {config.data.source}, saved up to step {step:,}"
     if total:
         text += f" of {total:,}: {'finished' if step >= total else 'the same train command goes on'}"
-    if isinstance(report, dict) and isinstance(report.get("accuracy"), float):
-        return ok(f"{text}; {report.get('split')} accuracy {report['accuracy']:.4f} in its report")
+    if report:
+        return ok(f"{text}; {report['split']} accuracy {report['accuracy']:.4f} in its report")
     return ok(f"{text}; no report, which train ends with and evaluate writes")

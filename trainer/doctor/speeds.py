@@ -1,6 +1,5 @@
 """Which arithmetic pays here: a small measurement, and what earlier runs measured."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from trainer.caches import cache_root
 from trainer.doctor.findings import Finding, ok, warning
 from trainer.doctor.probe import WHAT
-from trainer.precision import Choice
+from trainer.precision import Choice, read_choice
 
 MOST_SHOWN = 5
 
@@ -41,11 +40,8 @@ def _remembered(folder: Path, here: Mapping[str, Any]) -> list[Finding]:
     """Returns the latest measurements of runs that are kept, and hold for this machine as it is."""
     mine, others = [], 0
     for path in folder.glob("*.json"):
-        try:
-            data = json.loads(path.read_text())
-            data.pop("key")
-            choice = Choice.from_json(data)
-        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        choice = read_choice(path)
+        if choice is None:
             continue
         if choice.machine == here:
             mine.append(choice)

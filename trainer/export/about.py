@@ -8,10 +8,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainer.files import require_shape
 from trainer.values import Contract, TrainerError, UsageError
 
 FORMAT = 1
 NAME = "export.json"
+_SHAPE = {
+    "class_names": [str],
+    "contract": {
+        "height_px": int,
+        "width_px": int,
+        "value_range": (float, float),
+        "feature_width": int,
+        "any_size": bool,
+        "resize": str,
+        "dtype": str,
+    },
+    "exif": str,
+    "decoding": str,
+    "temperature": float | None,
+    "run": {str: object},
+    "versions": {str: object},
+}
 LABELS_NAME = "labels.txt"
 
 
@@ -85,6 +103,7 @@ def is_model(path: Path) -> bool:
 
 
 def _from_values(values: Mapping[str, Any]) -> About:
+    require_shape(values, _SHAPE)
     contract = Contract(**{**values["contract"], "value_range": tuple(values["contract"]["value_range"])})
     names = [field.name for field in dataclasses.fields(About)]
     kept = {name: values[name] for name in names}

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from trainer.caches import cache_root
-from trainer.files import write_json
+from trainer.files import read_json, require_shape, write_json
 from trainer.machine import machine as hardware
 from trainer.precision.rewriter import in_precision, supported
+from trainer.values import TrainerError
 
 logger = logging.getLogger("trainer")
 
@@ -30,6 +31,13 @@ MIN_ROUNDS = 2
 # What takes less than half the time of every other needs no further rounds.
 CLEAR_SHARE = 0.5
 MAX_ROUNDS = 20
+_SHAPE = {
+    "precision": str,
+    "step_secs": {str: float},
+    "what": str,
+    "machine": {str: object},
+    "measured_at": str,
+}
 ENVIRONMENT = ("TF_ENABLE_ONEDNN_OPTS", "ONEDNN_MAX_CPU_ISA", "OMP_NUM_THREADS", "TF_XLA_FLAGS")
 
 
@@ -59,17 +67,28 @@ class Choice:
         Raises:
           ValueError: `data` is none.
         """
-        try:
-            choice = cls(**data, remembered=True)
-            # Nothing is measured where there is nothing but float32 to choose.
-            usable = choice.precision in (choice.step_secs or ("float32",)) and all(
-                secs > 0 for secs in choice.step_secs.values()
-            )
-        except (TypeError, AttributeError) as error:
-            raise ValueError(f"not a choice of precision: {error}") from None
+        require_shape(data, _SHAPE)
+        if data.keys() != _SHAPE.keys():
+            raise ValueError(f"not a choice of precision: {data}")
+        choice = cls(**data, remembered=True)
+        # Nothing is measured where there is nothing but float32 to choose.
+        usable = choice.precision in (choice.step_secs or ("float32",))
+        usable &= all(secs > 0 for secs in choice.step_secs.values())
         if not usable:
             raise ValueError(f"not a choice of precision: {data}")
         return choice
+
+    @classmethod
+    def recorded(cls, data: Any) -> "Choice":
+        """Reads a choice that a run recorded.
+
+        Raises:
+          TrainerError: `data` is none.
+        """
+        try:
+            return cls.from_json(data)
+        except ValueError as error:
+            raise TrainerError(f"the record of the run is damaged: {error}") from None
 
     def describe(self) -> str:
         """Returns it in a line, such as `bfloat16, measured 284 ms a step against 1,067 in float32 (...)`."""
@@ -112,7 +131,7 @@ def choose(
         return Choice(candidates[0], {}, what, here, _utc_now())
     digest = hashlib.sha256(json.dumps([dict(key), here], sort_keys=True).encode()).hexdigest()
     path = cache_root(cache_dir) / "precision" / f"{digest[:32]}.json"
-    known = _read(path)
+    known = read_choice(path)
     # Measured among others than this machine has by now, it says nothing.
     if known is not None and set(known.step_secs) == set(candidates):
         return known
@@ -208,12 +227,12 @@ def _utc_now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _read(path: Path) -> Choice | None:
+def read_choice(path: Path) -> Choice | None:
+    """Returns a measurement that is kept in a cache; None where there is none, or it is damaged."""
     try:
-        data = json.loads(path.read_text())
-        data.pop("key")
-        return Choice.from_json(data)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        data = read_json(path, _SHAPE | {"key": {str: object}})
+        return Choice.from_json({name: data[name] for name in _SHAPE})
+    except (OSError, ValueError, TrainerError):
         return None
 
 

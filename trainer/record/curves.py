@@ -16,6 +16,8 @@ COLOURS = {"train": "tab:blue", "validation": "tab:orange", "test": "tab:green"}
 PANELS = ("loss", "accuracy")
 # Beyond some fifty points their marks are only a thick line.
 MOST_MARKS = 50
+# What a line says beyond it is damage.
+MOST_EPOCHS = 1e6
 
 
 class Point(NamedTuple):
@@ -131,7 +133,7 @@ def _points(lines: Sequence[dict], split: str, name: str) -> list[Point]:
         Point(float(epoch), float(value))
         for epoch, value in points
         if isinstance(epoch, int | float) and isinstance(value, int | float)
-        if math.isfinite(epoch) and math.isfinite(value)
+        if 0 <= epoch <= MOST_EPOCHS and abs(value) <= 1e300
     ]
 
 

@@ -113,7 +113,11 @@ class Progress:
     def say(self, line: str) -> None:
         """Prints a line above the bar."""
         if self._bar is not None:
-            tqdm.write(line, file=sys.stdout)
+            try:
+                tqdm.write(line, file=sys.stdout)
+            except OSError:
+                # The log knows what to do where nobody can read it.
+                _log.info("%s", line)
         else:
             _log.info("%s", line)
 

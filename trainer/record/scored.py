@@ -3,17 +3,35 @@
 import csv
 import glob
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.files import read_json
+from trainer.files import read_json, require_shape
 from trainer.record.workdir import Workdir
 from trainer.values import TrainerError, UsageError
 
 # Of metrics.json. 1 had the name of the split in its own name.
 REPORT_FORMAT = 2
+_SHARES = {"precision": float, "recall": float, "f1": float}
+_REPORT = {
+    "format": int,
+    "split": str,
+    "step": int,
+    "num_examples": int,
+    "num_correct": int,
+    "accuracy": float,
+    "accuracy_95_percent_interval": (float, float),
+    "loss?": float | None,
+    "log_loss?": float | None,
+    "macro?": _SHARES,
+    "classes?": {str: _SHARES | {"support": int}},
+    "calibration?": {"expected_calibration_error": float | None},
+    "image_size_px?": int | None,
+    "backbone?": str,
+}
 
 
 @dataclass(frozen=True)
@@ -89,7 +107,7 @@ def _report_of(folder: Path, *, split: str) -> Path:
         raise TrainerError(f"{folder} is no run: expected a folder with a run.json, as train leaves it")
     report = folder / "report"
     main = report / "metrics.json"
-    if split and not (main.exists() and _read_values(main).get("split") == split):
+    if split and not (main.exists() and read_report(main).get("split") == split):
         report /= split
     if not (report / "metrics.json").exists():
         older = any((folder / "report").glob("*_metrics.json"))
@@ -99,24 +117,25 @@ def _report_of(folder: Path, *, split: str) -> Path:
             else f"it has no report{f' of {split}' * bool(split)}"
         )
         asked = split or ("test" if "test" in _read_splits(folder) else "validation")
-        raise TrainerError(
-            f"{folder} cannot be compared, {why}: evaluate --workdir={folder} --eval_split={asked} writes one"
-        )
+        command = shlex.join(["evaluate", f"--workdir={folder}", f"--eval_split={asked}"])
+        raise TrainerError(f"{folder} cannot be compared, {why}: {command} writes one")
     return report
 
 
 def _read_splits(workdir: Path) -> dict[str, list[list[str]]]:
     """Returns {split: [[id, class name, SHA-256]]}; empty where nothing is recorded."""
-    path = workdir / "splits.json"
-    found = read_json(path) if path.exists() else {"splits": {}}
-    if not isinstance(found, dict) or not isinstance(found.get("splits"), dict):
-        raise TrainerError(f"{path} is damaged: it holds no splits")
-    return found["splits"]
+    run = Workdir(str(workdir))
+    return run.read_splits() if run.splits_json.exists() else {}
 
 
-def _read_values(path: Path) -> dict[str, Any]:
+def read_report(path: Path) -> dict[str, Any]:
+    """Returns what the metrics.json of a report holds.
+
+    Raises:
+      TrainerError: it is damaged, or of another format.
+    """
     values = read_json(path)
-    if not isinstance(values, dict) or not isinstance(values.get("format"), int):
+    if not isinstance(values, dict) or type(values.get("format")) is not int:
         raise TrainerError(f"{path} is damaged: it does not say its format; evaluate writes it anew")
     if values["format"] != REPORT_FORMAT:
         age = "newer" if values["format"] > REPORT_FORMAT else "older"
@@ -124,11 +143,15 @@ def _read_values(path: Path) -> dict[str, Any]:
             f"{path} has format {values['format']}, {age} than the {REPORT_FORMAT} that this version reads: "
             "evaluate writes it anew"
         )
+    try:
+        require_shape(values, _REPORT)
+    except ValueError as error:
+        raise TrainerError(f"{path} is damaged: {error}; evaluate writes it anew") from None
     return values
 
 
 def _read(report: Path, *, name: str) -> Scored:
-    values = _read_values(report / "metrics.json")
+    values = read_report(report / "metrics.json")
     examples = _read_examples(report / "predictions.csv")
     counted = (len(examples), sum(right for _, right in examples.values()))
     if (values.get("num_examples"), values.get("num_correct")) != counted:

@@ -5,17 +5,44 @@ import errno
 import fcntl
 import json
 import os
+import shlex
 import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from trainer.config import Config
-from trainer.files import make_folder, read_json, remove_parts, write_json, write_text
+from trainer.files import Shape, make_folder, read_json, remove_parts, require_shape, write_json, write_text
 from trainer.values import TrainerError, UsageError
 
 # Of run.json and splits.json. 2: a checkpoint counts by its record.
 FORMAT = 3
+_RUN = {"format": int, "config": {str: object}}
+_FACTS = _RUN | {
+    "identity": str,
+    "class_names": [str],
+    "contract": {
+        "height_px": int,
+        "width_px": int,
+        "value_range": (float, float),
+        "feature_width": int,
+        "any_size": bool,
+    },
+    "precision": {
+        str: {
+            "precision": str,
+            "step_secs": {str: float},
+            "what": str,
+            "machine": {str: object},
+            "measured_at": str,
+        }
+    },
+    "code": {str: object},
+    "code_changes": [{str: object}],
+    "rollbacks": [{"what": str, "step": int}],
+    "extensions?": [{"step": int}],
+}
+_SPLITS = {"format": int, "splits": {str: [(str, str, str)]}}
 
 
 class Workdir:
@@ -81,11 +108,13 @@ class Workdir:
         run = self._read_run()
         try:
             return Config.from_flat(run["config"])
-        except (UsageError, TypeError, KeyError) as error:
+        except UsageError as error:
             raise TrainerError(f"{self.run_json} does not fit this version: {error}") from None
 
     def check_same_run(self, config: Config) -> None:
         """Makes sure that this folder is empty or holds a run of the same identity.
+
+        Under --extend the phases may have other lengths.
 
         Raises:
           TrainerError: it holds another run; the message names the options that differ.
@@ -98,15 +127,19 @@ class Workdir:
             for name in config.identity_values()
             if old.get(name) != _jsonable(new[name])
         ]
-        if changed:
+        only_lengths = bool(changed) and config.only_lengths_differ(self.read_config())
+        if changed and not (only_lengths and config.run.extend):
+            other = shlex.quote(f"--init_from={self.root}")
+            way_on = "Longer phases may begin with the same steps: --extend goes on with it where they do. "
             raise TrainerError(
                 f"{self.root} holds a run with other options: {'; '.join(changed)}. "
-                f"Choose another --workdir; --init_from={self.root} begins with the weights of this run"
+                f"{way_on if only_lengths else ''}Choose another --workdir; {other} begins with the weights "
+                "of this run"
             )
 
     def note_code(self, code: dict[str, Any], *, step: int) -> list[str]:
         """Records that the run goes on under other code than before; returns what differs, in words."""
-        run = self._read_run()
+        run = self.read_facts()
         changed = {name: [was, code.get(name)] for name, was in run["code"].items() if was != code.get(name)}
         if changed:
             notes = [*run["code_changes"], {"step": step, "changed": changed}]
@@ -135,8 +168,22 @@ class Workdir:
         write_json(self.run_json, {**self._read_run(), **facts})
 
     def read_facts(self) -> dict[str, Any]:
-        """Returns what is recorded of the run; empty before there is one."""
-        return self._read_run() if self.run_json.exists() else {}
+        """Returns what is recorded of the run; empty before there is one.
+
+        Raises:
+          TrainerError: it is damaged, or of another format.
+        """
+        return self._read_run(_FACTS) if self.run_json.exists() else {}
+
+    def read_splits(self) -> dict[str, list[list[str]]]:
+        """Returns {split: [[id, class name, SHA-256 of the bytes]]}, as it was recorded.
+
+        Raises:
+          TrainerError: there is no record, or it is damaged or of another format.
+        """
+        if not self.splits_json.exists():
+            raise TrainerError(f"{self.root} has no {self.splits_json.name}, which train writes")
+        return self._read(self.splits_json, _SPLITS)["splits"]
 
     def write_or_check_splits(self, splits: dict[str, list[tuple[str, str, str]]], **facts: Any) -> None:
         """Writes who is in which split, or compares with what an earlier start wrote.
@@ -153,27 +200,25 @@ class Workdir:
         if not self.splits_json.exists():
             write_json(self.splits_json, new, indent=None)
             return
-        old = read_json(self.splits_json)
-        self._check_format(self.splits_json, old)
-        for name in sorted({*old["splits"], *new["splits"]}):
-            was, now = old["splits"].get(name, []), new["splits"].get(name, [])
+        old = self.read_splits()
+        for name in sorted({*old, *new["splits"]}):
+            was, now = old.get(name, []), new["splits"].get(name, [])
             if was != now:
                 raise TrainerError(
                     f"the pictures are not those this run began with: {_difference(name, was, now)} "
                     f"(recorded in {self.splits_json}). Restore them, or choose another --workdir"
                 )
 
-    def _read_run(self) -> dict[str, Any]:
+    def _read_run(self, shape: Shape = _RUN) -> dict[str, Any]:
         if not self.run_json.exists():
             raise TrainerError(f"--workdir={self.root} holds no run (no {self.run_json.name} in it)")
-        run = read_json(self.run_json)
-        self._check_format(self.run_json, run)
-        return run
+        return self._read(self.run_json, shape)
 
     @staticmethod
-    def _check_format(path: Path, content: Any) -> None:
+    def _read(path: Path, shape: Shape) -> dict[str, Any]:
+        content = read_json(path)
         found = content.get("format") if isinstance(content, dict) else None
-        if not isinstance(found, int):
+        if type(found) is not int:
             raise TrainerError(f"{path} is damaged: it does not say its format")
         if found != FORMAT:
             age = "newer" if found > FORMAT else "older"
@@ -181,6 +226,11 @@ class Workdir:
                 f"{path} has format {found}, {age} than the {FORMAT} that this version reads: use the "
                 "version that wrote it, or another --workdir"
             )
+        try:
+            require_shape(content, shape)
+        except ValueError as error:
+            raise TrainerError(f"{path} is damaged: {error}") from None
+        return content
 
 
 def _difference(split: str, was: Sequence[Sequence[str]], now: Sequence[Sequence[str]]) -> str:
