@@ -27,7 +27,7 @@ from trainer.stages import Stages
 
 _log = logging.getLogger("trainer")
 # What was recorded under way, and holds for the rest of the run.
-KEPT_FACTS = ("code", "code_changes", "rollbacks", "init_from")
+KEPT_FACTS = ("code", "code_changes", "rollbacks", "init_from", "extensions")
 MOST_ROWS = 200
 
 
@@ -37,7 +37,8 @@ def record(experiment: Experiment, workdir: Workdir, stages: Stages) -> None:
     Raises:
       UsageError: --profile_steps is not of this plan.
     """
-    config = experiment.asked
+    # The flagfile of the run is for the run as it is, not for making it longer.
+    config = experiment.asked.replace(extend=False)
     if config.run.profile_steps:
         profile_range(config.run.profile_steps, total_steps=experiment.plan.total_steps)
     record = experiment.split_record()
@@ -71,15 +72,20 @@ def record(experiment: Experiment, workdir: Workdir, stages: Stages) -> None:
 def introduce(stages: Stages, summaries: Summaries) -> None:
     """Writes what TensorBoard shows of any run: options, splits, graph of the model as it is run."""
     experiment, config = stages.experiment, stages.experiment.config
-    swept, defaults = _swept(config), _swept(Config())
-    summaries.hparams(swept, changed=[name for name in swept if swept[name] != defaults[name]])
-    flagfile = "\n".join("    " + line for line in to_flagfile(experiment.asked).splitlines())
-    summaries.text("train", "flagfile", flagfile)
+    show_options(experiment, summaries, step=0)
     summaries.text("train", "manifest", _manifest(experiment))
     if config.run.histograms_every:
         summaries.histograms("train", 0, real_values(experiment.classifier.named_variables))
     if experiment.strategy.num_replicas_in_sync == 1:
         summaries.graph("train", stages.current().graph())
+
+
+def show_options(experiment: Experiment, summaries: Summaries, *, step: int) -> None:
+    """Writes the options for TensorBoard, as those from a step on."""
+    swept, defaults = _swept(experiment.config), _swept(Config())
+    summaries.hparams(swept, changed=[name for name in swept if swept[name] != defaults[name]])
+    flagfile = to_flagfile(experiment.asked.replace(extend=False))
+    summaries.text("train", "flagfile", "\n".join("    " + line for line in flagfile.splitlines()), step=step)
 
 
 def _swept(config: Config) -> dict[str, Any]:

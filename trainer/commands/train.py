@@ -1,12 +1,14 @@
 """`train`: from a flagfile to a report, or on from where the same command was stopped."""
 
 import logging
+import shlex
 import sys
 
 from trainer.commands.embeddings import show_features
 from trainer.commands.evaluate import import_early, make_stages, restore
+from trainer.commands.extending import extend
 from trainer.commands.initial_weights import take_weights
-from trainer.commands.introduction import introduce, record, sum_up
+from trainer.commands.introduction import introduce, record, show_options, sum_up
 from trainer.commands.loop_wiring import run_loop
 from trainer.commands.picture_errors import named_pictures
 from trainer.commands.scoring import main_split, require_accuracy, score
@@ -108,7 +110,8 @@ def _train_once(config: Config, workdir: Workdir, checkpoints: Checkpoints, stop
         show_features(stages, workdir)
         summaries.close()
     _log.info("results:     %s", workdir.root)
-    _log.info("TensorBoard: %s -m tensorboard.main --logdir %s", sys.executable, workdir.root)
+    tensorboard = shlex.join([sys.executable, "-m", "tensorboard.main", "--logdir", str(workdir.root)])
+    _log.info("TensorBoard: %s", tensorboard)
     require_accuracy(report, at_least=config.run.assert_accuracy_at_least)
     return 0
 
@@ -133,6 +136,7 @@ def _begin(
         decided=workdir.read_facts().get("precision", {}),
         on_decision=lambda decided: workdir.amend_run(precision=decided),
     )
+    extended = extend(experiment, workdir, checkpoints)
     path = checkpoints.latest()
     # Before anything is written: weights that do not fit bind nobody.
     taken = take_weights(experiment) if experiment.config.model.init_from and path is None else None
@@ -141,6 +145,8 @@ def _begin(
     record(experiment, workdir, stages)
     if taken:
         workdir.amend_run(init_from=taken)
+    if extended:
+        workdir.amend_run(extensions=[*workdir.read_facts().get("extensions", []), extended])
     stages.left_out = [rollback["step"] for rollback in workdir.read_facts()["rollbacks"]]
     state = stages.state
     if path is None:
@@ -150,7 +156,9 @@ def _begin(
     restore(stages, checkpoints, path)
     checkpoints.check_best(int(state.best["step"].numpy()))
     checkpoints.remove_old(state.step)
-    summaries.cut_back(state.step)
+    summaries.cut_back(state.step, with_options=bool(extended))
+    if extended:
+        show_options(experiment, summaries, step=state.step)
     _log.info("goes on from step %s of %s", f"{state.step:,}", f"{experiment.plan.total_steps:,}")
     if changed := workdir.note_code(code(), step=state.step):
         _log.info("the code has changed since: %s (noted in %s)", "; ".join(changed), workdir.run_json.name)

@@ -63,6 +63,25 @@ class Checkpoints:
         names = [name for name in self._latest.names() if self.step_of(name) <= step]
         self._latest.keep([n for n in self._not_faulty() if n in names][-self._keep :], among=names)
 
+    def whole_steps(self) -> list[int]:
+        """Returns the steps of the latest checkpoints that are whole, the newest last."""
+        found = []
+        for name in self._latest.names():
+            with contextlib.suppress(Damaged, OtherFormat):
+                self._check(self._latest, name)
+                found.append(self.step_of(name))
+        return found
+
+    def best_step(self) -> int:
+        """Returns the step of the best checkpoint; -1 where there is none."""
+        return max([-1, *map(self.step_of, self._best.names())])
+
+    def go_back(self, step: int) -> None:
+        """Removes the checkpoints after that of a step, which must be there."""
+        names = self._latest.names()
+        if any(self.step_of(name) > step for name in names):
+            self._latest.keep([name for name in names if self.step_of(name) <= step], among=names)
+
     def save_best(self, variables: Mapping[str, tf.Variable], *, step: int, base: Base | None = None) -> None:
         """Saves as the best, in place of the one before. Arguments and errors are those of `save`."""
         name = self._save(self._best, variables, step, base)

@@ -115,19 +115,24 @@ class Summaries:
                 sync(path)
                 sync(path.parent)
 
-    def cut_back(self, step: int | None) -> None:
+    def cut_back(self, step: int | None, *, with_options: bool = False) -> None:
         """Forgets what will be written again after a restore at `step`, before anything is written.
 
         That is what lies after the step, the evaluation of the step, which comes after its
         checkpoint, and the final scores. None: there is no checkpoint; everything is forgotten.
         A TensorBoard that is running forgets the same as soon as it reads what is written next.
 
+        Args:
+          step: of the checkpoint.
+          with_options: whether what `hparams` wrote is forgotten, too.
+
         Raises:
           TrainerError: metrics.jsonl is damaged, or something cannot be read or written.
         """
         start = -1 if step is None else step
         # The options are of step 0.
-        last = {".": min(start, max(start - 1, 0)), "train": start, "validation": (step or 0) - 1, "test": -1}
+        options = -1 if with_options else min(start, max(start - 1, 0))
+        last = {".": options, "train": start, "validation": (step or 0) - 1, "test": -1}
         metrics = self._workdir.metrics_jsonl
         with _told_of(f"{metrics} cannot be cut back"):
             # Before the others, for it may be refused.
