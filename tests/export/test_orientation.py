@@ -70,6 +70,66 @@ def test_numbers_of_four_bytes_and_pairs_count_too(read):
         assert read(data) == 8 == said_by_pillow(data)
 
 
+# By number: the types of TIFF 6.0, IFD (13), LONG8 (16), and numbers that are no type.
+FORMATS = {
+    1: "B", 2: "B", 3: "H", 4: "I", 5: "II", 6: "b", 7: "B", 8: "h", 9: "i", 10: "ii", 11: "f", 12: "d",
+    13: "I", 14: "", 16: "Q", 17: "", 300: "",
+}  # fmt: skip
+
+
+def block(order: str, entries: list[tuple[int, int, list[int]]], *, behind: bytes = b"") -> bytes:
+    """EXIF with entries (tag, type, values); values of more than four bytes come behind all entries."""
+    body, elsewhere = struct.pack(f"{order}H", len(entries)), b""
+    values_at = 8 + 2 + 12 * len(entries) + 4
+    for tag, kind, values in entries:
+        data = b"".join(struct.pack(f"{order}{FORMATS[kind]}", *[v] * len(FORMATS[kind])) for v in values)
+        shown = data.ljust(4, b"\0")
+        if len(data) > 4:
+            shown = struct.pack(f"{order}I", values_at + len(elsewhere))
+            elsewhere += data
+        body += struct.pack(f"{order}HHI", tag, kind, len(values)) + shown
+    head = (b"II*\0" if order == LITTLE else b"MM\0*") + struct.pack(f"{order}I", 8)
+    return head + body + bytes(4) + elsewhere + behind
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("order", [LITTLE, BIG])
+def test_numbers_of_every_type_wherever_they_are_stored(order, read):
+    """A BYTE is text to Pillow, and so are the others that are no whole numbers."""
+    for kind in FORMATS:
+        for count in (1, 2, 3, 5):
+            data = jpeg(app1(block(order, [(0x0112, kind, [6, *range(2, count + 1)])])))
+            assert read(data) == said_by_pillow(data) == (6 if kind in (3, 4, 6, 8, 9, 13, 16) else 1), (
+                kind,
+                count,
+            )
+    for kind, value in ((6, -6), (8, -6), (9, -6), (16, 6 + 2**32), (4, 6 + 2**31), (3, 6 + 256)):
+        data = jpeg(app1(block(order, [(0x0112, kind, [value])])))
+        assert read(data) == 1 == said_by_pillow(data)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_any_block_says_what_it_says_to_pillow(read):
+    """Other entries around it, several of it, counts that are wrong, bytes that are changed or cut off."""
+    draw, turned = random.Random(1), 0
+    for _ in range(1500):
+        order, entries = draw.choice([LITTLE, BIG]), []
+        for _ in range(draw.randint(0, 5)):
+            tag = draw.choice([0x0112, 0x0112, 0x010F, 0x0100, 0x8769, draw.randrange(2**16)])
+            entries.append(
+                (tag, draw.choice(list(FORMATS)), [draw.randint(0, 9) for _ in range(draw.randint(0, 5))])
+            )
+        data = bytearray(block(order, entries, behind=bytes(draw.randint(0, 20))))
+        for _ in range(draw.choice([0, 0, 0, 1, 2])):
+            data[draw.randrange(len(data))] = draw.choice([0, 1, 6, draw.randrange(256)])
+        data = bytes(data[: draw.choice([len(data), len(data), draw.randint(0, len(data))])])
+        picture = jpeg(app1(draw.choice([b"", b"", b"Exif\0\0"]) + data))
+        found = read(picture)
+        assert found == said_by_pillow(picture), (order, entries, data)
+        turned += found > 1
+    assert turned > 120
+
+
 def test_exif_behind_other_segments(read):
     picture = app1(tiff(LITTLE, (0x0112, 3, 1, 6)))
     other = b"\xff\xe2" + struct.pack(">H", 40000) + b"\xff\xe1\0\x22Exif\0\0" + bytes(39998 - 10)
