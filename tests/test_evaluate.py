@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -138,6 +139,68 @@ def test_without_a_report_dir_each_source_has_a_folder_of_its_own(trained, tmp_p
         assert report_of(trained.workdir / "report" / folder)["num_examples"] == 6
         shutil.rmtree(trained.workdir / "report" / folder)
     assert (trained.workdir / "report" / "metrics.json").read_bytes() == before
+
+
+def test_sources_of_one_name_have_folders_of_their_own(trained, tmp_path, run_main):
+    """The same pictures, or the same place, replace their own report; another source's is never replaced."""
+
+    def evaluated(new, *, cwd=None):
+        status, out, err = run_main("evaluate", f"--workdir={trained.workdir}", f"--source=folder:{new}")
+        assert (status, err) == (0, "")
+        place = out.splitlines()[-1].removeprefix("report:      ")
+        return place.removesuffix("/index.html").removeprefix(f"{trained.workdir}/report/")
+
+    places = {}
+    try:
+        for name, count in (("a", 2), ("b", 3), ("c", 4)):
+            places[name] = evaluated(make_flower_folder(tmp_path / name / "new", n=count))
+        assert places["a"] == "new"
+        assert len(set(places.values())) == 3
+        for name in "bc":
+            assert re.fullmatch("new-[0-9a-f]{8}", places[name])
+        # Each again, the second one with more pictures; then a copy of the first, elsewhere.
+        make_flower_folder(tmp_path / "b" / "new", n=5)
+        assert {name: evaluated(tmp_path / name / "new") for name in "cba"} == places
+        shutil.copytree(tmp_path / "a" / "new", tmp_path / "copy" / "new")
+        assert evaluated(tmp_path / "copy" / "new") == "new"
+        for name, count in (("a", 6), ("b", 15), ("c", 12)):
+            assert report_of(trained.workdir / "report" / places[name])["num_examples"] == count
+        # A folder that is named is not taken from another source, either.
+        asked = f"--report_dir={trained.workdir}/report/new"
+        arguments = ("evaluate", f"--workdir={trained.workdir}", f"--source=folder:{tmp_path}/b/new", asked)
+        assert run_main(*arguments)[::2] == (
+            1,
+            f"trainer: {asked} holds the report of another source, folder:{tmp_path}/copy/new: name another "
+            "folder, or remove that report\n",
+        )
+    finally:
+        for place in places.values():
+            shutil.rmtree(trained.workdir / "report" / place)
+
+
+def test_what_else_is_in_the_folder_of_a_report_stays(trained, tmp_path, run_main):
+    """The training curves of a run, a page that somebody wrote, and whatever else."""
+    folder, new = tmp_path / "train", make_flower_folder(tmp_path / "new", n=2)
+    shutil.copytree(trained.workdir / "train", folder)
+    (folder / "notes.txt").write_text("mine")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert any("tfevents" in name for name in before)
+    arguments = [f"--workdir={trained.workdir}", f"--report_dir={folder}", f"--source=folder:{new}"]
+    for _ in range(2):
+        assert run_main("evaluate", *arguments)[0] == 0
+        assert {name: (folder / name).read_bytes() for name in before} == before
+        events = {path.name for path in folder.glob("events.out.tfevents.*")}
+        assert len(events - set(before)) == 1
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "index.html").write_text("mine")
+    status, _, err = run_main("evaluate", *arguments, f"--report_dir={site}")
+    assert (status, err) == (
+        1,
+        f"trainer: --report_dir={site} holds index.html, which this command did not write and would have to "
+        "replace: move it, or name another folder\n",
+    )
+    assert {path.name: path.read_text() for path in site.iterdir()} == {"index.html": "mine"}
 
 
 def test_the_temperature_is_that_of_validation_wherever_it_is_used(evaluate, trained, tmp_path):

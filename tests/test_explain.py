@@ -88,6 +88,7 @@ def test_pictures_that_are_named(trained, explain, tmp_path):
         *files,
         "contact_sheet.png",
         "explain.jsonl",
+        "explain_manifest.json",
     ]
     for name in files:
         with Image.open(tmp_path / "out" / name) as image:
@@ -146,6 +147,40 @@ def maps_run(tmp_path_factory):
     return train(root, save_tiny(root / "module", output="maps"))
 
 
+@pytest.mark.parametrize("has_record", [True, False])
+def test_pictures_of_an_earlier_call_go_and_others_stay(trained, explain, tmp_path, has_record):
+    """With its record, or, as of a version that wrote none, by what explain.jsonl lists."""
+    red, out = trained.source / "red", tmp_path / "out"
+    assert explain(red / "000.jpg", red / "001.jpg", red / "002.jpg")[0] == 0
+    if not has_record:
+        (out / "explain_manifest.json").unlink()
+    (out / "0009-mine.png").write_text("mine")
+    (out / "0003-002.png").write_bytes((out / "0003-002.png").read_bytes() + b" edited" * has_record)
+    assert explain(red / "003.jpg")[0] == 0
+    edited = ["0003-002.png"] if has_record else []
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        ["0001-003.png", "0009-mine.png", "explain.jsonl", "explain_manifest.json", *edited]
+    )
+
+
+def test_what_is_not_ours_stays_and_a_failure_changes_nothing(trained, explain, tmp_path, monkeypatch):
+    red, out = trained.source / "red", tmp_path / "out"
+    assert explain(red / "000.jpg", red / "001.jpg")[0] == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    (out / "0001-002.png").write_text("mine")
+    status, _, err, _ = explain(red / "002.jpg")
+    assert (status, err) == (
+        1,
+        f"trainer: --output={out} holds 0001-002.png, which this command did not write and would have to "
+        "replace: move it, or name another folder\n",
+    )
+    (out / "0001-002.png").unlink()
+    monkeypatch.setattr("trainer.commands.explain.contact_sheet", lambda *given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        explain(red / "002.jpg", red / "003.jpg")
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
 def test_grad_cam_of_an_opaque_module_is_refused_with_the_alternative(explain, halves):
     status, _, err, lines = explain(halves, "--saliency=grad_cam")
     assert (status, lines) == (2, [])
@@ -200,7 +235,7 @@ def test_files_neither_collide_nor_leave_the_folder(trained, explain, tmp_path):
         len(file) < 80 and set(file) <= {*"0123456789-_.", *map(chr, range(65, 123))} for file in files
     )
     written = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*")}
-    assert written == {*files, "contact_sheet.png", "explain.jsonl"}
+    assert written == {*files, "contact_sheet.png", "explain.jsonl", "explain_manifest.json"}
     assert "\n" not in lines[5]["path"]
 
 

@@ -30,6 +30,7 @@ def make_run(
     recorded=True,
     values=None,
     report="report",
+    form=3,
     **options,
 ) -> Path:
     """Makes a run of two classes, a and b, with a report.
@@ -44,6 +45,7 @@ def make_run(
       recorded: whether splits.json says who is in the split.
       values: what metrics.json holds besides, or instead.
       report: the folder of the report, below that of the run.
+      form: the format of the report: 3 has the digests of the pictures, 2 has not.
       **options: of the run, by flag name.
     """
     folder = Path(folder)
@@ -52,18 +54,21 @@ def make_run(
     workdir = Workdir(str(folder))
     workdir.make()
     workdir.write_run(Config().replace(workdir=str(folder), **options), flagfile="", **FACTS)
+    digests = [hashlib.sha256(bytes_of(name).encode()).hexdigest() for name in ids]
     if recorded:
-        digests = [hashlib.sha256(bytes_of(name).encode()).hexdigest() for name in ids]
         workdir.write_or_check_splits({split: list(zip(ids, labels, digests, strict=True))})
     place = folder / report
     place.mkdir(parents=True)
     with open(place / "predictions.csv", "w", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(["id", "label", "prediction", "probability_a", "probability_b"])
-        for name, label, is_right in zip(ids, labels, right, strict=True):
-            rows.writerow([name, label, label if is_right else {"a": "b", "b": "a"}[label], 0.5, 0.5])
+        rows.writerow(
+            ["id", "label", "prediction", "probability_a", "probability_b", *["sha256"] * (form > 2)]
+        )
+        for name, label, is_right, digest in zip(ids, labels, right, digests, strict=True):
+            prediction = label if is_right else {"a": "b", "b": "a"}[label]
+            rows.writerow([name, label, prediction, 0.5, 0.5, *[digest] * (form > 2)])
     found = {
-        "format": 2,
+        "format": form,
         "split": split,
         "step": 84,
         "num_examples": len(ids),

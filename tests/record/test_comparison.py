@@ -82,11 +82,42 @@ def test_of_more_than_ten_pairs_only_those_with_the_first_are_tested(tmp_path):
     assert not any("first run" in note for note in notes(*compared(*folders[:5])))
 
 
-def test_pictures_are_matched_by_name_whatever_their_order(tmp_path):
+def test_pictures_are_matched_by_their_bytes_whatever_their_names_and_order(tmp_path):
     first = make_run(tmp_path / "a", [True, True, False], ids=["x", "y", "z"])
     second = make_run(tmp_path / "b", [True, False, True], ids=["z", "y", "x"])
     _, [pair] = compared(first, second)
     assert (pair.num_shared, pair.only_first, pair.only_second) == (3, 1, 1)
+    third = make_run(
+        tmp_path / "c", [True, False, True], ids=["z2", "y2", "x2"], bytes_of=lambda name: name[0]
+    )
+    assert compared(first, third)[1][0].only_first == 1
+
+
+def test_strangers_of_the_same_names_are_no_pairs(tmp_path):
+    """As two reports of `evaluate --source` on different photos called 0.jpg, 1.jpg, ..."""
+    right, wrong = outcomes(80, 60, 3, 5)
+    folders = [
+        make_run(
+            tmp_path / name, outcome, split="folder:new", bytes_of=lambda i, n=name: n + i, recorded=False
+        )
+        for name, outcome in (("a", right), ("b", wrong))
+    ]
+    assert words(*folders) == ["a and b: no test, no picture is in both reports (none has the same bytes)"]
+
+
+def test_copies_of_a_picture_count_once(tmp_path):
+    """Two names for the same bytes are no two observations; of two classes they are."""
+    labels = ["a", "a", "a", "a", "b"]
+    copies = {"2.jpg": "1.jpg", "3.jpg": "1.jpg", "4.jpg": "1.jpg"}
+    first, second = (
+        make_run(tmp_path / name, right, labels=labels, bytes_of=lambda i: copies.get(i, i))
+        for name, right in (("a", [True, True, True, True, False]), ("b", [True, False, False, False, True]))
+    )
+    [pair] = compared(first, second)[1]
+    assert (pair.num_shared, pair.only_first, pair.only_second) == (3, 1, 1)
+    assert words(first, second)[0].endswith(
+        "right alone on 1 and 1 of the 3 different pictures in both reports, p = 1.000"
+    )
 
 
 def test_without_a_common_picture_there_is_no_test(tmp_path):
@@ -104,8 +135,8 @@ def test_without_a_common_picture_there_is_no_test(tmp_path):
 @pytest.mark.parametrize(
     ("other", "why"),
     [
-        ({"labels": ["b", "b"]}, "the 2 that have the same name in both have other labels"),
-        ({"bytes_of": lambda name: "other"}, "the 2 that have the same name in both have other bytes"),
+        ({"labels": ["b", "b"]}, "the 2 that are in both have other labels"),
+        ({"bytes_of": lambda name: "other" + name}, "none has the same bytes"),
     ],
 )
 def test_what_only_has_the_same_name_is_another_picture(other, why, tmp_path):
@@ -113,10 +144,19 @@ def test_what_only_has_the_same_name_is_another_picture(other, why, tmp_path):
     assert words(*folders) == [f"a and b: no test, no picture is in both reports ({why})"]
 
 
-def test_where_bytes_are_not_recorded_name_and_label_decide(tmp_path):
+@pytest.mark.parametrize("form", [2, 3])
+def test_where_bytes_are_not_recorded_nothing_is_paired(form, tmp_path):
+    """A report of format 2 has no digests; of a split, its run has them."""
     first = make_run(tmp_path / "a", [True, True])
-    second = make_run(tmp_path / "b", [True, False], bytes_of=lambda name: "other", recorded=False)
+    second = make_run(tmp_path / "b", [True, False], form=form)
+    unknown = make_run(tmp_path / "c", [True, False], split="folder:x", recorded=False, form=2)
     assert compared(first, second)[1][0].num_shared == 2
+    reports, pairs = compared(first, unknown)
+    assert verdicts(pairs) == [
+        "a and c: no test, not known to be of the same pictures (the report of c does not say which "
+        "pictures it is of; evaluate writes it anew)"
+    ]
+    assert "50.00 %" in terminal(reports, pairs)
 
 
 def test_only_what_is_in_both_is_tested(tmp_path):
@@ -124,8 +164,8 @@ def test_only_what_is_in_both_is_tested(tmp_path):
     first = make_run(tmp_path / "a", right, ids=["1", "2", "3", "4"], labels=["a", "a", "a", "a"])
     second = make_run(tmp_path / "b", [False] * 4, ids=["2", "3", "4", "5"], labels=["a", "b", "a", "a"])
     assert words(first, second) == [
-        "a and b: no difference can be shown: right alone on 1 and 0 of the 2 pictures in both reports, "
-        "p = 1.000"
+        "a and b: no difference can be shown: right alone on 1 and 0 of the 2 different pictures in both "
+        "reports, p = 1.000"
     ]
 
 
@@ -267,8 +307,12 @@ DAMAGES = [
     ("run.json", b"{", r"run\.json is damaged"),
     ("splits.json", b"[]", r"splits\.json is damaged"),
     ("report/metrics.json", None, "it has no report: evaluate --workdir=.*/b --eval_split=test writes one"),
-    ("report/metrics.json", b'{"format": 1}', "has format 1, older than the 2 .*: evaluate writes it anew"),
-    ("report/metrics.json", b'{"format": 3}', "has format 3, newer than the 2 "),
+    (
+        "report/metrics.json",
+        b'{"format": 1}',
+        "has format 1, older than those .*, 2 and 3: evaluate writes it anew",
+    ),
+    ("report/metrics.json", b'{"format": 4}', "has format 4, newer than those"),
     ("report/metrics.json", b'{"format": 2, ', r"metrics\.json is damaged"),
     ("report/metrics.json", b"\xff\x00", r"metrics\.json is damaged"),
     ("report/metrics.json", b"[2]", r"metrics\.json is damaged: it does not say its format"),

@@ -27,7 +27,7 @@ IDS = [f"x/{i}.jpg" for i in range(6)] + ['strange, "name".jpg']
 # Files of every report of up to ten classes without pictures.
 FILES = {
     "confusion_matrix.png", "index.html", "metrics.json", "per_class.png", "predictions.csv",
-    "predictions.parquet", "reliability.png", "roc_curve.png",
+    "predictions.parquet", "reliability.png", "report_manifest.json", "roc_curve.png",
 }  # fmt: skip
 
 
@@ -44,6 +44,7 @@ def write(folder, *, labels=LABELS, logits=LOGITS, class_names=NAMES, **changes)
         "step": 12,
         "loss": 0.5,
         "ids": IDS if len(labels) == len(IDS) else [f"{i}.jpg" for i in range(len(labels))],
+        "digests": [f"{i:064x}" for i in range(len(labels))],
     }
     return write_report(folder, labels=labels, logits=logits, class_names=class_names, **(given | changes))
 
@@ -87,7 +88,7 @@ def test_what_is_written(tmp_path):
     assert {path.name for path in (tmp_path / "report").iterdir()} == FILES
     values = json.loads((tmp_path / "report" / "metrics.json").read_text())
     assert values == report.values
-    assert (values["format"], values["split"], values["step"], values["loss"]) == (2, "test", 12, 0.5)
+    assert (values["format"], values["split"], values["step"], values["loss"]) == (3, "test", 12, 0.5)
     assert (values["how"], values["left_out_pictures"]) == ("80 %", [["z.jpg", "no picture"]])
     numbers = scores(LABELS, LOGITS, NAMES)
     assert {key: values[key] for key in numbers} == numbers
@@ -121,8 +122,9 @@ def test_predictions_are_read_back(tmp_path):
     np.testing.assert_allclose(probabilities, CHANCES, atol=1e-6)
     table = pyarrow.parquet.read_table(tmp_path / "predictions.parquet")
     assert table.column_names == list(rows[0])
-    assert [str(field.type) for field in table.schema] == ["string"] * 3 + ["double"] * 3
-    for name in ("id", "label", "prediction"):
+    assert [str(field.type) for field in table.schema] == ["string"] * 3 + ["double"] * 3 + ["string"]
+    assert [row["sha256"] for row in rows] == [f"{i:064x}" for i in range(7)]
+    for name in ("id", "label", "prediction", "sha256"):
         assert table[name].to_pylist() == [row[name] for row in rows]
 
 
@@ -303,9 +305,9 @@ def test_classes_of_one_name_are_kept_apart(tmp_path):
     report = write(tmp_path, class_names=("a", "a", "a (2)"))
     assert list(report.values["classes"]) == ["a", "a (2)", "a (2) (2)"]
     table = pyarrow.parquet.read_table(tmp_path / "predictions.parquet")
-    expected = ["id", "label", "prediction", "probability_a", "probability_a (2)", "probability_a (2) (2)"]
-    assert table.column_names == expected
-    assert next(csv.reader(io.StringIO((tmp_path / "predictions.csv").read_text()))) == expected
+    names = [f"probability_{name}" for name in ("a", "a (2)", "a (2) (2)")]
+    assert table.column_names == ["id", "label", "prediction", *names, "sha256"]
+    assert next(csv.reader(io.StringIO((tmp_path / "predictions.csv").read_text()))) == table.column_names
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -325,7 +327,7 @@ def test_logits_that_are_no_numbers(bad, tmp_path):
     assert not (tmp_path / "roc_curve.png").exists()
     # The picture has no probability to be listed by.
     assert len(values["least_certain"]) == 6
-    assert (tmp_path / "predictions.csv").read_text().splitlines()[1].endswith(",nan,nan,nan")
+    assert (tmp_path / "predictions.csv").read_text().splitlines()[1].endswith(f",nan,nan,nan,{0:064x}")
     text = page_of(tmp_path).text
     assert "log_loss: a logit of 1 of 7 pictures is no finite number" in text
     assert "n/a" in text

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from trainer.arithmetic import Arithmetic
-from trainer.commands.new_pictures import evaluate_pictures, report_folder
+from trainer.commands.new_pictures import evaluate_pictures, named_report_folder
 from trainer.commands.picture_errors import named_pictures
 from trainer.commands.scoring import main_split, require_accuracy, score
 from trainer.experiment import Experiment
@@ -30,6 +30,7 @@ def run(line: CommandLine) -> int:
         return evaluate_pictures(workdir, recorded, line.given)
     config = recorded.replace(**line.given)
     workdir.check_same_run(config)
+    named = named_report_folder(config)
     checkpoints = Checkpoints(workdir.checkpoints, keep=config.run.keep_checkpoints)
     path = checkpoints.find(config.evaluate.checkpoint)
     experiment = Experiment(config)
@@ -42,7 +43,7 @@ def run(line: CommandLine) -> int:
         workdir.write_or_check_splits(experiment.split_record())
         stages = make_stages(experiment, decided=workdir.read_facts().get("precision", {}))
         restore(stages, checkpoints, path)
-        folder = report_folder(workdir, config, name="" if split == main_split(experiment) else split)
+        folder = named or workdir.report / ("" if split == main_split(experiment) else split)
         report = score(stages, workdir, split=split, folder=folder)
     require_accuracy(report, at_least=config.run.assert_accuracy_at_least)
     return 0

@@ -5,8 +5,10 @@ import functools
 import hashlib
 import json
 import logging
+import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +22,16 @@ from trainer.config import Config
 from trainer.data.bad_pictures import BadPictureError, shown_name
 from trainer.data.files import Found, find_pictures, read_file
 from trainer.data.opening import open_configured
-from trainer.files import make_folder, write_bytes, write_text
+from trainer.files import PART_PREFIX, make_folder, write_bytes, write_text
 from trainer.flags import CommandLine
+from trainer.record.manifest import Manifest
 from trainer.record.overlays import contact_sheet, overlay, panels_png
 from trainer.record.progress import counting
 from trainer.record.workdir import Workdir
 from trainer.values import TrainerError
 
 _log = logging.getLogger("trainer")
+_LINES, _SHEET = "explain.jsonl", "contact_sheet.png"
 _MOST_ON_SHEET = 100
 # Attributions that miss the gain by more than this share of it are told.
 _TOLERATED = 0.1
@@ -71,17 +75,18 @@ def run(line: CommandLine) -> int:
     if not chosen:
         _log.info("%s has no mistakes; pictures can be named behind explain", _report(workdir, config))
         return 0
-    folder = _make_folder(line.config.benchmark.output, workdir)
+    folder = _make_folder(line.config.benchmark.output, workdir, chosen)
     batch_size = config.plan.batch_size
     explanations = Explanations(open_network(workdir, config), config, batch_size=batch_size)
-    written = _Written(folder, explanations)
-    with counting(config.run.progress, "explanations", len(chosen)) as more:
-        for begin in range(0, len(chosen), batch_size):
-            batch = chosen[begin : begin + batch_size]
-            for one, answer in zip(batch, _answers(explanations, batch, label), strict=True):
-                written.add(one, answer)
-                more(1)
-    return written.finish()
+    with tempfile.TemporaryDirectory(prefix=PART_PREFIX, dir=folder) as part:
+        written = _Written(folder, Path(part), explanations)
+        with counting(config.run.progress, "explanations", len(chosen)) as more:
+            for begin in range(0, len(chosen), batch_size):
+                batch = chosen[begin : begin + batch_size]
+                for one, answer in zip(batch, _answers(explanations, batch, label), strict=True):
+                    written.add(one, answer)
+                    more(1)
+        return written.finish()
 
 
 def _named(paths: Sequence[str]) -> list[Chosen]:
@@ -135,11 +140,32 @@ def _worst_mistakes(workdir: Workdir, config: Config) -> list[Chosen]:
     return [Chosen(row["id"], functools.partial(read, row["id"]), row["label"]) for row in worst]
 
 
-def _make_folder(output: str, workdir: Workdir) -> Path:
+def _make_folder(output: str, workdir: Workdir, chosen: Sequence[Chosen]) -> Path:
+    """Returns the folder, in which nothing of somebody else's is in the way."""
     folder = Path(output).expanduser().absolute() if output else workdir.root / "explain"
     flag = f"--output={output}" if output else str(folder)
     make_folder(folder, flag=flag, wrong="is a file, or lies below one: it must be a folder")
+    files = [_file(number, one.name) for number, one in enumerate(chosen, 1)]
+    _manifest(folder).require_free([_LINES, _SHEET, *files], flag=flag)
     return folder
+
+
+def _manifest(folder: Path) -> Manifest:
+    return Manifest(folder, "explain", older=_of_older_versions)
+
+
+def _of_older_versions(folder: Path) -> list[str]:
+    """Returns the names of what was written before there was a record: those in explain.jsonl, if any."""
+    try:
+        lines = [json.loads(line) for line in (folder / _LINES).read_text().splitlines()]
+        files = [line["file"] for line in lines if line["file"]]
+        return [_LINES, _SHEET, *(name for name in files if Path(name).name == name)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _file(number: int, name: str) -> str:
+    return f"{number:04d}-{_plain(name)}.png"
 
 
 def _answers(
@@ -167,8 +193,17 @@ def _answers(
 class _Written:
     """The files of an explanation: a PNG and a line of JSON for each picture, and a sheet with all."""
 
-    def __init__(self, folder: Path, explanations: Explanations):
-        self._folder, self._names, self._method = folder, explanations.class_names, explanations.method
+    def __init__(self, folder: Path, part: Path, explanations: Explanations):
+        """Begins without any.
+
+        Args:
+          folder: where they are to be in the end.
+          part: a folder in it, where they are until all are made: what an earlier call left is whole until
+            then.
+          explanations: say what the classes are called.
+        """
+        self._folder, self._part = folder, part
+        self._names, self._method = explanations.class_names, explanations.method
         self._lines: list[dict[str, Any]] = []
         self._sheet: list[tuple[np.ndarray, str]] = []
 
@@ -180,11 +215,11 @@ class _Written:
             _log.warning("%s cannot be read: %s", one.name, answer)
             line["error"] = answer
             return
-        file = f"{len(self._lines):04d}-{_plain(one.name)}.png"
+        file = _file(len(self._lines), one.name)
         picture, saliency = answer.explanation.picture, answer.explanation.saliency
         told = self._told(one, answer)
         title = f"{', '.join(told)}\n{Path(one.name).name} · {METHOD_NAMES[self._method]}"
-        write_bytes(self._folder / file, panels_png(picture, saliency.heat, title=title))
+        write_bytes(self._part / file, panels_png(picture, saliency.heat, title=title))
         if len(self._sheet) < _MOST_ON_SHEET:
             # Half the size is what it has room for.
             small = overlay(picture[::2, ::2], saliency.heat).astype(np.float32)
@@ -202,13 +237,14 @@ class _Written:
         }
 
     def finish(self) -> int:
-        """Writes the sheet and the lines, tells where all is, and returns the exit status."""
-        lines = (json.dumps(line, ensure_ascii=False) for line in self._lines)
-        write_text(self._folder / "explain.jsonl", "".join(f"{line}\n" for line in lines))
+        """Writes the sheet and the lines, puts all in place, says where, and returns the exit status."""
         explained = [line for line in self._lines if not line["error"]]
         if len(explained) > 1:
             overlays, titles = zip(*self._sheet, strict=True)
-            write_bytes(self._folder / "contact_sheet.png", contact_sheet(overlays, titles))
+            write_bytes(self._part / _SHEET, contact_sheet(overlays, titles))
+        lines = (json.dumps(line, ensure_ascii=False) for line in self._lines)
+        write_text(self._part / _LINES, "".join(f"{line}\n" for line in lines))
+        self._put_in_place()
         sums = [(line["completeness_error"], line["gain"]) for line in explained if line["gain"] is not None]
         if missed := sum(error > _TOLERATED * abs(gain) for error, gain in sums):
             _log.warning(
@@ -218,6 +254,14 @@ class _Written:
         count = f"{len(explained):,} of {len(self._lines):,} pictures"
         _log.info("%s explained by %s: %s", count, METHOD_NAMES[self._method], self._folder)
         return 0 if explained else 1
+
+    def _put_in_place(self) -> None:
+        """Moves what was made to where it belongs; what an earlier call left and this one did not, goes."""
+        manifest, made = _manifest(self._folder), sorted(path.name for path in self._part.iterdir())
+        manifest.begin(made)
+        for name in made:
+            os.replace(self._part / name, self._folder / name)
+        manifest.finish(made)
 
     def _told(self, one: Chosen, answer: Answer) -> list[str]:
         """Returns one or two lines: the class that is explained, and others that there are."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.commands.finished import open_network
+from trainer.commands.finished import Network, open_network
 from trainer.commands.picture_errors import named_pictures
 from trainer.commands.scoring import (
     measures,
@@ -23,8 +23,11 @@ from trainer.commands.scoring import (
 from trainer.config import Config
 from trainer.data.opening import open_configured, scan_configured
 from trainer.data.pipeline import Pipeline
+from trainer.data.scan import Scan
+from trainer.data.sources import Source
 from trainer.loop.steps import Evaluation
 from trainer.record.progress import counting
+from trainer.record.report_place import pictures_sha256, report_place, require_report_place, source_place
 from trainer.record.workdir import Workdir
 from trainer.values import UsageError
 
@@ -61,28 +64,13 @@ def evaluate_pictures(workdir: Workdir, recorded: Config, given: Mapping[str, An
     label_of = match_classes(source.class_names, class_names, source=source.name)
     scan, left_out = scan_configured(source, config.replace(**theirs))
     seen = _seen_before(workdir, scan.digests)
-    network = open_network(workdir, config)
-    pipeline = Pipeline(
-        source,
-        scan,
-        contract=network.classifier.backbone.contract,
-        batch_size=config.plan.batch_size,
-        seed=config.run.seed,
-        decoding=config.data.decode,
-    )
     indices = np.array([i for i in range(len(source.ids)) if i not in scan.bad], np.int64)
-    parts = []
-    with (
-        named_pictures(source, scan),
-        counting(config.run.progress, source.name, len(indices)) as more,
-    ):
-        for batch in pipeline.once(indices):
-            real = batch["mask"].numpy() > 0
-            parts.append(network.logits(batch["image"].numpy())[real])
-            more(int(real.sum()))
-    scored = _evaluation(np.concatenate(parts), indices=indices, labels=label_of[source.labels[indices]])
+    labels, digests = label_of[source.labels[indices]], [scan.digests[i] for i in indices.tolist()]
+    folder = _report_folder(workdir, config, source.name, digests, [class_names[k] for k in labels])
+    network = open_network(workdir, config)
+    pipeline, logits = _logits(network, source, scan, config, indices)
+    scored = _evaluation(logits, indices=indices, labels=labels)
     temperature, fitted_on = recorded_temperature(workdir, step=network.step)
-    folder = report_folder(workdir, config, name=_folder_name(source.name))
     report = write_scores(
         folder,
         workdir,
@@ -91,10 +79,12 @@ def evaluate_pictures(workdir: Workdir, recorded: Config, given: Mapping[str, An
         scored=scored,
         ids=[source.ids[i] for i in indices.tolist()],
         class_names=class_names,
+        digests=digests,
         temperature=temperature,
         temperature_from=fitted_on,
         pictures=thumbnails(pipeline, indices),
         source=source.name,
+        source_place=source_place(source.name),
         how="all pictures",
         backbone=config.model.backbone,
         image_size_px=network.classifier.backbone.contract.width_px,
@@ -106,6 +96,30 @@ def evaluate_pictures(workdir: Workdir, recorded: Config, given: Mapping[str, An
     tell(report.values, folder, secs=time.perf_counter() - start)
     require_accuracy(report.values, at_least=config.run.assert_accuracy_at_least)
     return 0
+
+
+def _logits(
+    network: Network, source: Source, scan: Scan, config: Config, indices: np.ndarray
+) -> tuple[Pipeline, np.ndarray]:
+    """Returns the pipeline of a source, and the logits [N, K] of its pictures at `indices`."""
+    pipeline = Pipeline(
+        source,
+        scan,
+        contract=network.classifier.backbone.contract,
+        batch_size=config.plan.batch_size,
+        seed=config.run.seed,
+        decoding=config.data.decode,
+    )
+    parts = []
+    with (
+        named_pictures(source, scan),
+        counting(config.run.progress, source.name, len(indices)) as more,
+    ):
+        for batch in pipeline.once(indices):
+            real = batch["mask"].numpy() > 0
+            parts.append(network.logits(batch["image"].numpy())[real])
+            more(int(real.sum()))
+    return pipeline, np.concatenate(parts)
 
 
 def match_classes(found: Sequence[str], known: Sequence[str], *, source: str) -> np.ndarray:
@@ -127,11 +141,32 @@ def match_classes(found: Sequence[str], known: Sequence[str], *, source: str) ->
     return np.array([known.index(name) for name in found], np.int64)
 
 
-def report_folder(workdir: Workdir, config: Config, *, name: str) -> Path:
-    """Returns where a report goes: --report_dir, or a folder of its own below the run's report."""
-    if config.evaluate.report_dir:
-        return Path(config.evaluate.report_dir).expanduser().absolute()
-    return workdir.report / name
+def named_report_folder(config: Config, *, pictures: str = "") -> Path | None:
+    """Returns --report_dir, into which a report of --source may be written; None where it is not given.
+
+    Args:
+      config: of the evaluation.
+      pictures: `pictures_sha256` of what is scored, where it is known.
+
+    Raises:
+      TrainerError: there is something else in that folder.
+    """
+    if not (asked := config.evaluate.report_dir):
+        return None
+    folder = Path(asked).expanduser().absolute()
+    flag = f"--report_dir={asked}"
+    require_report_place(folder, flag=flag, source=config.data.source, pictures=pictures)
+    return folder
+
+
+def _report_folder(
+    workdir: Workdir, config: Config, source: str, digests: Sequence[str], labels: Sequence[str]
+) -> Path:
+    """Returns where the report of another source goes: --report_dir, or a folder below the run's report."""
+    pictures = pictures_sha256(digests, labels)
+    named = named_report_folder(config.replace(source=source), pictures=pictures)
+    name = _folder_name(source)
+    return named or report_place(workdir.report, name, source=source, pictures=pictures)
 
 
 def _listed(names: Sequence[str], *, at_most: int = 10) -> str:

@@ -14,6 +14,7 @@ from trainer.data.pipeline import Pipeline
 from trainer.experiment import Experiment
 from trainer.files import read_json, write_json
 from trainer.loop.steps import Evaluation
+from trainer.record.report_place import report_manifest, source_place
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
 from trainer.stages import Stages
@@ -95,10 +96,12 @@ def score(
         scored=scored,
         ids=[experiment.source.ids[i] for i in scored.ids.tolist()],
         class_names=experiment.source.class_names,
+        digests=[experiment.scan.digests[i] for i in scored.ids.tolist()],
         temperature=temperature,
         temperature_from=fitted_on,
         pictures=thumbnails(experiment.pipeline, scored.ids),
         source=experiment.source.name,
+        source_place=source_place(experiment.source.name),
         how=experiment.splits.how,
         backbone=experiment.backbone.name,
         image_size_px=experiment.backbone.contract.width_px,
@@ -138,8 +141,10 @@ def show_score(
 ) -> None:
     """Writes an event file beside a report: in TensorBoard the evaluation is a run of its own."""
     summaries = Summaries(workdir)
-    summaries.score(folder, step, values, figures)
+    path = summaries.score(folder, step, values, figures)
     summaries.close()
+    # The next evaluation removes it with the rest of this report, and no other event file.
+    report_manifest(folder).add([path.name])
 
 
 def tell(values: Mapping[str, Any], folder: Path, *, secs: float) -> None:

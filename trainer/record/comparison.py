@@ -20,11 +20,12 @@ _OF_SPLITS = ("source", "splits", "split_order", "split_seed", "drop_duplicates"
 class Pair:
     """Two reports, compared on the pictures that are in both.
 
-    A picture is the same if it has the same id and label and, where they are recorded, the same bytes.
-    Without any there is no test: `p_value` and `holm_p_value` are None, and `why_not` says why.
+    A picture is the same if it has the same bytes, by their SHA-256, and the same label, whatever its name;
+    one that a report has several times counts once. Without any there is no test: `p_value` and
+    `holm_p_value` are None, and `why_not` says why.
 
     Attributes:
-      num_shared: how many pictures are in both.
+      num_shared: how many different pictures are in both.
       only_first, only_second: how many of them only one got right.
       p_value: of McNemar's exact test; see `mcnemar`.
       holm_p_value: the same, corrected for how many pairs are tested.
@@ -38,6 +39,11 @@ class Pair:
     p_value: float | None = None
     holm_p_value: float | None = None
     why_not: str = ""
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether one of them does not say which pictures it is of."""
+        return not (self.first.examples and self.second.examples)
 
     @property
     def better(self) -> Scored | None:
@@ -64,22 +70,20 @@ def compare_pairs(reports: Sequence[Scored]) -> list[Pair]:
 
 
 def _test(first: Scored, second: Scored) -> Pair:
-    common = [name for name in first.examples if name in second.examples]
-    same_label = [name for name in common if first.examples[name][0] == second.examples[name][0]]
-    shared = [
-        n for n in same_label if first.digests.get(n) in (None, second.digests.get(n, first.digests.get(n)))
-    ]
+    for report in (first, second):
+        if not report.examples:
+            why = f"the report of {report.name} does not say which pictures it is of; evaluate writes it anew"
+            return Pair(first, second, 0, why_not=why)
+    shared = [key for key in first.examples if key in second.examples]
     if not shared:
-        what = "other labels" if not same_label else "other bytes"
+        same_bytes = len({digest for digest, _ in first.examples} & {digest for digest, _ in second.examples})
         why = (
-            f"the {len(common):,} that have the same name in both have {what}"
-            if common
-            else _apart(first, second)
+            f"the {same_bytes:,} that are in both have other labels" if same_bytes else _apart(first, second)
         )
         return Pair(first, second, 0, why_not=why)
     from trainer.measures.comparison import mcnemar  # Late: scipy takes a second to import.
 
-    right = np.array([(first.examples[name][1], second.examples[name][1]) for name in shared])
+    right = np.array([(first.examples[key], second.examples[key]) for key in shared])
     found = mcnemar(right[:, 0], right[:, 1])
     return Pair(first, second, len(shared), found.only_a, found.only_b, found.p_value)
 
@@ -90,7 +94,7 @@ def _apart(first: Scored, second: Scored) -> str:
     if first.options and second.options:
         pairs = [(name, first.options[name], second.options[name]) for name in _OF_SPLITS]
         reasons += [f"--{name} was {a} and {b}" for name, a, b in pairs if a != b]
-    return "; ".join(reasons) or "their names are other ones"
+    return "; ".join(reasons) or "none has the same bytes"
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -57,7 +57,8 @@ def verdicts(pairs: Sequence[Pair]) -> list[str]:
 def _verdict(pair: Pair, *, corrected: bool) -> str:
     a, b = pair.first.name, pair.second.name
     if pair.p_value is None:
-        return f"{a} and {b}: no test, no picture is in both reports ({pair.why_not})"
+        told = "not known to be of the same pictures" if pair.is_unknown else "no picture is in both reports"
+        return f"{a} and {b}: no test, {told} ({pair.why_not})"
     alone = f"right alone on {pair.only_first:,} and {pair.only_second:,}"
     told = f"{a} and {b}: no difference can be shown"
     if pair.better is pair.first:
@@ -70,8 +71,8 @@ def _verdict(pair: Pair, *, corrected: bool) -> str:
             f"{b} is better than {a}",
             f"right alone on {pair.only_second:,} against {pair.only_first:,}",
         )
-    if pair.num_shared < max(len(pair.first.examples), len(pair.second.examples)):
-        alone += f" of the {pair.num_shared:,} pictures in both reports"
+    if pair.num_shared < max(pair.first.num_examples, pair.second.num_examples):
+        alone += f" of the {pair.num_shared:,} different pictures in both reports"
     p = f"p = {_p(pair.p_value)}" + (f", Holm {_p(pair.holm_p_value or 0.0)}" if corrected else "")
     return f"{told}: {alone}, {p}"
 

@@ -7,14 +7,15 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from trainer.files import read_json, require_shape
 from trainer.record.workdir import Workdir
 from trainer.values import TrainerError, UsageError
 
-# Of metrics.json. 1 had the name of the split in its own name.
-REPORT_FORMAT = 2
+# Of metrics.json. 2 had no digests of the pictures, 1 the name of the split in its own name.
+REPORT_FORMAT = 3
+_READ_FORMATS = (2, 3)
 _SHARES = {"precision": float, "recall": float, "f1": float}
 _REPORT = {
     "format": int,
@@ -31,6 +32,7 @@ _REPORT = {
     "calibration?": {"expected_calibration_error": float | None},
     "image_size_px?": int | None,
     "backbone?": str,
+    "pictures_sha256?": str | None,
 }
 
 
@@ -44,8 +46,8 @@ class Scored:
       workdir: of the run; None where the report lies elsewhere.
       options: {flag name: value} of what changes the numbers of a run; empty without `workdir`.
       values: what metrics.json holds.
-      examples: {id: (class, whether the prediction was right)}.
-      digests: {id: SHA-256 of the picture}, of those that are known.
+      examples: {(SHA-256 of a picture, its class): whether the prediction was right}, of those whose bytes
+        are known. Pictures of the same bytes and class are one: a network says the same of them.
     """
 
     name: str
@@ -53,12 +55,15 @@ class Scored:
     workdir: Path | None
     options: Mapping[str, Any]
     values: Mapping[str, Any]
-    examples: Mapping[str, tuple[str, bool]]
-    digests: Mapping[str, str]
+    examples: Mapping[tuple[str, str], bool]
 
     @property
     def split(self) -> str:
         return str(self.values.get("split", ""))
+
+    @property
+    def num_examples(self) -> int:
+        return int(self.values["num_examples"])
 
 
 def find_reports(paths: Sequence[str], *, split: str = "") -> list[Scored]:
@@ -137,10 +142,11 @@ def read_report(path: Path) -> dict[str, Any]:
     values = read_json(path)
     if not isinstance(values, dict) or type(values.get("format")) is not int:
         raise TrainerError(f"{path} is damaged: it does not say its format; evaluate writes it anew")
-    if values["format"] != REPORT_FORMAT:
+    if values["format"] not in _READ_FORMATS:
         age = "newer" if values["format"] > REPORT_FORMAT else "older"
         raise TrainerError(
-            f"{path} has format {values['format']}, {age} than the {REPORT_FORMAT} that this version reads: "
+            f"{path} has format {values['format']}, {age} than those that this version reads, "
+            f"{' and '.join(map(str, _READ_FORMATS))}: "
             "evaluate writes it anew"
         )
     try:
@@ -152,8 +158,8 @@ def read_report(path: Path) -> dict[str, Any]:
 
 def _read(report: Path, *, name: str) -> Scored:
     values = read_report(report / "metrics.json")
-    examples = _read_examples(report / "predictions.csv")
-    counted = (len(examples), sum(right for _, right in examples.values()))
+    rows = _read_rows(report / "predictions.csv")
+    counted = (len(rows), sum(row.is_right for row in rows))
     if (values.get("num_examples"), values.get("num_correct")) != counted:
         raise TrainerError(
             f"{report} is not of one piece: metrics.json says that {values.get('num_correct')} of "
@@ -161,19 +167,37 @@ def _read(report: Path, *, name: str) -> Scored:
             "are; evaluate writes both anew"
         )
     run = next((f for f in report.absolute().parents[:2] if (f / "run.json").exists()), None)
-    if run is None:
-        return Scored(name, report, None, {}, values, examples, {})
-    options = Workdir(str(run)).read_config().identity_values()
-    # Pictures of another source are in no split.
-    digests = {row[0]: row[2] for row in _read_splits(run).get(str(values.get("split")), [])}
-    return Scored(name, report, run, options, values, examples, digests)
+    options: Mapping[str, Any] = {}
+    digests: dict[str, str] = {}
+    if run is not None:
+        options = Workdir(str(run)).read_config().identity_values()
+        # An older report says no digests, but the run does, of its own splits.
+        digests = {row[0]: row[2] for row in _read_splits(run).get(str(values.get("split")), [])}
+    if values["format"] == REPORT_FORMAT:
+        digests = {}
+    examples: dict[tuple[str, str], bool] = {}
+    for row in rows:
+        if digest := row.digest or digests.get(row.name, ""):
+            examples.setdefault((digest, row.label), row.is_right)
+    return Scored(name, report, run, options, values, examples)
 
 
-def _read_examples(path: Path) -> dict[str, tuple[str, bool]]:
+class _Row(NamedTuple):
+    """A line of predictions.csv."""
+
+    name: str
+    label: str
+    is_right: bool
+    digest: str
+
+
+def _read_rows(path: Path) -> list[_Row]:
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            rows = csv.DictReader(file)
-            return {row["id"]: (row["label"], row["label"] == row["prediction"]) for row in rows}
+            return [
+                _Row(row["id"], row["label"], row["label"] == row["prediction"], row.get("sha256") or "")
+                for row in csv.DictReader(file)
+            ]
     except FileNotFoundError:
         raise TrainerError(f"{path} is missing: evaluate writes it anew") from None
     except (KeyError, ValueError, csv.Error):

@@ -90,15 +90,14 @@ class Summaries:
 
     def score(
         self, folder: Path, step: int, values: Mapping[str, float], figures: Mapping[str, bytes]
-    ) -> None:
-        """Writes a score and its figures (PNG) into a folder, in place of any that was written there."""
-        for path in event_files(folder):
-            path.unlink()
+    ) -> Path:
+        """Writes a score and its figures (PNG) into a new event file of a folder, and returns its path."""
         with self._writing(str(folder), step, num_events=len(values) + len(figures)):
             for tag, value in values.items():
                 tf.summary.scalar(tag, value)
             for name, png in figures.items():
                 tf.summary.experimental.write_raw_pb(image_summary(f"report/{name}", png))
+        return self._files[str(folder)].path
 
     def sync(self) -> None:
         """Waits until all that was written so far is on disk: no checkpoint may count what can be lost.

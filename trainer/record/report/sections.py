@@ -17,7 +17,7 @@ _LABELS = {"num_examples": "pictures", "how": "splits", "image_size_px": "side o
 _NO_FACTS = {
     "format", "num_correct", "accuracy", "accuracy_95_percent_interval", "top_k_accuracy", "log_loss",
     "brier_score", "roc_auc", "macro", "weighted", "classes", "confusion_matrix", "calibration", "undefined",
-    "worst_mistakes", "least_certain", *_LISTS,
+    "worst_mistakes", "least_certain", "pictures_sha256", "source_place", *_LISTS,
 }  # fmt: skip
 
 

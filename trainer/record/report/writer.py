@@ -17,13 +17,13 @@ from trainer.measures.scores import scores
 from trainer.record.figures import confusion_figure, picture_grid
 from trainer.record.report.charts import MOST_CURVES, per_class_figure, reliability_figure, roc_figure
 from trainer.record.report.page import make_page
-from trainer.record.report.predictions import as_csv, as_parquet, unique_names
+from trainer.record.report.predictions import Predictions, as_csv, as_parquet, unique_names
+from trainer.record.report_place import FIGURES, TABLES, pictures_sha256, report_manifest
 from trainer.record.shortening import shortened
 
-FORMAT = 2
+FORMAT = 3
 MOST_LISTED = 16
 """Pictures among the worst mistakes, and among the least certain ones."""
-FIGURES = ("confusion_matrix", "reliability", "roc_curve", "mistakes", "least_certain", "per_class")
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ def write_report(
     labels: np.ndarray,
     logits: np.ndarray,
     class_names: Sequence[str],
+    digests: Sequence[str],
     temperature: float | None = None,
     temperature_from: str = "",
     pictures: Callable[[Sequence[int]], np.ndarray] | None = None,
@@ -57,8 +58,8 @@ def write_report(
 ) -> Report:
     """Writes metrics.json, predictions.csv, predictions.parquet, figures and index.html.
 
-    What docs/report.md describes. Figures of an earlier evaluation that this one does not have are removed;
-    other files in the folder stay as they are. The same input gives the same bytes.
+    What docs/report.md describes. What an earlier evaluation wrote there and this one does not is removed,
+    event files included; other files in the folder stay as they are. The same input gives the same bytes.
 
     Args:
       folder: where; made if missing.
@@ -69,6 +70,7 @@ def write_report(
       labels: [N] int.
       logits: [N, K].
       class_names: [K].
+      digests: [N] SHA-256 of the encoded pictures, in hex; empty where it is not known.
       temperature: what the logits are divided by for scaled probabilities; None: there are none.
       temperature_from: the pictures it was fitted on, in words.
       pictures: from positions in `ids` to the pictures there, [n, H, W, 3] float in [0, 1]; None: the report
@@ -81,6 +83,7 @@ def write_report(
         "format": FORMAT,
         "split": split,
         "step": step,
+        "pictures_sha256": pictures_sha256(digests, [names[k] for k in labels]) if all(digests) else None,
         "loss": loss if math.isfinite(loss) else None,
         **scores(labels, logits, names, temperature=temperature, temperature_from=temperature_from),
     }
@@ -103,16 +106,23 @@ def write_report(
         mistakes=[shown.get(i) for i in worst],
         doubtful=[shown.get(i) for i in doubtful],
     )
-    write_text(folder / "predictions.csv", as_csv(ids, labels, logits, names))
-    write_bytes(folder / "predictions.parquet", as_parquet(ids, labels, logits, names))
-    for name in FIGURES:
-        if name in figures:
-            write_bytes(folder / f"{name}.png", figures[name])
-        else:
-            (folder / f"{name}.png").unlink(missing_ok=True)
+    _write_files(folder, Predictions(ids, labels, logits, names, digests), figures, page, values)
+    return Report(values, figures)
+
+
+def _write_files(
+    folder: Path, predictions: Predictions, figures: Mapping[str, bytes], page: str, values: dict[str, Any]
+) -> None:
+    names = [*TABLES, *(f"{name}.png" for name in FIGURES if name in figures)]
+    manifest = report_manifest(folder)
+    manifest.begin(names)
+    write_text(folder / "predictions.csv", as_csv(predictions))
+    write_bytes(folder / "predictions.parquet", as_parquet(predictions))
+    for name, png in figures.items():
+        write_bytes(folder / f"{name}.png", png)
     write_text(folder / "index.html", page)
     write_json(folder / "metrics.json", values)
-    return Report(values, figures)
+    manifest.finish(names)
 
 
 def _describer(
