@@ -83,6 +83,7 @@ def test_training_leaves_these_files(trained):
         *(f"validation/projector/{name}" for name in ("features.tsv", "metadata.tsv", "sprite.png")),
         *(f"report/{name}.json" for name in ("metrics", "calibration")), "report/index.html",
         "report/predictions.csv", "report/predictions.parquet", "report/learning_curves.png",
+        "report/report_manifest.json",
         *(f"report/{name}.png" for name in FIGURES),
     }  # fmt: skip
 
