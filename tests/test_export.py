@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import itertools
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
 import trainer
-from tests.conftest import call_main, make_flower_folder
+from tests.conftest import COLOURS, call_main, make_flower_folder
 from tests.data.kinds import exif
 from tests.small_disks import small_disk
 from trainer.commands import export
@@ -100,8 +101,9 @@ def test_what_is_in_the_folder(exported):
         path.relative_to(exported.folder).as_posix() for path in exported.folder.rglob("*") if path.is_file()
     }
     assert {path for path in found if not path.startswith("saved_model/variables/")} == {
-        "MODEL_CARD.md", "parity.json", "export.json", "labels.txt", *TFLITE, "saved_model/saved_model.pb",
-        "saved_model/fingerprint.pb", "saved_model/assets/export.json",
+        "MODEL_CARD.md", "parity.json", "export.json", "labels.txt", "preprocess.py", *TFLITE,
+        "export_manifest.json", "saved_model/saved_model.pb", "saved_model/fingerprint.pb",
+        "saved_model/assets/export.json",
     }  # fmt: skip
     assert (exported.folder / "labels.txt").read_text() == "blue\ngreen\nred\n"
     about = json.loads((exported.folder / "export.json").read_text())
@@ -164,6 +166,10 @@ def test_parity_is_what_the_interpreter_gives(exported, predict):
             exported.parity["network"]["accuracy"] - model["accuracy"]
         )
         assert model["size_bytes"] == (exported.folder / file).stat().st_size
+        # The pictures are JPEGs: the decoders differ in some bits of some pixels.
+        by_files = exported.models[file, "files"]
+        assert by_files["agreement"] == 1
+        assert by_files["largest_probability_difference"] < 0.1 if file == "int8.tflite" else 0.02
     for way in ("serving_default", "images"):
         model = exported.models["saved_model", way]
         assert (model["agreement"], model["accuracy_drop"]) == (1, 0)
@@ -310,11 +316,56 @@ def test_code_on_the_pages_runs(page, exported, monkeypatch, capsys, tmp_path):
     shutil.copy(exported.paths[0], tmp_path / "picture.jpg")
     shutil.copytree(exported.folder, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "preprocess", raising=False)
     blocks = code_of(text)
     assert len(blocks) >= 2
     for block in blocks:
         exec(compile(block, page, "exec"), {})
         assert "0." in capsys.readouterr().out
+
+
+def striped(path, name, *, turn):
+    """A photo of 696x520 px of another colour, with dots of a class just where 8 px see it.
+
+    Seen without smoothing it is of the class; smoothed, it is of the other one.
+    """
+    other = NAMES[(NAMES.index(name) + 1) % 3]
+    height, width = 520, 696
+    pixels = np.empty([height, width, 3], np.uint8)
+    pixels[:] = COLOURS[other]
+    rows, columns = ([int((at + 0.5) * size / 8) for at in range(8)] for size in (height, width))
+    for row, column in itertools.product(rows, columns):
+        pixels[row - 8 : row + 8, column - 8 : column + 8] = COLOURS[name]
+    Image.fromarray(pixels).save(path, quality=95, subsampling=0, exif=exif(turn))
+
+
+@pytest.mark.parametrize(("file", "within"), [("float32.tflite", 0.01), ("int8.tflite", 0.1)])
+def test_the_documented_way_on_large_photos_is_that_of_predict(
+    file, within, exported, monkeypatch, capsys, tmp_path
+):
+    """The code of docs/export.md, run on files: the same classes, and probabilities that are close."""
+    text = (Path(trainer.__file__).parents[1] / "docs" / "export.md").read_text()
+    [block] = [block for block in code_of(text) if f'"export/{file}"' in block]
+    (tmp_path / "export").symlink_to(exported.folder)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "preprocess", raising=False)
+    smoothed_away = 0
+    for turn, name in enumerate(NAMES, 5):
+        striped(tmp_path / "picture.jpg", name, turn=turn)
+        [wanted] = trainer.load(exported.workdir).predict(["picture.jpg"])
+        capsys.readouterr()
+        exec(compile(block, "docs/export.md", "exec"), {})
+        found = np.array(re.findall(r"\d\.\d*(?:e-\d+)?", capsys.readouterr().out), float)
+        probabilities = [wanted.probabilities[n] for n in NAMES]
+        assert found == pytest.approx(probabilities, abs=within)
+        assert NAMES[found.argmax()] == wanted.label
+        small = Image.open("picture.jpg").convert("RGB").resize((8, 8), Image.Resampling.BILINEAR)
+        small.save("small.png")
+        [smooth] = trainer.load(exported.workdir).predict(["small.png"])
+        smoothed_away += abs(smooth.probabilities[wanted.label] - wanted.probability) > 0.1
+    assert smoothed_away
 
 
 def test_what_the_terminal_says(exported):
@@ -358,8 +409,42 @@ def test_a_model_that_loses_too_much_fails_the_export(copied, exported, run_main
     )
     assert "| NO |" in (copied / "export" / "MODEL_CARD.md").read_text()
     assert sorted(os.listdir(copied / "export")) == [
-        "MODEL_CARD.md", "export.json", "float32.tflite", "labels.txt", "parity.json",
+        "MODEL_CARD.md", "export.json", "export_manifest.json", "float32.tflite", "labels.txt", "parity.json",
+        "preprocess.py",
     ]  # fmt: skip
+
+
+def test_other_forms_are_added_and_notes_stay(exported, run_main, tmp_path):
+    """Models with the same weights stay, on record and in the card; with others they are not mixed."""
+    folder = tmp_path / "export"
+    arguments = [f"--workdir={exported.workdir}", f"--export_dir={folder}"]
+    assert run_main("export", *arguments, "--formats=float32")[0] == 0
+    model = (folder / "float32.tflite").read_bytes()
+    (folder / "notes.txt").write_text("mine")
+    (folder / "MODEL_CARD.md").write_text("by hand")
+    status, out, _ = run_main("export", *arguments, "--formats=float16")
+    assert status == 0
+    assert "MODEL_CARD.md was changed by hand" in out
+    parity = json.loads((folder / "parity.json").read_text())
+    assert [(row["file"], row["input"]) for row in parity["models"]] == [
+        ("float16.tflite", "files"), ("float16.tflite", "images"),
+        ("float32.tflite", "files"), ("float32.tflite", "images"),
+    ]  # fmt: skip
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert all(f"| {file} |" in card for file in ("float16.tflite", "float32.tflite"))
+    assert (folder / "float32.tflite").read_bytes() == model
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert (folder / "MODEL_CARD.edited.md").read_text() == "by hand"
+    parity["weights"] = {"step": 6, "sha256": "0f"}
+    (folder / "parity.json").write_text(json.dumps(parity))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    status, _, err = run_main("export", *arguments, "--formats=float16")
+    assert (status, err) == (
+        1,
+        f"trainer: --export_dir={folder} holds float32.tflite with other weights, those of step 6: "
+        "--formats=float32,float16 writes all of them anew, or name another folder\n",
+    )
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_what_fails_on_the_way_leaves_the_older_export(copied, run_main, monkeypatch):
@@ -444,11 +529,17 @@ def test_onnx_beside_the_network(copied, run_main, exported, predict):
     assert sorted(os.listdir(copied / "export")) == [
         "MODEL_CARD.md",
         "export.json",
+        "export_manifest.json",
+        "labels.txt",
         "model.onnx",
         "parity.json",
+        "preprocess.py",
     ]
-    [model] = json.loads((copied / "export" / "parity.json").read_text())["models"]
-    assert (model["file"], model["agreement"], model["accuracy_drop"]) == ("model.onnx", 1, 0)
+    models = json.loads((copied / "export" / "parity.json").read_text())["models"]
+    assert [(m["file"], m["input"], m["agreement"], m["accuracy_drop"]) for m in models] == [
+        ("model.onnx", "files", 1, 0),
+        ("model.onnx", "images", 1, 0),
+    ]
     session = onnxruntime.InferenceSession(
         copied / "export" / "model.onnx", providers=["CPUExecutionProvider"]
     )

@@ -82,7 +82,8 @@ def test_how_to_load_names_files_that_are_there():
     about = About(("a",), Contract(8, 9, (0.0, 1.0), 2, True), "apply", "exact")
     text = card.usage_section(about, has_saved_model=False, tflite_files=["int8.tflite"])
     assert 'Interpreter("int8.tflite")' in text
-    assert "np.zeros([1, 8, 9, 3], np.uint8)" in text
+    assert "8x9 px" in text
+    assert 'read_picture("picture.jpg", as_bytes=True)' in text
     assert "saved_model" not in text
     text = card.usage_section(about, has_saved_model=True, tflite_files=[])
     assert "tf.saved_model.load" in text

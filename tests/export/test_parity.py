@@ -12,20 +12,24 @@ REFERENCE = Reference(
 )
 
 
-def compared(rows, *, max_drop=0.0, classes=None):
+def compared(rows, *, max_drop=0.0, classes=None, kept=()):
     rows = np.array(rows, np.float32)
     answers = {
         ("m.tflite", "images"): Answers(rows, rows.argmax(axis=1) if classes is None else classes, 12.34)
     }
-    found = parity(REFERENCE, answers, sizes={"m.tflite": 1000}, max_drop=max_drop)
-    [model] = found["models"]
+    weights = {"step": 7, "sha256": "0f"}
+    found = parity(
+        REFERENCE, answers, sizes={"m.tflite": 1000}, max_drop=max_drop, weights=weights, kept=kept
+    )
+    model = found["models"][0]
     return found, model
 
 
 def test_the_same_answers_pass():
     found, model = compared(REFERENCE.probabilities)
     assert found == {
-        "format": 1, "split": "validation", "num_examples": 4, "max_accuracy_drop": 0.0, "passed": True,
+        "format": 2, "split": "validation", "num_examples": 4, "max_accuracy_drop": 0.0, "passed": True,
+        "weights": {"step": 7, "sha256": "0f"},
         "network": {"accuracy": 0.75, "precision": "float32"}, "models": [model],
     }  # fmt: skip
     assert model == {
@@ -54,6 +58,14 @@ def test_too_much_is_lost():
     )
     assert failures(found) == ["m.tflite (images) has accuracy 0.5000 on validation, and the network 0.7500"]
     assert compared(rows, max_drop=0.25)[0]["passed"]
+
+
+def test_models_that_stay_are_held_to_what_is_allowed_now():
+    row = {"file": "old.tflite", "input": "files", "accuracy": 0.5, "accuracy_drop": 0.25, "passed": True}
+    found, _ = compared(REFERENCE.probabilities, max_drop=0.2, kept=[row])
+    assert found["models"][1] == {**row, "passed": False}
+    assert failures(found) == ["old.tflite (files) has accuracy 0.5000 on validation, and the network 0.7500"]
+    assert compared(REFERENCE.probabilities, max_drop=0.25, kept=[row])[0]["passed"]
 
 
 def test_what_is_no_number_is_no_answer():

@@ -1,8 +1,9 @@
 """`export`: a finished run as SavedModel and TFLite, each checked in a process of its own."""
 
 import contextlib
+import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from trainer.data.pipeline import Pipeline
 from trainer.experiment import Experiment
 from trainer.export import card
 from trainer.export.about import About
-from trainer.export.folder import CARD, PARITY, put_in_place, require_export_place
+from trainer.export.folder import CARD, PARITY, kept_models, put_in_place, require_export_place
 from trainer.export.fresh import Answers, Picture, run_model
-from trainer.export.models import SAVED_MODEL, parse_formats, write_models
+from trainer.export.models import FORMATS, SAVED_MODEL, file_of, parse_formats, write_models
 from trainer.export.parity import Reference, failures, parity, size_bytes, told
 from trainer.files import write_json, write_text
 from trainer.flags import CommandLine, to_flagfile
@@ -54,14 +55,27 @@ def run(line: CommandLine) -> int:
     folder = _folder(workdir, config)
     values = checkpoints.values(path)
     num_bytes = sum(value.nbytes for name, value in values.items() if name.startswith("model/"))
-    require_export_place(folder, num_bytes=(1 + len(formats)) * (num_bytes + _OVERHEAD_BYTES))
+    files = [file_of(form) for form in formats]
+    room = (1 + len(formats)) * (num_bytes + _OVERHEAD_BYTES)
+    require_export_place(folder, files=files, num_bytes=room)
+    weights = {"step": checkpoints.step_of(path), "sha256": weights_sha256(values)}
+    way_out = _way_out(folder, formats)
+    kept = kept_models(folder, files=files, weights=str(weights["sha256"]), way_out=way_out)
     experiment = _open(config)
     with named_pictures(experiment.source, experiment.scan):
         workdir.write_or_check_splits(experiment.split_record())
         assign_weights(experiment.classifier, values)
         about = _about(experiment, workdir, step=checkpoints.step_of(path))
-        with put_in_place(folder) as part:
-            found = _export(experiment, part, about, formats=formats)
+        with put_in_place(folder, kept={row["file"] for row in kept}) as part:
+            reference, answers, sizes = _export(experiment, part, about, formats=formats)
+            found = parity(
+                reference,
+                answers,
+                sizes=sizes,
+                max_drop=config.export.max_accuracy_drop,
+                weights=weights,
+                kept=kept,
+            )
             write_json(part / PARITY, found)
             write_text(part / CARD, _card(experiment, workdir, about, found))
     for model in found["models"]:
@@ -73,6 +87,22 @@ def run(line: CommandLine) -> int:
             f"--max_accuracy_drop={config.export.max_accuracy_drop:g} allows. All is in {folder / PARITY}"
         )
     return 0
+
+
+def weights_sha256(values: Mapping[str, np.ndarray]) -> str:
+    """Returns 64 hex digits of the weights of a checkpoint, by the names of its variables."""
+    digest = hashlib.sha256()
+    for name in sorted(name for name in values if name.startswith("model/")):
+        value = np.ascontiguousarray(values[name])
+        digest.update(f"{name} {value.dtype} {value.shape}\0".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()
+
+
+def _way_out(folder: Path, formats: tuple[str, ...]) -> str:
+    """Returns what to do about models in a folder that do not belong to those that are to be written."""
+    there = [form for form in FORMATS if form in formats or (folder / file_of(form)).exists()]
+    return f"--formats={','.join(there)} writes all of them anew"
 
 
 def _folder(workdir: Workdir, config: Config) -> Path:
@@ -117,8 +147,12 @@ def _about(experiment: Experiment, workdir: Workdir, *, step: int) -> About:
 
 def _export(
     experiment: Experiment, folder: Path, about: About, *, formats: tuple[str, ...]
-) -> dict[str, Any]:
-    """Writes the models and runs each; returns what parity.json holds."""
+) -> tuple[Reference, dict[tuple[str, str], Answers], dict[str, int]]:
+    """Writes the models and runs each.
+
+    Returns:
+      What the network says; what each way into each model says; {model: its size in bytes}.
+    """
     config = experiment.config
     validation = experiment.splits.indices["validation"]
     reference = _reference(experiment, validation)
@@ -142,12 +176,12 @@ def _export(
             with counting(config.run.progress, f"check of {model.name}", len(validation)) as watch:
                 found = run_model(
                     model,
-                    pictures(experiment, validation, encoded=model.name == SAVED_MODEL),
+                    pictures(experiment, validation, encoded=True),
                     size_px=about.contract.image_shape[:2],
                     watch=watch,
                 )
             answers |= {(model.name, way): answer for way, answer in found.items()}
-    return parity(reference, answers, sizes=sizes, max_drop=config.export.max_accuracy_drop)
+    return reference, answers, sizes
 
 
 def _reference(experiment: Experiment, indices: np.ndarray) -> Reference:
@@ -195,7 +229,7 @@ def _card(experiment: Experiment, workdir: Workdir, about: About, found: dict[st
     config, step = experiment.config, about.run["step"]
     metrics_json = workdir.report / "metrics.json"
     phases = [f"- {card.escaped(phase.describe())}" for phase in experiment.plan.phases]
-    files = [model["file"] for model in found["models"]]
+    files = list(dict.fromkeys(model["file"] for model in found["models"]))
     parts = [
         card.title_section(about, head=config.model.head),
         card.data_section(

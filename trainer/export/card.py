@@ -155,7 +155,7 @@ def models_section(found: Mapping[str, Any]) -> str:
 
 def usage_section(about: About, *, has_saved_model: bool, tflite_files: Sequence[str]) -> str:
     """Tells how the files are loaded, in code that runs in the folder of the export."""
-    size = f"{about.contract.height_px}, {about.contract.width_px}"
+    size = f"{about.contract.height_px}x{about.contract.width_px}"
     parts = ["## How to load"]
     if has_saved_model:
         code = """\
@@ -168,17 +168,18 @@ print(model.signatures["serving_default"](image_bytes=pictures))"""
     if tflite_files:
         takes_bytes = tflite_files == ["int8.tflite"]
         code = f"""\
-import numpy as np
 from ai_edge_litert.interpreter import Interpreter
+from preprocess import read_picture
 
-interpreter = Interpreter("{tflite_files[0]}")
-run = interpreter.get_signature_runner("images")
-pixels = np.zeros([1, {size}, 3], np.{"uint8" if takes_bytes else "float32"})  # RGB
+run = Interpreter("{tflite_files[0]}").get_signature_runner("images")
+pixels = read_picture("picture.jpg"{", as_bytes=True" if takes_bytes else ""})
 print(run(images=pixels)["probabilities"])"""
         parts += [
-            "The TFLite files need ai-edge-litert, and take one picture of this size: float32 from 0 to 1, "
-            "or, for `int8.tflite`, uint8 from 0 to 255, which gives probabilities in steps of 1/256, 255 "
-            "being the highest. `labels.txt` has the class names, a line each:",
+            f"The TFLite files need ai-edge-litert, and take one picture of {size} px: float32 from 0 to 1, "
+            "or, for `int8.tflite`, uint8 from 0 to 255 (`read_picture(..., as_bytes=True)`), which gives "
+            "probabilities in steps of 1/256, 255 being the highest. `preprocess.py`, which needs NumPy and "
+            "Pillow, makes them of a file as training did; other ways of resizing cost accuracy. "
+            "`labels.txt` has the class names, a line each:",
             fenced(code),
         ]
     return "\n\n".join(parts)

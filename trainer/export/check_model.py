@@ -2,12 +2,14 @@
 
 usage: python -I check_model.py KIND MODEL HEIGHT WIDTH BATCH_SIZE OUTPUT < PICTURES
 
-KIND is saved_model, tflite or onnx, which need NumPy and TensorFlow, ai-edge-litert or onnxruntime. PICTURES
-is a row of pictures: four bytes with the length of the encoded picture, least significant first; the encoded
-picture; HEIGHT x WIDTH x 3 numbers, float32 from 0 to 1. To OUTPUT goes an .npz file, which for each way into
-the model has NAME_probabilities [N, K] float32, NAME_class_ids [N] int64 and NAME_images_per_second [].
+KIND is saved_model, tflite or onnx, which need NumPy and TensorFlow, ai-edge-litert or onnxruntime; beside
+the latter two lies preprocess.py, which needs Pillow, too. PICTURES is a row of pictures: four bytes with
+the length of the encoded picture, least significant first; the encoded picture; HEIGHT x WIDTH x 3 numbers,
+float32 from 0 to 1. To OUTPUT goes an .npz file, which for each way into the model has NAME_probabilities
+[N, K] float32, NAME_class_ids [N] int64 and NAME_images_per_second [].
 """
 
+import importlib.util
 import os
 import sys
 import time
@@ -61,41 +63,80 @@ def saved_model(folder: str) -> dict[str, Way]:
 
 
 def tflite(file: str) -> dict[str, Way]:
-    """Returns the way into a TFLite file, which takes one picture at a time."""
+    """Returns the ways into a TFLite file, which takes one picture at a time."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=file, num_threads=os.cpu_count())
     interpreter.allocate_tensors()
     [taken], [given] = interpreter.get_input_details(), interpreter.get_output_details()
+    takes_bytes = bool(taken["quantization"][0])
 
-    def one(image: np.ndarray) -> np.ndarray:
-        scale, zero = taken["quantization"]
-        if scale:
-            image = np.clip(np.round(image / scale) + zero, 0, 255).astype(taken["dtype"])
-        interpreter.set_tensor(taken["index"], image[None])
+    def run(batch: np.ndarray) -> np.ndarray:
+        interpreter.set_tensor(taken["index"], batch)
         interpreter.invoke()
         scale, zero = given["quantization"]
         values = interpreter.get_tensor(given["index"])[0]
         return (values.astype(np.float32) - zero) * np.float32(scale) if scale else values
 
-    def answer(encoded: list[bytes], pixels: np.ndarray) -> Answer:
-        probabilities = np.array([one(image) for image in pixels])
-        return probabilities, probabilities.argmax(axis=1)
+    def by_pixels(image: np.ndarray) -> np.ndarray:
+        if takes_bytes:
+            scale, zero = taken["quantization"]
+            image = np.clip(np.round(image / scale) + zero, 0, 255).astype(taken["dtype"])
+        return run(image[None])
 
-    return {"images": answer}
+    return {
+        "files": from_files(file, run, as_bytes=takes_bytes, num_classes=int(given["shape"][-1])),
+        "images": lambda encoded, pixels: answer_of([by_pixels(image) for image in pixels]),
+    }
 
 
 def onnx(file: str) -> dict[str, Way]:
-    """Returns the way into an ONNX file."""
+    """Returns the ways into an ONNX file."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
 
-    def answer(encoded: list[bytes], pixels: np.ndarray) -> Answer:
+    def run(pixels: np.ndarray) -> np.ndarray:
         [probabilities] = session.run(["probabilities"], {"images": pixels})
-        return probabilities, probabilities.argmax(axis=1)
+        return probabilities
 
-    return {"images": answer}
+    [given] = session.get_outputs()
+    return {
+        "files": from_files(file, lambda batch: run(batch)[0], as_bytes=False, num_classes=given.shape[-1]),
+        "images": lambda encoded, pixels: answer_of(run(pixels)),
+    }
+
+
+def from_files(
+    model: str, run: Callable[[np.ndarray], np.ndarray], *, as_bytes: bool, num_classes: int
+) -> Way:
+    """Returns the way from encoded pictures that preprocess.py beside a model opens.
+
+    Args:
+      model: its path.
+      run: a batch of one picture, as the model takes it -> probabilities [K].
+      as_bytes: whether it takes bytes.
+      num_classes: K.
+    """
+    path = os.path.join(os.path.dirname(model), "preprocess.py")
+    spec: Any = importlib.util.spec_from_file_location("preprocess", path)
+    preprocess: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(preprocess)
+
+    def one(data: bytes) -> np.ndarray:
+        try:
+            batch = preprocess.read_picture(data, as_bytes=as_bytes)
+        except (OSError, ValueError, SyntaxError):  # What Pillow raises where TensorFlow finds a picture.
+            return np.full([num_classes], np.nan, np.float32)
+        return run(batch)
+
+    return lambda encoded, pixels: answer_of([one(data) for data in encoded])
+
+
+def answer_of(rows: Any) -> Answer:
+    """Returns probabilities, [B, K] of which are given in any form, with the most probable classes."""
+    probabilities = np.asarray(rows)
+    return probabilities, probabilities.argmax(axis=1)
 
 
 def batches(

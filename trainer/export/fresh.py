@@ -48,7 +48,7 @@ def run_model(
     Pictures go there as they come: never more than some of them are in memory.
 
     Args:
-      model: a SavedModel folder, a .tflite or an .onnx file.
+      model: a SavedModel folder, or a .tflite or .onnx file, beside which preprocess.py and export.json lie.
       pictures: at least one.
       size_px: height and width of their pixels.
       watch: is told how many more were given.
@@ -67,6 +67,8 @@ def run_model(
         command = [
             sys.executable,
             "-I",
+            # preprocess.py beside a model is imported from there.
+            "-B",
             check_model.__file__,
             kind,
             str(model.absolute()),
@@ -77,7 +79,7 @@ def run_model(
             process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=said, stderr=said, cwd=folder, env=_environment()
             )
-            count, hangs = _feed(process, pictures, kind == "saved_model", watch, patience_secs)
+            count, hangs = _feed(process, pictures, watch, patience_secs)
             said.seek(0)
             lines = said.read().decode(errors="replace").strip().splitlines()
         if problem := _problem(process.returncode, lines, patience_secs if hangs else 0.0):
@@ -94,7 +96,6 @@ def run_model(
 def _feed(
     process: subprocess.Popen,
     pictures: Iterable[Picture],
-    with_encoded: bool,
     watch: Callable[[int], None],
     patience_secs: float,
 ) -> tuple[int, bool]:
@@ -104,7 +105,7 @@ def _feed(
         # Whose reader has ended has a status, and has said why.
         with contextlib.suppress(BrokenPipeError), process.stdin as stream:  # type: ignore[union-attr]
             for encoded, pixels in pictures:
-                _write(stream, encoded if with_encoded else b"", pixels)
+                _write(stream, encoded, pixels)
                 count += 1
                 progress.note()
                 watch(1)

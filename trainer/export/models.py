@@ -3,8 +3,9 @@
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
-from trainer.export import tflite
+from trainer.export import preprocess, tflite
 from trainer.export.about import LABELS_NAME, NAME, About
+from trainer.export.folder import PREPROCESS
 from trainer.export.frozen import frozen_network
 from trainer.export.onnx import require_converter, write_onnx
 from trainer.export.saved_model import write_saved_model
@@ -32,6 +33,11 @@ def parse_formats(text: str) -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in asked)
 
 
+def file_of(form: str) -> str:
+    """Returns the name of the file, or folder, of one of `FORMATS`."""
+    return {SAVED_MODEL: SAVED_MODEL, ONNX: "model.onnx"}.get(form, f"{form}.tflite")
+
+
 def write_models(
     folder: Path,
     classifier: Classifier,
@@ -42,7 +48,7 @@ def write_models(
 ) -> Generator[Path, None, None]:
     """Writes models one after another, and yields the path of each when it is there.
 
-    Beside the TFLite files lies labels.txt, and beside all export.json, which each of them holds, too.
+    Beside them lie labels.txt and export.json, which each of them holds, too, and preprocess.py.
 
     Args:
       folder: an empty one.
@@ -56,20 +62,21 @@ def write_models(
       OSError: something cannot be written.
     """
     write_text(folder / NAME, about.to_json())
+    write_text(folder / LABELS_NAME, about.labels())
+    write_text(folder / PREPROCESS, Path(preprocess.__file__).read_text())
     if {SAVED_MODEL, ONNX} & set(formats):
         network = frozen_network(classifier, batch_size=None)
     if SAVED_MODEL in formats:
         write_saved_model(folder / SAVED_MODEL, network, about=about, about_json=folder / NAME)
         yield folder / SAVED_MODEL
     if ONNX in formats:
-        write_onnx(folder / "model.onnx", network, about=about)
-        yield folder / "model.onnx"
+        write_onnx(folder / file_of(ONNX), network, about=about)
+        yield folder / file_of(ONNX)
     of_tflite = [form for form in formats if form in tflite.FORMATS]
     if of_tflite:
-        write_text(folder / LABELS_NAME, about.labels())
         network = frozen_network(classifier, batch_size=1)
         with tflite.Converter(network, about=about, folder=folder) as converter:
             for form in of_tflite:
-                file = folder / f"{form}.tflite"
+                file = folder / file_of(form)
                 write_bytes(file, converter.convert(form, pictures=pictures))
                 yield file

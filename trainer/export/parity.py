@@ -1,6 +1,6 @@
 """How far exported models agree with the network that they were made of, as numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ import numpy as np
 from trainer.export.fresh import Answers
 from trainer.files import told_size
 
-FORMAT = 1
+# 1 had no weights, and nothing of models but SavedModels was checked from files.
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ def parity(
     *,
     sizes: Mapping[str, int],
     max_drop: float,
+    weights: Mapping[str, Any],
+    kept: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Compares what models say with what the network says of the same pictures.
 
@@ -40,6 +43,8 @@ def parity(
       answers: {(file, way into it): what it says}.
       sizes: {file: bytes}.
       max_drop: how much accuracy may be lost, a share from 0 to 1.
+      weights: which they are: `step` and `sha256`.
+      kept: what was found of other models with these weights, which stay beside them.
 
     Returns:
       What parity.json holds; docs/export.md explains its keys.
@@ -53,11 +58,13 @@ def parity(
         }
         for (file, way), answer in answers.items()
     ]
+    models += [{**row, "passed": _passes(row["accuracy_drop"], max_drop)} for row in kept]
     return {
         "format": FORMAT,
         "split": "validation",
         "num_examples": len(reference.labels),
         "network": {"accuracy": reference.accuracy, "precision": "float32"},
+        "weights": dict(weights),
         "max_accuracy_drop": max_drop,
         "passed": all(model["passed"] for model in models),
         "models": models,
@@ -91,6 +98,11 @@ def size_bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
+def _passes(drop: float, max_drop: float) -> bool:
+    # Within rounding: differences of shares are not exact.
+    return bool(drop <= max_drop + 1e-9)
+
+
 def _compared(reference: Reference, answer: Answers, *, max_drop: float) -> dict[str, Any]:
     finite = np.isfinite(answer.probabilities).all(axis=1)
     # What is no number is no answer, either.
@@ -101,8 +113,7 @@ def _compared(reference: Reference, answer: Answers, *, max_drop: float) -> dict
     return {
         "accuracy": accuracy,
         "accuracy_drop": drop,
-        # Within rounding: differences of shares are not exact.
-        "passed": bool(drop <= max_drop + 1e-9),
+        "passed": _passes(drop, max_drop),
         "agreement": float((said == reference.probabilities.argmax(axis=1)).mean()),
         "largest_probability_difference": float(differences.max()) if differences.size else None,
         "num_not_finite": int((~finite).sum()),

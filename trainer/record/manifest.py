@@ -5,7 +5,6 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from trainer.files import read_json, write_json
 from trainer.values import TrainerError
@@ -69,7 +68,7 @@ class Manifest:
         names = list(names)
         for name in names:
             if (self._folder / name).exists() and not self.is_ours(name):
-                kept = set_aside(self._folder / name)
+                kept = (self._folder / name).rename(aside_name(self._folder / name))
                 _log.warning("%s was changed by hand: it is kept as %s", self._folder / name, kept.name)
         self.files |= dict.fromkeys(names, _BEGUN)
         self._write()
@@ -94,25 +93,22 @@ class Manifest:
         write_json(self._folder / self.name, {"format": FORMAT, "files": dict(sorted(self.files.items()))})
 
 
-def set_aside(path: Path) -> Path:
-    """Renames a file to one that is not there, such as notes.edited.md or notes.edited-2.md; returns it."""
+def aside_name(path: Path) -> Path:
+    """Returns a path that is not there, such as notes.edited.md or notes.edited-2.md for notes.md."""
     kept, number = path.with_name(f"{path.stem}.edited{path.suffix}"), 1
     while kept.exists():
         number += 1
         kept = path.with_name(f"{path.stem}.edited-{number}{path.suffix}")
-    path.rename(kept)
     return kept
 
 
 def _read(path: Path) -> dict[str, str]:
     """Returns {name: digest}; nothing where no record is, or none that can be read."""
-    found: Any = None
     with contextlib.suppress(OSError, TrainerError):
-        found = read_json(path)
-    files = found.get("files") if isinstance(found, dict) and found.get("format") == FORMAT else None
-    if not isinstance(files, dict):
-        return {}
-    return {name: str(digest) for name, digest in files.items() if _is_inside(name)}
+        found = read_json(path, {"format": int, "files": {str: str}})
+        if found["format"] == FORMAT:
+            return {name: digest for name, digest in found["files"].items() if _is_inside(name)}
+    return {}
 
 
 def _is_inside(name: str) -> bool:

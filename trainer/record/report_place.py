@@ -1,5 +1,6 @@
 """The folder of a report: which one it is, and what may be in it."""
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,7 @@ from trainer.values import TrainerError
 FIGURES = ("confusion_matrix", "reliability", "roc_curve", "mistakes", "least_certain", "per_class")
 TABLES = ("predictions.csv", "predictions.parquet", "index.html", "metrics.json")
 _SHOWN_DIGITS = 8
+_SHAPE = {"format": int, "source?": str, "source_place?": str, "pictures_sha256?": str | None}
 
 
 def report_manifest(folder: Path) -> Manifest:
@@ -87,11 +89,9 @@ def _names_a_path(source: str) -> bool:
 
 def _read(folder: Path) -> dict[str, Any]:
     """Returns what metrics.json holds; nothing where there is no report."""
-    try:
-        found = read_json(folder / "metrics.json")
-    except (OSError, TrainerError):
-        return {}
-    return found if isinstance(found, dict) and isinstance(found.get("format"), int) else {}
+    with contextlib.suppress(OSError, TrainerError):
+        return read_json(folder / "metrics.json", _SHAPE)
+    return {}
 
 
 def _of_older_versions(folder: Path) -> Sequence[str]:

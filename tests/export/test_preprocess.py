@@ -1,0 +1,131 @@
+"""The file that export puts beside its models: as training reads and resizes, on files of every kind."""
+
+import ast
+import importlib.util
+import json
+import struct
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from tests.data.kinds import KINDS, exif
+from tests.data.pictures import encode
+from trainer.data.bad_pictures import BadPictureError
+from trainer.data.decode import decode, to_contract
+from trainer.data.headers import inspect_picture
+from trainer.export import preprocess
+from trainer.values import Contract
+
+CONTRACT = Contract(48, 32, (0.0, 1.0), feature_width=2, any_size=True)
+
+
+def photo(width: int, height: int) -> Image.Image:
+    """A picture with edges and fine detail, which smoothing would change."""
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(x / 1.7) * np.cos(y / 2.3), np.sin((x + y) / 3.1), (x // 5 + y // 3) % 2 - 0.5]
+    return Image.fromarray(np.uint8(127 + 100 * np.stack(waves, axis=-1)))
+
+
+@pytest.fixture
+def read_picture(tmp_path):
+    """read(data, **changes of export.json) with the file as it is shipped, in a folder of its own."""
+    place = tmp_path / "preprocess.py"
+    place.write_text(Path(preprocess.__file__).read_text())
+    spec = importlib.util.spec_from_file_location("shipped", place)
+    shipped = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(shipped)
+
+    def read(data, *, as_bytes=False, contract=CONTRACT, **changes):
+        about = {"exif": "apply", "decoding": "exact", **changes, "contract": asdict(contract)}
+        (tmp_path / "export.json").write_text(json.dumps(about))
+        return shipped.read_picture(data, as_bytes=as_bytes)
+
+    return read
+
+
+def as_training(data: bytes, *, decoding: str = "exact", exif: str = "apply") -> np.ndarray:
+    turn = inspect_picture(data, name="x").orientation if exif == "apply" else 1
+    at_least = (CONTRACT.height_px, CONTRACT.width_px) if decoding == "scaled" else None
+    image = decode(tf.constant(data), tf.constant(turn), at_least=at_least)
+    return to_contract(image, CONTRACT).numpy()
+
+
+def test_resizing_is_that_of_training_to_the_last_bit():
+    draw = np.random.default_rng(0)
+    for _ in range(60):
+        (height, width), (to_height, to_width) = draw.integers(1, 500, 2), draw.integers(1, 300, 2)
+        pixels = draw.integers(0, 256, [height, width, 3]).astype(np.uint8)
+        image01 = tf.image.convert_image_dtype(pixels, tf.float32)
+        wanted = tf.image.resize(image01, [to_height, to_width]).numpy()
+        found = preprocess.resize(pixels, int(to_height), int(to_width))
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_pictures_are_upright(form, turn, read_picture, tmp_path):
+    data = encode(photo(400, 300), form, exif=exif(turn), **({"lossless": True} if form == "WEBP" else {}))
+    found = read_picture(data)
+    assert (found.shape, found.dtype) == ((1, 48, 32, 3), np.float32)
+    np.testing.assert_allclose(found[0], as_training(data), atol=0.04 if form == "JPEG" else 0)
+    (tmp_path / "a b.jpg").write_bytes(data)
+    np.testing.assert_array_equal(read_picture(str(tmp_path / "a b.jpg")), found)
+    np.testing.assert_array_equal(read_picture(data, as_bytes=True), np.round(found * 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("turn", [1, 6])
+def test_as_the_run_was_told(turn, read_picture):
+    """--decode=scaled and --exif=ignore; a JPEG of eight times the size is decoded at an eighth."""
+    data = encode(photo(8 * 48 + 7, 8 * 48 + 3), "JPEG", exif=exif(turn), quality=95)
+    for options in ({"decoding": "scaled"}, {"exif": "ignore"}, {"decoding": "scaled", "exif": "ignore"}):
+        found, wanted = read_picture(data, **options)[0], as_training(data, **options)
+        # Of waves as short as these, the decoders round a few pixels by 11 of 255.
+        np.testing.assert_allclose(found, wanted, atol=0.06)
+        assert np.abs(found - wanted).mean() < 0.01
+    assert np.abs(as_training(data) - as_training(data, decoding="scaled")).max() > 0.1
+
+
+def test_the_orientation_is_that_of_training_whatever_its_type(read_picture):
+    for kind, form in ((6, "b"), (8, "h"), (9, "i")):
+        entry = struct.pack(">HHI", 0x0112, kind, 1) + struct.pack(f">{form}", 6).ljust(4, b"\0")
+        block = b"MM\0*" + struct.pack(">IH", 8, 1) + entry + bytes(4)
+        app1 = b"\xff\xe1" + struct.pack(">H", len(block) + 8) + b"Exif\0\0" + block
+        whole = encode(photo(40, 30), "JPEG")
+        data = whole[:2] + app1 + whole[2:]
+        assert inspect_picture(data, name="x").orientation == 6
+        np.testing.assert_allclose(read_picture(data)[0], as_training(data), atol=0.04)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_every_kind_of_picture(read_picture):
+    """What training reads, within the rounding of a decoder."""
+    far = {}
+    for name, data in KINDS.items():
+        try:
+            wanted = as_training(data)
+        except BadPictureError:
+            continue
+        far[name] = float(np.abs(read_picture(data)[0] - wanted).max())
+    assert len(far) > 20
+    assert {name: value for name, value in far.items() if value > 0.07} == {}
+
+
+def test_what_it_cannot_do_is_an_error(read_picture):
+    other = Contract(48, 32, (0.0, 1.0), feature_width=2, any_size=True, resize="bicubic")
+    with pytest.raises(ValueError, match="does not resize by bicubic"):
+        read_picture(encode(photo(40, 30), "PNG"), contract=other)
+    for data in (b"text", encode(photo(40, 30), "PNG")[:100]):
+        with pytest.raises((OSError, SyntaxError)):
+            read_picture(data)
+
+
+def test_it_needs_nothing_but_numpy_and_pillow():
+    tree = ast.parse(Path(preprocess.__file__).read_text())
+    statements = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {getattr(node, "module", None) or node.names[0].name for node in statements}
+    assert names == {"io", "json", "pathlib", "typing", "numpy", "PIL"}

@@ -1,0 +1,116 @@
+"""Pictures as the models in this folder want them: `export` puts this file there. It needs NumPy and Pillow.
+
+    from preprocess import read_picture
+    pixels = read_picture("picture.jpg")
+
+As in training, and as export.json says, a picture is turned upright by its EXIF orientation, becomes RGB
+with 8 bits a channel and is resized without regard to its aspect: bilinear, half-pixel centers, without
+smoothing where it shrinks. Other libraries resize by other rules, and a network notices.
+"""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+_ORIENTATION = 0x0112
+# A format with EXIF. To Pillow a JPEG with previews behind it is an MPO.
+_JPEGS, _HAVE_EXIF = ("JPEG", "MPO"), ("JPEG", "MPO", "PNG", "WEBP")
+
+
+def read_picture(picture: str | bytes, *, as_bytes: bool = False) -> np.ndarray:
+    """Returns a picture as a batch of one for the `images` of a model.
+
+    Args:
+      picture: path of a file, or what is in it: JPEG, PNG, WebP, GIF (the first picture) or BMP.
+      as_bytes: as int8.tflite wants it.
+
+    Returns:
+      [1, height, width, 3] RGB: float32 from 0 to 1, or uint8 from 0 to 255.
+
+    Raises:
+      OSError, ValueError: it cannot be read, or is no picture.
+    """
+    about = json.loads(Path(__file__).with_name("export.json").read_text(encoding="utf-8"))
+    contract = about["contract"]
+    if contract["resize"] != "bilinear":
+        raise ValueError(f"this file does not resize by {contract['resize']}")
+    data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+    pixels = upright_rgb(data, about)
+    resized = resize(pixels, contract["height_px"], contract["width_px"])
+    return np.round(resized * 255).astype(np.uint8)[None] if as_bytes else resized[None]
+
+
+def upright_rgb(data: bytes, about: dict[str, Any]) -> np.ndarray:
+    """Decodes a picture; `about` is what export.json holds. Returns [H, W, 3] uint8."""
+    with Image.open(io.BytesIO(data)) as image:
+        turn = orientation(image) if about["exif"] == "apply" else 1
+        if about["decoding"] == "scaled" and image.format in _JPEGS:
+            size = about["contract"]["width_px"], about["contract"]["height_px"]
+            # At 1/2, 1/4 or 1/8 where that still covers the size.
+            image.draft("RGB", size if turn < 5 else size[::-1])
+        if image.mode.startswith("I"):  # 16 bits of grey, of which the upper ones are kept.
+            pixels = np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+        else:
+            pixels = np.asarray(image.convert("RGB"))
+    return turned(pixels, turn)
+
+
+def orientation(image: Image.Image) -> int:
+    """Returns the EXIF orientation of an opened picture, 1 (upright) to 8."""
+    if image.format not in _HAVE_EXIF or (image.format == "PNG" and "exif" not in image.info):
+        return 1
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # Damaged EXIF says nothing; Pillow raises a dozen kinds of errors.
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def turned(pixels: np.ndarray, turn: int) -> np.ndarray:
+    """Returns pixels [H, W, 3] upright; `turn` is an EXIF orientation, 1 to 8."""
+    if turn >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if turn in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels[::-1] if turn in (3, 4, 7, 8) else pixels
+
+
+def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes as tf.image.resize(method="bilinear", antialias=False) does.
+
+    Args:
+      pixels: [H, W, 3] uint8.
+      height, width: the size wanted.
+
+    Returns:
+      [height, width, 3] float32 from 0 to 1.
+    """
+    up, down, of_row = _places(pixels.shape[0], height)
+    left, right, of_column = _places(pixels.shape[1], width)
+    share = of_column[:, None]
+
+    def row(at: np.ndarray) -> np.ndarray:
+        lines = pixels[at]
+        first, second = (_as_float(lines[:, column]) for column in (left, right))
+        return first + (second - first) * share
+
+    upper, lower = row(up), row(down)
+    return upper + (lower - upper) * of_row[:, None, None]
+
+
+def _places(size: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns for each wanted row or column the two it lies between, and how far it is from the first."""
+    scale = np.float32(size) / np.float32(wanted)
+    at = (np.arange(wanted, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
+    below = np.floor(at)
+    first = np.maximum(below, 0).astype(np.int64)
+    second = np.minimum(np.ceil(at), size - 1).astype(np.int64)
+    return first, second, at - below
+
+
+def _as_float(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float32) * np.float32(1 / 255)
