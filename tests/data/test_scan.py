@@ -348,6 +348,21 @@ def test_the_records_used_last_are_kept(photos, records, looked, monkeypatch):
     assert looked.count("roses/9.jpg") == 1
 
 
+def test_what_else_is_in_the_folder_of_records_stays(records, monkeypatch):
+    """As where --cache_dir is somebody's folder, with scans of theirs in scans/."""
+    monkeypatch.setattr(scans, "RECORDS_KEPT", 1)
+    records.mkdir(exist_ok=True)
+    mine = {"page 1.jpg", "notes.scan"}
+    for name in (*mine, ".part-left"):
+        (records / name).write_text(name)
+        os.utime(records / name, ns=(LONG_AGO, LONG_AGO))
+    for k in range(3):
+        scan(open_synthetic("flowers", name="x", num_examples=2, seed=k), recorded=records)
+    assert {path.name for path in records.iterdir()} > mine
+    assert not (records / ".part-left").exists()
+    assert len(list(records.iterdir())) == len(mine) + 1
+
+
 def test_drawn_pictures_with_a_record_are_not_drawn(records):
     def source(seed=3):
         return open_synthetic("flowers", name="synthetic:flowers", num_examples=6, seed=seed)

@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from trainer.data.bad_pictures import BadPictureError
 from trainer.data.headers import MAX_PIXELS
 from trainer.data.sources import Source
 from trainer.data.trial import Trial
-from trainer.files import write_bytes
+from trainer.files import PART_PREFIX, write_bytes
 
 _log = logging.getLogger("trainer")
 # Pictures that one task looks at: 70,000 tasks of one picture would take 100 MB of memory.
@@ -28,6 +29,7 @@ RECORDS_KEPT = 50
 # So many take ten seconds or more, which a line explains.
 _MANY_EXAMPLES = 10_000
 _DIGEST_BYTES = 32
+_OURS = re.compile(rf"[0-9a-f]{{{2 * _DIGEST_BYTES}}}\.scan|{re.escape(PART_PREFIX)}.*")
 
 
 @dataclass(frozen=True)
@@ -155,9 +157,11 @@ def _write_record(file: Path, key: str, found: Scan) -> None:
 
 
 def _remove_oldest(folder: Path) -> None:
+    # Parts that a crash left behind go the same way. What else is there is not ours: --cache_dir may be any
+    # folder, and somebody's scans lie in one of that name.
     with os.scandir(folder) as entries:
-        files = sorted(entries, key=lambda entry: entry.stat().st_mtime_ns)
-    # Parts that a crash left behind go the same way.
+        ours = [entry for entry in entries if _OURS.fullmatch(entry.name)]
+    files = sorted(ours, key=lambda entry: entry.stat().st_mtime_ns)
     for entry in files[:-RECORDS_KEPT]:
         os.unlink(entry.path)
 
