@@ -351,7 +351,7 @@ def test_the_records_used_last_are_kept(photos, records, looked, monkeypatch):
 def test_what_else_is_in_the_folder_of_records_stays(records, monkeypatch):
     """As where --cache_dir is somebody's folder, with scans of theirs in scans/."""
     monkeypatch.setattr(scans, "RECORDS_KEPT", 1)
-    records.mkdir(exist_ok=True)
+    records.mkdir(parents=True, exist_ok=True)
     mine = {"page 1.jpg", "notes.scan"}
     for name in (*mine, ".part-left"):
         (records / name).write_text(name)
