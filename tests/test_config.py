@@ -145,3 +145,23 @@ def test_values_out_of_range(values, message):
     with pytest.raises(UsageError) as error:
         Config().replace(**values)
     assert re.fullmatch(message, str(error.value))
+
+
+@pytest.mark.parametrize(
+    ("values", "unused"),
+    [
+        ({"schedule": "frozen", "finetune_for": "7steps", "bn": "batch"}, ["finetune_for", "bn"]),
+        ({"schedule": "finetune", "frozen_for": "7steps", "finetune_for": "7steps"}, ["frozen_for"]),
+        ({"finetune_for": "7steps", "warmup": "1steps", "batch_size": 8}, []),
+        (
+            {"phase": ["for=1steps; train=head; lr=1"], "frozen_for": "7steps", "momentum": 0.5},
+            ["frozen_for"],
+        ),
+        ({"phase": ["for=1steps; train=head"], "schedule": "frozen"}, ["schedule"]),
+        ({"schedule": "auto", "average": "ema"}, []),
+        # What is the default says nothing.
+        ({"schedule": "frozen", "finetune_for": "5epochs"}, []),
+    ],
+)
+def test_options_that_change_no_phase(values, unused):
+    assert Config().replace(**values).unused(values) == unused

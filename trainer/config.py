@@ -4,6 +4,7 @@
 `commands` receives plain values taken from it.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -70,6 +71,19 @@ class Config:
     def ruled(self) -> tuple[str, ...]:
         """Returns the options that have no effect because --schedule=auto decides what they say."""
         return RULED if is_auto(self.plan) else ()
+
+    def unused(self, given: Collection[str]) -> list[str]:
+        """Returns which of some options of the plan change no phase, as they are set beside the others."""
+        plan, found = self.plan, []
+        for option in dataclasses.fields(PlanConfig):
+            # The size of a batch is of no phase.
+            if option.name in given and option.name != "batch_size" and not is_auto(plan):
+                default: dict[str, Any] = {option.name: option.default}
+                with contextlib.suppress(UsageError):
+                    is_other = getattr(plan, option.name) != option.default
+                    if is_other and phase_specs(dataclasses.replace(plan, **default)) == phase_specs(plan):
+                        found.append(option.name)
+        return found
 
     def require_unruled(self, given: Collection[str]) -> None:
         """Refuses options that were set and have no effect.

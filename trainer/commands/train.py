@@ -32,6 +32,9 @@ _log = logging.getLogger("trainer")
 def run(line: CommandLine, stop: StopSignal) -> int:
     """Trains, scores the test split with the best weights, and returns the exit status."""
     config = line.config
+    if unused := config.unused(line.given):
+        what = f"under --schedule={config.plan.schedule}" if not config.plan.phase else "beside --phase"
+        _log.warning("%s: no effect %s", ", ".join(f"--{name}" for name in unused), what)
     workdir = Workdir(config.run.workdir)
     workdir.make()
     checkpoints = Checkpoints(workdir.checkpoints, keep=config.run.keep_checkpoints)
