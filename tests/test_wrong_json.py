@@ -111,7 +111,7 @@ def test_every_command_that_reads_one_says_so(trained, run, wrong, run_main):
             ("train", *flags, at), ("evaluate", at), ("evaluate", at, f"--source=folder:{pictures}/."),
             ("explain", at), ("compare", run, trained[0]),
         ],
-        "report/metrics.json": [("compare", run, trained[0])],
+        "report/metrics.json": [("compare", run, trained[0]), ("export", at)],
         "report/calibration.json": [("evaluate", at)],
     }  # fmt: skip
     for file, lines in commands.items():

@@ -50,6 +50,9 @@ def run(line: CommandLine) -> int:
     config = workdir.read_config().replace(**line.given).replace(strategy="one")
     workdir.check_same_run(config)
     formats = parse_formats(config.export.formats)
+    # Better told now than after all is written.
+    metrics_json = workdir.report / "metrics.json"
+    report = read_report(metrics_json) if metrics_json.exists() else None
     checkpoints = Checkpoints(workdir.checkpoints, keep=config.run.keep_checkpoints)
     path = checkpoints.find(config.evaluate.checkpoint)
     folder = _folder(workdir, config)
@@ -77,7 +80,7 @@ def run(line: CommandLine) -> int:
                 kept=kept,
             )
             write_json(part / PARITY, found)
-            write_text(part / CARD, _card(experiment, workdir, about, found))
+            write_text(part / CARD, _card(experiment, workdir, about, found, report))
     for model in found["models"]:
         _log.info("%s", told(model))
     _log.info("export:      %s", folder)
@@ -225,9 +228,14 @@ def spread(experiment: Experiment, count: int) -> np.ndarray:
     return np.concatenate(chosen)
 
 
-def _card(experiment: Experiment, workdir: Workdir, about: About, found: dict[str, Any]) -> str:
+def _card(
+    experiment: Experiment,
+    workdir: Workdir,
+    about: About,
+    found: dict[str, Any],
+    report: dict[str, Any] | None,
+) -> str:
     config, step = experiment.config, about.run["step"]
-    metrics_json = workdir.report / "metrics.json"
     phases = [f"- {card.escaped(phase.describe())}" for phase in experiment.plan.phases]
     files = list(dict.fromkeys(model["file"] for model in found["models"]))
     parts = [
@@ -241,11 +249,7 @@ def _card(experiment: Experiment, workdir: Workdir, about: About, found: dict[st
             dropped=config.data.drop_duplicates,
         ),
         "\n".join(["## Recipe", "", *phases, "", "The flagfile at the end has every option."]),
-        card.metrics_section(
-            read_report(metrics_json) if metrics_json.exists() else None,
-            step=step,
-            temperature=about.temperature,
-        ),
+        card.metrics_section(report, step=step, temperature=about.temperature),
         card.LIMITS,
         card.models_section(found),
         card.usage_section(

@@ -125,7 +125,7 @@ def _numbers(metrics: Mapping[str, Any]) -> list[str]:
         parts.append("Validation also chose these weights: read it as slightly too good.")
     rows = [
         [name, *(f"{values[key]:.4f}" for key in ("precision", "recall", "f1")), f"{values['support']:,}"]
-        for name, values in metrics["classes"].items()
+        for name, values in metrics.get("classes", {}).items()
     ]
     return [*parts, table(["class", "precision", "recall", "F1", "pictures"], rows)]
 
