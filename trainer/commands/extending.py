@@ -80,7 +80,7 @@ def _same_until(
 ) -> tuple[int | None, str]:
     """Returns the newest step whose checkpoint is the same under both plans, and why no newer one is.
 
-    Where there is none, one will do that differs in what was logged alone, and in no weight.
+    Where there is none, one will do that differs in what was logged or drawn alone, and in no weight.
 
     Args:
       recorded: what the run was started with.
@@ -89,8 +89,12 @@ def _same_until(
     """
     run = recorded.run
     # What comes after Save at a step is made again when the run goes on from there.
-    evaluations = [("evaluated", run.evaluate_every, 1), ("drawn", run.figures_every, 1)]
-    logs = [("logged", run.log_every, 0), ("described by histograms", run.histograms_every, 0)]
+    evaluations = [("evaluated", run.evaluate_every, 1)]
+    logs = [
+        ("drawn", run.figures_every, 1),
+        ("logged", run.log_every, 0),
+        ("described by histograms", run.histograms_every, 0),
+    ]
     why = ""
     for due in (evaluations + logs, evaluations):
         for step in reversed(steps):

@@ -52,6 +52,7 @@ def _imports(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
     if isinstance(node, ast.Import | ast.ImportFrom):
         yield node
     # What is tried may be missing.
-    parts = [*node.handlers, *node.orelse, *node.finalbody] if isinstance(node, ast.Try) else None
-    for part in parts or ast.iter_child_nodes(node):
-        yield from _imports(part)
+    tried = node.body if isinstance(node, ast.Try) and node.handlers else []
+    for part in ast.iter_child_nodes(node):
+        if part not in tried:
+            yield from _imports(part)
