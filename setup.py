@@ -26,6 +26,7 @@ INSTALL_REQUIRES = [
     "importlib_resources>=6",  # tensorflow-datasets imports it, undeclared
     "numpy>=1.26",  # arrays outside the graph
     "tqdm>=4.66",  # progress on a terminal
+    "simplejpeg>=1.9",  # tells of lost pixels in JPEGs, which TensorFlow's decoder only prints
     "pillow>=10.1",  # reads picture headers, draws the synthetic data set
     "matplotlib>=3.8",  # figures for TensorBoard and the report
     "scikit-learn>=1.4",  # measures computed from predictions

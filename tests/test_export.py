@@ -185,8 +185,8 @@ def pixels_of(exported):
     from trainer.values import Contract
 
     contract = Contract(8, 8, (0.0, 1.0), feature_width=2, any_size=True)
-    with Loader(contract, exif="apply", max_pixels=10**6, decoding="exact") as loader:
-        return [one.pixels for one in loader.load_all([Found(str(path)) for path in exported.paths], ahead=1)]
+    loader = Loader(contract, exif="apply", max_pixels=10**6, decoding="exact")
+    return [one.pixels for one in loader.load_all([Found(str(path)) for path in exported.paths], ahead=1)]
 
 
 @pytest.mark.parametrize(

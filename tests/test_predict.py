@@ -420,8 +420,8 @@ def test_pixels_are_those_of_training_to_the_last_bit(exif_is, decoding, tmp_pat
     trained_on = np.concatenate(
         [b["image"][b["mask"] > 0] for b in pipeline.once(np.arange(len(source.ids)))]
     )
-    with Loader(contract, exif=exif_is, max_pixels=10**6, decoding=decoding) as loader:
-        loaded = list(loader.load_all((Found(f"{tmp_path}/{name}") for name in source.ids), ahead=3))
+    loader = Loader(contract, exif=exif_is, max_pixels=10**6, decoding=decoding)
+    loaded = list(loader.load_all((Found(f"{tmp_path}/{name}") for name in source.ids), ahead=3))
     assert [one.problem for one in loaded] == [""] * len(KINDS)
     np.testing.assert_array_equal([one.pixels for one in loaded], trained_on)
 
@@ -431,11 +431,10 @@ def test_damage_is_told_in_the_words_of_training(decoding, tmp_path, capfd):
     for k, (data, _) in enumerate([*DAMAGED.values(), (jpeg(), ""), (encode(blocks(), "PNG"), "")]):
         (tmp_path / f"{k:02d}.jpg").write_bytes(data)
     contract = Contract(8, 8, (0.0, 1.0), feature_width=2, any_size=True)
-    with Loader(contract, exif="apply", max_pixels=10**6, decoding=decoding) as loader:
-        loaded = list(loader.load_all(find_pictures([str(tmp_path)]), ahead=8))
-        small = Loader(contract, exif="apply", max_pixels=191, decoding=decoding).load(
-            Found(f"{tmp_path}/{len(DAMAGED)}.jpg")
-        )
+    loader = Loader(contract, exif="apply", max_pixels=10**6, decoding=decoding)
+    loaded = list(loader.load_all(find_pictures([str(tmp_path)]), ahead=8))
+    small = Loader(contract, exif="apply", max_pixels=191, decoding=decoding)
+    small = small.load(Found(f"{tmp_path}/{len(DAMAGED)}.jpg"))
     for one, (kind, (_, reason)) in zip(loaded, DAMAGED.items(), strict=False):
         assert one.problem.startswith(reason), kind
         assert one.problem, kind

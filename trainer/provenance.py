@@ -14,7 +14,15 @@ _GIT_SECS = 5.0
 
 def versions() -> dict[str, str]:
     """Returns the versions that the numbers of a run may depend on."""
-    names = ("tensorflow", "tf_keras", "tensorflow-hub", "tensorflow-datasets", "numpy", "pillow")
+    names = (
+        "tensorflow",
+        "tf_keras",
+        "tensorflow-hub",
+        "tensorflow-datasets",
+        "numpy",
+        "pillow",
+        "simplejpeg",
+    )
     return {"python": sys.version.split()[0], **{name: metadata.version(name) for name in names}}
 
 

@@ -61,11 +61,10 @@ def signatures(folder: Path):
 def test_every_kind_of_picture_as_the_loader_and_the_network_have_it(exif, decoding, written, tmp_path):
     for name, data in KINDS.items():
         (tmp_path / name.replace("/", " ")).write_bytes(data)
-    with Loader(
-        dataclasses.replace(CONTRACT, value_range=(0.0, 1.0)), exif=exif, max_pixels=10**6, decoding=decoding
-    ) as loader:
-        paths = [Found(f"{tmp_path}/{name.replace('/', ' ')}") for name in KINDS]
-        pixels = np.array([one.pixels for one in loader.load_all(paths, ahead=3)])
+    contract = dataclasses.replace(CONTRACT, value_range=(0.0, 1.0))
+    loader = Loader(contract, exif=exif, max_pixels=10**6, decoding=decoding)
+    paths = [Found(f"{tmp_path}/{name.replace('/', ' ')}") for name in KINDS]
+    pixels = np.array([one.pixels for one in loader.load_all(paths, ahead=3)])
     served = signatures(written(exif, decoding))
     found = served["serving_default"](image_bytes=tf.constant(list(KINDS.values())))
     wanted = network(tf.constant(pixels)).numpy()

@@ -28,7 +28,7 @@ class Explanation:
 
 
 class Explanations:
-    """The network of a run, asked about encoded pictures. One call at a time: see `Loader`.
+    """The network of a run, asked about encoded pictures.
 
     `class_names` are in the order of its outputs, `method` is a key of METHOD_NAMES.
     """
@@ -73,8 +73,7 @@ class Explanations:
           BadPictureError: it is no picture, or one that training would refuse.
           TrainerError: there is too little memory for it.
         """
-        with self._loader:
-            return self._loader.pixels(data, name=name)
+        return self._loader.pixels(data, name=name)
 
     def probabilities(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
         """Maps N times [H, W, 3], as of `pixels`, to [N, K] float64."""

@@ -17,7 +17,7 @@ from trainer.commands.finished import RunModel, open_network
 from trainer.config import Config
 from trainer.data.bad_pictures import shown_name
 from trainer.data.files import Found, find_pictures
-from trainer.data.loading import Loaded, Loader, own_stderr
+from trainer.data.loading import Loaded, Loader
 from trainer.export.about import About, is_model, read_about
 from trainer.export.opened import open_model
 from trainer.flags import CommandLine
@@ -47,18 +47,17 @@ def run(line: CommandLine) -> int:
             "predict needs pictures: files, folders or patterns behind the options, or a list of paths on "
             "standard input"
         )
-    with own_stderr():
-        # Standard output is for the predictions.
-        _log.handlers = [_ToStderr()]
-        if model:
-            flag = f"--model={model}"
-            about = read_about(Path(model).expanduser(), flag=flag)
-            config = line.config.replace(**{**_of_pictures(about), **line.given})
-            return _predict(line, about.class_names, lambda: Predictor(open_model(model, flag=flag), config))
-        workdir = Workdir(run)
-        config = workdir.read_config().replace(**line.given)
-        workdir.check_same_run(config)
-        return _predict(line, workdir.read_facts()["class_names"], lambda: _predictor_of(workdir, config))
+    # Standard output is for the predictions.
+    _log.handlers = [_ToStderr()]
+    if model:
+        flag = f"--model={model}"
+        about = read_about(Path(model).expanduser(), flag=flag)
+        config = line.config.replace(**{**_of_pictures(about), **line.given})
+        return _predict(line, about.class_names, lambda: Predictor(open_model(model, flag=flag), config))
+    workdir = Workdir(run)
+    config = workdir.read_config().replace(**line.given)
+    workdir.check_same_run(config)
+    return _predict(line, workdir.read_facts()["class_names"], lambda: _predictor_of(workdir, config))
 
 
 def _predict(
@@ -171,9 +170,7 @@ class Predictor:
         self._model, self._config = model, config
 
     def predict(self, paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Prediction]:
-        """Predicts pictures, in the order given, each once.
-
-        What other C code writes to standard error meanwhile is held back. One call at a time.
+        """Predicts pictures, in the order given, each once. Safe to call from several threads.
 
         Args:
           paths: one or more files, folders (the pictures below them) or patterns such as `a/*.jpg`.
@@ -194,7 +191,7 @@ class Predictor:
         rows: list[Loaded] = []
         num_read = 0
         begun = time.perf_counter()
-        with loader, contextlib.closing(loader.load_all(found, ahead=batch_size)) as loaded:
+        with contextlib.closing(loader.load_all(found, ahead=batch_size)) as loaded:
             while True:
                 waiting = time.perf_counter()
                 row = next(loaded, None)

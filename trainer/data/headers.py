@@ -1,8 +1,8 @@
 """What the header of an encoded picture says, and which pictures are refused for it."""
 
 import io
-import re
 import struct
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
@@ -15,7 +15,10 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from trainer.data.bad_pictures import BadPictureError
+from trainer.data.jpeg_check import find_end
 
+# Of damaged metadata, over several lines. For good, and not around each picture: filters are of the process.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.(Jpeg|Png|Tiff|WebP)ImagePlugin")
 # TensorFlow refuses JPEGs of 2**29 decoded bytes and more, which is 179 million pixels.
 MAX_PIXELS = (2**29 - 1) // 3
 # Chosen by the first bytes, as TensorFlow does: to Image.open a JPEG may be an MPO as well.
@@ -31,9 +34,6 @@ _BEGINNINGS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF8": "G
 _BMP_LAYOUTS = ("BGR", "BGRX", "BGRA", "L")
 _BMP_HEADER_BYTES = 40
 _PNG_END = b"IEND\xaeB`\x82"
-# Neither a stuffed byte nor a restart, which stand inside of a scan, nor a fill byte.
-_JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)
-_JPEG_END = 0xD9
 _EXIF_ORIENTATION = 0x0112
 _CUT_OFF = "it ends in the middle"
 
@@ -54,7 +54,7 @@ def inspect_picture(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> 
 
     What `decode.decode` would get wrong is refused here, and so is what it would take too much memory
     for: BMPs with a palette or 1 or 16 bits a pixel, animated WebP, pictures that end in the middle,
-    too many pixels. Nothing is decoded. Pillow may warn of what it finds.
+    too many pixels. Nothing is decoded.
 
     Raises:
       BadPictureError: it is no such picture; the message starts with `name`.
@@ -109,21 +109,9 @@ def _early_problem(form: str, data: bytes, max_pixels: int) -> str:
 
 
 def _problem(image: Image, form: str, data: bytes) -> str:
-    if form == "JPEG" and not _jpeg_is_whole(data):
+    if form == "JPEG" and find_end(data) < 0:
         return _CUT_OFF
     return _bmp_problem(image, data) if form == "BMP" else ""
-
-
-def _jpeg_is_whole(data: bytes) -> bool:
-    """Tells whether the end of the first picture is there; cameras put films and previews behind it."""
-    at = 2
-    while found := _JPEG_MARKER.search(data, at):
-        marker, at = found[1][0], found.end()
-        if marker == _JPEG_END:
-            return True
-        at += int.from_bytes(data[at : at + 2], "big")
-    # Garbage that looks like markers led beyond it.
-    return data.endswith(bytes([0xFF, _JPEG_END]))
 
 
 def _bmp_problem(image: Any, data: bytes) -> str:

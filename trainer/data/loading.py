@@ -1,13 +1,12 @@
 """Picture files as a network wants them, decoded once, in parallel, in order; bad ones with their reason."""
 
 import collections
-import contextlib
+import dataclasses
 import os
-import sys
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -16,7 +15,7 @@ from trainer.data.bad_pictures import BadPictureError
 from trainer.data.decode import decode, scale, to_contract
 from trainer.data.files import Found, read_file
 from trainer.data.headers import inspect_picture
-from trainer.data.trial import Trial
+from trainer.data.trial import Trial, require_size, require_whole, told_by_tensorflow
 from trainer.values import Contract, TrainerError
 
 
@@ -32,8 +31,7 @@ class Loaded:
 class Loader(Trial):
     """Makes of files the pixels that training would, and refuses those that training would refuse.
 
-    To be used as a context, one at a time: see `Trial` about standard error. What Python writes there
-    meanwhile is shown all the same, where `sys.stderr` is looked up when it is written to.
+    Safe to use from several threads.
     """
 
     def __init__(self, contract: Contract, *, exif: str, max_pixels: int, decoding: str):
@@ -49,11 +47,6 @@ class Loader(Trial):
         self._exif, self._max_pixels = exif, max_pixels
         self._scaled = decoding == "scaled"
         self._picture = _picture(contract, scaled=self._scaled)
-
-    def __enter__(self) -> Self:
-        # First, so that it is undone last.
-        self._contexts.enter_context(own_stderr())
-        return super().__enter__()
 
     def load_all(self, found: Iterable[Found], *, ahead: int) -> Generator[Loaded, None, None]:
         """Yields all in their order; up to `ahead` more than were asked for are being loaded meanwhile."""
@@ -88,33 +81,15 @@ class Loader(Trial):
         """
         info = inspect_picture(data, name=name, max_pixels=self._max_pixels)
         turn = info.orientation if self._exif == "apply" else 1
-        size = [info.width_px, info.height_px] if turn >= 5 else [info.height_px, info.width_px]
+        info = dataclasses.replace(info, orientation=turn)
         with self._room.take(info.width_px * info.height_px):
-            before = self._written()
-            try:
-                pixels, decoded_size = self._picture(tf.constant(data), tf.constant(turn))
-            except tf.errors.OpError as error:
-                pixels, said = None, error.message.split("\n\t [[")[0].strip().splitlines()[-1]
-            else:
-                reduced = self._scaled and info.format == "JPEG"
-                if self._written() == before and (reduced or decoded_size.numpy().tolist() == size):
-                    return pixels.numpy()
-        # Something is wrong with it, or with another one at the same time: the trial can tell.
-        self.check(data, name=name, exif=self._exif, max_pixels=self._max_pixels)
-        if pixels is None:
-            raise BadPictureError(name, f"it cannot be decoded: {said}")
+            require_whole(data, info, name=name)
+            with told_by_tensorflow(info, name=name):
+                pixels, size = self._picture(tf.constant(data), tf.constant(turn))
+        if not (self._scaled and info.format == "JPEG"):
+            height, width = size.numpy().tolist()
+            require_size(height, width, info, name=name)
         return pixels.numpy()
-
-
-@contextlib.contextmanager
-def own_stderr() -> Iterator[None]:
-    """Has Python write to where standard error leads now, whatever its descriptor leads to in the block."""
-    sys.stderr.flush()
-    with (
-        open(os.dup(2), "w", buffering=1, errors="backslashreplace") as kept,
-        contextlib.redirect_stderr(kept),
-    ):
-        yield
 
 
 def _picture(contract: Contract, *, scaled: bool) -> Callable[[tf.Tensor, tf.Tensor], Any]:

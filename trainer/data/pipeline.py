@@ -123,15 +123,15 @@ def find_undecodable(source: Source, scan: Scan, *, limit: int = 5) -> list[str]
     For after a failure: inside tf.data an error no longer knows which picture it is about. Pictures
     that the scan found bad are in no split.
     """
-    bad = []
-    with Trial() as tried:
-        for index, name in enumerate(source.ids):
-            if index in scan.bad:
-                continue
-            try:
-                tried.check(source.read(index), name=name)
-            except TrainerError as error:
-                bad.append(f"{name}: {error.reason if isinstance(error, BadPictureError) else error}")
-                if len(bad) == limit:
-                    break
+    bad: list[str] = []
+    tried = Trial()
+    for index, name in enumerate(source.ids):
+        if index in scan.bad:
+            continue
+        try:
+            tried.check(source.read(index), name=name)
+        except TrainerError as error:
+            bad.append(f"{name}: {error.reason if isinstance(error, BadPictureError) else error}")
+            if len(bad) == limit:
+                break
     return bad

@@ -96,8 +96,9 @@ def _look_at_all(source: Source, exif: str, max_pixels: int) -> tuple[Scan, bool
             return "", 1, error
         return hashlib.sha256(data).hexdigest(), info.orientation, None
 
+    tried = Trial()
     # Whatever interrupts it, Ctrl-C as well: `map` then has no more tasks begun.
-    with Trial() as tried, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         parts = list(pool.map(look, range(0, count, TASK_EXAMPLES)))
     found = [row for part in parts for row in part]
     errors = {index: error for index, (_, _, error) in enumerate(found) if error}
