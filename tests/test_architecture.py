@@ -26,10 +26,11 @@ ALLOWED = {
     "downloads": {"values", "files", "network"},
     "archives": {"values", "files", "file_lock"},
     "runtime": {"values"},
-    "precision": {"values", "caches", "files", "machine"},
+    "call_options": set(),
+    "precision": {"values", "caches", "files", "machine", "provenance", "call_options"},
     "measures": {"values"},
-    "data": BELOW | {"network", "file_lock", "downloads", "archives"},
-    "model": BELOW | {"network", "file_lock", "downloads", "archives"},
+    "data": BELOW | {"network", "file_lock", "downloads", "archives", "provenance"},
+    "model": BELOW | {"network", "file_lock", "downloads", "archives", "call_options"},
     "record": BELOW | {"measures"},
     "export": {*BELOW, "measures", "precision", "data", "model", "record"},
     "serving": {"values", "files"},
@@ -60,7 +61,7 @@ ALLOWED = {
         "model",
         "loop",
     },
-    "arithmetic": {*BELOW, "precision", "experiment", "data", "model", "loop"},
+    "arithmetic": {*BELOW, "provenance", "precision", "experiment", "data", "model", "loop"},
     "feature_cache": {*BELOW, "experiment", "data", "model"},
     "stages": {*BELOW, "precision", "arithmetic", "feature_cache", "experiment", "data", "model", "loop"},
     "flags": {"values", "config"},
@@ -85,7 +86,7 @@ ALLOWED = {
         "serving",
         "doctor",
     },
-    "main": {"values", "flags", "commands"},
+    "main": {"values", "flags", "runtime", "commands"},
 }
 # What a room may import inside a function, to offer it under its own name: `trainer.load`.
 ON_DEMAND = {"__init__": {"commands"}}

@@ -6,8 +6,12 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -28,6 +32,7 @@ from trainer.data.loading import Loader
 from trainer.data.pipeline import Pipeline
 from trainer.data.scan import scan
 from trainer.model.weights import assign_weights
+from trainer.precision import supported
 from trainer.record.predictions import FORMATS, Prediction, choose_format
 from trainer.record.workdir import Workdir
 from trainer.values import Contract, TrainerError
@@ -377,6 +382,64 @@ def test_from_python(trained, mixed):
         assert sum(one.probabilities.values()) == pytest.approx(1)
         assert one.probability == one.probabilities["red"] == max(one.probabilities.values())
     assert [p.label for p in predictor.predict(trained.pictures / "blue" / "000.jpg")] == ["blue"]
+
+
+STATE_OF_PROCESS = """
+signal handlers: {signals}
+filters: {filters}
+options: {options}
+standard error: {stderr}, {python}
+"""
+
+
+def state_of_process():
+    """What belongs to all threads together, as text."""
+    return STATE_OF_PROCESS.format(
+        signals=[signal.getsignal(number) for number in signal.valid_signals()],
+        filters=warnings.filters,
+        options=tf.config.optimizer.get_experimental_options(),
+        stderr=[os.fstat(descriptor)[:3] for descriptor in (1, 2)],
+        python=(id(sys.stdout), id(sys.stderr)),
+    )
+
+
+def test_two_threads_predict_at_once(trained, mixed, capfd, monkeypatch):
+    # Other than the arithmetic of the rest of the process, so that it would show.
+    monkeypatch.setattr(finished, "_precision", lambda *arguments: supported()[-1])
+    paths = [trained.pictures / "red", mixed.folder, trained.pictures / "blue"]
+    predictor = trainer.load(trained.workdir)
+    alone = predictor.predict(paths)
+    assert {one.error for one in alone if one.error} == set(mixed.bad.values())
+    before = state_of_process()
+    capfd.readouterr()
+    begin = threading.Barrier(2)
+
+    def predict_often(each):
+        begin.wait()
+        return [(predictor if each else trainer.load(trained.workdir)).predict(paths) for _ in range(20)]
+
+    with ThreadPoolExecutor(2) as pool:
+        found = [rounds for both in pool.map(predict_often, range(2)) for rounds in both]
+    assert len(found) == 40
+    assert all(predictions == alone for predictions in found)
+    assert state_of_process() == before
+    os.write(2, b"still here\n")
+    assert capfd.readouterr().err == "still here\n"
+
+
+def test_the_program_in_a_thread(trained, tiny_backbone, tmp_path):
+    folder = make_flower_folder(tmp_path / "source")
+    arguments = [
+        f"--source=folder:{folder}", f"--backbone=savedmodel:{tiny_backbone}", "--image_size=8",
+        "--head=linear", "--splits=60%,20%,20%", "--batch_size=4", "--schedule=frozen",
+        "--frozen_for=2epochs", "--precision=float32", f"--workdir={tmp_path / 'run'}",
+    ]  # fmt: skip
+    before = state_of_process()
+    with contextlib.redirect_stdout(io.StringIO()), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(call_main, "train", *arguments).result() == 0
+        assert pool.submit(call_main, "predict", f"--workdir={tmp_path / 'run'}", folder).result() == 0
+    assert state_of_process() == before
+    assert (tmp_path / "run" / "report" / "metrics.json").exists()
 
 
 def test_pictures_are_loaded_only_some_batches_ahead(trained, capfd, monkeypatch):

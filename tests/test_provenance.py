@@ -60,3 +60,57 @@ def test_versions_are_those_that_are_imported():
     found = provenance.versions()
     for name in ("numpy", "tensorflow"):
         assert found[name] == importlib.import_module(name).__version__
+
+
+def write_package(root, **files):
+    for name, text in files.items():
+        path = root / f"{name.replace('__', '/')}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+@pytest.fixture
+def small_package(tmp_path, monkeypatch):
+    """work > helpers > deep; work > tools > hammer, in a function; nothing leads to apart."""
+    package = write_package(
+        tmp_path / "trainer",
+        work="from trainer import helpers\nimport os\n",
+        helpers="def f():\n    from trainer.deep import (\n        a,\n        b,\n    )\n",
+        deep="import trainer.work\na = b = 1\n",
+        apart="a = 1\n",
+    )
+    write_package(package / "tools", hammer="a = 1\n", saw="a = 1\n")
+    (package / "__init__.py").write_text("from trainer import apart\n")
+    (package / "tools" / "__init__.py").write_text("def f():\n    from trainer.tools import hammer\n")
+    monkeypatch.setattr(provenance, "_PACKAGE", package)
+    return package
+
+
+def test_a_digest_of_code_covers_all_that_it_imports(small_package):
+    with open(small_package / "deep.py", "a") as out:
+        out.write("import trainer.tools.hammer\n")
+    covered = {str(path.relative_to(small_package)) for path in provenance.covered_files("trainer.work")}
+    assert covered == {"work.py", "helpers.py", "deep.py", "tools/__init__.py", "tools/hammer.py"}
+
+
+@pytest.mark.parametrize(
+    ("file", "counts"),
+    [("work", True), ("helpers", True), ("deep", True), ("apart", False), ("tools/saw", False)],
+)
+def test_a_digest_of_code_is_another_when_what_it_covers_is(file, counts, small_package):
+    def digest():
+        return provenance.code_digest("trainer.work", alone=["trainer.tools.hammer"])
+
+    before = digest()
+    assert digest() == before
+    with open(small_package / f"{file}.py", "a") as out:
+        out.write("# more\n")
+    assert (digest() != before) is counts
+    (small_package / "tools" / "hammer.py").write_text("a = 2\n")
+    assert digest() != before
+
+
+def test_a_digest_of_code_covers_what_comes_from_elsewhere(small_package):
+    digests = [provenance.code_digest("trainer.work", plugins=p) for p in ([], [b"a"], [b"b"], [b"a", b"b"])]
+    assert len(set(digests)) == 4

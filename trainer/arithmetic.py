@@ -15,8 +15,11 @@ from trainer.loop.state import TrainState
 from trainer.loop.steps import Run
 from trainer.model.cuts import Cut
 from trainer.precision import Choice, choose, require_supported, supported
+from trainer.provenance import code_digest
 
 _log = logging.getLogger("trainer")
+# What a step is made of.
+MEASURED = ("trainer.loop.steps", "trainer.model.classifier", "trainer.precision.rewriter")
 
 
 class Arithmetic:
@@ -140,4 +143,5 @@ def speed_key(experiment: Experiment, phase: Phase, cut: Cut | None) -> dict[str
         "update": [config.update.accumulate, config.update.loss, phase.spec.average],
         "bn": phase.spec.bn,
         "cut": cut.name if cut else "",
+        "code": code_digest(*MEASURED),
     }

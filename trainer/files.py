@@ -3,6 +3,7 @@
 Standard library only. A crash, or a loss of power, leaves the old file or the new one.
 """
 
+import contextlib
 import errno
 import json
 import math
@@ -224,7 +225,10 @@ def told_size(num_bytes: int) -> str:
 
 
 def _umask() -> int:
-    # Python has no way to look at it but setting it.
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("Umask:")).split()[1], 8)
+    # Elsewhere than on Linux there is no way to look at it but setting it.
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from trainer import flags
+from trainer import flags, runtime
 from trainer.values import Interrupted, TrainerError
 
 
@@ -86,4 +86,5 @@ def _leave(status: int) -> NoReturn:
 
 
 if __name__ == "__main__":
+    runtime.owns_process = True
     _leave(main(sys.argv))

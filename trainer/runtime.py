@@ -16,6 +16,10 @@ from typing import Any
 
 from trainer.values import Interrupted
 
+# Set by the program where it is started, never by who only calls it: what C++ writes to standard error is
+# held back then, while TensorFlow is imported.
+owns_process = False
+
 
 def start_tensorflow() -> None:
     """Imports TensorFlow quietly and settles how it computes. To be called before any model exists."""
@@ -25,7 +29,8 @@ def start_tensorflow() -> None:
     # rest of it (1.5 of 3.2 s); hub needs tf_keras, and nothing here needs both.
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
-    with _quiet_stderr():
+    is_new = "tensorflow" not in sys.modules
+    with _quiet_stderr() if owns_process and is_new else contextlib.nullcontext():
         import tensorflow as tf
 
         has_gpu = bool(tf.config.list_physical_devices("GPU"))
@@ -82,13 +87,18 @@ class StopSignal:
     @classmethod
     @contextlib.contextmanager
     def installed(cls, signals: Sequence[str] = (), *, max_minutes: float = 0.0) -> Iterator["StopSignal"]:
-        """Takes over SIGINT and `signals` for the length of a block. Only possible in the main thread.
+        """Takes over SIGINT and `signals` for the length of a block.
+
+        Only the main thread can have handlers: in another one, time alone ends a run.
 
         Args:
           signals: names such as SIGTERM.
           max_minutes: after so many the wish is there by itself; 0 means never.
         """
         stop = cls(max_minutes=max_minutes)
+        if threading.current_thread() is not threading.main_thread():
+            yield stop
+            return
         named = [signal.Signals[name] for name in signals]
         # What is ignored, as SIGHUP under nohup, stays so.
         heard = [number for number in named if signal.getsignal(number) != signal.SIG_IGN]

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests.data.test_pipeline import BATCH, COUNT, STEPS_PER_EPOCH, TRAIN, assert_same, ids, make, read
+from trainer import provenance
 from trainer.data.features import FeatureBatches, compute_features, digest_variables, feature_key
 from trainer.data.scan import Scan
 from trainer.data.sources import MemorySource
@@ -233,6 +235,24 @@ def test_a_key_is_of_this_version_of_tensorflow(monkeypatch):
     before = key()
     monkeypatch.setattr(tf, "__version__", "2.0")
     assert key() != before
+
+
+def test_a_key_is_of_the_code_that_computes(monkeypatch, tmp_path):
+    package = shutil.copytree(provenance._PACKAGE, tmp_path / "trainer")
+    monkeypatch.setattr(provenance, "_PACKAGE", package)
+    keys = [key()]
+    for file in (
+        "data/decode", "data/augment/colors", "data/jpeg_check", "model/cuts", "model/folding",
+        "model/lite0_network", "precision/rewriter", "call_options", "stages", "values",
+    ):  # fmt: skip
+        with open(package / f"{file}.py", "a") as out:
+            out.write("# other\n")
+        keys.append(key())
+    assert len(set(keys)) == 11
+    for file in ("loop/losses", "record/curves", "model/heads", "commands/train"):
+        with open(package / f"{file}.py", "a") as out:
+            out.write("# other\n")
+        assert key() == keys[-1]
 
 
 def variables(**changes):

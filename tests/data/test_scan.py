@@ -14,6 +14,7 @@ from PIL import Image
 
 from tests.data.pictures import blocks, encode, jpeg
 from tests.data.trees import FILES, LONG_AGO, age, write_tree
+from trainer import provenance
 from trainer.data import scan as scans
 from trainer.data import stamps
 from trainer.data.bad_pictures import BadPictureError
@@ -179,17 +180,38 @@ def test_pictures_that_change_during_a_scan_are_not_recorded(photos, records, lo
     assert not records.exists()
 
 
-@pytest.mark.parametrize("module", ["bad_pictures", "decode", "headers", "trial"])
-def test_other_code_looks_again(photos, records, looked, monkeypatch, tmp_path, module):
+@pytest.fixture
+def other_code(tmp_path, monkeypatch):
+    """Puts a copy of the source of this project in the place of it, with a line more in one file."""
+
+    def change(file: str) -> None:
+        package = tmp_path / "other" / "trainer"
+        shutil.copytree(provenance._PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+        with open(package / file, "a") as out:
+            out.write("# other")
+        monkeypatch.setattr(provenance, "_PACKAGE", package)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "module", ["bad_pictures", "decode", "headers", "trial", "jpeg_check", "scan", "../values"]
+)
+def test_other_code_looks_again(photos, records, looked, other_code, module):
     scan(open_photos(photos), recorded=records)
-    other = tmp_path / "other.py"
-    other.write_bytes(Path(getattr(scans, module).__file__).read_bytes() + b"# other")
-    monkeypatch.setattr(getattr(scans, module), "__file__", str(other))
+    other_code(f"data/{module}.py")
     scan(open_photos(photos), recorded=records)
     assert len(looked) == 14
 
 
-@pytest.mark.parametrize("library", ["tensorflow.__version__", "PIL.__version__"])
+def test_code_that_does_not_look_at_pictures_makes_no_difference(photos, records, looked, other_code):
+    scan(open_photos(photos), recorded=records)
+    other_code("loop/losses.py")
+    scan(open_photos(photos), recorded=records)
+    assert len(looked) == 7
+
+
+@pytest.mark.parametrize("library", ["tensorflow.__version__", "PIL.__version__", "simplejpeg.__version__"])
 def test_another_decoder_looks_again(photos, records, looked, monkeypatch, library):
     scan(open_photos(photos), recorded=records)
     monkeypatch.setattr(library, "0.0")

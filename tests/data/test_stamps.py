@@ -1,10 +1,15 @@
 """Stamps: what tells files apart without reading them."""
 
 import os
+import shutil
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.data.trees import LONG_AGO, age, prepare_tiny, write_tree
+from trainer.data import stamps
+from trainer.data.folder import open_folder
 from trainer.data.sources import open_source
 from trainer.data.stamps import stamp_files
 
@@ -32,3 +37,80 @@ def test_stamps_of_files_tell_names_apart_from_what_follows(tmp_path):
     stamps += [stamp_files(root, ["a"], extra="x"), stamp_files(f"{root}/.", ["a"])]
     assert len(set(stamps)) == 6
     assert stamp_files(root, ["a", "gone"]) is None
+
+
+def exchange(one: Path, other: Path) -> None:
+    aside = one.with_name("aside")
+    one.rename(aside)
+    other.rename(one)
+    aside.rename(other)
+
+
+def exchange_folders(root: Path) -> None:
+    exchange(root / "cats", root / "dogs")
+
+
+def exchange_files(root: Path) -> None:
+    exchange(root / "cats" / "1.jpg", root / "dogs" / "1.jpg")
+
+
+def rewrite(root: Path) -> None:
+    (root / "cats" / "1.jpg").write_bytes(b"dog")
+
+
+def replace_by_a_copy(root: Path) -> None:
+    shutil.copy(root / "dogs" / "1.jpg", root / "new.jpg")
+    (root / "new.jpg").rename(root / "cats" / "1.jpg")
+
+
+def lead_a_link_elsewhere(root: Path) -> None:
+    (root / "cats" / "2.jpg").unlink()
+    (root / "cats" / "2.jpg").symlink_to(root / "dogs" / "1.jpg")
+
+
+CHANGES = (exchange_folders, exchange_files, rewrite, replace_by_a_copy, lead_a_link_elsewhere)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_has_other_contents_shows_whatever_its_size_and_time(change, tmp_path):
+    age(write_tree(tmp_path, {"cats/1.jpg": b"cat", "dogs/1.jpg": b"dog"}))
+    (tmp_path / "cats/2.jpg").symlink_to(tmp_path / "cats/1.jpg")
+    before = open_folder(str(tmp_path), name="x").stamp()
+    assert before is not None
+    assert open_folder(str(tmp_path), name="x").stamp() == before
+    change(tmp_path)
+    age(tmp_path)
+    assert open_folder(str(tmp_path), name="x").stamp() not in (None, before)
+
+
+MOUNTINFO = """\
+21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+40 21 8:17 / {} rw,relatime shared:9 - {} /dev/sdb1 rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_trusted"),
+    [("vfat", False), ("exfat", False), ("fuse.sshfs", False), ("xfs", True), ("nfs4", True)],
+)
+def test_a_file_system_that_numbers_files_anew_is_not_trusted(kind, is_trusted, tmp_path, monkeypatch):
+    root = age(write_tree(tmp_path / "a stick", {"a": b"1"}))
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(MOUNTINFO.format(str(root).replace(" ", "\\040"), kind))
+    monkeypatch.setattr(stamps, "MOUNTS", mounts)
+    assert (stamp_files(str(root), ["a"]) is not None) is is_trusted
+    (tmp_path / "inside").symlink_to(root)
+    assert (stamp_files(str(tmp_path / "inside"), ["a"]) is not None) is is_trusted
+    age(write_tree(tmp_path / "a sticker", {"a": b"1"}))
+    assert stamp_files(str(tmp_path / "a sticker"), ["a"]) is not None
+    monkeypatch.setattr(stamps, "MOUNTS", tmp_path / "none")
+    assert stamp_files(str(root), ["a"]) is not None
+
+
+def test_files_without_a_number_are_not_trusted(tmp_path, monkeypatch):
+    age(write_tree(tmp_path, {"a": b"1"}))
+    real = os.stat
+    numbers = list(real(tmp_path / "a"))
+    numbers[1] = 0
+    monkeypatch.setattr(os, "stat", lambda path, **options: os.stat_result(numbers))
+    assert stamp_files(str(tmp_path), ["a"]) is None

@@ -15,7 +15,18 @@ import tensorflow as tf
 from trainer.data.order import Batch, OrderedBatches, plain
 from trainer.data.scan import Scan
 from trainer.data.sources import Source
+from trainer.provenance import code_digest, versions
 from trainer.values import Contract
+
+# All that is on the way from encoded bytes to features.
+COMPUTING = (
+    "trainer.data.features",
+    "trainer.data.pipeline",
+    "trainer.model.backbones",
+    "trainer.precision.rewriter",
+)
+# Those that only put these together. They import most of the rest.
+WIRING = ("trainer.experiment", "trainer.feature_cache", "trainer.stages")
 
 
 class Rows(Protocol):
@@ -149,8 +160,9 @@ def feature_key(
         "decoding": decoding,
         "pictures": pictures.hexdigest(),
         "view": view,
+        "code": code_digest(*COMPUTING, alone=WIRING),
         # Kernels, decoders and resizing may round differently in another version.
-        "tensorflow": tf.__version__,
+        "versions": {**versions(), "tensorflow": tf.__version__},
     }
 
 

@@ -13,14 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import PIL
+import simplejpeg
 import tensorflow as tf
 
-from trainer.data import bad_pictures, decode, headers, trial
+from trainer.data import headers
 from trainer.data.bad_pictures import BadPictureError
 from trainer.data.headers import MAX_PIXELS
 from trainer.data.sources import Source
 from trainer.data.trial import Trial
 from trainer.files import PART_PREFIX, write_bytes
+from trainer.provenance import code_digest
 
 _log = logging.getLogger("trainer")
 # Pictures that one task looks at: 70,000 tasks of one picture would take 100 MB of memory.
@@ -109,12 +111,10 @@ def _look_at_all(source: Source, exif: str, max_pixels: int) -> tuple[Scan, bool
 
 def _key(source: Source, stamp: str, exif: str, max_pixels: int) -> str:
     """Returns 64 hex digits that differ where a scan could find something else."""
-    libraries = (PIL.__version__, tf.__version__)
-    parts = [source.name, stamp, exif, str(max_pixels), *libraries, *source.ids]
-    digest = hashlib.sha256("\0".join(parts).encode())
-    for code in (__file__, bad_pictures.__file__, decode.__file__, headers.__file__, trial.__file__):
-        digest.update(Path(code).read_bytes())
-    return digest.hexdigest()
+    code = code_digest("trainer.data.trial", alone=[__name__])
+    libraries = (PIL.__version__, tf.__version__, simplejpeg.__version__)
+    parts = [source.name, stamp, exif, str(max_pixels), code, *libraries, *source.ids]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def _read_record(file: Path, key: str, count: int) -> Scan | None:

@@ -7,19 +7,18 @@ distribution of colours whatever the flower.
 import hashlib
 import io
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import PIL
 from numpy.random import Generator
 from PIL import Image, ImageFilter, features
 
-from trainer.data import blooms, drawing
 from trainer.data.blooms import LEAF_COLOURS, draw_leaves, draw_plant
 from trainer.data.drawers import draw_all
 from trainer.data.drawing import CIRCLE, Array, Pen, pick, rotation, shade
 from trainer.data.encoded import EncodedStore, Kept
 from trainer.data.sources import MemorySource
+from trainer.provenance import code_digest
 from trainer.values import UsageError
 
 CLASS_NAMES = ("dandelion", "daisy", "tulips", "sunflowers", "roses")
@@ -96,13 +95,12 @@ def _order(seed: int, block: int) -> np.ndarray:
 
 def _stamp(seed: int) -> str | None:
     """Returns a digest of all that a picture depends on: the seed, this code, and who fills and encodes."""
-    digest = hashlib.sha256(f"{seed} {np.__version__} {PIL.__version__} {features.version('jpg')}".encode())
     try:
-        for file in (__file__, blooms.__file__, drawing.__file__):
-            digest.update(Path(file).read_bytes())
+        code = code_digest("trainer.data.blooms", "trainer.data.drawing", alone=[__name__])
     except OSError:
         return None
-    return digest.hexdigest()
+    parts = (seed, np.__version__, PIL.__version__, features.version("jpg"), code)
+    return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
 
 
 def draw_picture(label: int, *, seed: int, index: int) -> bytes:

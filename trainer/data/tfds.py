@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 import sys
+import threading
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -13,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging as absl_logging
 
 from trainer.data.encoded import EncodedStore
 from trainer.data.sources import MemorySource
@@ -107,19 +107,28 @@ def _split_rank(split: str) -> tuple[int, str]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Holds back what tfds logs and prints about its own inner life."""
-    before = absl_logging.get_verbosity()
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    tensorflow_log = logging.getLogger("tensorflow")
-    level = tensorflow_log.level
-    tensorflow_log.setLevel(logging.ERROR)
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
+    # Standard output is one for all threads: of two that exchange it, the last would leave it exchanged.
+    is_main = threading.current_thread() is threading.main_thread()
+    _held.back = True
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stderr) if is_main else contextlib.nullcontext():
             yield
     finally:
-        absl_logging.set_verbosity(before)
-        tensorflow_log.setLevel(level)
+        _held.back = False
+
+
+class _OnlyErrors(logging.Filter):
+    """Lets only errors through while a thread holds the rest back."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR or not getattr(_held, "back", False)
+
+
+_held = threading.local()
+for _name in ("absl", "tensorflow"):
+    logging.getLogger(_name).addFilter(_OnlyErrors())
 
 
 def _builder(rest: str, *, name: str, data_dir: str) -> Any:

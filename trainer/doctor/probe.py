@@ -87,8 +87,10 @@ def _say(stage: str, found: Any) -> None:
 
 def _imports() -> dict[str, dict[str, Any]]:
     """Imports what training imports: {"secs": {package: seconds}, "errors": {package: what it says}}."""
-    from trainer.runtime import start_tensorflow
+    from trainer import runtime
 
+    # This one is a process of its own.
+    runtime.owns_process = True
     secs: dict[str, float] = {}
     errors: dict[str, str] = {}
 
@@ -101,7 +103,7 @@ def _imports() -> dict[str, dict[str, Any]]:
             errors[name] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
     wanted = imported_by_training()
-    attempt("tensorflow", start_tensorflow)
+    attempt("tensorflow", runtime.start_tensorflow)
     # Before what is built on TensorFlow and imports some of them, too: each is named for its own faults.
     for name in (name for name in wanted if name not in _ON_TENSORFLOW):
         attempt(name, functools.partial(_run, wanted[name]))

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -85,10 +86,13 @@ def _tflite(file: Path, flag: str) -> Callable[[np.ndarray], np.ndarray]:
         interpreter.allocate_tensors()
     [taken], [given] = interpreter.get_input_details(), interpreter.get_output_details()
 
+    # An interpreter has one place for pictures.
+    alone = threading.Lock()
+
     def probabilities(images: np.ndarray) -> np.ndarray:
         rows = []
         for image in images:
-            with _told(flag):
+            with alone, _told(flag):
                 interpreter.set_tensor(taken["index"], quantized(image[None], taken))
                 interpreter.invoke()
                 rows.append(dequantized(interpreter.get_tensor(given["index"]), given)[0])

@@ -1,11 +1,6 @@
 """TFLite files: the network from pixels to probabilities in four arithmetics, for the LiteRT runtime."""
 
-import contextlib
-import os
 import shutil
-import sys
-import tempfile
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -97,18 +92,17 @@ class Converter:
         Raises:
           TrainerError: the network cannot be had in this format.
         """
-        with _held_back() as said:
-            try:
-                converter = tf.lite.TFLiteConverter.from_saved_model(
-                    str(self._folder), signature_keys=[SIGNATURE]
-                )
-                FORMATS[form](converter, pictures)
-                model = converter.convert()
-            except Exception as error:  # Of many kinds, some of them without a public name.
-                raise TrainerError(
-                    f"--formats={form}: TensorFlow cannot convert this network: {_reason(error, said())}; "
-                    f"leave {form} out"
-                ) from None
+        try:
+            converter = tf.lite.TFLiteConverter.from_saved_model(
+                str(self._folder), signature_keys=[SIGNATURE]
+            )
+            FORMATS[form](converter, pictures)
+            model = converter.convert()
+        except Exception as error:  # Of many kinds, some of them without a public name.
+            raise TrainerError(
+                f"--formats={form}: TensorFlow cannot convert this network: {_reason(error)}; leave {form} "
+                "out"
+            ) from None
         name = f"{len(self._about.class_names)} classes, {form}"
         return with_metadata(model, self._about, name=name, takes_bytes=form == "int8")
 
@@ -122,29 +116,7 @@ def _whole_range(images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         yield image
 
 
-def _reason(error: Exception, said: str) -> str:
+def _reason(error: Exception) -> str:
     """Returns the line that says what it is about; the converter's come over many lines."""
-    told = [line.strip() for line in f"{error}\n{said}".splitlines() if "error:" in line or "ops:" in line]
+    told = [line.strip() for line in str(error).splitlines() if "error:" in line or "ops:" in line]
     return told[0][:300] if told else first_line(error)
-
-
-@contextlib.contextmanager
-def _held_back() -> Iterator[Callable[[], str]]:
-    """Holds back warnings, and what C++ writes to standard error; yields what returns the latter."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-
-        def said() -> str:
-            return os.pread(held.fileno(), 2**20, 0).decode(errors="replace")
-
-        try:
-            with warnings.catch_warnings():
-                # The converter uses an interpreter that it tells others not to use.
-                warnings.simplefilter("ignore")
-                yield said
-        finally:
-            sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)

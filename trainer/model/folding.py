@@ -1,12 +1,12 @@
 """Moves BatchNorm with stored statistics into the convolutions before it, in any traced network."""
 
-import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from trainer.call_options import rewriting
 from trainer.model.inference_graphs import FLOAT32, InferenceGraph, UnusualGraphError
 
 logger = logging.getLogger("trainer")
@@ -163,7 +163,7 @@ def _compare(function: Any, folded: Any, shape: tf.TensorShape) -> None:
     """Raises UnusualGraphError when the two differ by more than rounding."""
     sides = [side or PROBE_SIDE_PX for side in shape[1:]]
     pictures = tf.random.stateless_uniform([PROBE_PICTURES, *sides], seed=[0, 0])
-    with _without_rewriting():
+    with rewriting(_turn_off):
         expected, found = tf.nest.flatten(function(pictures))[0], folded(pictures)
     error = float(tf.reduce_max(tf.abs(found - expected)) / tf.reduce_max(tf.abs(expected)))
     logger.debug("folded and not, random pictures differ by %.1e of the largest feature", error)
@@ -171,13 +171,6 @@ def _compare(function: Any, folded: Any, shape: tf.TensorShape) -> None:
         raise UnusualGraphError(f"folded, features differ by {error:.1e} of the largest")
 
 
-@contextlib.contextmanager
-def _without_rewriting() -> Iterator[None]:
-    """Functions called in the block are computed as they were written: in float32, and at once."""
-    name = "disable_meta_optimizer"
-    before = tf.config.optimizer.get_experimental_options()[name]
-    tf.config.optimizer.set_experimental_options({name: True})
-    try:
-        yield
-    finally:
-        tf.config.optimizer.set_experimental_options({name: before})
+def _turn_off(options: Any) -> None:
+    """Functions are computed as they were written: in float32, and at once."""
+    options.disable_meta_optimizer = True

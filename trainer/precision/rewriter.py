@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from trainer.call_options import rewriting
 from trainer.values import PRECISIONS, UsageError
 
 _OPTION_OF = {
@@ -30,27 +31,24 @@ def arithmetic(precision: str) -> Iterator[None]:
 
     What counts are the options when a function is called from Python, not when it is traced: each
     combination is optimized once and kept. A function that is called inside another one computes as
-    that one does. The options are those of the process: one thread at a time. They take some 10 us.
+    that one does. Other threads are not concerned.
 
     Args:
       precision: one of PRECISIONS. Other options of the rewriter stay as they are.
     """
-    import tensorflow as tf
-
     if precision not in PRECISIONS:
         raise ValueError(f"{precision!r} is none of {', '.join(PRECISIONS)}")
-    before = tf.config.optimizer.get_experimental_options()
-    # None and not False: to TensorFlow an option that is off differs from one that is not set, and
-    # every function would be optimized once more.
-    wanted = {option: True if option == _OPTION_OF.get(precision) else None for option in _OPTIONS}
-    if all(bool(before.get(option)) == bool(value) for option, value in wanted.items()):
+
+    def change(options: Any) -> None:
+        for option in _OPTIONS:
+            # Cleared and not off: to TensorFlow an option that is off differs from one that is not set, and
+            # every function would be optimized once more.
+            options.ClearField(option)
+        if precision in _OPTION_OF:
+            setattr(options, _OPTION_OF[precision], options.ON)
+
+    with rewriting(change):
         yield
-        return
-    tf.config.optimizer.set_experimental_options(wanted)
-    try:
-        yield
-    finally:
-        tf.config.optimizer.set_experimental_options({option: before.get(option) for option in _OPTIONS})
 
 
 def in_precision(function: Callable[..., Any], precision: str) -> Callable[..., Any]:
@@ -82,20 +80,18 @@ def was_rewritten(function: Callable[..., Any], *args: Any, precision: str) -> b
       *args: what to call it with.
       precision: one of PRECISIONS; in float32 the answer is False, and nothing is called.
     """
-    import tensorflow as tf
-
     if precision == "float32":
         return False
     with arithmetic(precision):
         if _shows_casts(function, args, precision):
             return True
-        kept = tf.config.optimizer.get_experimental_options().get("min_graph_nodes")
+
         # Below 0 the number means "however small"; one not used before makes TensorFlow optimize again.
-        tf.config.optimizer.set_experimental_options({"min_graph_nodes": next(_fresh_min_nodes)})
-        try:
+        def change(options: Any) -> None:
+            options.min_graph_nodes = next(_fresh_min_nodes)
+
+        with rewriting(change):
             return _shows_casts(function, args, precision)
-        finally:
-            tf.config.optimizer.set_experimental_options({"min_graph_nodes": kept})
 
 
 def _shows_casts(function: Callable[..., Any], args: tuple[Any, ...], precision: str) -> bool:

@@ -11,6 +11,9 @@ from matplotlib.figure import Figure  # Without pyplot: no global state, no wind
 
 from trainer.record.shortening import MOST_LETTERS, shortened_apart
 
+# A letter that the font lacks is drawn as a box; nobody can do anything about it here. For good, and not
+# around each figure: filters are of the process.
+warnings.filterwarnings("ignore", message=r"Glyph \d+ .*missing from")
 MOST_NUMBERS = 30
 """Classes whose confusion matrix has its numbers written into it."""
 
@@ -131,9 +134,6 @@ def learning_rate_figure(
 def png_bytes(figure: Any) -> bytes:
     """Returns a figure as PNG; the same figure gives the same bytes."""
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # A letter that the font lacks is drawn as a box; nobody can do anything about it here.
-        warnings.filterwarnings("ignore", message=r"Glyph \d+ .*missing from")
-        # No software version in the file: it would be another with the next release.
-        figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
+    # No software version in the file: it would be another with the next release.
+    figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
     return buffer.getvalue()
