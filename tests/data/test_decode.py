@@ -209,8 +209,9 @@ def test_a_phone_photo_that_holds_two_is_decoded_smaller():
 
 ROTATED = """
 import sys
-from trainer.runtime import start_tensorflow
-start_tensorflow()
+from trainer import runtime
+runtime.owns_process = True
+runtime.start_tensorflow()
 import tensorflow as tf
 from trainer.data.decode import decode
 for at_least in (None, (4, 4)):
