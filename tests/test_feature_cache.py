@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,9 +27,9 @@ from tests.feature_runs import (
     tiny_net,
     weights,
 )
-from trainer import feature_cache, provenance
+from trainer import provenance
 from trainer.data import features, pipeline
-from trainer.data.feature_store import StoredFeatures
+from trainer.data.feature_store import FeatureStore, StoredFeatures
 
 PROJECT = Path(__file__).parents[1]
 SPLITS = ["train", "validation", "test"]
@@ -334,26 +333,27 @@ def test_all_code_that_runs_on_the_way_to_features_is_covered(train):
     def note(frame, event, argument):
         ran.add(frame.f_code.co_filename)
 
-    real = feature_cache.compute_features
+    real = FeatureStore.get
 
-    def compute_features(*arguments, **options):
-        # From the first batch on: its function is traced, its pictures are read, decoded and augmented.
-        blocks = real(*arguments, **options)
-        while True:
-            sys.setprofile(note)
-            threading.setprofile(note)
-            try:
-                block = next(blocks, None)
-            finally:
-                sys.setprofile(None)
-                threading.setprofile(None)
-            if block is None:
-                return
-            yield block
+    def get(self, key, *, compute, **options):
+        def noted():
+            blocks = compute()
+            while True:
+                # From the first block on: pictures are opened, functions are traced and run.
+                sys.setprofile(note)
+                try:
+                    block = next(blocks, None)
+                finally:
+                    sys.setprofile(None)
+                if block is None:
+                    return
+                yield block
+
+        return real(self, key, compute=noted, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(feature_cache, "compute_features", compute_features)
-        train(*NET, "--frozen_augment=flip,crop(0.5)", "--feature_views=2", "--precision=auto", TOP)
+        patch.setattr(FeatureStore, "get", get)
+        train(*NET, "--augment=flip,crop(0.5)", "--feature_views=2", TOP)
     package = provenance._PACKAGE
     ours = {Path(name) for name in ran if name.startswith(f"{package}{os.sep}")}
     assert {package / "data" / "decode.py", package / "model" / "cuts.py"} <= ours

@@ -1,6 +1,7 @@
 """The machine: TensorFlow's start, devices, strategy, signals."""
 
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -21,8 +22,9 @@ from trainer.values import Interrupted
 owns_process = False
 
 
+@functools.cache
 def start_tensorflow() -> None:
-    """Imports TensorFlow quietly and settles how it computes. To be called before any model exists."""
+    """Imports TensorFlow quietly and settles how it computes, once. To be called before any model exists."""
     # Before the import: the C++ side reads it once.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # Else TensorFlow imports Keras 3 with scikit-learn and matplotlib, which takes longer than the
