@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -101,3 +102,17 @@ def test_the_second_ctrl_c_leaves_at_once_even_in_the_middle_of_a_step(first):
         assert program.stderr.readline().startswith("stopping after the current step")
         program.send_signal(signal.SIGINT)
         assert program.wait(timeout=20) == 130
+
+
+def test_in_a_thread_there_are_no_handlers_and_time_runs_out():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    def work():
+        with StopSignal.installed(["SIGTERM"], max_minutes=1e-9) as stop, stop.deferred():
+            time.sleep(0.001)
+            told = stop.requested()
+            return told, [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(work).result() == ("--max_minutes=1e-09", before)
+    assert signal.set_wakeup_fd(-1) == -1

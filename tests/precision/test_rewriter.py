@@ -1,8 +1,11 @@
 """Arithmetic through the graph rewriter, told by how it rounds: 1 + 2^-12 is 1 in 16 bits."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import tensorflow as tf
 import tensorflow_hub as hub
+from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.eager import context
 
 from trainer.precision import rewriter
@@ -126,34 +129,55 @@ def test_a_function_inside_another_computes_as_that_one_does(bfloat16):
     assert answer(tf.function(lambda images: inner(images)), "float32") == {EXACT}
 
 
+def options_here():
+    """The options of the rewriter that this thread's calls are made with."""
+    text = context.context().function_call_options.config_proto_serialized
+    return config_pb2.ConfigProto.FromString(text).graph_options.rewrite_options
+
+
 def test_options_are_restored_and_others_kept():
     tf.config.optimizer.set_experimental_options({"remapping": False, AMP[0]: True})
-    before = tf.config.optimizer.get_experimental_options()
+    before, public = options_here(), tf.config.optimizer.get_experimental_options()
     with arithmetic("float16"):
-        inside = tf.config.optimizer.get_experimental_options()
-        assert (inside.get(AMP[0]), inside[AMP[1]], inside["remapping"]) == (None, True, False)
+        inside = options_here()
+        assert [getattr(inside, name) for name in AMP] == [inside.DEFAULT, inside.ON, inside.DEFAULT]
+        assert inside.remapping == before.remapping == inside.OFF
         with arithmetic("float32"):
-            assert not set(AMP) & set(tf.config.optimizer.get_experimental_options())
-        assert tf.config.optimizer.get_experimental_options() == inside
-    assert tf.config.optimizer.get_experimental_options() == before
+            assert {getattr(options_here(), name) for name in AMP} == {inside.DEFAULT}
+        assert options_here() == inside
+    assert options_here() == before
+    assert tf.config.optimizer.get_experimental_options() == public
 
 
 def test_options_are_restored_after_an_error():
-    before = tf.config.optimizer.get_experimental_options()
+    before = options_here()
     with pytest.raises(KeyError), arithmetic("bfloat16"):
         raise KeyError
-    assert tf.config.optimizer.get_experimental_options() == before
+    assert options_here() == before
 
 
-def test_options_that_are_right_already_are_left_alone(monkeypatch):
-    with arithmetic("bfloat16"):
-        monkeypatch.setattr(tf.config.optimizer, "set_experimental_options", None)
-        with arithmetic("bfloat16"):
-            pass
-        monkeypatch.undo()
-    monkeypatch.setattr(tf.config.optimizer, "set_experimental_options", None)
-    with arithmetic("float32"):
-        pass
+def test_other_threads_compute_as_before(bfloat16):
+    # Options of the process would be those of a thread for good that begins while they are set.
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other, arithmetic("bfloat16"):
+        plain = make_sum()
+        assert set(one.submit(plain, fine_images()).result().numpy().ravel().tolist()) == {EXACT}
+        assert other.submit(answer, make_sum(), "bfloat16").result() == {ROUNDED}
+        assert set(plain(fine_images()).numpy().ravel().tolist()) == {ROUNDED}
+        with arithmetic("float32"):
+            assert set(other.submit(plain, fine_images()).result().numpy().ravel().tolist()) == {EXACT}
+            assert one.submit(answer, plain, "bfloat16").result() == {ROUNDED}
+        assert set(one.submit(plain, fine_images()).result().numpy().ravel().tolist()) == {EXACT}
+
+
+def test_threads_that_take_turns_disturb_nobody(bfloat16):
+    function, expected = make_sum(), {"float32": {EXACT}, "bfloat16": {ROUNDED}}
+
+    def often(precision):
+        return all(answer(function, precision) == expected[precision] for _ in range(50))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(often, ["float32", "bfloat16"] * 4))
+    assert answer(function, "float32") == {EXACT}
 
 
 def test_a_precision_that_is_none_is_refused():
