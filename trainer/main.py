@@ -59,6 +59,9 @@ class _Lines(logging.StreamHandler):
 
 def _close_stdout() -> None:
     """Throws away what is printed from now on; Python would complain again when it flushes."""
+    # To others in the same process it may still be of use.
+    if not runtime.owns_process:
+        return
     # A stand-in for standard output has no such number.
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
