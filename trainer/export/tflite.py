@@ -1,6 +1,7 @@
 """TFLite files: the network from pixels to probabilities in four arithmetics, for the LiteRT runtime."""
 
 import shutil
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +16,9 @@ from trainer.files import PART_PREFIX
 from trainer.model.saved_models import first_line
 from trainer.values import TrainerError
 
+# The converter uses an interpreter that it tells others not to use. For good, and not around each conversion:
+# filters are of the process.
+warnings.filterwarnings("ignore", message=r"\s*Warning: tf\.lite\.Interpreter is deprecated")
 INPUT, OUTPUT, SIGNATURE = "images", "probabilities", "images"
 
 Pictures = Callable[[], Iterable[np.ndarray]]
@@ -83,7 +87,7 @@ class Converter:
         shutil.rmtree(self._folder)
 
     def convert(self, form: str, *, pictures: Pictures) -> bytes:
-        """Returns a .tflite file with metadata.
+        """Returns a .tflite file with metadata. TensorFlow writes to standard error what it cannot convert.
 
         Args:
           form: one of `FORMATS`.
