@@ -174,22 +174,26 @@ class Experiment:
         self.classifier = make_classifier(self.asked, self.backbone, num_classes=num_classes)
 
     def _check_training(self, spec: PhaseSpec) -> None:
-        self.classifier.freezing_table(spec.train)
-        can_train = any(variable.trainable for variable in self.backbone.variables.values())
-        if not can_train and spec.train != ("head/",):
-            raise UsageError(
-                f"phase {spec.name}: {self.backbone.name} has no variables that could train; use "
-                "--schedule=frozen, or train=head in --phase"
-            )
+        """Makes sure that a phase can train what it is to train: not to be found out when it begins."""
+        trained = self._trained_in_backbone(spec)
+        if all(pattern.startswith(("head/", "not:")) for pattern in spec.train):
+            return
+        try:
+            with self.strategy.scope():
+                self.backbone.check_training(trained, bn_batch=spec.bn == "batch")
+        except UsageError as error:
+            raise UsageError(f"phase {spec.name}: {error}") from None
+
+    def _trained_in_backbone(self, spec: PhaseSpec) -> list[str]:
+        rows = self.classifier.freezing_table(spec.train)
+        names = [row.name for row in rows if row.state == "train" and row.name.startswith("backbone/")]
+        return [name.removeprefix("backbone/") for name in names]
 
     def cut(self, spec: PhaseSpec) -> Cut | None:
         """Returns the deepest place in the network below which a phase changes nothing."""
         if spec not in self._cuts:
-            rows = self.classifier.freezing_table(spec.train)
-            trained = [row.name for row in rows if row.state == "train" and row.name.startswith("backbone/")]
-            self._cuts[spec] = self.backbone.cut(
-                [name.removeprefix("backbone/") for name in trained], bn_batch=spec.bn == "batch"
-            )
+            trained = self._trained_in_backbone(spec)
+            self._cuts[spec] = self.backbone.cut(trained, bn_batch=spec.bn == "batch")
         return self._cuts[spec]
 
     def split_record(self) -> dict[str, list[tuple[str, str, str]]]:

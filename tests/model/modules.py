@@ -75,6 +75,61 @@ def save_with_signature(folder: Path, *, inputs: int = 1, kernel=KERNEL) -> Path
     return folder
 
 
+def save_keras_3_export(folder: Path) -> Path:
+    """What model.export() of Keras 3 writes: variables are listed, but nothing can be called with them."""
+    import keras
+
+    layers = [
+        keras.layers.Conv2D(2, 3),
+        keras.layers.BatchNormalization(),
+        keras.layers.GlobalAveragePooling2D(),
+    ]
+    keras.Sequential([keras.layers.Input((8, 8, 3)), *layers]).export(folder, verbose=False)
+    return folder
+
+
+def save_of_tensorflow_1(folder: Path) -> Path:
+    """A module of TensorFlow 1: a graph with a signature, its variables in a collection."""
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        images = v1.placeholder(tf.float32, [None, 8, 8, 3])
+        kernel = v1.get_variable("kernel", initializer=tf.constant(KERNEL))
+        features = tf.reduce_mean(tf.tensordot(images, kernel, 1), [1, 2])
+        session.run(v1.global_variables_initializer())
+        signature = v1.saved_model.predict_signature_def({"images": images}, {"default": features})
+        builder = v1.saved_model.Builder(str(folder))
+        builder.add_meta_graph_and_variables(session, ["serve"], {"serving_default": signature})
+        builder.save()
+    return folder
+
+
+def save_disconnected(folder: Path, *, parts: int, training: bool = True) -> Path:
+    """A module that lists two kernels, of which gradients reach one or none; see `parts`.
+
+    Args:
+      folder: where.
+      parts: how many kernels gradients reach.
+      training: whether it has an argument `training`.
+    """
+    kernels = [tf.Variable(KERNEL, name=name) for name in ("a/kernel", "b/kernel")]
+
+    def features(inputs):
+        used = [kernel if k < parts else tf.stop_gradient(kernel) for k, kernel in enumerate(kernels)]
+        return tf.reduce_mean(tf.tensordot(inputs, used[0] + used[1], 1), [1, 2])
+
+    spec = tf.TensorSpec([None, 8, 8, 3], tf.float32, "inputs")
+    module = tf.train.Checkpoint()
+    module.variables = module.trainable_variables = kernels
+    if training:
+        module.__call__ = tf.function(lambda inputs, training=False: features(inputs))
+        for value in (True, False):
+            module.__call__.get_concrete_function(spec, value)
+    else:
+        module.__call__ = tf.function(features, input_signature=[spec])
+    tf.saved_model.save(module, str(folder))
+    return folder
+
+
 def save_with_asset(folder: Path) -> Path:
     """A module that brings a file, `assets/names.txt`."""
     names = folder.with_name("names.txt")

@@ -1,12 +1,22 @@
 """hub: with a local folder and savedmodel:, on modules whose answers are known by hand."""
 
+import re
 import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.model.modules import PENALTY, save_tiny, save_with_asset, save_with_signature
+from tests.model.modules import (
+    PENALTY,
+    save_disconnected,
+    save_keras_3_export,
+    save_of_tensorflow_1,
+    save_tiny,
+    save_with_asset,
+    save_with_signature,
+)
+from trainer.model import hub_modules
 from trainer.model.backbones import open_backbone
 from trainer.model.published_sizes import published_size
 from trainer.model.saved_models import first_line
@@ -165,6 +175,87 @@ def test_signature_only_is_frozen_only(tmp_path):
     assert backbone.variables == {}
     with pytest.raises(UsageError, match="--schedule=frozen"):
         backbone(pictures(WHITE, size=8), training=True, bn_batch=False)
+
+
+SIGNED = {"plain": save_with_signature, "Keras 3": save_keras_3_export, "TensorFlow 1": save_of_tensorflow_1}
+
+
+@pytest.mark.parametrize("save", SIGNED.values(), ids=SIGNED.keys())
+def test_a_module_that_can_only_be_served_says_so_before_it_trains(tmp_path, save):
+    backbone = open_backbone(f"savedmodel:{save(tmp_path / 'served')}")
+    assert backbone(pictures(WHITE, size=8), training=False, bn_batch=False).shape == (1, 2)
+    line = (
+        f"savedmodel:{tmp_path}/served cannot be trained: it has only the signature 'serving_default', as "
+        "modules of TensorFlow 1 and of model.export() in Keras have; use --schedule=frozen, or train=head "
+        "in --phase"
+    )
+    for trained in ([], list(backbone.variables)):
+        with pytest.raises(UsageError, match=f"^{re.escape(line)}$"):
+            backbone.check_training(trained, bn_batch=False)
+
+
+def test_a_module_without_gradients_says_so_before_it_trains(tmp_path, caplog):
+    names = ["a/kernel", "b/kernel"]
+    backbone = open_backbone(f"hub:{save_disconnected(tmp_path / 'none', parts=0)}")
+    line = (
+        "none cannot be trained: no gradient reaches its variables, such as a/kernel; use --schedule=frozen"
+    )
+    with pytest.raises(UsageError, match=line):
+        backbone.check_training(names, bn_batch=False)
+    backbone = open_backbone(f"hub:{save_disconnected(tmp_path / 'one', parts=1)}")
+    backbone.check_training(["a/kernel"], bn_batch=False)
+    assert caplog.messages == []
+    backbone.check_training(names, bn_batch=True)
+    (line,) = caplog.messages
+    assert "one: no gradient reaches 1 of the 2 variables that are to train, such as b/kernel: they" in line
+    assert backbone.regularization_losses() == []  # Frozen again, as it was.
+
+
+def test_batch_statistics_need_an_argument_training(tmp_path):
+    backbone = open_backbone(f"hub:{save_disconnected(tmp_path / 'm', parts=2, training=False)}")
+    backbone.check_training(["a/kernel"], bn_batch=False)
+    with pytest.raises(
+        UsageError, match=r"m has no argument `training`, so bn=batch would change nothing: use bn="
+    ):
+        backbone.check_training(["a/kernel"], bn_batch=True)
+
+
+@pytest.mark.parametrize("bn_batch", [True, False])
+def test_a_module_with_gradients_can_train(open_folder, caplog, bn_batch):
+    backbone = open_backbone(f"hub:{open_folder}", image_size=4)
+    backbone.check_training(["conv/kernel", "bn/beta"], bn_batch=bn_batch)
+    assert caplog.messages == []
+    np.testing.assert_array_equal(backbone.variables["bn/moving_mean"], [0, 0])
+
+
+@pytest.mark.parametrize("width", [1001, 1000, 21_843, 1280])
+def test_as_many_outputs_as_there_are_classes_are_no_features(tmp_path, caplog, width):
+    kernel = np.zeros([3, width], np.float32)
+    backbone = open_backbone(f"savedmodel:{save_with_signature(tmp_path / 'classification', kernel=kernel)}")
+    assert backbone.contract.feature_width == width
+    if width == 1280:
+        assert caplog.messages == []
+        return
+    (line,) = caplog.messages
+    assert f": its {width:,} outputs look like scores of classes, not features (ImageNet" in line
+    assert line.endswith("use the feature_vector module of the same network")
+
+
+@pytest.mark.parametrize(
+    ("handle", "key", "word"),
+    [
+        ("hub:https://tfhub.dev/google/imagenet/mobilenet_v2_100_224/classification/5", "", "classification"),
+        ("hub:https://tfhub.dev/google/imagenet/mobilenet_v2_100_224/feature_vector/5", "", ""),
+        ("hub:/flower_classification/of_mine", "", ""),
+        ("savedmodel:x", "logits", "logits"),
+        ("savedmodel:x", "Predictions", "predictions"),
+        ("savedmodel:x", "biologits", ""),
+    ],
+)
+def test_names_of_classifiers_are_warned_of(caplog, handle, key, word):
+    interface = hub_modules._Interface(tf.TensorSpec([None, 8, 8, 3]), "serving_default" if key else "", key)
+    hub_modules._warn_of_classes(handle, interface, 17)
+    assert [f"(it is called '{word}')" in line for line in caplog.messages] == [True] * bool(word)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from trainer.model.cuts import Cut
 from trainer.model.layers import Layer
 from trainer.values import Contract, UsageError
 
+LEAVE_FROZEN = "use --schedule=frozen, or train=head in --phase"
+
 
 class Backbone(Protocol):
     """A pretrained network from images to features, with the contract of its input."""
@@ -48,6 +50,18 @@ class Backbone(Protocol):
         """Its layers in order of depth, their `variables` keys of `variables`; () where it is not known."""
         ...
 
+    def check_training(self, trained: Collection[str], *, bn_batch: bool) -> None:
+        """Makes sure that variables of it can train; warns of those whose gradient is always 0.
+
+        Args:
+          trained: keys of `variables`.
+          bn_batch: whether BatchNorm is to use the statistics of the batch.
+
+        Raises:
+          UsageError: they cannot, or not so.
+        """
+        ...
+
     def cut(self, trained: Collection[str], *, bn_batch: bool) -> Cut | None:
         """Returns where the backbone can be cut while some of its variables train; None: nowhere.
 
@@ -64,6 +78,12 @@ class Backbone(Protocol):
         SavedModel from pictures to features does not show them.
         """
         ...
+
+
+def require_variables(backbone: Backbone) -> None:
+    """Raises UsageError where a backbone has nothing that could train."""
+    if not any(variable.trainable for variable in backbone.variables.values()):
+        raise UsageError(f"{backbone.name} has no variables that could train; {LEAVE_FROZEN}")
 
 
 def open_backbone(

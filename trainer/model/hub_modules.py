@@ -1,6 +1,7 @@
 """`hub:` and `savedmodel:`: SavedModels through hub.KerasLayer, with the contract read from them."""
 
 import logging
+import re
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 import tensorflow_hub as hub
 
+from trainer.model.backbones import LEAVE_FROZEN, require_variables
 from trainer.model.cuts import Cut, whole_cut
 from trainer.model.folding import Inference
 from trainer.model.layers import layers_of_names
@@ -18,14 +20,23 @@ from trainer.values import Contract, TrainerError, UsageError
 logger = logging.getLogger("trainer")
 
 SERVING_SIGNATURE = "serving_default"
+# How many classes there are in ImageNet and ImageNet-21k, without and with one for the background.
+CLASS_COUNTS = {1000: "ImageNet", 1001: "ImageNet", 21_841: "ImageNet-21k", 21_843: "ImageNet-21k"}
+CLASSIFIER_NAMES = re.compile(
+    r"(?<![a-z])(classification|classifier|logits|predictions|probabilities)(?![a-z])"
+)
 
 
 class _Interface(NamedTuple):
-    """How a module is called: its picture input, and a signature with its output key, or ''."""
+    """How a module is called: its picture input, and a signature with its output key, or ''.
+
+    `knows_training` is whether it has an argument `training`, which BatchNorm and dropout go by.
+    """
 
     images: tf.TensorSpec
     signature: str = ""
     output_key: str = ""
+    knows_training: bool = False
 
 
 class HubBackbone:
@@ -64,7 +75,7 @@ class HubBackbone:
         module = _load(name, folder)
         interface = _read_interface(name, module)
         height, width, any_size = _choose_size(name, interface.images, image_size, default_size)
-        self._can_train = not interface.signature
+        self._interface, self._in_order = interface, in_order
         if interface.signature:
             module = _Served(module, interface.signature, interface.output_key)
         self._layer = _make_layer(name, module)
@@ -73,6 +84,7 @@ class HubBackbone:
         if self._pool:
             logger.info("%s gives maps %s: averaged over height and width", name, output.shape[1:])
         feature_width = int(output.shape[-1])
+        _warn_of_classes(name, interface, feature_width)
         # Functions of a SavedModel may not tell their shapes, which layers after this one need.
         shape: list[int | None] = [None, None, feature_width] if self._pool else [feature_width]
         self._layer = _make_layer(name, module, shape)
@@ -95,10 +107,8 @@ class HubBackbone:
         Raises:
           UsageError: `training` for a module that can only be used frozen.
         """
-        if training and not self._can_train:
-            raise UsageError(
-                f"{self.name} has only a serving signature and cannot be trained: use --schedule=frozen"
-            )
+        if training and self._interface.signature:
+            raise UsageError(f"{self.name} cannot be trained: it has only a signature: use --schedule=frozen")
         # KerasLayer hands training=True to the module only when it is trainable as well. So kernels,
         # gammas and betas train with the stored BatchNorm statistics when bn_batch is False.
         self._layer.trainable = training
@@ -108,6 +118,50 @@ class HubBackbone:
     def regularization_losses(self) -> list[tf.Tensor]:
         """Returns the module's own penalties; none while the last call was a frozen one."""
         return list(self._layer.losses) if self._layer.trainable else []
+
+    def check_training(self, trained: Collection[str], *, bn_batch: bool) -> None:
+        """See the Backbone protocol. The gradient is traced, which takes seconds for a large module."""
+        if self._interface.signature:
+            raise UsageError(
+                f"{self.name} cannot be trained: it has only the signature {self._interface.signature!r}, as "
+                f"modules of TensorFlow 1 and of model.export() in Keras have; {LEAVE_FROZEN}"
+            )
+        require_variables(self)
+        if bn_batch and not self._interface.knows_training:
+            raise UsageError(
+                f"{self.name} has no argument `training`, so bn=batch would change nothing: use bn=frozen"
+            )
+        # In a network of our own, gradients reach everything.
+        unreached = [] if self._in_order or not trained else self._unreached(trained, bn_batch=bn_batch)
+        if unreached and len(unreached) == len(trained):
+            raise UsageError(
+                f"{self.name} cannot be trained: no gradient reaches its variables, such as {unreached[0]}; "
+                f"{LEAVE_FROZEN}"
+            )
+        if unreached:
+            logger.warning(
+                "%s: no gradient reaches %d of the %d variables that are to train, such as %s: they stay as "
+                "they are",
+                self.name, len(unreached), len(trained), unreached[0],
+            )  # fmt: skip
+
+    def _unreached(self, trained: Collection[str], *, bn_batch: bool) -> list[str]:
+        """Returns which variables the features do not depend on in a way that can be differentiated."""
+        variables = [self.variables[name] for name in trained]
+        missing: list[bool] = []
+
+        def gradients(images: tf.Tensor) -> None:
+            with tf.GradientTape() as tape:
+                features = self(images, training=True, bn_batch=bn_batch)
+            missing[:] = [gradient is None for gradient in tape.gradient(features, variables)]
+
+        # Loaded for several devices, a module cannot be called outside of them.
+        run = tf.distribute.get_strategy().run
+        traced = tf.function(lambda images: run(gradients, args=(images,)), autograph=False)
+        # Nothing is computed; the first picture's shape is all that counts.
+        traced.get_concrete_function(tf.TensorSpec([1, *self.contract.image_shape], tf.float32))
+        self._layer.trainable = False
+        return [name for name, is_missing in zip(trained, missing, strict=True) if is_missing]
 
     def cut(self, trained: Collection[str], *, bn_batch: bool) -> Cut | None:
         """See the Backbone protocol. A module shows no layers, so all of it is below or nothing."""
@@ -177,7 +231,10 @@ def _read_interface(name: str, module: Any) -> _Interface:
     functions = getattr(function, "concrete_functions", None)
     if functions:
         # Arguments besides the first one, such as `training`, have defaults.
-        return _Interface(_best_spec(name, [_first_input(f) for f in functions]))
+        return _Interface(
+            _best_spec(name, [_first_input(f) for f in functions]),
+            knows_training=any("training" in f.function_type.parameters for f in functions),
+        )
     signatures = dict(getattr(module, "signatures", None) or {})
     key = "default" if getattr(module, "_is_hub_module_v1", False) else SERVING_SIGNATURE
     if key not in signatures:
@@ -194,6 +251,20 @@ def _read_interface(name: str, module: Any) -> _Interface:
         )
     output_key = "default" if "default" in outputs else next(iter(outputs))
     return _Interface(_best_spec(name, list(inputs.values())), key, output_key)
+
+
+def _warn_of_classes(name: str, interface: _Interface, width: int) -> None:
+    """Says so where what a module gives are scores of classes by its name or by their number."""
+    # Folders are named by people, who classify all kinds of things.
+    handle = name if "://" in name else ""
+    said = CLASSIFIER_NAMES.search(" ".join((handle, interface.signature, interface.output_key)).lower())
+    if said or width in CLASS_COUNTS:
+        why = f"it is called {said[1]!r}" if said else f"{CLASS_COUNTS[width]} has as many classes"
+        logger.warning(
+            "%s: its %s outputs look like scores of classes, not features (%s): the head on top of them "
+            "learns less; use the feature_vector module of the same network",
+            name, f"{width:,}", why,
+        )  # fmt: skip
 
 
 def _first_input(function: Any) -> Any:

@@ -82,6 +82,9 @@ class KerasBackbone:
         """All layers of Keras's network, its input and the pooling among them."""
         return network_layers(self._network, variables=self.variables)
 
+    def check_training(self, trained: Collection[str], *, bn_batch: bool) -> None:
+        """See the Backbone protocol: all of them can."""
+
     def cut(self, trained: Collection[str], *, bn_batch: bool) -> Cut | None:
         """See the Backbone protocol; `network_cut` has the rule."""
         if bn_batch or not trained:
