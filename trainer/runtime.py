@@ -10,7 +10,6 @@ import sys
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
@@ -30,7 +29,6 @@ def start_tensorflow() -> None:
     # Else TensorFlow imports Keras 3 with scikit-learn and matplotlib, which takes longer than the
     # rest of it (1.5 of 3.2 s); hub needs tf_keras, and nothing here needs both.
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-    warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
     is_new = "tensorflow" not in sys.modules
     with _quiet_stderr() if owns_process and is_new else contextlib.nullcontext():
         import tensorflow as tf

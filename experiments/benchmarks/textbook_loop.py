@@ -28,8 +28,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import tensorflow as tf  # noqa: E402  (its import is part of what a user waits for)
 import tensorflow_datasets as tfds  # noqa: E402
-import tensorflow_hub as hub  # noqa: E402
 import tf_keras  # noqa: E402
+
+from trainer.hub import hub  # noqa: E402
 
 HANDLE = "https://tfhub.dev/google/imagenet/inception_v3/feature_vector/4"
 SHUFFLE_BUFFER = 1000

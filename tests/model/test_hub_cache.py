@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import tensorflow_hub
 import tf_keras
 
 from tests.model.modules import pack, save_tiny
@@ -22,6 +21,7 @@ from trainer import downloads
 from trainer.archives import packed as limits
 from trainer.archives import unpack as unpacking
 from trainer.file_lock import file_lock
+from trainer.hub import hub
 from trainer.model import hub_cache
 from trainer.model.backbones import open_backbone
 from trainer.model.hub_cache import fetched_folder, module_folder
@@ -356,7 +356,7 @@ def test_one_who_comes_second_waits_and_finds_it_there(cache, server, packed):
 def test_tensorflow_hub_finds_what_was_fetched(cache, server, packed, monkeypatch):
     server.body = packed
     folder = fetched_folder(server.handle)
-    assert tensorflow_hub.resolve(server.handle) == str(folder)
+    assert hub.resolve(server.handle) == str(folder)
     assert (
         folder.with_name(folder.name + ".descriptor.txt")
         .read_text()

@@ -4,10 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import tensorflow as tf
-import tensorflow_hub as hub
 from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.eager import context
 
+from trainer.hub import hub
 from trainer.precision import rewriter
 from trainer.precision.rewriter import (
     arithmetic,

@@ -1,6 +1,5 @@
 """Python, the packages that setup.py asks for, and the encoding of text."""
 
-import importlib.util
 import locale
 import platform
 import shlex
@@ -17,6 +16,8 @@ DISTRIBUTION = "hub-trainer"
 # Without these, all but one thing works.
 NEEDED_ONLY_BY = {
     "flask": "serve",
+    "werkzeug": "serve",
+    "flatbuffers": "export, which writes into TFLite files what they are",
     "ai-edge-litert": "export, which checks TFLite files in it",
 }
 # Of the packages that others bring along, the ones that are at fault most often.
@@ -64,9 +65,6 @@ def _check_package(asked: Any) -> Finding:
         if asked.name in NEEDED_ONLY_BY:
             return warning(f"{asked.name} is missing: needed by {NEEDED_ONLY_BY[asked.name]}", advice)
         return problem(f"{asked.name} is missing ({wanted})", advice)
-    if asked.name == "setuptools" and importlib.util.find_spec("pkg_resources") is None:
-        text = f"setuptools {found} has no pkg_resources, which tensorflow-hub imports ({wanted})"
-        return problem(text, pip_install(f"{asked.name}{asked.specifier}"))
     if not asked.specifier.contains(found, prereleases=True):
         return warning(f"{asked.name} {found} ({wanted})", pip_install(f"{asked.name}{asked.specifier}"))
     return ok(f"{asked.name} {found} ({wanted})")

@@ -103,6 +103,7 @@ def _imports() -> dict[str, dict[str, Any]]:
             errors[name] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
     wanted = imported_by_training()
+    wanted["tensorflow_hub"] = ["from trainer.hub import hub"]  # As training does, without pkg_resources.
     attempt("tensorflow", runtime.start_tensorflow)
     # Before what is built on TensorFlow and imports some of them, too: each is named for its own faults.
     for name in (name for name in wanted if name not in _ON_TENSORFLOW):

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import tensorflow as tf
-import tensorflow_hub as hub
 
+from trainer.hub import hub
 from trainer.model.backbones import LEAVE_FROZEN, require_variables
 from trainer.model.cuts import Cut, whole_cut
 from trainer.model.folding import Inference

@@ -1,0 +1,70 @@
+"""What setup.py asks for is what is imported; and tensorflow_hub without setuptools."""
+
+import ast
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+
+
+def third_party_imports() -> dict[str, str]:
+    """Returns {package: a file of trainer/ that imports it, anywhere in it}."""
+    found = {}
+    for path in sorted((ROOT / "trainer").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                names = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            found |= {name.split(".")[0]: path.relative_to(ROOT).as_posix() for name in names}
+    return {name: file for name, file in found.items() if name not in {*sys.stdlib_module_names, "trainer"}}
+
+
+def declared() -> set[str]:
+    """Returns the names of all distributions in setup.py: what was installed may be older."""
+    lists = {}
+    for node in ast.parse((ROOT / "setup.py").read_text()).body:
+        if isinstance(node, ast.Assign):
+            lists[node.targets[0].id] = ast.literal_eval(node.value)
+    asked = [*lists["INSTALL_REQUIRES"], *lists["EXTRAS_REQUIRE"]["onnx"]]
+    return {canonicalize_name(Requirement(text).name) for text in asked}
+
+
+def test_every_import_is_declared():
+    distributions, known = importlib.metadata.packages_distributions(), declared()
+    missing = {
+        name: file
+        for name, file in third_party_imports().items()
+        if not known & {canonicalize_name(one) for one in distributions.get(name, [name])}
+    }
+    assert missing == {}
+    assert "scipy" in third_party_imports()  # The search finds what it is to find.
+
+
+def test_tensorflow_hub_needs_no_setuptools():
+    """As in a new environment with setuptools 82 or later, or with none."""
+    code = """
+import sys
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("pkg_resources", "setuptools"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Hidden())
+from trainer.runtime import start_tensorflow
+start_tensorflow()
+from trainer.model.hub_modules import HubBackbone
+from trainer.hub import hub
+assert "pkg_resources" not in sys.modules
+print(hub.__version__, hub.KerasLayer.__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [importlib.metadata.version("tensorflow-hub"), "KerasLayer"]
+    assert "pkg_resources" not in done.stderr  # No deprecation, either.
