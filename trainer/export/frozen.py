@@ -6,15 +6,29 @@ from typing import Any
 
 import tensorflow as tf
 
-# Not in TensorFlow's public names, but what its own converters use; versions are pinned exactly.
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
 from trainer.data.decode import scale
 from trainer.model.classifier import Classifier
 from trainer.values import TrainerError
 
 # Graphs, and .tflite files, are messages of at most 2 GiB, and their structure needs some room, too.
 MAX_WEIGHT_BYTES = 2**31 - 2**26
+
+
+def _with_constants(function: Any) -> Any:
+    """Returns a ConcreteFunction with the values of variables in it.
+
+    Raises:
+      TrainerError: this TensorFlow cannot do it.
+    """
+    try:
+        # No public name has it, but TensorFlow's own converters use it.
+        from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+    except ImportError as error:
+        raise TrainerError(
+            f"export makes constants of weights, which TensorFlow {tf.__version__} cannot do ({error}): use "
+            "the version in constraints.txt"
+        ) from None
+    return convert_variables_to_constants_v2(function)
 
 
 def frozen_network(classifier: Classifier, *, batch_size: int | None) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -45,7 +59,7 @@ def frozen_network(classifier: Classifier, *, batch_size: int | None) -> Callabl
 
     spec = tf.TensorSpec([batch_size, *contract.image_shape], tf.float32, name="images")
     traced = tf.function(probabilities, autograph=False).get_concrete_function(spec)
-    frozen: Any = convert_variables_to_constants_v2(traced)
+    frozen = _with_constants(traced)
     if len(frozen.inputs) != 1:
         names = ", ".join(tensor.name for tensor in frozen.inputs[1:])
         raise TrainerError(

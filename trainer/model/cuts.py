@@ -191,8 +191,17 @@ def _places(network: tf_keras.Model, trained_ids: Collection[int], *, cheap: flo
 
 def _nodes(network: tf_keras.Model) -> list[Any]:
     """Returns the calls of layers that make up a network, inputs before what uses them."""
-    by_depth = network._nodes_by_depth
-    return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+    found: list[Any] = []
+    seen: set[int] = set()
+    waiting = [(tensor.node, False) for tensor in network.outputs]
+    while waiting:
+        node, is_fed = waiting.pop()
+        if is_fed:
+            found.append(node)
+        elif id(node) not in seen:
+            seen.add(id(node))
+            waiting += [(node, True), *((parent, False) for parent in node.parent_nodes)]
+    return found
 
 
 def _multiply_adds(node: Any) -> int:

@@ -1,14 +1,14 @@
 """A traced inference function as one flat graph, to be changed and built again."""
 
+import functools
+import logging
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.core.framework.node_def_pb2 import NodeDef
 
-# Private, but versions are pinned exactly and test_folding.py fails without it.
-from tensorflow.python.framework.convert_to_constants import _run_inline_graph_optimization
+logger = logging.getLogger("trainer")
 
 CONTROL_FLOW = {"Switch", "Merge", "Enter", "Exit", "NextIteration", "LoopCond"}
 CUSTOM_GRADIENT = "_gradient_op_type"
@@ -35,9 +35,10 @@ class InferenceGraph:
         captures = function.graph.captures
         if len(function.inputs) != 1 + len(captures) or len(function.outputs) != 1:
             raise UnusualGraphError("it does not map one tensor to one tensor")
-        inlined = _run_inline_graph_optimization(
-            function, lower_control_flow=False, aggressive_inlining=False
-        )
+        inline = _inliner()
+        if inline is None:
+            raise UnusualGraphError("calls cannot be inlined")
+        inlined = inline(function, lower_control_flow=False, aggressive_inlining=False)
         if inlined.library.function:
             raise UnusualGraphError(f"it calls {inlined.library.function[0].signature.name}")
         self._versions = inlined.versions
@@ -75,7 +76,7 @@ class InferenceGraph:
 
     def add(self, operation: str, *inputs: str, name: str, types: Mapping[str, tf.DType] = FLOAT32) -> str:
         """Adds an operation, in place of one of that name, and returns the name of its result."""
-        node = self.nodes[name] = NodeDef(name=name, op=operation, input=inputs)
+        node = self.nodes[name] = tf.compat.v1.NodeDef(name=name, op=operation, input=inputs)
         for attribute, kind in types.items():
             node.attr[attribute].type = kind.as_datatype_enum
         return name
@@ -109,6 +110,24 @@ class InferenceGraph:
                 raise UnusualGraphError(f"{operation.name} may have side effects")
         features.set_shape(self._shape)
         return features
+
+
+@functools.cache
+def _inliner() -> Callable[..., Any] | None:
+    """Returns TensorFlow's own way to inline what a function calls, which has no public name.
+
+    None where it is gone, which is said once: networks are then slower.
+    """
+    try:
+        from tensorflow.python.framework.convert_to_constants import _run_inline_graph_optimization
+    except ImportError:
+        logger.warning(
+            "BatchNorm is not folded into convolutions, which is slower: TensorFlow %s has no %s",
+            tf.__version__,
+            "_run_inline_graph_optimization",
+        )
+        return None
+    return _run_inline_graph_optimization
 
 
 def _set_inputs(node: Any, inputs: list[str]) -> None:

@@ -7,9 +7,6 @@ from typing import Any
 
 import tensorflow as tf
 
-# Private, but versions are pinned exactly and test_random_operations.py fails without it.
-from tensorflow.python.framework.config import is_op_determinism_enabled
-
 from trainer.phase_specs import PhaseSpec
 from trainer.values import UsageError
 
@@ -75,12 +72,22 @@ def report_random_ops(graph: tf.Graph, spec: PhaseSpec) -> None:
         node.op in _WITH_SEED and not (node.attr["seed"].i or node.attr["seed2"].i) for node in nodes
     )
     # With stored statistics they may be in a branch that never runs.
-    if unseeded and spec.bn == "batch" and is_op_determinism_enabled():
+    if unseeded and spec.bn == "batch" and _is_deterministic():
         raise UsageError(f"{what} without a seed, which TensorFlow refuses on a GPU: use {off}")
     logger.warning(
         "%s: once stopped, the run goes on to other numbers than if it had not been; %s avoids that",
         what, off,
     )  # fmt: skip
+
+
+def _is_deterministic() -> bool:
+    """Returns whether TensorFlow refuses random operations without a seed, which it says to the first one."""
+    with tf.Graph().as_default():
+        try:
+            tf.random.uniform([])
+        except RuntimeError:
+            return True
+    return False
 
 
 def _stateful_nodes(graph: tf.Graph) -> Iterator[Any]:

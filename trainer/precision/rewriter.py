@@ -8,6 +8,8 @@ float32, and so does what a function returns.
 import contextlib
 import functools
 import itertools
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -96,11 +98,41 @@ def was_rewritten(function: Callable[..., Any], *args: Any, precision: str) -> b
 
 def _shows_casts(function: Callable[..., Any], args: tuple[Any, ...], precision: str) -> bool:
     """Calls a function; returns whether there are casts in a graph that was optimized for that."""
-    from tensorflow.python.eager import context  # There is no public way to optimized graphs.
+    return any(_count_casts(graph, precision) for graph in _optimized_graphs(function, args))
 
-    with context.collect_graphs(optimized=True) as graphs:
+
+def _optimized_graphs(function: Callable[..., Any], args: tuple[Any, ...]) -> list[Any]:
+    """Calls a function; returns the GraphDefs of all that was optimized for that."""
+    try:
+        # tf.summary.trace_off of TensorFlow 2.21 leaves the collecting on, and all later graphs are kept.
+        from tensorflow.python.eager.context import collect_graphs
+    except ImportError:
+        return _exported_graphs(function, args)
+    with collect_graphs(optimized=True) as graphs:
         function(*args)
-    return any(_count_casts(graph, precision) for graph in graphs)
+    return graphs
+
+
+def _exported_graphs(function: Callable[..., Any], args: tuple[Any, ...]) -> list[Any]:
+    """Does as `_optimized_graphs` does, by public names alone."""
+    import tensorflow as tf
+
+    # They are only given out as an event, and events only as a file.
+    with tempfile.TemporaryDirectory() as folder:
+        writer = tf.summary.create_file_writer(folder)
+        tf.summary.trace_on(graph=True, profiler=False)
+        try:
+            function(*args)
+            with writer.as_default():
+                tf.summary.trace_export("graphs", step=0)
+        finally:
+            tf.summary.trace_off()
+            writer.close()
+        [file] = os.listdir(folder)
+        events = list(tf.compat.v1.train.summary_iterator(os.path.join(folder, file)))
+    values = [value for event in events for value in event.summary.value]
+    traces = [tf.compat.v1.RunMetadata.FromString(tf.make_ndarray(value.tensor).item()) for value in values]
+    return [graphs.post_optimization_graph for trace in traces for graphs in trace.function_graphs]
 
 
 def _count_casts(graph: Any, precision: str) -> int:

@@ -51,8 +51,13 @@ class EventFile:
         """
         started = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
         event = tf.compat.v1.Event(step=step, wall_time=time.time(), session_log=started)
+        # No public name has the resource; without it, TensorBoard shows old points beside new ones.
+        resource = getattr(self._writer, "_resource", None)
+        if resource is None:
+            _log.warning("TensorBoard, if it is running, must be started again to forget what is done again")
+            return
         for _ in range(2):
-            tf.raw_ops.ImportEvent(writer=self._writer._resource, event=event.SerializeToString())
+            tf.raw_ops.ImportEvent(writer=resource, event=event.SerializeToString())
         self._num_written += 2
 
     @contextlib.contextmanager
