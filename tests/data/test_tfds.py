@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import tensorflow as tf
+from tensorflow_datasets.core.naming import parse_builder_name_kwargs
 
 from tests.data.trees import prepare_tiny
 from trainer.data.sources import open_source
+from trainer.data.tfds import _tfds_name
 from trainer.values import TrainerError, UsageError
 
 
@@ -38,6 +40,56 @@ def test_tfds_splits_without_public_labels_are_left_out(options, caplog, budget_
     assert len(source.ids) == len(source.labels) == len(source.encoded) == 8
     line = "tfds:tiny_blooms:hidden: left out the split test, whose labels are not public"
     assert caplog.messages.count(line) == 1
+
+
+@pytest.mark.parametrize(
+    ("rest", "resolved"),
+    [
+        ("tiny_blooms/plain", "tiny_blooms/plain"),
+        ("tiny_blooms/plain:1.0.0", "tiny_blooms/plain:1.0.0"),
+        ("tiny_blooms:plain:1.0.0", "tiny_blooms:plain:1.0.0"),
+        ("tiny_blooms/plain:1.*.*", "tiny_blooms/plain:1.0.0"),
+        ("tiny_blooms:*.*.*", "tiny_blooms:1.0.0"),
+    ],
+)
+def test_tfds_names_with_a_version(options, rest, resolved):
+    prepare_tiny(options.data_dir)
+    source = open_source(f"tfds:{rest}", options)
+    assert (source.name, len(source.ids)) == (f"tfds:{resolved}", 11)
+
+
+@pytest.mark.parametrize("rest", ["tiny_blooms/plain:2.0.0", "tiny_blooms/plain:2.*.*"])
+def test_tfds_versions_that_do_not_exist(options, rest):
+    prepare_tiny(options.data_dir)
+    with pytest.raises(UsageError, match=rf"^--source=tfds:{re.escape(rest)}: tfds cannot open it: .*2\."):
+        open_source(f"tfds:{rest}", options)
+
+
+@pytest.mark.parametrize(
+    ("rest", "name"),
+    [
+        ("mnist", "mnist"),
+        ("mnist:3.0.1", "mnist:3.0.1"),
+        ("mnist:3.*.*", "mnist:3.*.*"),
+        ("imagenette/160px:1.0.0", "imagenette/160px:1.0.0"),
+        ("imagenette:160px-v2", "imagenette/160px-v2"),
+        ("imagenette:160px:1.0.0", "imagenette/160px:1.0.0"),
+        ("imagenet2012_corrupted/spatter_1:3.*.*/a=1", "imagenet2012_corrupted/spatter_1:3.*.*/a=1"),
+    ],
+)
+def test_tfds_reads_the_names_as_they_are_meant(rest, name):
+    assert _tfds_name(rest, name="x") == name
+    data_set, options = parse_builder_name_kwargs(name)
+    parts = (data_set.name, options.get("config"), options.get("version"))
+    assert rest.removesuffix("/a=1").replace("/", ":") == ":".join(filter(None, parts))
+
+
+def test_tfds_names_that_are_none(options):
+    for rest in ("mnist:3.0.1:3.0.1:x", "mnist//x", "mnist:", "a b", "/mnist", "mnist:3.0.1/"):
+        with pytest.raises(
+            UsageError, match=r": expected NAME, NAME/CONFIG or NAME:CONFIG, and after it :VERS"
+        ):
+            open_source(f"tfds:{rest}", options)
 
 
 def test_tfds_says_which_features_there_are(options):

@@ -158,6 +158,6 @@ def open_source(address: str, options: SourceOptions) -> Source:
                 store=options.new_store(),
             )
     raise UsageError(
-        f"--source={address} is none of tfds:NAME[:CONFIG], folder:PATH, archive:PATH_OR_URL, "
+        f"--source={address} is none of tfds:NAME[/CONFIG][:VERSION], folder:PATH, archive:PATH_OR_URL, "
         "synthetic:flowers"
     )

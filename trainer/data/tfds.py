@@ -1,8 +1,9 @@
-"""`tfds:NAME[:CONFIG]`: a data set of TensorFlow Datasets, unshuffled and undecoded."""
+"""`tfds:NAME[/CONFIG][:VERSION]`: a data set of TensorFlow Datasets, unshuffled and undecoded."""
 
 import contextlib
 import logging
 import os
+import re
 import socket
 import sys
 import threading
@@ -21,6 +22,7 @@ from trainer.data.stamps import stamp_files
 from trainer.values import TrainerError, UsageError
 
 _log = logging.getLogger("trainer")
+_VERSION = r":(?:\d+|\*)(?:\.(?:\d+|\*)){2}"
 # What tfds puts where a label is kept back.
 _NOT_PUBLIC = -1
 
@@ -32,7 +34,8 @@ def open_tfds(rest: str, *, name: str, data_dir: str, store: EncodedStore) -> Me
     `train/<tfds_id>`.
 
     Args:
-      rest: NAME or NAME:CONFIG.
+      rest: NAME, NAME/CONFIG or NAME:CONFIG, each with or without :VERSION, which may be such as 3.*.*;
+        then the newest that fits is taken, and `name` of the source says which.
       name: what messages call the source.
       data_dir: the folder of prepared data sets; empty means tfds's own, which is $TFDS_DATA_DIR as
         it was when tfds was first imported.
@@ -44,6 +47,8 @@ def open_tfds(rest: str, *, name: str, data_dir: str, store: EncodedStore) -> Me
     """
     with _quiet():
         builder = _builder(rest, name=name, data_dir=data_dir)
+        if "*" in rest:
+            name = re.sub(_VERSION, f":{builder.version}", name)
         if not builder.is_prepared():
             _prepare(builder, name=name)
         class_names = _class_names(builder, name=name)
@@ -131,11 +136,31 @@ for _name in ("absl", "tensorflow"):
     logging.getLogger(_name).addFilter(_OnlyErrors())
 
 
+def _tfds_name(rest: str, *, name: str) -> str:
+    """Returns what tfds calls a data set that is given here as NAME:CONFIG, or in its own way.
+
+    Raises:
+      UsageError: it is neither.
+    """
+    match = re.fullmatch(
+        rf"(\w+)(?:(?:/|(?!{_VERSION}(?:/|$)):)([\w+.-]+?))?({_VERSION})?((?:/\w+=.+)?)", rest
+    )
+    if not match:
+        raise UsageError(
+            f"--source={name}: expected NAME, NAME/CONFIG or NAME:CONFIG, and after it :VERSION, such as "
+            "3.0.1 or 3.*.*, if it is to be another one than the newest"
+        )
+    data_set, config, version, more = match.groups(default="")
+    return f"{data_set}/{config}{version}{more}" if config else f"{data_set}{version}{more}"
+
+
 def _builder(rest: str, *, name: str, data_dir: str) -> Any:
     folder = os.path.expanduser(data_dir) or None
     try:
-        return tfds.builder(rest.replace(":", "/", 1), data_dir=folder)
-    except tfds.core.registered.DatasetNotFoundError as error:
+        return tfds.builder(_tfds_name(rest, name=name), data_dir=folder)
+    except UsageError:
+        raise
+    except tfds.core.DatasetNotFoundError as error:
         lines = str(error).splitlines()
         close = next((line.strip() for line in lines if "did you mean" in line.lower()), "")
         raise UsageError(f"--source={name}: tfds knows no data set of this name. {close}".rstrip()) from None

@@ -11,7 +11,7 @@ class DataConfig:
 
     source: str = option(
         "synthetic:flowers",
-        "Pictures: tfds:NAME[:CONFIG], folder:PATH, archive:PATH_OR_URL or synthetic:flowers.",
+        "Pictures: tfds:NAME[/CONFIG][:VERSION], folder:PATH, archive:PATH_OR_URL or synthetic:flowers.",
         short=True,
     )
     splits: str = option(
