@@ -1,11 +1,14 @@
 """Unpacking what somebody else packed: unsafe, damaged and exploding archives, and a full disk."""
 
+import base64
 import gzip
 import os
 import re
 import shutil
+import struct
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -59,6 +62,102 @@ def test_links_inside_become_copies(tmp_path, options, mode):
     assert source.ids == ["a/1.jpg", "b/0.jpg", "b/1.jpg", "b/2.jpg", "b/3.jpg"]
     assert [source.read(k) for k in range(5)] == [b"one"] * 4 + [b"two"]
     assert not any(path.is_symlink() for path in source.root.rglob("*"))
+
+
+DEFLATE64 = (  # Written by inflate64; the file a/1.jpg is 30 times the word "picture".
+    "UEsDBBQAAAAJAAAAIQDhs6dgXwAAANIAAAAHAAAAYS8xLmpwZwXBsQ0AAAABsGPFYBPhf62FLrTQhRa60EIXWuhCC11ooQstdKGFLrTQ"
+    "hRa60EIXWuhCC11ooQstdKGFLrTQhRa60EIXWuhCC11ooQstdKGFLrTQhRa60EIXWuhCC114UEsBAhQDFAAAAAkAAAAhAOGzp2BfAAAA"
+    "0gAAAAcAAAAAAAAAAAAAAIABAAAAAGEvMS5qcGdQSwUGAAAAAAEAAQA1AAAAhAAAAAAA"
+)
+
+
+def test_a_zip_of_a_method_that_python_does_not_know_says_which(tmp_path, options):
+    path = tmp_path / "x.zip"
+    path.write_bytes(base64.b64decode(DEFLATE64))
+    line = (
+        f"--source=archive:{path}: {path} is not unpacked: 'a/1.jpg' is compressed with Deflate64, which "
+        "Python cannot read. Unpack it by hand and give --source=folder:PATH"
+    )
+    with pytest.raises(TrainerError, match=f"^{re.escape(line)}$"):
+        open_source(f"archive:{path}", options)
+    # What is left out anyway may be packed as it likes.
+    data = path.read_bytes().replace(b"a/1.jpg", b".x.jpg.")
+    path.write_bytes(data)
+    with zipfile.ZipFile(path, "a") as packed:
+        for name in ("a/1.jpg", "b/1.jpg"):
+            packed.writestr(name, FILES["daisy/0.jpg"])
+    assert open_source(f"archive:{path}", options).ids == ["a/1.jpg", "b/1.jpg"]
+
+
+def write_named_zip(path: Path, names: list[bytes], *, unicode_path: str = "") -> Path:
+    """Writes a zip whose names are the bytes given, without a word of their encoding.
+
+    Args:
+      path: the file.
+      names: of the files in it.
+      unicode_path: what a field beside the last name says it is.
+    """
+    with zipfile.ZipFile(path, "w") as packed:
+        for number, name in enumerate(names):
+            info = zipfile.ZipInfo(chr(97 + number) * len(name))
+            if unicode_path and name is names[-1]:
+                about = struct.pack("<BL", 1, zlib.crc32(name)) + unicode_path.encode()
+                info.extra = struct.pack("<HH", 0x7075, len(about)) + about
+            packed.writestr(info, FILES["daisy/0.jpg"])
+    data = path.read_bytes()
+    for number, name in enumerate(names):
+        data = data.replace(bytes([97 + number]) * len(name), name)
+    path.write_bytes(data)
+    return path
+
+
+def test_zips_that_say_what_their_names_are(tmp_path, options, caplog):
+    """Info-ZIP writes UTF-8 without saying so, or names in another encoding with UTF-8 beside them."""
+    path = write_named_zip(
+        tmp_path / "x.zip", ["向日葵/1.jpg".encode(), "Küchenschelle/1.jpg".encode(), b"rose/1.jpg"]
+    )
+    assert open_source(f"archive:{path}", options).class_names == ("Küchenschelle", "rose", "向日葵")
+    path = write_named_zip(
+        tmp_path / "y.zip", [b"rose/1.jpg", "玫瑰花园/1.jpg".encode("gbk")], unicode_path="玫瑰花园/1.jpg"
+    )
+    assert open_source(f"archive:{path}", options).class_names == ("rose", "玫瑰花园")
+    assert not [line for line in caplog.messages if "encoding" in line]
+
+
+def test_a_field_for_another_name_says_nothing(tmp_path, options):
+    path = write_named_zip(
+        tmp_path / "x.zip", ["玫瑰花园/1.jpg".encode("gbk")], unicode_path="玫瑰花园/1.jpg"
+    )
+    data = path.read_bytes()
+    path.write_bytes(data.replace("瑰".encode("gbk"), "瑰".encode("gbk")[::-1]))
+    with pytest.raises(TrainerError, match=r"is a name in an encoding that the zip does not tell"):
+        open_source(f"archive:{path}", options)
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "shift_jis", "euc_kr", "cp1251"])
+def test_names_in_an_encoding_that_nobody_tells_are_no_classes(tmp_path, options, encoding):
+    name = {"gbk": "向日葵", "shift_jis": "ひまわり", "euc_kr": "해바라기", "cp1251": "подсолнух"}[encoding]
+    raw = f"{name}/1.jpg".encode(encoding)
+    path = write_named_zip(tmp_path / "x.zip", [raw, b"rose/11.jpg"])
+    reason = (
+        f"{raw.decode('cp437')!r} is a name in an encoding that the zip does not tell, such as GBK or Shift "
+        "JIS (unzip -O gbk unpacks such). Unpack it by hand and give --source=folder:PATH"
+    )
+    with pytest.raises(TrainerError, match=re.escape(reason)):
+        open_source(f"archive:{path}", options)
+    assert archives(options) == []
+
+
+def test_code_page_437_is_read_as_the_standard_says_with_a_word(tmp_path, options, caplog):
+    path = write_named_zip(tmp_path / "x.zip", ["Gänseblümchen/1.jpg".encode("cp437"), b"rose/1.jpg"])
+    assert open_source(f"archive:{path}", options).class_names == ("Gänseblümchen", "rose")
+    (line,) = [line for line in caplog.messages if "code page 437" in line]
+    assert "such as 'Gänseblümchen': if that is wrong, unpack it by hand" in line
+    caplog.clear()
+    # Of files alone, nobody sees the names.
+    path = write_named_zip(tmp_path / "y.zip", [b"daisy/11.jpg", "rose/玫瑰.jpg".encode("gbk")])
+    assert open_source(f"archive:{path}", options).class_names == ("daisy", "rose")
+    assert not [line for line in caplog.messages if "code page" in line]
 
 
 def test_unsafe_tars_are_refused_and_leave_nothing(tmp_path, options):
@@ -181,7 +280,9 @@ def with_size(path: Path, name: bytes, size: bytes) -> None:
 
 def test_an_encrypted_zip_is_refused(tmp_path, options):
     path = patched(write_zip(tmp_path / "x.zip", FILES), (b"PK\1\2", 8, b"\1"), (b"PK\3\4", 6, b"\1"))
-    assert_not_unpacked(path, options, "'roses/10.jpg' is encrypted")
+    line = f"{path} is not unpacked: 'roses/10.jpg' is encrypted. Unpack it by hand and give --source="
+    with pytest.raises(TrainerError, match=re.escape(line)):
+        open_source(f"archive:{path}", options)
 
 
 def test_a_zip_whose_files_share_bytes_is_refused(tmp_path, options):

@@ -26,6 +26,10 @@ class UnsafeError(Exception):
     """The archive holds what an archive of pictures has no need of."""
 
 
+class UnreadableError(UnsafeError):
+    """The archive is in order, and this program cannot read it."""
+
+
 @dataclass
 class Contents:
     """The files of an archive. Entries that are hidden, folders and copies of resource forks are left out.

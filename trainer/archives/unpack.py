@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from trainer.archives.packed import DAMAGE, UnsafeError, shown
+from trainer.archives.packed import DAMAGE, UnreadableError, UnsafeError, shown
 from trainer.archives.tars import look_through_tar, tar_files
 from trainer.archives.zips import is_zip, look_through_zip, zip_files
 from trainer.file_lock import file_lock
@@ -71,7 +71,9 @@ def unpack(
             _rename(wanted, target)
     except UnsafeError as error:
         raise BadArchiveError(
-            f"{flag}: {what} is not unpacked: {error}. If you trust it, unpack it by hand and give {by_hand}"
+            f"{flag}: {what} is not unpacked: {error}. "
+            f"{'Unpack' if isinstance(error, UnreadableError) else 'If you trust it, unpack'} it by hand and "
+            f"give {by_hand}"
         ) from None
     except OSError as error:
         # gzip and bz2 say so that the data are wrong; a zip may lead to before its beginning.

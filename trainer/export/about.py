@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from trainer.values import Contract, TrainerError, UsageError
 
 FORMAT = 1
 NAME = "export.json"
+# Of a hundred thousand classes it has some megabytes; what is packed can say that it is anything.
+_MAX_BYTES = 10**8
 _SHAPE = {
     "class_names": [str],
     "contract": {
@@ -119,11 +122,13 @@ def _text(path: Path, flag: str) -> str:
         if path.is_dir():
             return (path / "assets" / NAME).read_text(encoding="utf-8")
         with zipfile.ZipFile(path) as files:
+            if (size := files.getinfo(NAME).file_size) > _MAX_BYTES:
+                raise TrainerError(f"{flag} is damaged: {NAME} inside of it has {size:,} bytes")
             return files.read(NAME).decode()
     except (FileNotFoundError, KeyError, zipfile.BadZipFile):
         raise UsageError(
             f"{flag} is no model that export wrote: there is no {NAME} "
             f"{'in its assets' if path.is_dir() else 'inside of it'}"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise TrainerError(f"{flag} cannot be read: {error}") from None
+    except (OSError, UnicodeDecodeError, zlib.error, EOFError, RuntimeError) as error:
+        raise TrainerError(f"{flag} cannot be read: {error or type(error).__name__}") from None
