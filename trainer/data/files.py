@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from trainer.data.listing import PICTURE_ENDINGS
 # No decoder takes more; a file with a hole in it can be as large as it likes.
 _MAX_BYTES = 2**31 - 1
 _LISTED = "-"
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ def _listed(lines: Iterable[bytes]) -> Iterator[Found]:
 
 
 def _named(path: str) -> Iterator[Found]:
-    if not glob.has_magic(path) or os.path.lexists(path):
+    # An address may hold a question mark, too.
+    if _ADDRESS.match(path) or not glob.has_magic(path) or os.path.lexists(path):
         yield from _at(path)
         return
     matches = sorted(glob.iglob(path, recursive=True))
@@ -97,7 +100,10 @@ def _named(path: str) -> Iterator[Found]:
 
 
 def _at(path: str) -> Iterator[Found]:
-    if not os.path.isdir(path):
+    if (address := _ADDRESS.match(path)) and not os.path.lexists(path):
+        tool = "gcloud storage cp" if address[1].lower() == "gs" else "curl -O"
+        yield Found(path, f"an address, and only files are read: download it first, as with {tool} {path}")
+    elif not os.path.isdir(path):
         yield Found(path)
     elif _is_named_as_picture(path):
         yield Found(path, "a folder, not a picture")
