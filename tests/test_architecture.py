@@ -108,6 +108,7 @@ ONLY_IN = {
     "tensorflow_hub": {"hub.py"},
     # No public name has what these use, and each goes on without it, or says what is missing.
     "private parts of TensorFlow": {
+        "call_options.py",
         "model/inference_graphs.py",
         "export/frozen.py",
         "precision/rewriter.py",
@@ -303,7 +304,7 @@ WRONG = {
         ("import tensorflow_hub as hub", "data/folder.py: tensorflow_hub belongs only in hub.py"),
         (
             "def f():\n    from tensorflow.python.eager import context",
-            "data/folder.py: private parts of TensorFlow belongs only in export/frozen.py, model/inference",
+            "data/folder.py: private parts of TensorFlow belongs only in call_options.py, export/frozen.py",
         ),
         ("from trainer.model.heads import Head", "data/folder.py: data may not import model.heads"),
         ("def f():\n    import trainer.loop.phases as p", "data/folder.py: data may not import loop.phases"),

@@ -31,7 +31,8 @@ def hidden(monkeypatch):
         original = builtins.__import__
 
         def without(module, globals=None, locals=None, fromlist=(), level=0):
-            if fromlist and name in fromlist and module.startswith("tensorflow."):
+            ours = (globals or {}).get("__name__", "").startswith("trainer.")
+            if ours and name in (fromlist or ()) and module.startswith("tensorflow."):
                 raise ImportError(f"cannot import name {name!r} from {module!r}")
             return original(module, globals, locals, fromlist, level)
 
@@ -89,6 +90,17 @@ def test_without_the_collector_of_graphs_casts_are_found_all_the_same(hidden):
     finally:
         # What tf.summary.trace_off leaves on.
         context.context().disable_graph_collection()
+
+
+def test_without_options_of_threads_all_is_float32(hidden, caplog):
+    hidden("context")
+    rewriter.supported.cache_clear()
+    try:
+        assert rewriter.supported() == ("float32",)
+    finally:
+        rewriter.supported.cache_clear()
+    (line,) = [line for name, _, line in caplog.record_tuples if name == "trainer"]
+    assert line.startswith("this TensorFlow computes in float32 only: ")
 
 
 def test_without_the_conversion_to_constants_export_says_so(hidden):

@@ -5,8 +5,17 @@ first function meanwhile keeps them for good.
 """
 
 import contextlib
+import functools
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
+
+_log = logging.getLogger("trainer")
+
+
+@functools.cache
+def _warn(reason: str) -> None:
+    _log.warning("this TensorFlow computes in float32 only: it has no options of threads (%s)", reason)
 
 
 @contextlib.contextmanager
@@ -18,14 +27,18 @@ def rewriting(change: Callable[[Any], None]) -> Iterator[None]:
     Args:
       change: is given the RewriterConfig in force, a protocol buffer, and sets what is to be another.
 
-    Raises:
-      AttributeError, ImportError: this version of TensorFlow has no options of threads.
+    Where TensorFlow has no options of threads any more, nothing is changed, which is said once.
     """
-    from tensorflow.core.protobuf import config_pb2
-    from tensorflow.python.eager import context  # There is no public way to options of a thread.
+    try:
+        from tensorflow.core.protobuf import config_pb2
+        from tensorflow.python.eager import context  # There is no public way to options of a thread.
 
-    here = context.context()
-    before = here.function_call_options
+        here = context.context()
+        before = here.function_call_options
+    except (ImportError, AttributeError) as error:
+        _warn(str(error))
+        yield
+        return
     config = config_pb2.ConfigProto.FromString(before.config_proto_serialized)
     change(config.graph_options.rewrite_options)
     here.function_call_options = context.FunctionCallOptions(before.executor_type, config)
