@@ -185,6 +185,9 @@ def _validate(config: Config) -> None:
     for name, high in _AT_MOST.items():
         if (value := config.flat()[name]) > high:
             raise UsageError(f"--{name}={_told(value)} must be {_told(high)} or less")
+    for name in ("clip_norm", "clip_value"):
+        if 0 < (limit := config.flat()[name]) < 1 / LARGEST:
+            raise UsageError(f"--{name}={limit:g} must be {1 / LARGEST:g} or more, or 0 for no limit")
     for name in ("log_every", "evaluate_every", "save_every", "histograms_every", "figures_every"):
         if not config.flat()[name] and name in ("histograms_every", "figures_every"):
             continue  # Never.
