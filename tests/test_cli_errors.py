@@ -67,6 +67,7 @@ def places(tmp_path_factory, tiny_backbone):
     with tarfile.open(found["tar"], "w") as tar:
         tar.add(found["good"], arcname="flowers")
     found["fixed"] = save_tiny(root / "fixed", image_size=8)
+    found["brackets"] = save_tiny(root / "tiny [1]")
     found["served"] = save_with_signature(root / "served")
     found["damaged"] = save_tiny(root / "damaged")
     (found["damaged"] / "variables" / "variables.index").unlink()

@@ -167,7 +167,7 @@ ROUND_TRIPS = [
         "workdir": "/tmp/a b/ü",
         "finetune_train": "not:.*/(gamma|beta)$ all",
     },
-    {"source": "folder:--seed=5", "workdir": "'quoted \"twice\"'", "cache_dir": "back\\slash=1"},
+    {"source": "folder:--seed=5", "workdir": "'quoted \"twice\"'", "output": "back\\slash=1"},
     {"frozen_learning_rate": 1e-7, "finetune_learning_rate": 1 / 3, "momentum": 0.1 + 0.2, "seed": 2**40},
     {"optimizer": "adamw", "weight_decay": 1e-300},
     *({name: choice} for name, field in FIELDS.items() for choice in field.metadata["choices"]),

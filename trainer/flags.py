@@ -9,6 +9,8 @@ from typing import Any
 from absl import flags as absl_flags
 
 from trainer.config import Config
+from trainer.options.declare import FOR_TENSORFLOW
+from trainer.paths import local_path
 from trainer.values import UsageError
 
 COMMANDS = {
@@ -27,6 +29,8 @@ COMMANDS = {
 _BYTE_ORDER_MARK = "\N{BYTE ORDER MARK}"
 _COMMENT = re.compile(r"\s*(#|//|$)")
 TAKE_PATHS = ("predict", "explain", "compare")
+# What they write there is for programs: what is logged goes elsewhere.
+ANSWER_ON_STDOUT = ("predict",)
 _USAGE = """\
 Transfer-learning image classification with the training loop in the open.
 
@@ -100,7 +104,9 @@ def parse(argv: Sequence[str]) -> CommandLine:
     given = {name: flat[name] for name in flat if values[name].present}
     config = Config.from_flat(flat)
     config.require_unruled(given)
-    return CommandLine(command, config, given, tuple(extra))
+    line = CommandLine(command, config, given, tuple(extra))
+    _check_paths(line)
+    return line
 
 
 def _read_flagfiles(values: absl_flags.FlagValues, arguments: Sequence[str]) -> list[str]:
@@ -117,6 +123,17 @@ def _read_flagfiles(values: absl_flags.FlagValues, arguments: Sequence[str]) -> 
     # Only now can such a first line be told from a comment; and it may name another flagfile.
     shown = [line for line, was in zip(lines, found, strict=True) if line == was or not _COMMENT.match(line)]
     return _read_flagfiles(values, shown)
+
+
+def _check_paths(line: CommandLine) -> None:
+    """Makes sure that what is to be a path on this machine can be one."""
+    for _, field in _fields():
+        kind, value = field.metadata["path"], line.config.flat()[field.name]
+        if kind and value:
+            local_path(value, flag=f"--{field.name}={value}", for_tensorflow=kind == FOR_TENSORFLOW)
+    # Of a picture that is an address, predict and explain say how it is to be had.
+    for path in line.paths if line.command == "compare" else ():
+        local_path(path, flag=path)
 
 
 def _told(error: absl_flags.Error) -> str:

@@ -1,11 +1,9 @@
 """`benchmark`: how fast an experiment is here, part by part, without leaving a run behind."""
 
 import logging
-import os
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
@@ -18,6 +16,7 @@ from trainer.files import require_place, write_json
 from trainer.flags import CommandLine, to_flagfile
 from trainer.loop.phases import Phase
 from trainer.machine import machine, peak_memory_mb
+from trainer.paths import local_path
 from trainer.precision import in_precision
 from trainer.provenance import versions
 from trainer.stages import Stages
@@ -40,7 +39,8 @@ def run(line: CommandLine) -> int:
     waiting for input.
     """
     config = line.config
-    output = Path(os.path.expanduser(text)) if (text := config.benchmark.output) else None
+    text = config.benchmark.output
+    output = local_path(text, flag=f"--output={text}") if text else None
     if output:
         require_place(output, flag=f"--output={text}")
     experiment = Experiment(config)

@@ -24,6 +24,7 @@ from trainer.data.files import Found, find_pictures, read_file
 from trainer.data.opening import open_configured
 from trainer.files import PART_PREFIX, make_folder, write_bytes, write_text
 from trainer.flags import CommandLine
+from trainer.paths import local_path
 from trainer.record.manifest import Manifest
 from trainer.record.overlays import contact_sheet, overlay, panels_png
 from trainer.record.progress import counting
@@ -104,7 +105,7 @@ def _named(paths: Sequence[str]) -> list[Chosen]:
 
 def _report(workdir: Workdir, config: Config) -> Path:
     asked = config.evaluate.report_dir
-    folder = Path(asked).expanduser().absolute() if asked else workdir.report
+    folder = local_path(asked, flag=f"--report_dir={asked}") if asked else workdir.report
     return folder / "predictions.csv"
 
 
@@ -142,7 +143,7 @@ def _worst_mistakes(workdir: Workdir, config: Config) -> list[Chosen]:
 
 def _make_folder(output: str, workdir: Workdir, chosen: Sequence[Chosen]) -> Path:
     """Returns the folder, in which nothing of somebody else's is in the way."""
-    folder = Path(output).expanduser().absolute() if output else workdir.root / "explain"
+    folder = local_path(output, flag=f"--output={output}") if output else workdir.root / "explain"
     flag = f"--output={output}" if output else str(folder)
     make_folder(folder, flag=flag, wrong="is a file, or lies below one: it must be a folder")
     files = [_file(number, one.name) for number, one in enumerate(chosen, 1)]

@@ -26,6 +26,7 @@ from trainer.files import write_json, write_text
 from trainer.flags import CommandLine, to_flagfile
 from trainer.loop.steps import Evaluator
 from trainer.model.weights import assign_weights
+from trainer.paths import local_path
 from trainer.provenance import code, versions
 from trainer.record.checkpoints import Checkpoints
 from trainer.record.progress import counting
@@ -110,7 +111,7 @@ def _way_out(folder: Path, formats: tuple[str, ...]) -> str:
 
 def _folder(workdir: Workdir, config: Config) -> Path:
     asked = config.export.export_dir
-    return Path(asked).expanduser().absolute() if asked else workdir.root / "export"
+    return local_path(asked, flag=f"--export_dir={asked}") if asked else workdir.root / "export"
 
 
 def _open(config: Config) -> Experiment:

@@ -26,6 +26,7 @@ from trainer.data.pipeline import Pipeline
 from trainer.data.scan import Scan
 from trainer.data.sources import Source
 from trainer.loop.steps import Evaluation
+from trainer.paths import local_path
 from trainer.record.progress import counting
 from trainer.record.report_place import pictures_sha256, report_place, require_report_place, source_place
 from trainer.record.workdir import Workdir
@@ -153,8 +154,8 @@ def named_report_folder(config: Config, *, pictures: str = "") -> Path | None:
     """
     if not (asked := config.evaluate.report_dir):
         return None
-    folder = Path(asked).expanduser().absolute()
     flag = f"--report_dir={asked}"
+    folder = local_path(asked, flag=flag)
     require_report_place(folder, flag=flag, source=config.data.source, pictures=pictures)
     return folder
 

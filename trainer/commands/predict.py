@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +20,7 @@ from trainer.data.loading import Loaded, Loader
 from trainer.export.about import About, is_model, read_about
 from trainer.export.opened import open_model
 from trainer.flags import CommandLine
+from trainer.paths import local_path
 from trainer.record.predictions import FORMATS, Prediction, choose_format, opened
 from trainer.record.progress import counting
 from trainer.record.workdir import Workdir
@@ -51,7 +51,7 @@ def run(line: CommandLine) -> int:
     _log.handlers = [_ToStderr()]
     if model:
         flag = f"--model={model}"
-        about = read_about(Path(model).expanduser(), flag=flag)
+        about = read_about(local_path(model, flag=flag), flag=flag)
         config = line.config.replace(**{**_of_pictures(about), **line.given})
         return _predict(line, about.class_names, lambda: Predictor(open_model(model, flag=flag), config))
     workdir = Workdir(run)
@@ -103,11 +103,11 @@ def load(workdir: str | os.PathLike[str], *, checkpoint: str = "best") -> "Predi
     Raises:
       TrainerError: there is no such run, checkpoint or model, or the network cannot be opened.
     """
-    path = Path(os.path.expanduser(workdir))
+    path = local_path(workdir, flag=os.fspath(workdir))
     if is_model(path):
-        model = open_model(path)
+        model = open_model(workdir)
         return Predictor(model, Config().replace(**_of_pictures(model.about)))
-    run = Workdir(os.fspath(workdir))
+    run = Workdir(os.fspath(local_path(workdir, flag=os.fspath(workdir), for_tensorflow=True)))
     return _predictor_of(run, run.read_config().replace(checkpoint=str(checkpoint)))
 
 

@@ -52,7 +52,7 @@ def run(line: CommandLine) -> int:
 def _told(backbone: str) -> str:
     """Returns the name of a network; of a folder on this machine, only its last part."""
     scheme, _, rest = backbone.partition(":")
-    return f"{scheme}:{Path(rest).name}" if Path(rest).expanduser().is_absolute() else backbone
+    return f"{scheme}:{Path(rest).name}" if rest.startswith(("/", "~")) else backbone
 
 
 def _asked(explanations: Explanations, about: dict[str, str]) -> Network:

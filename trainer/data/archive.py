@@ -17,6 +17,7 @@ from trainer.downloads import download
 from trainer.file_lock import file_lock
 from trainer.files import read_json, write_json
 from trainer.network import NetworkError
+from trainer.paths import local_path
 from trainer.values import TrainerError, UsageError
 
 # SHA-256 by address, without its scheme.
@@ -63,9 +64,7 @@ def open_archive(
         return _open_url(address, name=name, checksum=checksum, cache=cache, budget_bytes=budget_bytes)
     if url.scheme == "file":
         address = urllib.request.url2pathname(url.path)
-    elif "://" in address:
-        raise UsageError(f"--source={name}: expected a path or a file:, http: or https: address")
-    archive = Path(os.path.expanduser(address)).absolute()
+    archive = local_path(address, flag=f"--source={name}")
     sha256 = _digest(archive, name=name)
     if checksum and sha256 != checksum:
         raise TrainerError(

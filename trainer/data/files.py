@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from trainer.data.bad_pictures import BadPictureError
 from trainer.data.listing import PICTURE_ENDINGS
+from trainer.paths import expanded
 
 # No decoder takes more; a file with a hole in it can be as large as it likes.
 _MAX_BYTES = 2**31 - 1
@@ -40,7 +41,7 @@ def find_pictures(paths: Iterable[str], *, lines: Iterable[bytes] = ()) -> Itera
     """
     seen = set()
     for path in paths:
-        for found in _listed(lines) if path == _LISTED else _named(os.path.expanduser(path)):
+        for found in _listed(lines) if path == _LISTED else _named(expanded(path, flag=path)):
             whole = os.path.abspath(found.path)
             if whole not in seen:
                 seen.add(whole)

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from trainer.data.encoded import DEFAULT_BUDGET_BYTES, EncodedStore, Kept
 from trainer.data.files import read_regular
 from trainer.data.listing import Found, Listing
 from trainer.data.stamps import stamp_files
+from trainer.paths import local_path
 from trainer.values import TrainerError
 
 SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation"}
@@ -86,7 +86,7 @@ def open_folder(path: str, *, name: str, budget_bytes: int = DEFAULT_BUDGET_BYTE
     Raises:
       TrainerError: there are no two classes of pictures; the message says what was found.
     """
-    root = Path(os.path.expanduser(path)).absolute()
+    root = local_path(path, flag=f"--source={name}")
     listing = Listing(name)
     splits = _split_folders(name, root, listing.folders(root))
     parts = {split: listing.classes(root / folder, (root,)) for split, folder in splits.items()}

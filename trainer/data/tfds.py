@@ -19,6 +19,7 @@ import tensorflow_datasets as tfds
 from trainer.data.encoded import EncodedStore
 from trainer.data.sources import MemorySource
 from trainer.data.stamps import stamp_files
+from trainer.paths import expanded
 from trainer.values import TrainerError, UsageError
 
 _log = logging.getLogger("trainer")
@@ -155,7 +156,7 @@ def _tfds_name(rest: str, *, name: str) -> str:
 
 
 def _builder(rest: str, *, name: str, data_dir: str) -> Any:
-    folder = os.path.expanduser(data_dir) or None
+    folder = expanded(data_dir, flag=f"--data_dir={data_dir}") or None
     try:
         return tfds.builder(_tfds_name(rest, name=name), data_dir=folder)
     except UsageError:

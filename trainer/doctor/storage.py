@@ -8,6 +8,8 @@ from pathlib import Path
 from trainer.caches import cache_root, hub_cache_root
 from trainer.doctor.findings import Finding, ok, problem, warning
 from trainer.files import told_size
+from trainer.paths import local_path, scheme_of
+from trainer.values import UsageError
 
 # {folder below the cache: what it costs to remove it}
 PARTS = {
@@ -43,22 +45,26 @@ def check_caches(*, cache_dir: str = "", data_dir: str = "", limit_gb: float = 2
         limit = f", of at most {limit_gb:g} GB (--cache_limit_gb)" if name == "features" else ""
         cost = f"; {PARTS[name]}" if name in PARTS else ""
         found.append(ok(f"{name}: {told}{limit}{cost}"))
-    hub = hub_cache_root(cache_dir)
-    if hub.parent != root:
-        found.append(_elsewhere(hub, what="modules of TensorFlow Hub ($TFHUB_CACHE_DIR)"))
+    try:
+        if (hub := hub_cache_root(cache_dir)).parent != root:
+            found.append(_elsewhere(str(hub), what="modules of TensorFlow Hub ($TFHUB_CACHE_DIR)"))
+    except UsageError as error:
+        found.append(problem(str(error), "--cache_dir is used instead where it is given"))
     # As tfds and Keras find them.
     prepared = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     keras = os.environ.get("KERAS_HOME") or "~/.keras"
-    found.append(_elsewhere(_expanded(prepared), what="prepared data sets of tfds"))
-    found.append(_elsewhere(_expanded(keras), what="weights of keras: networks"))
+    found.append(_elsewhere(prepared, what="prepared data sets of tfds"))
+    found.append(_elsewhere(keras, what="weights of keras: networks"))
     return found
 
 
-def _expanded(path: str) -> Path:
-    return Path(os.path.expanduser(path)).absolute()
-
-
-def _elsewhere(folder: Path, *, what: str) -> Finding:
+def _elsewhere(path: str, *, what: str) -> Finding:
+    if scheme_of(path):
+        return ok(f"{what}: in {path}, which is not looked at")
+    try:
+        folder = local_path(path, flag=what)
+    except UsageError as error:
+        return warning(str(error), "set HOME")
     if not os.path.lexists(folder):
         return ok(f"{what}: none yet, they would be in {folder}")
     if not folder.is_dir():

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from trainer.export.about import About, read_about
 from trainer.model.saved_models import find_defect, first_line
+from trainer.paths import local_path
 from trainer.values import Contract, TrainerError
 
 
@@ -49,8 +50,10 @@ def open_model(path: str | os.PathLike[str], *, flag: str = "") -> ExportedModel
       UsageError: it is no such thing.
       TrainerError: it is damaged.
     """
-    model = Path(os.path.expanduser(path))
-    flag = flag or str(model)
+    flag = flag or os.fspath(path)
+    model = local_path(path, flag=flag)
+    if model.is_dir():
+        local_path(path, flag=flag, for_tensorflow=True)
     about = read_about(model, flag=flag)
     return ExportedModel(about, (_saved_model if model.is_dir() else _tflite)(model, flag))
 

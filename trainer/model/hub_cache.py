@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import re
+import secrets
 import socket
 import ssl
 import urllib.parse
@@ -18,6 +19,7 @@ from trainer.file_lock import file_lock
 from trainer.files import PART_PREFIX, write_text
 from trainer.model.saved_models import find_defect, move_aside
 from trainer.network import NetworkError
+from trainer.paths import local_path
 from trainer.values import TrainerError, UsageError
 
 logger = logging.getLogger("trainer")
@@ -61,11 +63,7 @@ def module_folder(handle: str, *, flag: str, cache_dir: str = "", remote: bool =
                 f"{flag}: expected a folder or an archive; of an address, --backbone=hub:{handle}"
             )
         return fetched_folder(handle, cache_dir=cache_dir)
-    if "://" in handle:
-        raise UsageError(
-            f"{flag}: expected a folder, an archive, or an address that begins with http:// or https://"
-        )
-    path = Path(os.path.expanduser(handle))
+    path = local_path(handle, flag=flag)
     if remote and not path.exists() and (address := _kaggle_address(handle, flag=flag)):
         logger.info("%s: a model of Kaggle, %s", handle, address)
         return fetched_folder(address, cache_dir=cache_dir)
@@ -73,10 +71,11 @@ def module_folder(handle: str, *, flag: str, cache_dir: str = "", remote: bool =
         _check_kind(path, flag=flag)
         return _unpacked_folder(path, flag=flag, cache_dir=cache_dir)
     if not path.is_dir():
-        raise TrainerError(f"{flag}: there is no folder or archive {path.absolute()}")
+        raise TrainerError(f"{flag}: there is no folder or archive {path}")
+    local_path(handle, flag=flag, for_tensorflow=True)
     defect = find_defect(path)
     if defect:
-        raise TrainerError(f"{flag}: {path.absolute()} is not a whole SavedModel: {defect}")
+        raise TrainerError(f"{flag}: {path} is not a whole SavedModel: {defect}")
     return path
 
 
@@ -191,7 +190,7 @@ def _is_whole(folder: Path, *, name: str) -> bool:
 
 def _fetch(handle: str, folder: Path, *, key: str) -> None:
     flag = f"--backbone=hub:{handle}"
-    archive = folder.with_name(f"{PART_PREFIX}{key}-archive")
+    archive = folder.with_name(f"{PART_PREFIX}{key}-{secrets.token_hex(4)}")
     try:
         download(_archive_address(handle), archive, flag=flag, what="the module", key=key, context=_context())
         _unpack(archive, folder, flag=flag, what="what came", key=key)

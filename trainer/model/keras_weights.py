@@ -1,13 +1,13 @@
 """Files with the weights of a Keras network: `--weights=PATH`."""
 
 import logging
-import os
 from pathlib import Path
 
 import h5py
 import tf_keras
 
 from trainer.model.saved_models import first_line
+from trainer.paths import local_path
 from trainer.values import TrainerError, UsageError
 
 logger = logging.getLogger("trainer")
@@ -24,14 +24,14 @@ def weights_path(weights: str) -> Path | None:
     """
     if weights in ("imagenet", "none"):
         return None
-    path = Path(os.path.expanduser(weights))
+    path = local_path(weights, flag=f"--weights={weights}")
     if not path.name.endswith(WEIGHTS_ENDINGS):
         raise UsageError(
             f"--weights={weights} is neither imagenet, none, nor a file that ends with "
             f"{', '.join(WEIGHTS_ENDINGS)}"
         )
     if not path.is_file():
-        raise TrainerError(f"--weights={weights}: there is no file {path.absolute()}")
+        raise TrainerError(f"--weights={weights}: there is no file {path}")
     return path
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from trainer.options.declare import option
+from trainer.options.declare import FOR_TENSORFLOW, LOCAL, option
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class EvaluateConfig:
         "Folder for what evaluate finds; default report/ below --workdir for the split that train ends with, "
         "report/NAME/ for another split or source.",
         identity=False,
+        path=LOCAL,
     )
 
 
@@ -39,6 +40,7 @@ class PredictConfig:
         "Exported model that predict takes instead of --workdir: a SavedModel folder or a .tflite file.",
         identity=False,
         short=True,
+        path=LOCAL,
     )
     format: str = option(
         "auto",
@@ -97,7 +99,7 @@ class ExportConfig:
         short=True,
     )
     export_dir: str = option(
-        "", "Folder that export writes; default export/ below --workdir.", identity=False
+        "", "Folder that export writes; default export/ below --workdir.", identity=False, path=FOR_TENSORFLOW
     )
     calibration_pictures: int = option(
         200, "Training pictures that the ranges of int8 are taken from.", identity=False
@@ -133,6 +135,7 @@ class BenchmarkConfig:
         "File for what benchmark and doctor find (.json), the lines of predict, or the table of compare "
         "(.json, .csv, .md); default the terminal. Folder of explain; default explain/ below --workdir.",
         identity=False,
+        path=LOCAL,
     )
     repeats: int = option(5, "How often each thing is measured.", identity=False)
 

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from dataclasses import field
 from typing import Any
 
+LOCAL = "local"
+FOR_TENSORFLOW = "for TensorFlow"
+
 
 def option(
     default: Any,
@@ -12,6 +15,7 @@ def option(
     choices: Sequence[str] = (),
     identity: bool = True,
     short: bool = False,
+    path: str = "",
 ) -> Any:
     """Declares one option.
 
@@ -22,6 +26,14 @@ def option(
       identity: whether the numbers of a run depend on it, so that a run may not be resumed
         under another value.
       short: whether `--help` shows it; `--helpfull` shows all.
+      path: of a path on this machine: LOCAL, or FOR_TENSORFLOW where TensorFlow reads checkpoints or a
+        SavedModel there. It is checked before anything else happens.
     """
-    metadata = {"help": help, "choices": tuple(choices), "identity": identity, "short": short}
+    metadata = {
+        "help": help,
+        "choices": tuple(choices),
+        "identity": identity,
+        "short": short,
+        "path": path,
+    }
     return field(default=default, metadata=metadata)

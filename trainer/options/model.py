@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from trainer.options.declare import option
+from trainer.options.declare import FOR_TENSORFLOW, LOCAL, option
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,9 @@ class ModelConfig:
         "Pretrained network: efficientnet_lite0, hub:HANDLE, savedmodel:PATH or keras:NAME.",
         short=True,
     )
-    weights: str = option("imagenet", "Weights of a keras: backbone: imagenet, none, or a weights file.")
+    weights: str = option(
+        "imagenet", "Weights of a keras: backbone: imagenet, none, or a weights file.", path=LOCAL
+    )
     image_size: int = option(
         0, "Side of the pictures the network sees, in px; 0: what the backbone asks for.", short=True
     )
@@ -22,6 +24,7 @@ class ModelConfig:
         "",
         "Workdir of another run whose best weights this one begins with, instead of the pretrained ones.",
         short=True,
+        path=FOR_TENSORFLOW,
     )
     init_part: str = option(
         "all",

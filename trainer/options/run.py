@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from trainer.options.declare import option
+from trainer.options.declare import FOR_TENSORFLOW, option
 
 
 @dataclass(frozen=True)
@@ -10,7 +10,11 @@ class RunConfig:
     """Run"""
 
     workdir: str = option(
-        "", "Folder of this run: checkpoints, event files, report. Required.", identity=False, short=True
+        "",
+        "Folder of this run: checkpoints, event files, report. Required.",
+        identity=False,
+        short=True,
+        path=FOR_TENSORFLOW,
     )
     extend: bool = option(
         False,
@@ -79,6 +83,7 @@ class RunConfig:
         "Folder for downloaded and converted networks; default the user's cache folder "
         "($TFHUB_CACHE_DIR is honoured).",
         identity=False,
+        path=FOR_TENSORFLOW,
     )
     progress: str = option(
         "auto",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainer.files import read_json, require_shape
+from trainer.paths import expanded
 from trainer.record.workdir import Workdir
 from trainer.values import TrainerError, UsageError
 
@@ -92,7 +93,7 @@ def find_reports(paths: Sequence[str], *, split: str = "") -> list[Scored]:
 
 
 def _expand(path: str) -> list[Path]:
-    folder = Path(os.path.expanduser(path))
+    folder = Path(expanded(path, flag=path))
     if not glob.has_magic(path) or folder.exists():
         return [folder]
     found = [Path(p) for p in sorted(glob.glob(str(folder), recursive=True))]
