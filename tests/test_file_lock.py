@@ -1,14 +1,21 @@
 """The lock between processes; what it is for is tested with the feature store."""
 
+import dataclasses
 import errno
 import fcntl
 import os
+import shutil
+import subprocess
+import sys
 import threading
 
 import pytest
 
 from trainer import file_lock as module
-from trainer.file_lock import file_lock
+from trainer import files
+from trainer.archives.unpack import remove_left_overs
+from trainer.file_lock import Holder, file_lock, held_by
+from trainer.files import PART_PREFIX
 
 
 @pytest.fixture
@@ -92,15 +99,147 @@ def test_where_nothing_can_be_created_it_is_not_held(tmp_path):
         assert not held
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
-def test_where_files_cannot_be_locked_it_is_not_held_and_leaves_nothing(path, monkeypatch, number):
-    def fail(*args):
-        raise OSError(number, "no locks")
+@pytest.fixture
+def no_locks(monkeypatch):
+    """no_locks(number): from now on flock fails with an error; nothing was warned of before."""
 
-    monkeypatch.setattr(module.fcntl, "flock", fail)
+    def begin(number=errno.ENOSYS):
+        def fail(*args):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(module.fcntl, "flock", fail)
+        monkeypatch.setattr(files, "_warned", set())
+
+    return begin
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM])
+def test_where_files_cannot_be_locked_it_is_not_held_and_leaves_nothing(path, no_locks, number, caplog):
+    no_locks(number)
+    for _ in range(2):
+        with file_lock(path) as held:
+            assert not held
+            assert held.holder == ""
+        assert not path.exists()
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"{path}: this file system cannot lock files ({os.strerror(number)}); continuing")
+
+
+def test_where_files_cannot_be_locked_one_that_lives_is_known_by_its_text(path, no_locks):
+    no_locks()
+    with file_lock(path):
+        with file_lock(path, wait=False) as held:
+            assert not held
+            assert held.holder == f"process {os.getpid()} on {os.uname().nodename}"
+        assert held_by(path) == held.holder
+    assert held_by(path) == ""
+    here = Holder.this_process()
+    assert here.is_alive() is True
+    for another in (
+        # Its number was used again, its machine was started again, it counts in another container.
+        dataclasses.replace(here, started="1"),
+        dataclasses.replace(here, pid=2**22 + 1),
+        dataclasses.replace(here, boot_id="another"),
+        dataclasses.replace(here, pid_namespace="pid:[1]"),
+        Holder(here.host, here.pid),
+    ):
+        assert not another.is_alive()
+        path.write_text(another.signature())
+        assert Holder.parse(path.read_text()) == another
+        with file_lock(path, wait=False) as held:
+            assert not held.holder
+    path.write_text("process 1 on elsewhere")
+    assert Holder.parse(path.read_text()) is None
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from trainer.file_lock import file_lock
+with file_lock(Path(sys.argv[1])) as held:
+    print(bool(held), flush=True)
+    sys.stdin.read()
+"""
+CONTAINER = ["unshare", "--pid", "--fork", "--mount-proc", "--uts", "--kill-child"]
+
+
+@pytest.fixture
+def container():
+    """hold(path) -> a process that is number 1, in a container of this host's name and files, with a lock."""
+    tried = shutil.which("unshare") and subprocess.run([*CONTAINER, "true"], capture_output=True)
+    if not tried or tried.returncode:
+        pytest.skip("to make a namespace takes more rights than this user has")
+    begun = []
+
+    def hold(path):
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        begun.append(subprocess.Popen([*CONTAINER, sys.executable, "-c", HOLD, str(path)], **pipes))
+        return begun[-1]
+
+    yield hold
+    for process in begun:
+        process.kill()
+        process.communicate()
+
+
+def test_two_containers_with_one_host_name_know_of_each_other(path, container):
+    first = container(path)
+    assert first.stdout.readline() == "True\n"
+    # Both are process 1 on the same host, so that this text is no help.
+    assert path.read_text().startswith(f"process 1 on {os.uname().nodename}\n")
+    assert taken(path)
+    assert held_by(path) == f"process 1 on {os.uname().nodename}"
+    second = container(path)
+    assert path.exists()
+    first.communicate("")
+    assert second.stdout.readline() == "True\n"
+    assert taken(path)
+    second.kill()
+    # What is in a container ends a moment after it.
     with file_lock(path) as held:
-        assert not held
-    assert not path.exists()
+        assert held
+
+
+def test_what_another_container_is_downloading_is_not_left_over(tmp_path, container):
+    key = "0123456789abcdef"
+    part = tmp_path / f"{PART_PREFIX}{key}-abc"
+    part.write_text("half")
+    holder = container(tmp_path / f"{key}.lock")
+    assert holder.stdout.readline() == "True\n"
+    remove_left_overs(tmp_path)
+    assert part.exists()
+    holder.kill()
+    with file_lock(tmp_path / f"{key}.lock") as held:
+        assert held
+    remove_left_overs(tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_one_that_stays_is_empty_afterwards(path):
+    with file_lock(path, stays=True) as held:
+        assert held
+        assert path.read_text()
+    assert path.read_text() == ""
+    assert not taken(path)
+
+
+def test_a_lock_that_is_another_users_locks_out_as_well(path, monkeypatch):
+    real = os.open
+    path.write_text("process 7 on elsewhere")
+
+    def only_to_read(name, flags, *mode):
+        if flags & os.O_RDWR:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
+        return real(name, flags, *mode)
+
+    monkeypatch.setattr(module.os, "open", only_to_read)
+    with file_lock(path, stays=True) as held:
+        assert held
+        with file_lock(path, wait=False) as second:
+            assert second.holder == "process 7 on elsewhere"
+    path.unlink()
+    with file_lock(path) as held:
+        assert (held.held, held.error.errno) == (False, errno.ENOENT)
 
 
 def test_a_file_system_without_lasting_files_does_not_hold_it_up(path, monkeypatch):

@@ -10,7 +10,7 @@ from typing import IO
 
 from tqdm import tqdm
 
-from trainer.files import PART_PREFIX, require_room, sync, told_size
+from trainer.files import PART_PREFIX, move, require_room, set_mode, sync, sync_file, told_size
 from trainer.network import Coming, NetworkError, open_url
 from trainer.values import TrainerError
 
@@ -56,10 +56,9 @@ def download(
                 if (coming.size or 0) <= max_bytes:
                     require_room(target.parent, coming.size or 0, what=what)
                 _write(coming, out, max_bytes=max_bytes, name=Path(url).name)
-            out.flush()
-            os.fsync(out.fileno())
-        os.chmod(part, 0o644)
-        os.replace(part, target)
+            sync_file(out, target)
+        set_mode(part, 0o644)
+        move(part, target)
         part = ""
         sync(target.parent)
     except TrainerError as error:  # Too little room.

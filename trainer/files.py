@@ -6,16 +6,21 @@ Standard library only. A crash, or a loss of power, leaves the old file or the n
 import contextlib
 import errno
 import json
+import logging
 import math
 import os
 import reprlib
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from trainer.values import TrainerError
 
+_log = logging.getLogger("trainer")
+# What file systems answer that do not do what they are asked for: SMB, FUSE and some NFS, each its own.
+UNSUPPORTED = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EPERM})
+_warned: set[int] = set()
 # Names that begin so are of files in the middle of being written; whoever owns a folder may remove them.
 PART_PREFIX = ".part-"
 
@@ -118,10 +123,9 @@ def write_bytes(path: Path, data: bytes) -> None:
         handle, part = tempfile.mkstemp(prefix=PART_PREFIX, dir=path.parent)
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(part, 0o666 & ~_umask())
-        os.replace(part, path)
+            sync_file(file, path)
+        set_mode(part, 0o666 & ~_umask())
+        move(part, path)
         part = ""
         sync(path.parent)
     except OSError as error:
@@ -134,20 +138,136 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on disk.
+    """Waits until a file, or the names in a folder, are on disk, as far as the file system can do that.
 
     Raises:
-      OSError: they do not get there.
+      OSError: they do not get there; `filename` is set.
     """
-    handle = os.open(path, os.O_RDONLY)
+    is_folder = path.is_dir()
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        # Not every file system opens folders.
+        if not is_folder:
+            raise
+        warn_unsupported(path, "sync folders", error)
+        return
+    try:
+        sync_handle(handle, path, what="sync folders" if is_folder else "sync files")
+    finally:
+        os.close(handle)
+
+
+def sync_file(file: IO[Any], path: Path) -> None:
+    """Flushes an open file, and waits as `sync_handle` does."""
+    file.flush()
+    sync_handle(file.fileno(), path)
+
+
+def sync_handle(handle: int, path: Path, *, what: str = "sync files") -> None:
+    """Waits until what was written to a descriptor is on disk, as far as the file system can do that.
+
+    Args:
+      handle: the descriptor.
+      path: what messages call it.
+      what: what the file system cannot do where it cannot.
+
+    Raises:
+      OSError: it does not get there; `filename` is set.
+    """
     try:
         os.fsync(handle)
     except OSError as error:
-        # Some network file systems know no fsync of folders.
-        if error.errno != errno.EINVAL:
+        if error.errno not in UNSUPPORTED:
+            error.filename = str(path)
             raise
-    finally:
-        os.close(handle)
+        warn_unsupported(path, what, error)
+
+
+def set_mode(path: str | Path, mode: int) -> None:
+    """Sets the permissions of a file or folder of ours, as far as the file system can do that.
+
+    Raises:
+      OSError: it fails for another reason.
+    """
+    try:
+        os.chmod(path, mode)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        warn_unsupported(path, "set permissions", error)
+
+
+def move(source: str | Path, target: str | Path) -> None:
+    """Renames a file or folder, in place of a file or an empty folder; copies it where that cannot be done.
+
+    To copy is not done in one step: whoever reads `target` meanwhile sees a part of it.
+
+    Raises:
+      OSError: as os.replace.
+    """
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        # EXDEV: of a folder in a lower layer of a container's image.
+        if error.errno not in {*UNSUPPORTED, errno.EXDEV}:
+            raise
+        _copy(Path(source), Path(target), instead=error)
+        if error.errno != errno.EXDEV:
+            warn_unsupported(target, "rename", error)
+
+
+def _copy(source: Path, target: Path, *, instead: OSError) -> None:
+    """Copies a file or folder and removes `source`; fails with the error it is done instead of."""
+    is_folder = source.is_dir()
+    if is_folder and target.is_dir() and any(target.iterdir()):
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(target))
+    try:
+        if is_folder:
+            _copy_folder(source, target)
+        else:
+            shutil.copyfile(source, target)
+            sync(target)
+    except OSError:
+        if is_folder:
+            shutil.rmtree(target, ignore_errors=True)
+        raise instead from None
+    # FUSE renames a file that is removed while it is open, which is what could not be done.
+    with contextlib.suppress(OSError):
+        shutil.rmtree(source) if is_folder else source.unlink()
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    # Not shutil.copytree, which fails where permissions and times cannot be set.
+    target.mkdir(exist_ok=True)
+    for path in source.iterdir():
+        if path.is_dir():
+            _copy_folder(path, target / path.name)
+        else:
+            shutil.copyfile(path, target / path.name)
+
+
+def warn_unsupported(path: str | Path, what: str, error: OSError) -> None:
+    """Logs that a file system does not do what it is asked for: once for each, whatever it is.
+
+    Args:
+      path: where it was asked for; in a folder that exists.
+      what: it was, such as `lock files`.
+      error: what it answered.
+    """
+    try:
+        device = os.stat(os.path.dirname(os.path.abspath(path))).st_dev
+    except OSError:
+        device = -1
+    if device not in _warned:
+        _warned.add(device)
+        _log.warning(
+            "%s: this file system cannot %s (%s); continuing without. Do not run two commands in the same "
+            "folder at once, and after a power failure check what was written last",
+            path,
+            what,
+            error.strerror,
+        )
 
 
 def remove_parts(folder: Path) -> None:

@@ -124,7 +124,7 @@ def test_blocks_need_not_lie_in_one_piece(store):
 
 
 def test_everything_is_on_disk_before_it_has_its_name(store, root, monkeypatch):
-    said, fsync, rename = [], os.fsync, os.rename
+    said, fsync, replace = [], os.fsync, os.replace
 
     def tell_fsync(handle):
         said.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
@@ -133,11 +133,11 @@ def test_everything_is_on_disk_before_it_has_its_name(store, root, monkeypatch):
     def tell_rename(source, target):
         said.append("rename")
         scratch.append(source.name)
-        return rename(source, target)
+        return replace(source, target)
 
     scratch = []
     monkeypatch.setattr(feature_store.os, "fsync", tell_fsync)
-    monkeypatch.setattr(feature_store.os, "rename", tell_rename)
+    monkeypatch.setattr(feature_store.os, "replace", tell_rename)
     get(store)
     assert said == ["features.npy", "entry.json", *scratch, "rename", root.name]
 
@@ -442,7 +442,7 @@ def fail_with(number):
         (array_file.os, "write", errno.EDQUOT),
         (array_file.os, "write", errno.EFBIG),
         (array_file.os, "fsync", errno.EIO),
-        (feature_store.os, "rename", errno.EACCES),
+        (feature_store.os, "replace", errno.EACCES),
         (feature_entry.Path, "mkdir", errno.EROFS),
     ],
 )
@@ -551,17 +551,17 @@ def test_damaged_entries_count_and_go_first(root):
 
 
 def test_two_that_finish_together_keep_the_limit(root, monkeypatch):
-    store, rename, both = FeatureStore(root, limit_bytes=FILE_BYTES), os.rename, threading.Barrier(2)
+    store, replace, both = FeatureStore(root, limit_bytes=FILE_BYTES), os.replace, threading.Barrier(2)
 
     def rename_late(source, target):
         time.sleep(0.1)
-        return rename(source, target)
+        return replace(source, target)
 
     def compute():
         both.wait()
         yield ROWS
 
-    monkeypatch.setattr(feature_store.os, "rename", rename_late)
+    monkeypatch.setattr(feature_store.os, "replace", rename_late)
     threads = [threading.Thread(target=get, args=(store, {"n": n}, compute)) for n in range(2)]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]

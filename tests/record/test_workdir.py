@@ -1,5 +1,6 @@
 """The folder of a run: atomic files, one process at a time, and always the same run."""
 
+import errno
 import json
 import os
 import signal
@@ -9,9 +10,9 @@ import sys
 import pytest
 
 from tests.record.runs import FACTS
+from trainer import file_lock, files
 from trainer.config import Config
 from trainer.files import read_json, write_bytes, write_json
-from trainer.record import workdir as module
 from trainer.record.workdir import Workdir
 from trainer.values import TrainerError, UsageError
 
@@ -39,7 +40,7 @@ def test_a_failure_while_writing_leaves_the_old_file(tmp_path, monkeypatch, mome
     def fail(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.os, moment, fail)
+    monkeypatch.setattr(files.os, moment, fail)
     with pytest.raises(OSError, match="No space"):
         write_bytes(path, b"new")
     monkeypatch.undo()
@@ -102,6 +103,27 @@ def test_a_dead_process_does_not_keep_the_folder(workdir, holder):
         with pytest.raises(TrainerError, match=f"process {os.getpid()}"), Workdir(str(workdir.root)).lock():
             pass
     assert (workdir.root / "lock").read_text() == ""
+
+
+def test_where_files_cannot_be_locked_only_one_that_lives_keeps_others_out(workdir, monkeypatch, caplog):
+    def fail(*args):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(file_lock.fcntl, "flock", fail)
+    monkeypatch.setattr(files, "_warned", set())
+    with (
+        workdir.lock(),
+        pytest.raises(TrainerError, match=f"in use by process {os.getpid()}"),
+        workdir.lock(),
+    ):
+        pass
+    (workdir.root / "lock").write_text("process 7 on elsewhere\n")
+    with workdir.lock():
+        pass
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line.startswith(
+        f"{workdir.root}/lock: this file system cannot lock files (Function not implemented)"
+    )
 
 
 def test_the_lock_is_free_after_an_error(workdir):

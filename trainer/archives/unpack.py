@@ -13,7 +13,7 @@ from trainer.archives.packed import DAMAGE, UnreadableError, UnsafeError, shown
 from trainer.archives.tars import look_through_tar, tar_files
 from trainer.archives.zips import is_zip, look_through_zip, zip_files
 from trainer.file_lock import file_lock
-from trainer.files import PART_PREFIX, require_room
+from trainer.files import PART_PREFIX, move, require_room, set_mode
 from trainer.values import TrainerError
 
 UNPACKING_PREFIX = ".unpacking-"
@@ -62,7 +62,7 @@ def unpack(
     scratch: Path | None = None
     try:
         scratch = Path(tempfile.mkdtemp(prefix=f"{UNPACKING_PREFIX}{key}-", dir=target.parent))
-        os.chmod(scratch, 0o755)
+        set_mode(scratch, 0o755)
         _write_all(archive, scratch, flag=flag, what=what)
         wanted = check(scratch) if check else scratch
         # A folder that is there counts as whole, so its files must reach the disk before its name.
@@ -92,7 +92,7 @@ def unpack(
 
 def _rename(scratch: Path, target: Path) -> None:
     try:
-        scratch.rename(target)
+        move(scratch, target)
     except OSError:
         if not target.is_dir():  # Otherwise another process was faster, with the same content.
             raise

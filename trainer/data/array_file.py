@@ -11,12 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
+from trainer.files import sync_handle
 from trainer.values import TrainerError
 
 DTYPE = np.dtype("<f4")
 _CHUNK_BYTES = 1 << 18
 # What reading gives where a file is not there, not a file, or on a bad disk: computing anew helps.
-_DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO, errno.EUCLEAN, errno.EBADMSG}
+_DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO, errno.EBADMSG}
+if hasattr(errno, "EUCLEAN"):  # Not on macOS.
+    _DAMAGE.add(errno.EUCLEAN)
 
 
 class FeatureCacheError(TrainerError):
@@ -94,7 +97,7 @@ def write_array(path: Path, blocks: Iterator[np.ndarray], *, shape: tuple[int, .
             digest.update(data)
             _write(handle, data)
         with writing():
-            os.fsync(handle)
+            sync_handle(handle, path)
     finally:
         os.close(handle)
     return digest.hexdigest()

@@ -22,7 +22,7 @@ from trainer.data.array_file import (
     write_array,
     writing,
 )
-from trainer.files import sync
+from trainer.files import sync, sync_file
 
 FORMAT = 1
 FEATURES, ENTRY = "features.npy", "entry.json"
@@ -87,8 +87,7 @@ def write_entry(folder: Path, wanted: Wanted, compute: Callable[[], Iterator[np.
     with writing():
         with open(folder / ENTRY, "x", encoding="utf-8") as file:
             file.write(json.dumps(facts, indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+            sync_file(file, folder / ENTRY)
         sync(folder)
     return open_entry(folder, wanted)
 

@@ -32,7 +32,7 @@ from trainer.data.feature_entry import (
     write_entry,
 )
 from trainer.file_lock import file_lock
-from trainer.files import sync
+from trainer.files import move, sync
 
 __all__ = ["Entry", "FeatureCacheError", "FeatureStore", "StoredFeatures"]
 
@@ -145,7 +145,7 @@ class FeatureStore:
             for digest, _ in self._surplus(wanted):
                 self._remove_to_make_room(digest)
             try:
-                os.rename(scratch, self._root / wanted.digest)
+                move(scratch, self._root / wanted.digest)
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
@@ -205,7 +205,7 @@ class FeatureStore:
         """Removes an entry. Those who read it have its file open, and go on."""
         aside = self._new_name(digest)
         with writing(), contextlib.suppress(FileNotFoundError):
-            os.rename(self._root / digest, aside)
+            move(self._root / digest, aside)
         _delete(aside)
 
     def _remove_left_overs(self, locked: str) -> None:

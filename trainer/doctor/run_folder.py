@@ -1,14 +1,14 @@
 """The folder of a run: whether it can be written, who uses it, and how far the run in it has come."""
 
-import fcntl
 from pathlib import Path
 
 from trainer.doctor.findings import Finding, ok, problem, warning
 from trainer.doctor.storage import check_place
+from trainer.file_lock import held_by
 from trainer.phase_specs import phase_specs
 from trainer.record.checkpoint_files import CheckpointFolder
 from trainer.record.scored import read_report
-from trainer.record.workdir import Workdir
+from trainer.record.workdir import LOCK, Workdir
 from trainer.values import TrainerError
 
 # Locks and renames reach other machines late on these, or not at all.
@@ -42,7 +42,7 @@ def check_workdir(workdir: str, *, mounts: Path = Path("/proc/self/mountinfo")) 
         found.append(warning(text, "start a run on one machine at a time, or use a local disk"))
     if not run.root.is_dir() or found[0].mark == "problem":
         return found
-    if holder := _holder(run.root / "lock"):
+    if holder := held_by(run.root / LOCK):
         found.append(ok(f"{holder} is at work in it"))
     if run.run_json.exists():
         found.append(_progress(run))
@@ -65,19 +65,6 @@ def file_system(path: Path, *, mounts: Path) -> str:
         if (path == point or point in path.parents) and len(point.parts) >= best:
             best, kind = len(point.parts), after.split()[0]
     return kind
-
-
-def _holder(lock: Path) -> str:
-    """Returns who holds the lock of a run; empty if nobody does."""
-    try:
-        with open(lock) as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return file.read().strip() or "another process"
-    except OSError:
-        pass
-    return ""
 
 
 def _progress(run: Workdir) -> Finding:

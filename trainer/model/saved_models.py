@@ -1,7 +1,6 @@
 """SavedModel folders on disk: whole or not, and put in place in one step."""
 
 import hashlib
-import os
 import re
 import shutil
 import tempfile
@@ -11,7 +10,7 @@ from pathlib import Path
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from trainer.files import sync
+from trainer.files import move, set_mode, sync
 from trainer.values import TrainerError
 
 
@@ -77,11 +76,11 @@ def publish(target: Path, write: Callable[[Path], None]) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        scratch.chmod(0o755)  # mkdtemp's 0700 would lock other users out of a shared cache.
+        set_mode(scratch, 0o755)  # mkdtemp's 0700 would lock other users out of a shared cache.
         write(scratch)
         _sync(scratch)
         try:
-            os.rename(scratch, target)
+            move(scratch, target)
         except OSError:
             # A folder that is not empty cannot be replaced: another process was first.
             if not target.is_dir():
@@ -106,7 +105,7 @@ def move_aside(folder: Path) -> Path:
     aside = folder.with_name(folder.name + ".broken")
     try:
         shutil.rmtree(aside, ignore_errors=True)
-        os.rename(folder, aside)
+        move(folder, aside)
     except OSError as error:
         raise TrainerError(
             f"{folder} is damaged and cannot be moved away ({error.strerror}): remove it, or name another "

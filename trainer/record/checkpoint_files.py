@@ -23,7 +23,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from trainer.files import PART_PREFIX, remove_parts, sync, write_json, write_text
+from trainer.files import PART_PREFIX, move, remove_parts, sync, write_json, write_text
 from trainer.record.checkpoint_record import (
     FILE,
     NAME,
@@ -128,7 +128,8 @@ class CheckpointFolder:
             if new != old:
                 write_json(part / f"{name}.json", new.to_json())
                 if old is not None:
-                    folder = part.replace(self.path / f"{_WHOLE_PREFIX}{name}")
+                    folder = self.path / f"{_WHOLE_PREFIX}{name}"
+                    move(part, folder)
                     sync(self.path)
                 self._put_in_place(folder, name)
             return files
@@ -171,9 +172,9 @@ class CheckpointFolder:
         if (folder / record).exists():
             for file in sorted(os.listdir(folder)):
                 if file != record:
-                    os.replace(folder / file, self.path / file)
+                    move(folder / file, self.path / file)
             sync(self.path)
-            os.replace(folder / record, self.path / record)
+            move(folder / record, self.path / record)
             # The first checkpoint's folder is new itself.
             sync(self.path)
             sync(self.path.parent)

@@ -15,7 +15,9 @@ FORMAT = 2
 NAME = r"[a-z]+-(?:0|[1-9]\d{0,17})"
 FILE = re.compile(rf"({NAME})\.(json|index|data-\d{{5}}-of-\d{{5}})")
 # What reading gives where a file is not a file, or on a bad disk.
-_DAMAGE = {errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO, errno.EUCLEAN, errno.EBADMSG}
+_DAMAGE = {errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO, errno.EBADMSG}
+if hasattr(errno, "EUCLEAN"):  # Not on macOS.
+    _DAMAGE.add(errno.EUCLEAN)
 
 Files = Mapping[str, Mapping[str, Any]]
 """{name of a file: {"bytes": its size, "sha256": 64 hex digits}}"""

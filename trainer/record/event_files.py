@@ -14,7 +14,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 
-from trainer.files import sync, write_bytes
+from trainer.files import move, sync, write_bytes
 
 _log = logging.getLogger("trainer")
 # Around the content of a record: its length and two checksums.
@@ -169,7 +169,7 @@ def _open(folder: Path, *, create: Callable[[str], Any], after: str) -> tuple[An
     now = int(time.time())
     for i, path in enumerate(older):
         ending = path.name.removeprefix("events.out.tfevents.")
-        path.rename(folder / f"events.out.tfevents.{now - len(older) + i:010d}.{ending}")
+        move(path, folder / f"events.out.tfevents.{now - len(older) + i:010d}.{ending}")
     return _open(folder, create=create, after="")
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from trainer.files import PART_PREFIX, require_place, sync
+from trainer.files import PART_PREFIX, move, require_place, sync, sync_file
+from trainer.paths import local_path
 
 _UNREAD = "(not read)"
 _FORMAT_OF = {".csv": "csv", ".txt": "table"}
@@ -141,15 +142,14 @@ def opened(output: str) -> Iterator[Callable[[str], object]]:
         yield lambda text: print(text, end="", flush=True)
         return
     # The file itself where the path is a link.
-    path = Path(os.path.realpath(os.path.expanduser(output)))
+    path = Path(os.path.realpath(local_path(output, flag=f"--output={output}")))
     require_place(path, flag=f"--output={output}")
     part = path.with_name(f"{PART_PREFIX}{secrets.token_hex(8)}")
     try:
         with open(part, "x", encoding="utf-8", newline="") as file:
             yield file.write
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+            sync_file(file, path)
+        move(part, path)
         sync(path.parent)
     except OSError as error:
         # A full disk does not say which file it was.

@@ -1,22 +1,21 @@
 """Every path under --workdir, written so that a crash leaves the old file or the new one."""
 
 import contextlib
-import errno
-import fcntl
 import json
-import os
 import shlex
-import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from trainer.config import Config
+from trainer.file_lock import file_lock
 from trainer.files import Shape, make_folder, read_json, remove_parts, require_shape, write_json, write_text
+from trainer.paths import local_path
 from trainer.values import TrainerError, UsageError
 
 # Of run.json and splits.json. 2: a checkpoint counts by its record.
 FORMAT = 3
+LOCK = "lock"
 _RUN = {"format": int, "config": {str: object}}
 _FACTS = _RUN | {
     "identity": str,
@@ -58,7 +57,7 @@ class Workdir:
     """
 
     def __init__(self, path: str):
-        self.root = Path(os.path.expanduser(path)).absolute()
+        self.root = local_path(path, flag=f"--workdir={path}")
         self.flagfile = self.root / "flagfile.flags"
         self.run_json = self.root / "run.json"
         self.splits_json = self.root / "splits.json"
@@ -78,26 +77,18 @@ class Workdir:
     def lock(self) -> Iterator[None]:
         """Holds the folder for this process; the system frees it when the process dies.
 
+        Where the file system cannot lock, a warning says so, and only a process that is known to live keeps
+        others out.
+
         Raises:
-          TrainerError: another process holds it; the message says which.
+          TrainerError: another process holds it; the message says which. Or it cannot be written.
         """
-        path = self.root / "lock"
-        with open(path, "a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES):
-                    raise
-                file.seek(0)
-                holder = file.read().strip() or "another process"
-                raise TrainerError(f"--workdir={self.root} is in use by {holder}") from None
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
-            try:
-                yield
-            finally:
-                file.truncate(0)
+        with file_lock(self.root / LOCK, wait=False, stays=True) as lock:
+            if lock.holder:
+                raise TrainerError(f"--workdir={self.root} is in use by {lock.holder}")
+            if lock.error:
+                raise TrainerError(f"--workdir={self.root} cannot be locked: {lock.error.strerror}: {LOCK}")
+            yield
 
     def read_config(self) -> Config:
         """Returns the configuration the run was started with.
