@@ -37,6 +37,7 @@ lint: $(VENV)/.installed-lint ## ruff (rules and format) and mypy
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	$(RUN) -m mypy --platform darwin trainer
 
 # Versions already in constraints.txt are kept while setup.py allows them; UPGRADE=--upgrade takes the newest of everything,
 # UPGRADE="--upgrade-package tensorflow" of one. uv (https://docs.astral.sh/uv) is needed for this target only.

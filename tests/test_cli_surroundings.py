@@ -10,6 +10,7 @@ import os
 import re
 import resource
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import call_main, make_flower_folder
+from trainer import commands, files
 from trainer.runtime import start_tensorflow
 
 NOBODY = 65534
@@ -142,6 +144,99 @@ def test_a_workdir_in_use(arguments, tmp_path, run_main):
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert_fails_once(run_main(*arguments), f"--workdir={workdir} is in use by process 7 on elsewhere")
     assert [path.name for path in workdir.iterdir()] == ["lock"]
+
+
+def test_a_file_system_that_can_do_little(arguments, tmp_path, run_main, monkeypatch):
+    arguments = ["--precision=float32", *arguments]
+    assert run_main(*arguments[:-1], f"--workdir={tmp_path / 'plain'}")[0] == 0
+    fsync, asked = os.fsync, set()
+
+    def fail(name, number):
+        def call(*args, **kwargs):
+            asked.add(name)
+            raise OSError(number, os.strerror(number))
+
+        return call
+
+    def sync(handle):
+        return fail("fsync", errno.EINVAL)() if stat.S_ISDIR(os.fstat(handle).st_mode) else fsync(handle)
+
+    monkeypatch.setattr(fcntl, "flock", fail("flock", errno.ENOSYS))
+    monkeypatch.setattr(os, "chmod", fail("chmod", errno.EPERM))
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", fail("replace", errno.EOPNOTSUPP))
+    monkeypatch.setattr(files, "_warned", set())
+    status, out, err = run_main(*arguments, f"--cache_dir={tmp_path / 'cache'}")
+    monkeypatch.undo()
+    assert (status, err) == (0, "")
+    assert asked == {"flock", "chmod", "fsync", "replace"}
+    # All is on one file system here.
+    [line] = [line for line in out.splitlines() if "file system" in line]
+    assert line == (
+        f"{tmp_path}/run/lock: this file system cannot lock files (Function not implemented); continuing "
+        "without. Do not run two commands in the same folder at once, and after a power failure check what "
+        "was written last"
+    )
+    assert run_main("evaluate", arguments[-1])[0] == 0
+    one, other = (tmp_path / name / "report" / "predictions.csv" for name in ("plain", "run"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_an_error_that_names_no_file_says_what_was_tried(arguments, run_main, monkeypatch):
+    monkeypatch.setattr(commands, "run", lambda line: os.fsync(10**6))
+    status, _, err = run_main(*arguments)
+    assert status == 1
+    assert re.fullmatch(
+        r"trainer: Bad file descriptor: .*os\.fsync\(10\*\*6\)\) \(test_cli_surroundings.py, line \d+\)\n",
+        err,
+    )
+
+
+def test_one_of_several_machines(arguments, tmp_path, run_main, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["a:1", "b:1"]}}')
+    for command in ("train", "find_lr", "benchmark"):
+        status, _, err = run_main(command, *arguments)
+        assert status == 2
+        assert err.startswith(
+            "trainer: TF_CONFIG lists 2 workers (2 worker), and training on several machines"
+        )
+        assert err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+WINDOWS = """
+import logging, runpy, shutil, signal, socket, subprocess, sys, tempfile, absl.flags
+sys.platform = "win32"
+sys.modules |= dict.fromkeys(["fcntl", "grp", "pwd", "resource", "termios"])
+runpy.run_module("trainer.main", run_name="__main__")
+"""
+# What is missing there, and what that is used in without TensorFlow.
+MACOS = """
+import errno, os
+del errno.EUCLEAN, os.sched_getaffinity
+import trainer.commands.doctor, trainer.data.array_file, trainer.record.checkpoint_record
+from trainer.data.drawers import draw_all
+from trainer.machine import cores
+assert cores() == os.cpu_count()
+assert list(draw_all(2, draw=str, seed=0, name="")) == ["0", "1"]
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems are made out of Linux")
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        (
+            WINDOWS,
+            "trainer: Windows is not supported, Linux and macOS are; on Windows, run it in WSL (wsl --",
+        ),
+        (MACOS, ""),
+    ],
+)
+def test_other_systems(program, said):
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (bool(said), bool(said)), done.stderr
+    assert done.stderr.startswith(said)
 
 
 def test_evaluate_where_there_is_nothing_to_evaluate(arguments, tmp_path, run_main):

@@ -97,6 +97,21 @@ def test_another_python_than_is_wanted(tmp_path, monkeypatch):
     assert installed.check_packages()[0].mark == "ok"
 
 
+def test_one_of_several_machines(monkeypatch):
+    assert hardware.check_cluster() == []
+    monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["a:1", "b:1"]}}')
+    [found] = hardware.check_cluster()
+    assert found.mark == "problem"
+    assert found.text.startswith("TF_CONFIG lists 2 workers")
+
+
+def test_places_that_are_no_folders_here(monkeypatch, tmp_path):
+    monkeypatch.setenv("TFHUB_CACHE_DIR", "gs://bucket/modules")
+    findings = storage.check_caches(data_dir="gs://bucket/data")
+    assert about(findings, "$TFHUB_CACHE_DIR=gs://bucket/modules: expected a path").mark == "problem"
+    assert about(findings, "in gs://bucket/data, which is not looked at").mark == "ok"
+
+
 def test_encodings():
     code = "from trainer.doctor.installed import check_encodings as c; print(c()[0].mark)"
     plain = {

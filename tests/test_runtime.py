@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from trainer.runtime import StopSignal
-from trainer.values import Interrupted
+from trainer.runtime import StopSignal, require_one_machine
+from trainer.values import Interrupted, UsageError
 
 
 def send(number):
@@ -116,3 +116,47 @@ def test_in_a_thread_there_are_no_handlers_and_time_runs_out():
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(work).result() == ("--max_minutes=1e-09", before)
     assert signal.set_wakeup_fd(-1) == -1
+
+
+# --- TF_CONFIG
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "{}",
+        '{"task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"chief": ["a:1"], "worker": [], "ps": []}}',
+        '{"cluster": {"worker": {"0": "a:1"}}, "environment": "cloud"}',
+    ],
+)
+def test_a_cluster_of_one_is_this_machine(text, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", text)
+    require_one_machine()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"cluster": {"worker": ["a:1", "b:1", "c:1"]}}', "lists 3 workers (3 worker), and training"),
+        (
+            '{"cluster": {"chief": ["a:1"], "worker": ["b:1"], "ps": []}}',
+            "lists 2 workers (1 chief, 1 worker), and training on several machines is not supported: start",
+        ),
+        ('{"cluster": {"worker": {"0": "a:1"}, "evaluator": ["b:1"]}}', "(1 worker, 1 evaluator)"),
+        ("{", "={ does not say which machines train together: correct it, or unset it"),
+        ("[]", "=[] does not say"),
+        ('{"cluster": 3}', "does not say"),
+        ('{"cluster": {"worker": 2}}', "does not say"),
+    ],
+)
+def test_a_cluster_of_several_is_refused_by_name(text, says, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(UsageError) as caught:
+        require_one_machine()
+    assert str(caught.value).startswith("TF_CONFIG")
+    assert says in str(caught.value)
+    assert "env -u TF_CONFIG" in str(caught.value)

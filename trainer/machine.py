@@ -2,7 +2,6 @@
 
 import os
 import platform
-import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,13 @@ INSTRUCTION_SETS = (
     "avx2", "avx_vnni", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_fp16",
     "amx_int8",
 )  # fmt: skip
+
+
+def unsupported_system() -> str:
+    """Returns what to say on a system that this does not run on; empty elsewhere."""
+    if sys.platform == "win32":
+        return "Windows is not supported, Linux and macOS are; on Windows, run it in WSL (wsl --install)"
+    return ""
 
 
 def machine() -> dict[str, Any]:
@@ -38,6 +44,8 @@ def peak_memory_mb() -> float:
     for line in status:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024 / 1e6
+    import resource  # Not at the top: Windows has none, and is to be told so.
+
     # On Linux this begins with the peak of whoever started the process; on macOS it is in bytes.
     unit_bytes = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes / 1e6

@@ -4,21 +4,27 @@ import contextlib
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from trainer import flags, runtime
+from trainer import flags, machine, runtime
 from trainer.values import Interrupted, TrainerError
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs a command line and returns the exit status: 0 done, 1 failed, 2 usage, 75 stopped and saved."""
+    if problem := machine.unsupported_system():
+        print(f"trainer: {problem}", file=sys.stderr)
+        return 1
     if {"--help", "-h", "--helpshort", "--helpfull"} & set(argv):
         print(flags.help_text(full="--helpfull" in argv), end="")
         return 0
     lines = _log_to_stdout()
     try:
         line = flags.parse(argv)
+        if line.command in flags.ANSWER_ON_STDOUT:
+            lines.setStream(sys.stderr)
         # Only now: TensorFlow takes seconds to import, and a typo should not have to wait for it.
         from trainer import commands
 
@@ -31,8 +37,7 @@ def main(argv: Sequence[str]) -> int:
         return 1
     except OSError as error:
         # A full disk, a lost network drive: nothing a traceback would explain.
-        where = f": {error.filename}" if error.filename else ""
-        print(f"trainer: {error.strerror or error}{where}", file=sys.stderr)
+        print(f"trainer: {error.strerror or error}: {error.filename or _place(error)}", file=sys.stderr)
         return 1
     except Interrupted as stopped:
         logging.getLogger("trainer").info("%s", stopped)
@@ -40,6 +45,12 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("trainer: interrupted", file=sys.stderr)
         return 130
+
+
+def _place(error: BaseException) -> str:
+    """Returns where an error arose that names no file: the line of code says what was tried."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.line} ({os.path.basename(frame.filename)}, line {frame.lineno})"
 
 
 class _Lines(logging.StreamHandler):

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import logging
 import os
 import signal
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
 
-from trainer.values import Interrupted
+from trainer.values import Interrupted, UsageError
 
 # Set by the program where it is started, never by who only calls it: what C++ writes to standard error is
 # held back then, while TensorFlow is imported.
@@ -59,6 +60,33 @@ def _quiet_stderr() -> Iterator[None]:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+
+
+def require_one_machine() -> None:
+    """Makes sure that this is not one process of several that are to train together.
+
+    A TF_CONFIG of a single task, as services set it for one machine, changes nothing.
+
+    Raises:
+      UsageError: TF_CONFIG lists several tasks, or cannot be read.
+    """
+    text = os.environ.get("TF_CONFIG", "").strip()
+    if not text:
+        return
+    try:
+        cluster = json.loads(text).get("cluster") or {}
+        counts = {role: len(tasks) for role, tasks in cluster.items()}
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise UsageError(
+            f"TF_CONFIG={' '.join(text.split())[:100]} does not say which machines train together: correct "
+            "it, or unset it (env -u TF_CONFIG ...)"
+        ) from None
+    if (total := sum(counts.values())) > 1:
+        told = ", ".join(f"{count} {role}" for role, count in counts.items() if count)
+        raise UsageError(
+            f"TF_CONFIG lists {total} workers ({told}), and training on several machines is not supported: "
+            "start one process without it (env -u TF_CONFIG ...); it uses all GPUs of its machine"
+        )
 
 
 def make_strategy(kind: str) -> Any:

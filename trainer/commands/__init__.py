@@ -10,11 +10,14 @@ from types import ModuleType
 from typing import Any
 
 from trainer.flags import CommandLine
-from trainer.runtime import StopSignal, start_tensorflow
-from trainer.values import UsageError
+from trainer.machine import unsupported_system
+from trainer.paths import settle_home
+from trainer.runtime import StopSignal, require_one_machine, start_tensorflow
+from trainer.values import TrainerError, UsageError
 
 # They read files, or try TensorFlow in a process of its own.
 WITHOUT_TENSORFLOW = ("compare", "doctor")
+TRAINING = ("train", "find_lr", "benchmark")
 NEED_NO_WORKDIR = ("inspect", "benchmark", "compare", "doctor")
 
 
@@ -23,6 +26,8 @@ def run(line: CommandLine) -> int:
     needs_none = line.command in NEED_NO_WORKDIR or (line.command == "predict" and line.config.predict.model)
     if not line.config.run.workdir and not needs_none:
         raise UsageError(f"{line.command} needs --workdir=FOLDER: it has no default")
+    if line.command in TRAINING:
+        require_one_machine()
     if line.command != "train":
         return _load(line.command).run(line)
     run = line.config.run
@@ -38,6 +43,9 @@ def load(workdir: str | os.PathLike[str], *, checkpoint: str) -> Any:
 
 
 def _load(command: str) -> ModuleType:
+    if problem := unsupported_system():
+        raise TrainerError(problem)
+    settle_home()
     if command not in WITHOUT_TENSORFLOW:
         # First of all, because whatever imports TensorFlow settles how loud it is.
         start_tensorflow()

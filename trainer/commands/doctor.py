@@ -2,12 +2,11 @@
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 from trainer.doctor import probe
 from trainer.doctor.findings import Section, as_json, count, shown, verdict
-from trainer.doctor.hardware import check_gpus, check_processor, check_tensorflow
+from trainer.doctor.hardware import check_cluster, check_gpus, check_processor, check_tensorflow
 from trainer.doctor.installed import check_encodings, check_packages
 from trainer.doctor.reach import Reach
 from trainer.doctor.run_folder import check_workdir
@@ -15,6 +14,7 @@ from trainer.doctor.speeds import check_precisions
 from trainer.doctor.storage import check_caches
 from trainer.files import require_place, write_json
 from trainer.flags import CommandLine
+from trainer.paths import local_path
 from trainer.values import UsageError
 
 
@@ -24,7 +24,7 @@ def run(line: CommandLine) -> int:
     if output:
         if not output.lower().endswith(".json"):
             raise UsageError(f"--output={output} must end in .json: that is how doctor writes it")
-        require_place(Path(output).expanduser(), flag=f"--output={output}")
+        require_place(local_path(output, flag=f"--output={output}"), flag=f"--output={output}")
     sections: list[Section] = []
 
     def tell(title: str, findings: list) -> None:
@@ -33,7 +33,7 @@ def run(line: CommandLine) -> int:
 
     reach, process = Reach(), probe.start()
     tell("packages", check_packages())
-    tell("machine", [*check_processor(), *check_encodings()])
+    tell("machine", [*check_processor(), *check_cluster(), *check_encodings()])
     probed = _waited_for(process)
     tell("TensorFlow", [*check_tensorflow(probed), *check_gpus(probed)])
     run = config.run
@@ -47,7 +47,7 @@ def run(line: CommandLine) -> int:
         tell("workdir", check_workdir(run.workdir))
     print(verdict(sections))
     if output:
-        write_json(Path(output).expanduser(), as_json(sections))
+        write_json(local_path(output, flag=f"--output={output}"), as_json(sections))
     return 1 if count(sections, "problem") else 0
 
 

@@ -12,6 +12,8 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from trainer.machine import cores
+
 _log = logging.getLogger("trainer")
 # Fewer take seconds anyway, and on a busy machine processes win nothing.
 MIN_EXAMPLES = 2000
@@ -34,7 +36,7 @@ def draw_all(count: int, *, draw: Callable[[int], bytes], seed: int, name: str) 
 
 def _draw_all(count: int, draw: Callable[[int], bytes], seed: int, name: str) -> Iterator[bytes]:
     done = 0
-    processes = min(len(os.sched_getaffinity(0)), MAX_PROCESSES)
+    processes = min(cores(), MAX_PROCESSES)
     if count >= MIN_EXAMPLES and processes > 1:
         chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
         try:

@@ -13,6 +13,8 @@ from trainer.doctor.findings import Finding, ok, problem, warning
 from trainer.doctor.installed import pip_install
 from trainer.files import told_size
 from trainer.machine import INSTRUCTION_SETS, cores, processor
+from trainer.runtime import require_one_machine
+from trainer.values import UsageError
 
 LITTLE_MEMORY_BYTES = 4e9
 _NVIDIA_SMI_SECS = 10.0
@@ -49,6 +51,15 @@ def check_processor(*, cgroup: Path = Path("/sys/fs/cgroup")) -> list[Finding]:
             text = f"{variable}={value} keeps instruction sets from being used"
             found.append(warning(text, f"unset {variable}"))
     return found
+
+
+def check_cluster() -> list[Finding]:
+    """Looks whether TF_CONFIG makes this machine one of several."""
+    try:
+        require_one_machine()
+    except UsageError as error:
+        return [problem(str(error), "env -u TF_CONFIG python -m trainer.main ...")]
+    return []
 
 
 def _cpu_limit(cgroup: Path) -> float | None:
