@@ -106,7 +106,7 @@ ONLY_IN = {
     # What not every file system does, or not every system has.
     "flock": {"file_lock.py"},
     "fsync": {"files.py"},
-    "chmod": {"files.py", "export/folder.py"},
+    "chmod": {"files.py"},
     "sched_getaffinity": {"machine.py"},
     # It writes what nobody can tell from a damaged one; `record/checkpoints.py` has a record of each.
     "CheckpointManager": set(),

@@ -91,14 +91,14 @@ def test_an_error_leaves_the_older_one(tmp_path, monkeypatch):
     assert str(error.value).startswith(
         f"the export cannot be written to {folder}: No space left on device; the earlier"
     )
-    rename = os.rename
+    replace = os.replace
 
     def fail_at_the_second(old, new):
         if new == folder and "-old" not in str(old):
             raise OSError(5, "Input/output error")
-        rename(old, new)
+        replace(old, new)
 
-    monkeypatch.setattr(os, "rename", fail_at_the_second)
+    monkeypatch.setattr(os, "replace", fail_at_the_second)
     with pytest.raises(TrainerError, match="Input/output error"):
         export(folder)
     assert (tree(folder), os.listdir(tmp_path)) == (before, ["export"])

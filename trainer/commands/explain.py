@@ -5,7 +5,6 @@ import functools
 import hashlib
 import json
 import logging
-import os
 import re
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from trainer.config import Config
 from trainer.data.bad_pictures import BadPictureError, shown_name
 from trainer.data.files import Found, find_pictures, read_file
 from trainer.data.opening import open_configured
-from trainer.files import PART_PREFIX, make_folder, write_bytes, write_text
+from trainer.files import PART_PREFIX, make_folder, move, write_bytes, write_text
 from trainer.flags import CommandLine
 from trainer.paths import local_path
 from trainer.record.manifest import Manifest
@@ -261,7 +260,7 @@ class _Written:
         manifest, made = _manifest(self._folder), sorted(path.name for path in self._part.iterdir())
         manifest.begin(made)
         for name in made:
-            os.replace(self._part / name, self._folder / name)
+            move(self._part / name, self._folder / name)
         manifest.finish(made)
 
     def _told(self, one: Chosen, answer: Answer) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from trainer.export.about import LABELS_NAME, NAME
 from trainer.export.parity import FORMAT
-from trainer.files import PART_PREFIX, make_folder, read_json, require_room, sync
+from trainer.files import PART_PREFIX, make_folder, move, read_json, require_room, set_mode, sync
 from trainer.record.manifest import Manifest, aside_name
 from trainer.values import TrainerError
 
@@ -99,7 +99,7 @@ def put_in_place(folder: Path, *, kept: Collection[str] = ()) -> Iterator[Path]:
     try:
         part = Path(tempfile.mkdtemp(prefix=PART_PREFIX, dir=folder.parent))
         # mkdtemp's 0700 would lock out those who are to use the models.
-        part.chmod(folder.stat().st_mode & 0o7777 if folder.is_dir() else 0o755)
+        set_mode(part, folder.stat().st_mode & 0o7777 if folder.is_dir() else 0o755)
         yield part
         earlier = _manifest(folder)
         for name in sorted(earlier.files):
@@ -178,7 +178,8 @@ def _link(old: Path, new: Path) -> None:
     try:
         os.link(old, new)
     except OSError:
-        shutil.copy2(old, new)
+        shutil.copyfile(old, new)
+        set_mode(new, old.stat().st_mode & 0o7777)
 
 
 def _swap(part: Path, folder: Path) -> None:
@@ -186,12 +187,12 @@ def _swap(part: Path, folder: Path) -> None:
     # Whoever stops in that moment finds it under a name that nobody removes on sight.
     aside = folder.with_name(f"{folder.name}-old{part.name.removeprefix(PART_PREFIX)}")
     if folder.is_dir():
-        os.rename(folder, aside)
+        move(folder, aside)
     try:
-        os.rename(part, folder)
+        move(part, folder)
     except OSError:
         if aside.is_dir():
-            os.rename(aside, folder)
+            move(aside, folder)
         raise
     sync(folder.parent)
     shutil.rmtree(aside, ignore_errors=True)

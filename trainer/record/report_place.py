@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from trainer.files import read_json
+from trainer.paths import expanded
 from trainer.record.manifest import Manifest
-from trainer.values import TrainerError
+from trainer.values import TrainerError, UsageError
 
 FIGURES = ("confusion_matrix", "reliability", "roc_curve", "mistakes", "least_certain", "per_class")
 TABLES = ("predictions.csv", "predictions.parquet", "index.html", "metrics.json")
@@ -36,7 +37,10 @@ def pictures_sha256(digests: Iterable[str], labels: Iterable[str]) -> str:
 def source_place(source: str) -> str:
     """Returns a --source with the path in it, where there is one, in full and without links."""
     scheme, _, rest = source.partition(":")
-    path = os.path.expanduser(rest)
+    try:
+        path = expanded(rest, flag=source)
+    except UsageError:  # A home folder that is not there any more.
+        return source
     return f"{scheme}:{os.path.realpath(path)}" if rest and os.path.exists(path) else source
 
 
