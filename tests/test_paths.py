@@ -88,6 +88,13 @@ def test_the_functions_for_other_programs_refuse_it_too(tmp_path):
             opened("gs://bucket/run")
 
 
+def test_export_needs_a_temporary_folder_that_tensorflow_finds(tmp_path, run_main, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "[1]"))
+    status, _, err = run_main("export", f"--workdir={tmp_path}")
+    assert status == 2
+    assert err.startswith(f"trainer: the temporary folder {tmp_path}/[1] ($TMPDIR): TensorFlow reads [ in ")
+
+
 def test_pictures_may_lie_in_such_folders(tmp_path, flower_folder):
     from trainer.data.files import find_pictures
     from trainer.data.folder import open_folder

@@ -140,3 +140,12 @@ def test_tfds_damaged_files_are_named(options):
         TrainerError, match=r"the split train in \S+ cannot be read: .*; remove the folder to prepare"
     ):
         open_source("tfds:tiny_blooms:plain", options)
+
+
+def test_a_folder_that_tfds_would_not_find_again(options, tmp_path):
+    folder = tmp_path / "sets [1]"
+    prepare_tiny(str(folder))
+    with pytest.raises(
+        UsageError, match=r": --data_dir=.*/sets \[1\]: TensorFlow reads \[ in a path as a pat"
+    ):
+        open_source("tfds:tiny_blooms:plain", dataclasses.replace(options, data_dir=str(folder)))

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import logging
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +47,9 @@ def run(line: CommandLine) -> int:
       TrainerError: run, checkpoint or pictures cannot be had; a model cannot be made or run; or, after all
         was written, one of them loses more than --max_accuracy_drop.
     """
+    # The converter to TFLite puts a SavedModel there.
+    scratch = tempfile.gettempdir()
+    local_path(scratch, flag=f"the temporary folder {scratch} ($TMPDIR)", for_tensorflow=True)
     workdir = Workdir(line.config.run.workdir)
     # On one device: what is exported has one.
     config = workdir.read_config().replace(**line.given).replace(strategy="one")

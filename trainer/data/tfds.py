@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 from trainer.data.encoded import EncodedStore
 from trainer.data.sources import MemorySource
 from trainer.data.stamps import stamp_files
-from trainer.paths import expanded
+from trainer.paths import expanded, local_path, scheme_of
 from trainer.values import TrainerError, UsageError
 
 _log = logging.getLogger("trainer")
@@ -158,7 +158,9 @@ def _tfds_name(rest: str, *, name: str) -> str:
 def _builder(rest: str, *, name: str, data_dir: str) -> Any:
     folder = expanded(data_dir, flag=f"--data_dir={data_dir}") or None
     try:
-        return tfds.builder(_tfds_name(rest, name=name), data_dir=folder)
+        builder = tfds.builder(_tfds_name(rest, name=name), data_dir=folder)
+        _require_no_pattern(builder, name=name)
+        return builder
     except UsageError:
         raise
     except tfds.core.DatasetNotFoundError as error:
@@ -168,6 +170,17 @@ def _builder(rest: str, *, name: str, data_dir: str) -> Any:
     except Exception as error:
         text = " ".join(str(error).split())
         raise UsageError(f"--source={name}: tfds cannot open it: {text[:400]}") from None
+
+
+def _require_no_pattern(builder: Any, *, name: str) -> None:
+    """Makes sure that tfds finds what it has prepared, wherever its folder was named.
+
+    Raises:
+      UsageError: it would not, as it looks for files by a pattern that begins with the folder.
+    """
+    root = os.fspath(builder.data_dir_root)
+    if not scheme_of(root):
+        local_path(root, flag=f"--source={name}: --data_dir={root}", for_tensorflow=True)
 
 
 def _prepare(builder: Any, *, name: str) -> None:
