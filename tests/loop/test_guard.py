@@ -91,14 +91,13 @@ def test_a_batch_that_is_left_out_changes_nothing_but_the_step(chunks):
     for count in chunks:
         run(iterator, np.int32(count))
     assert (state.step, int(state.unfit.step)) == (8, -1)
-    assert int(state.optimizer.iterations) == 8
-    # By hand: the same updates with a rate of 0 where the batch is missing, of a picture that is none.
+    assert int(state.optimizer.iterations) == 7
+    # By hand: the same updates, each at the rate of its step.
     other = state_of(recipe)
     step = run_of(other)
     for at, batch in enumerate(batches):
         if at == 3:
             other.step_variable.assign_add(1)
-            other.optimizer.iterations.assign_add(1)
         else:
             step(iter(dataset_of(batch)), np.int32(1))
     got, expected = values(state), values(other)

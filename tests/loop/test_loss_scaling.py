@@ -116,19 +116,33 @@ def test_training_goes_on_until_the_scale_fits():
         np.testing.assert_allclose(value, trained(plain)[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-def test_the_rate_follows_the_updates_that_were_made():
+def test_the_rate_is_that_of_the_step_whatever_was_left_out_before(monkeypatch):
+    """A warm-up from 0.5 / 8 a step: what was left out makes no later step slower, and none is told wrong."""
     recipe = "for=9steps; train=head; lr=0.5; optimizer=sgd; momentum=0; warmup=8steps"
-    scaled, plain = state_of(recipe), state_of(recipe)
-    scaled.loss_scale.scale.assign(2.0**127)
-    batch = batch_of(LARGE * FEATURES, LABELS, MASK)
-    updates(scaled, batch)
-    small = batch_of(FEATURES, LABELS, MASK)
-    scaled.loss_scale.scale.assign(1.0)
-    updates(scaled, small)
-    updates(plain, small, loss_scaling=False)
-    # The second step made the first update, at the rate of the first.
-    assert (scaled.step, int(scaled.optimizer.iterations)) == (2, 1)
-    assert_same(scaled, trained(plain))
+    state, recorder = state_of(recipe), Recorder()
+    overflowing, small = batch_of(LARGE * FEATURES, LABELS, MASK), batch_of(FEATURES, LABELS, MASK)
+    bias = next(v for name, v in state.trained.items() if "bias" in name)
+    moved, logged = [], []
+
+    def log(split, step, values, timing=None):
+        logged.append(values["learning_rate"])
+
+    monkeypatch.setattr(recorder, "scalars", log)
+    hook = all_hooks(recorder, state.plan, log="1steps", save="9steps", evaluate="9steps")[1]
+    for step in range(9):
+        state.loss_scale.scale.assign(2.0**127 if step < 3 else 1.0)
+        before = bias.numpy()
+        # Always the same weights, and so the same gradient: the change is the rate, but for a factor.
+        updates(state, overflowing if step < 3 else small)
+        moved.append(np.abs(bias.numpy() - before).sum())
+        for variable in state.trained.values():
+            variable.assign(tf.zeros_like(variable))
+        hook(state)
+    rates = [0.5 * min(step + 1, 8) / 8 for step in range(9)]
+    assert (state.step, int(state.optimizer.iterations)) == (9, 6)
+    assert moved[:3] == [0, 0, 0]
+    np.testing.assert_allclose(np.array(moved[3:]) / moved[-1], np.array(rates[3:]) / rates[-1], rtol=1e-5)
+    assert logged == pytest.approx(rates)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_at_any_scale():

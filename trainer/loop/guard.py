@@ -46,15 +46,8 @@ class Guard:
         self._examples, self._max_loss = examples, max_loss
 
     def __call__(self, state: TrainState) -> None:
-        step = int(state.unfit.step.numpy())
-        if step >= 0:
-            loss, norm = float(state.unfit.loss.numpy()), float(state.unfit.gradient_norm.numpy())
-            if not math.isfinite(loss):
-                what = f"the loss is not finite ({loss:g})"
-            elif not math.isfinite(norm):
-                what = f"the gradient is not finite (norm {norm:g})"
-            else:
-                what = f"the loss of {loss:g} is above --max_loss={self._max_loss:g}"
+        if what := state.unfit.describe(max_loss=self._max_loss):
+            step = int(state.unfit.step.numpy())
             raise NonFinite(what, state, step=step, examples=self._examples(step))
 
     def next_due(self, step: int) -> int:

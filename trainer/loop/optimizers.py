@@ -124,6 +124,7 @@ def make_optimizer(
     *,
     multipliers: Mapping[str, float] = {},
     factor: tf.Variable | None = None,
+    step: tf.Variable | None = None,
 ) -> tf_keras.optimizers.Optimizer:
     """Makes the optimizer of a phase with all its slots, so that a checkpoint can be matched.
 
@@ -132,13 +133,14 @@ def make_optimizer(
       variables: {lasting name: variable} of what it updates; slots are made in this order.
       multipliers: {name: factor on the learning rate of a variable}; 1 where there is none.
       factor: [] float32, a factor on all learning rates that may change between updates; None: 1.
+      step: [] int64, number of steps of the run, by which the rate goes; None: by the number of updates.
     """
     spec = phase.spec
     optimizer = OPTIMIZERS[spec.optimizer](
         spec,
         multipliers=[multipliers.get(name, 1.0) for name in variables],
         factor=factor,
-        learning_rate=PhaseSchedule(phase),
+        learning_rate=PhaseSchedule(phase, step),
         # Keras would compile updates with XLA where it finds a GPU: other numbers than on a CPU.
         jit_compile=False,
     )

@@ -82,17 +82,22 @@ def make_plan(specs: Sequence[PhaseSpec], *, num_examples: int, batch_size: int)
 
 
 class PhaseSchedule(tf_keras.optimizers.schedules.LearningRateSchedule):
-    """The learning rate by the number of updates since the start of a phase, for Keras's optimizers."""
+    """The learning rate by the number of steps since the start of a phase, for Keras's optimizers.
 
-    def __init__(self, phase: Phase):
+    With a variable that counts the steps of the run, [] int64, it goes by that one, whatever it is called
+    with: Keras calls it with the number of updates, and of some steps the update is left out.
+    """
+
+    def __init__(self, phase: Phase, step: tf.Variable | None = None):
         super().__init__()
+        self._step, self._start_step = step, phase.start_step
         self._peak = phase.spec.learning_rate
         self._factor = make_schedule(
             phase.spec.lr_schedule, warmup_steps=phase.warmup_steps, num_steps=phase.num_steps
         )
 
     def __call__(self, step: tf.Tensor | int) -> tf.Tensor:
-        return self._peak * self._factor(step)
+        return self._peak * self._factor(step if self._step is None else self._step - self._start_step)
 
     def get_config(self) -> dict:
         raise TypeError("a phase's schedule is rebuilt from the run's flags, not from a Keras config")

@@ -35,6 +35,10 @@ class Metrics:
     def read(self) -> dict[str, float]:
         return {"loss": float(self.loss.result()), "accuracy": float(self.accuracy.result())}
 
+    def num_examples(self) -> int:
+        """Returns how many there were, without padding."""
+        return round(float(self.loss.count.read_value()))
+
     def reset(self) -> None:
         self.loss.reset_state()
         self.accuracy.reset_state()
@@ -49,16 +53,21 @@ class Metrics:
 
 @dataclass
 class Stopwatch:
-    """Time since the last log. Not part of the state: no number of a run depends on it."""
+    """Time since the last log, and what was done in it: examples without padding.
+
+    Not part of the state: no number of a run depends on it.
+    """
 
     seconds: float = 0.0
     waiting_secs: float = 0.0
     num_steps: int = 0
+    num_examples: int = 0
 
-    def add(self, *, seconds: float, waiting_secs: float, num_steps: int) -> None:
+    def add(self, *, seconds: float, waiting_secs: float, num_steps: int, num_examples: int) -> None:
         self.seconds += seconds
         self.waiting_secs += waiting_secs
         self.num_steps += num_steps
+        self.num_examples += num_examples
 
 
 class Unfit:
@@ -74,6 +83,21 @@ class Unfit:
 
     def variables(self) -> list[tf.Variable]:
         return [self.step, self.loss, self.gradient_norm]
+
+    def describe(self, *, max_loss: float) -> str:
+        """Returns what is wrong with the numbers of that update; empty as long as there is none.
+
+        Args:
+          max_loss: what the step functions took for too much.
+        """
+        if int(self.step.numpy()) < 0:
+            return ""
+        loss, norm = float(self.loss.numpy()), float(self.gradient_norm.numpy())
+        if not math.isfinite(loss):
+            return f"the loss is not finite ({loss:g})"
+        if not math.isfinite(norm):
+            return f"the gradient is not finite (norm {norm:g})"
+        return f"the loss of {loss:g} is above --max_loss={max_loss:g}"
 
     def note(self, *, step: tf.Tensor, loss: tf.Tensor, gradient_norm: tf.Tensor) -> None:
         self.step.assign(step)
@@ -181,6 +205,7 @@ class TrainState:
             self.trained,
             multipliers=self.multipliers,
             factor=self.lr_factor if has_plateau else None,
+            step=self._step,
         )
         average = make_average(
             phase.spec.average, num_steps=phase.num_steps, steps_per_epoch=phase.steps_per_epoch

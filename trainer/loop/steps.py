@@ -41,7 +41,8 @@ def make_train_run(
     What trains and how BatchNorm behaves is fixed here, at trace time: every phase needs a
     function of its own, since changing `trainable` after tracing would change nothing. With a cut,
     the batches hold what the network below it gave. With loss scaling, for float16 on one device, an
-    update whose gradients are not finite is left out, and the scale halved.
+    update whose gradients are not finite is left out, and the scale halved. The learning rate goes by the
+    step, whatever was left out.
 
     An update whose loss or gradient is not finite, or whose loss is above `max_loss`, is the last one: it
     is noted in the state. Of the steps `left_out` the batches pass unused.
@@ -155,8 +156,6 @@ def make_train_run(
             waiting_secs += tf.maximum(got_at - done_at, 0.0)
             if is_left_out():
                 mean, norm = tf.zeros([]), tf.zeros([])
-                # The learning rate goes by the step, whatever came of it.
-                optimizer.iterations.assign_add(1)
             else:
                 mean, norm = strategy.run(update, args=(batch,))
                 mean = strategy.reduce(tf.distribute.ReduceOp.SUM, mean, axis=None)
@@ -175,11 +174,14 @@ def make_train_run(
 
 
 def timed(run: Run, state: TrainState, iterator: tf.data.Iterator, num_steps: int) -> None:
-    """Calls `run` and adds its time to the state's stopwatch."""
-    before, start = state.step, time.perf_counter()
+    """Calls `run` and adds its time, and what it did in that time, to the state's stopwatch."""
+    step, examples, start = state.step, state.metrics.num_examples(), time.perf_counter()
     waiting_secs = float(run(iterator, tf.constant(num_steps)))
     state.stopwatch.add(
-        seconds=time.perf_counter() - start, waiting_secs=waiting_secs, num_steps=state.step - before
+        seconds=time.perf_counter() - start,
+        waiting_secs=waiting_secs,
+        num_steps=state.step - step,
+        num_examples=state.metrics.num_examples() - examples,
     )
 
 
