@@ -17,6 +17,7 @@ from trainer.experiment import Experiment
 from trainer.precision import choice as choice_module
 from trainer.precision import supported
 from trainer.runtime import StopSignal
+from trainer.values import TrainerError
 
 HERE = {"cpu": "an abacus"}
 PHASES = plan_of("name=top; for=1steps; train=head", "name=all; for=1steps; train=head").phases
@@ -231,6 +232,32 @@ def test_it_is_put_back_after_a_failure_too(stages):
     with pytest.raises(RuntimeError), train_step(stages.experiment, state, fail, None) as step:
         step()
     assert all_values(state) == before
+
+
+def test_every_step_that_is_measured_is_an_update(stages):
+    """Above --max_loss each time, and with the batches of the first two steps left out."""
+    experiment, state = stages.experiment, stages.state
+    experiment.config = experiment.config.replace(max_loss=1e-9)
+    stages.left_out = [0, 1]
+    stage = stages.current()
+    before, made = all_values(state), state.optimizer.iterations
+    with train_step(experiment, state, stage._make_run(stage.cut), stage.cut) as step:
+        for count in (1, 2, 3):
+            step()
+            assert (int(made), state.step) == (count, 2 + count)
+            assert int(state.unfit.step) == 1 + count
+    assert all_values(state) == before
+
+
+def test_a_step_that_makes_no_update_is_no_measurement(stages):
+    def nothing(iterator, num_steps):
+        return tf.zeros([])
+
+    with (
+        pytest.raises(TrainerError, match="no update of phase top was made, so none can be measured"),
+        train_step(stages.experiment, stages.state, nothing, None) as step,
+    ):
+        step()
 
 
 def test_a_measured_forward_step_is_of_the_first_training_pictures(stages):

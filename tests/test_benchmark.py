@@ -11,7 +11,10 @@ import pytest
 
 from tests.conftest import call_main, make_flower_folder
 from trainer import flags, machine
+from trainer import stages as stages_module
 from trainer.commands import benchmark
+from trainer.commands.evaluate import make_stages
+from trainer.experiment import Experiment
 
 PICTURES_TRAIN, BATCH_SIZE, STEPS_AN_EPOCH = 13, 4, 4
 
@@ -89,8 +92,60 @@ def test_the_numbers_fit_one_another(measured):
             assert row["epoch_secs"] == pytest.approx(STEPS_AN_EPOCH * step_secs)
             assert 0 <= row["input_wait_share"] <= 1
         else:
-            assert per_second * step_secs == pytest.approx(BATCH_SIZE)
             assert "epoch_secs" not in row
+        if row["what"].startswith("forward"):
+            assert per_second * step_secs == pytest.approx(BATCH_SIZE)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_an_update_counts_the_pictures_it_had(measured, monkeypatch, precision):
+    """Of 13 pictures in batches of 4 the last has one; under float16 some updates come to nothing first."""
+    config = flags.parse(["trainer", *measured.command, "--schedule=frozen"]).config
+    experiment = Experiment(config)
+    stages = make_stages(experiment, decided={})
+    if precision == "float16":
+        loss = experiment.loss
+        monkeypatch.setattr(experiment, "loss", lambda *given: 1e3 * loss(*given))
+        monkeypatch.setattr(stages_module.Stage, "step_precision", "float16")
+        monkeypatch.setattr(stages_module, "in_precision", lambda function, precision: function)
+        stages.state.loss_scale.scale.assign(2.0**127)
+    updates = benchmark._Updates(stages, experiment.plan.phases[0])
+    done = stages.state.step
+    assert (done > 1) == (precision == "float16")
+    assert int(stages.state.optimizer.iterations) == 1
+    # Up to the end of the epoch, and on to the end of the next ones.
+    rest = -done % STEPS_AN_EPOCH
+    assert updates(rest) == (PICTURES_TRAIN - BATCH_SIZE * (done % STEPS_AN_EPOCH) if rest else 0)
+    assert updates(STEPS_AN_EPOCH - 1) == PICTURES_TRAIN - 1
+    assert [updates(1), updates(1), updates(2 * STEPS_AN_EPOCH)] == [1, BATCH_SIZE, 2 * PICTURES_TRAIN]
+
+
+@pytest.mark.parametrize("phase", ["train=head", "train=all; lr=1e30; optimizer=sgd"])
+def test_what_training_would_end_at_is_told_and_not_measured(quick, arguments, tmp_path, run_main, phase):
+    """Above --max_loss at the first update from features; not finite after some from pictures."""
+    output = tmp_path / "numbers.json"
+    options = ["--max_loss=0.5"] if "head" in phase else []
+    command = [*arguments, f"--phase=name=one; for=9steps; {phase}", f"--output={output}", *options]
+    status, out, err = run_main("benchmark", *command, f"--cache_dir={tmp_path / 'cache'}")
+    above, not_finite = r"the loss of [\d.]+ is above --max_loss=0.5", "the (loss|gradient) is not finite .*"
+    assert re.fullmatch(
+        r"trainer: nothing can be measured from step \d+ of phase one on: "
+        rf"{above if options else not_finite}, and training ends there\. "
+        r"Try a lower learning rate or a warm-up, or another --max_loss\n",
+        err,
+    ), err
+    assert (status, output.exists(), "ms/step" in out) == (1, False, False)
+
+
+def test_on_several_devices(quick, arguments, tmp_path, run_main):
+    """Loaded for several devices, a module cannot be called outside of them."""
+    options = ["--schedule=frozen", "--strategy=mirrored", "--repeats=1"]
+    options += [f"--output={tmp_path / 'numbers.json'}", f"--cache_dir={tmp_path / 'cache'}"]
+    status, _, err = run_main("benchmark", *arguments, *options)
+    assert (status, "trainer:" in err) == (0, False), err
+    rows = json.loads((tmp_path / "numbers.json").read_text())["measured"]
+    forward = next(row for row in rows if row["what"] == "forward, float32")
+    assert forward["pictures_per_second"] * forward["step_ms"] / 1e3 == pytest.approx(BATCH_SIZE)
 
 
 def test_a_table_is_printed(measured):
@@ -185,6 +240,7 @@ class Work:
         self.now += count * (
             self.first if begins else self.secs.pop(0) if len(self.secs) > 1 else self.secs[0]
         )
+        return 3 * count
 
     def perf_counter(self):
         return self.now
@@ -208,7 +264,9 @@ def test_what_is_measured_how_often(monkeypatch, secs, repeats, counts, found):
     work = Work(*secs)
     monkeypatch.setattr(benchmark, "time", work)
     monkeypatch.setattr(benchmark, "AT_LEAST_SECS", 0.5)
-    assert benchmark.measure(work, repeats=repeats) == pytest.approx(found)
+    measured = benchmark.measure(work, repeats=repeats)
+    assert [one.secs for one in measured] == pytest.approx(found)
+    assert {one.pictures for one in measured} == {3}
     assert work.counts == counts
 
 

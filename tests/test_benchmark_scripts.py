@@ -97,9 +97,9 @@ def test_what_a_run_of_ours_tells(flower_folder, tiny_backbone, tmp_path, capfd)
     for split in ("validation", "test"):
         last = [line for line in lines if line["split"] == split][-1]
         assert found[f"{split}_accuracy"] == pytest.approx(last["accuracy"])
-    # 18 images in 5 steps, of which the hook counts 20: epochs 2 and 3.
+    # 18 images in 5 steps: epochs 2 and 3.
     shown = [point.value for point in reading.points(workdir / "train", "images_per_second")][1:]
-    seconds = [20 / value for value in shown]
+    seconds = [18 / value for value in shown]
     assert found["images_per_second"] == pytest.approx(36 / sum(seconds))
     assert found["train_seconds_per_epoch"] == pytest.approx(sum(seconds) / 2)
     ends = [point.seconds for point in reading.points(workdir / "validation", "accuracy")]
@@ -122,16 +122,16 @@ def test_a_run_that_does_not_say_what_trains(tmp_path):
     [(0, 1, 4), (0, 3, 10), (2, 3, 2), (1, 4, 10), (3, 6, 10), (5, 6, 2), (0, 7, 24), (2, 2, 0)],
 )
 def test_real_images(start, stop, images):
-    assert reading.real_images(start, stop, train_images=10, batch_size=4) == images
+    assert reading.real_images(start, stop, 10, 4) == images
 
 
 def test_speed_leaves_out_the_first_interval_and_padding():
-    # Steps of 1 s, then of 0.5 s: 4 and 8 images a second as the hook counts.
-    points = [reading.Point(3, 0.0, 4.0), reading.Point(6, 0.0, 8.0), reading.Point(9, 0.0, 8.0)]
+    # Steps of 1 s, then of 0.5 s, on 10 images in three of them.
+    points = [reading.Point(3, 0.0, 10 / 3), reading.Point(6, 0.0, 20 / 3), reading.Point(9, 0.0, 20 / 3)]
     found = reading.speed(points, train_images=10, batch_size=4)
     assert found == {"images_per_second": pytest.approx(20 / 3), "train_seconds_per_epoch": 1.5}
     # An interval across the end of the first epoch belongs to none.
-    across = [reading.Point(2, 0.0, 4.0), reading.Point(4, 0.0, 4.0), reading.Point(6, 0.0, 8.0)]
+    across = [reading.Point(2, 0.0, 4.0), reading.Point(4, 0.0, 3.0), reading.Point(6, 0.0, 6.0)]
     assert reading.speed(across, train_images=10, batch_size=4)["train_seconds_per_epoch"] == 1.5
     # With one interval there is nothing else to take.
     assert reading.speed(points[:1], train_images=10, batch_size=4) == {"images_per_second": 10 / 3}

@@ -20,6 +20,7 @@ from trainer.doctor.imports import imported_by_training
 from trainer.doctor.reach import Address, Reach
 from trainer.doctor.speeds import check_precisions
 from trainer.precision import Choice
+from trainer.precision.choice import MEASUREMENT
 from trainer.record.workdir import Workdir
 
 ROOT = Path(__file__).parent.parent
@@ -264,7 +265,7 @@ def test_what_runs_measured_is_told_where_it_holds(tmp_path):
     folder.mkdir()
     for i in range(7):
         kept = choice({"cores": 2 if i else 64}, secs, at=f"2026-01-0{i + 1}T00:00:00+00:00")
-        (folder / f"{i}.json").write_text(json.dumps({**kept, "key": {}}))
+        (folder / f"{i}.json").write_text(json.dumps({**kept, "measurement": MEASUREMENT, "key": {}}))
     (folder / "damaged.json").write_text("{")
     findings = check_precisions({"speeds": speeds}, cache_dir=str(tmp_path))
     assert set(marks(findings)) == {"ok"}

@@ -14,12 +14,15 @@ from trainer.loop.phases import Phase
 from trainer.loop.state import TrainState
 from trainer.loop.steps import Run
 from trainer.model.cuts import Cut
-from trainer.precision import Choice, choose, require_supported, supported
+from trainer.precision import Choice, choose, remembered, require_supported, supported
 from trainer.provenance import code_digest
+from trainer.values import TrainerError
 
 _log = logging.getLogger("trainer")
 # What a step is made of.
 MEASURED = ("trainer.loop.steps", "trainer.model.classifier", "trainer.precision.rewriter")
+# Of the updates that a measurement asks for, more than these in a row are not left out.
+MOST_LEFT_OUT = 100
 
 
 class Arithmetic:
@@ -51,6 +54,14 @@ class Arithmetic:
             require_supported(asked)
         self.asked, self.decided = asked, dict(decided)
         self._cache_dir, self._on_decision = cache_dir, on_decision
+
+    def known(self, phase: Phase, kind: str, *, key: Mapping[str, Any]) -> Choice | None:
+        """Returns what has been measured of a phase, by this run or another; None: nothing. See `decide`."""
+        if self.asked != "auto":
+            return None
+        if recorded := self.decided.get(f"{phase.index}-{phase.spec.name}"):
+            return Choice.from_json(recorded)
+        return remembered({"kind": kind, **key}, cache_dir=self._cache_dir)
 
     def decide(
         self,
@@ -112,7 +123,14 @@ def forward_step(experiment: Experiment, forward: Callable) -> Iterator[Callable
 def train_step(
     experiment: Experiment, state: TrainState, run: Run, cut: Cut | None
 ) -> Iterator[Callable[[], object]]:
-    """Gives a step that does an update of the current phase, and takes all of them back in the end."""
+    """Gives a step that does an update of the current phase, and takes all of them back in the end.
+
+    Whether training would go on after such an update does not matter here: the features may be random, and
+    so may the loss.
+
+    Raises:
+      TrainerError: from the step, no update was made.
+    """
     first = experiment.splits.indices["train"]
     batch = next(iter(experiment.pipeline.training(first, start_step=0, stop_step=1)))
     if cut is not None:
@@ -122,8 +140,21 @@ def train_step(
     iterator = iter(experiment.strategy.experimental_distribute_dataset(endless))
     variables = [*state.variables().values(), *state.unfit.variables()]
     before = [variable.numpy() for variable in variables]
+    made = state.optimizer.iterations
+
+    def step() -> float:
+        # Batches that are left out pass first; where an update came to numbers that are unfit, the next is
+        # made only if that is forgotten.
+        state.unfit.step.assign(-1)
+        before, waited_secs = int(made.numpy()), 0.0
+        for _ in range(MOST_LEFT_OUT + 1):
+            waited_secs += float(run(iterator, tf.constant(1)))
+            if int(made.numpy()) > before:
+                return waited_secs
+        raise TrainerError(f"no update of phase {state.phase.spec.name} was made, so none can be measured")
+
     try:
-        yield lambda: float(run(iterator, tf.constant(1)))
+        yield step
     finally:
         for variable, value in zip(variables, before, strict=True):
             variable.assign(value)

@@ -60,33 +60,32 @@ def ours(workdir: Path, printed: str) -> dict[str, Any]:
 def speed(speeds: Sequence[Point], *, train_images: int, batch_size: int) -> dict[str, float]:
     """Returns images a second, and seconds an epoch after the first, from what our Log hook writes.
 
-    The hook counts a padded batch as a full one; here only real images count. The first of several
-    intervals is left out, as steps in it warm up.
+    The first of several intervals is left out, as steps in it warm up.
 
     Args:
-      speeds: steps times batch size a second, at the end of each interval.
+      speeds: images a second, at the end of each interval.
       train_images: images of an epoch.
       batch_size: images of a step.
     """
     steps_per_epoch = -(-train_images // batch_size)
     starts = [0, *(point.step for point in speeds)]
-    intervals = [
-        (start, point.step, (point.step - start) * batch_size / point.value)
-        for start, point in zip(starts, speeds, strict=False)
-    ]
+    intervals = []
+    for start, point in zip(starts, speeds, strict=False):
+        images = real_images(start, point.step, train_images, batch_size)
+        intervals.append((start, point.step, images, images / point.value))
     warm = intervals[1:] or intervals
     found = {}
     if warm:
-        images = sum(real_images(a, b, train_images=train_images, batch_size=batch_size) for a, b, _ in warm)
-        found["images_per_second"] = images / sum(seconds for _, _, seconds in warm)
-    later = [(b - a, seconds) for a, b, seconds in intervals if a >= steps_per_epoch]
+        images = sum(images for _, _, images, _ in warm)
+        found["images_per_second"] = images / sum(seconds for *_, seconds in warm)
+    later = [(b - a, seconds) for a, b, _, seconds in intervals if a >= steps_per_epoch]
     if later:
         a_step = sum(seconds for _, seconds in later) / sum(steps for steps, _ in later)
         found["train_seconds_per_epoch"] = a_step * steps_per_epoch
     return found
 
 
-def real_images(start_step: int, stop_step: int, *, train_images: int, batch_size: int) -> int:
+def real_images(start_step: int, stop_step: int, train_images: int, batch_size: int) -> int:
     """Returns how many images the steps [start_step, stop_step) train on, without padding."""
     steps_per_epoch = -(-train_images // batch_size)
 

@@ -61,7 +61,7 @@ def all_hooks(recorder, plan, *, log="3steps", save="5steps", evaluate="5steps",
     told = {"writer": recorder, "progress": recorder}
     return [
         Guard(examples=lambda step: []),
-        hooks.Log(every(log, plan), batch_size=4, **told),
+        hooks.Log(every(log, plan), **told),
         hooks.Save(every(save, plan), save=recorder.save),
         hooks.Evaluate(every(evaluate, plan), evaluate=recorder.evaluate, then=[best], **told),
         best,

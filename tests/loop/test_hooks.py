@@ -1,11 +1,13 @@
 """What happens between updates, when, and in which order."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from tests.loop.recording import TWO_PHASES, Recorder, Visits, all_hooks, every, run_loop
 from tests.loop.toys import random_batches, state_of
-from trainer.loop import hooks
+from trainer.loop import hooks, steps
 from trainer.loop.guard import Guard
 from trainer.values import TrainerError
 
@@ -106,6 +108,22 @@ def test_hooks_that_make_up_for_a_restore_are_asked_before_the_first_update():
     assert recorder.events[0][0] == "progress"
 
 
+def test_the_speed_that_is_logged_counts_no_padding(monkeypatch):
+    """Batches of 4, of which every second one has 3 examples; each call takes two seconds."""
+    clock = iter(range(0, 1000, 2))
+    monkeypatch.setattr(steps, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    recorder, state = Recorder(), state_of("for=9steps; train=head; lr=0.1")
+    speeds = {}
+
+    def note(split, step, values, timing=None):
+        speeds[step] = timing.get("images_per_second")
+
+    recorder.scalars = note
+    # The loop comes back after steps 1, 3, 4, 5, 7, 8 and 9; the first step is not timed.
+    run_loop(state, [all_hooks(recorder, state.plan, log="4steps")[1], Visits(3, 5, 7)])
+    assert speeds == {4: (3 + 4 + 3) / 4, 8: (4 + 3 + 4 + 3) / 6, 9: 4 / 2}
+
+
 def test_what_log_writes_is_since_the_last_log():
     recorder, state = Recorder(), state_of("for=3steps; train=head; lr=0.1; warmup=2steps")
     writes = []
@@ -123,3 +141,12 @@ def test_what_log_writes_is_since_the_last_log():
     run_loop(whole, [Visits()])
     counts = [4, 3, 4]  # Every second batch has a padded row.
     assert np.average(losses, weights=counts) == pytest.approx(whole.metrics.read()["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("text", ["3steps", "1steps", "4steps", "100steps", "30%"])
+def test_how_many_are_due_between_two_steps(text):
+    rule = every(text)
+    for start in range(11):
+        for stop in range(11):
+            expected = sum(rule.now(step) for step in range(start + 1, stop + 1))
+            assert rule.count(start, stop) == expected, (start, stop)

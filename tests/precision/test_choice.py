@@ -1,5 +1,6 @@
 """--precision=auto, with steps whose time is known by hand."""
 
+import hashlib
 import itertools
 import json
 
@@ -177,6 +178,16 @@ def test_another_key_or_machine_is_measured_anew(two, tmp_path, monkeypatch):
     monkeypatch.setattr(choice_module, "machine", lambda: {"cpu": "two abaci"})
     assert choose_once(tmp_path)[1]
     assert len(list((tmp_path / "precision").iterdir())) == 3
+
+
+def test_what_was_measured_in_another_way_is_not_taken(two, tmp_path):
+    """Before `MEASUREMENT`, steps that did nothing may have been timed."""
+    digest = hashlib.sha256(json.dumps([KEY, HERE], sort_keys=True).encode()).hexdigest()
+    (tmp_path / "precision").mkdir()
+    nonsense = {**make_choice("float16", {"float32": 1e-4, "float16": 1e-6}).to_json(), "key": KEY}
+    (tmp_path / "precision" / f"{digest[:32]}.json").write_text(json.dumps(nonsense))
+    found, measured = choose_once(tmp_path)
+    assert (found.precision, measured) == ("bfloat16", ["float32", "bfloat16"])
 
 
 @pytest.mark.parametrize("now", [("float32", "float16"), ("float32", "bfloat16", "float16")])

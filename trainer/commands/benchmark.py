@@ -4,7 +4,7 @@ import logging
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -15,11 +15,14 @@ from trainer.experiment import Experiment
 from trainer.files import require_place, write_json
 from trainer.flags import CommandLine, to_flagfile
 from trainer.loop.phases import Phase
+from trainer.loop.state import Stopwatch
+from trainer.loop.steps import timed
 from trainer.machine import machine, peak_memory_mb
 from trainer.paths import local_path
 from trainer.precision import in_precision
 from trainer.provenance import versions
 from trainer.stages import Stages
+from trainer.values import TrainerError
 
 _log = logging.getLogger("trainer")
 FORMAT = 1
@@ -70,15 +73,16 @@ def run(line: CommandLine) -> int:
 def _measure_phase(stages: Stages, phase: Phase, *, repeats: int) -> list[dict[str, Any]]:
     experiment, stage = stages.experiment, stages.current()
     train, augment = experiment.splits.indices["train"], phase.spec.augment
-    batch_size, per_epoch = experiment.config.plan.batch_size, experiment.plan.steps_per_epoch
+    per_epoch = experiment.plan.steps_per_epoch
     rows = []
 
-    def add(what: str, work: Callable[[int], object], *, steps: int = 1, pictures: int = batch_size) -> dict:
-        secs = measure(work, repeats=repeats)
+    def add(what: str, work: Callable[[int], int], *, steps: int = 1) -> dict:
+        found = measure(work, repeats=repeats)
+        secs = [one.secs for one in found]
         row = {
             "phase": phase.spec.name,
             "what": what,
-            "pictures_per_second": pictures / statistics.median(secs),
+            "pictures_per_second": statistics.mean(one.pictures for one in found) / statistics.median(secs),
             "step_ms": 1e3 * statistics.median(secs) / steps,
             "step_ms_low": 1e3 * min(secs) / steps,
             "step_ms_high": 1e3 * max(secs) / steps,
@@ -88,51 +92,115 @@ def _measure_phase(stages: Stages, phase: Phase, *, repeats: int) -> list[dict[s
         return row
 
     inputs = experiment.pipeline.training(train, start_step=0, stop_step=ENDLESS, augment=augment)
-    batch = _measure_input(inputs, add)["image"]
-    forward = in_precision(tf.function(experiment.classifier.call, autograph=False), stage.precision)
-    add(f"forward, {stage.precision}", lambda count: [forward(batch).numpy() for _ in range(count)])
-
-    update, cut = stage.make_run(), stage.cut_of("train")
-    iterator = iter(stage.training(0, ENDLESS))
-    waited = [0.0]
-
-    def steps(count: int) -> None:
-        waited[0] += float(update(iterator, tf.constant(count)))
-
+    add("input alone", _taking(inputs))
+    add(f"forward, {stage.precision}", _forward(experiment, stage.precision))
+    cut = stage.cut_of("train")
     precision = stage.step_precision if cut else stage.precision
-    add(f"train step, {precision}{f', from {cut.name}' if cut else ''}", steps)
-    begun, waited[0] = time.perf_counter(), 0.0
-    epoch = add("epoch", lambda count: steps(count * per_epoch), steps=per_epoch, pictures=len(train))
+    updates = _Updates(stages, phase)
+    add(f"train step, {precision}{f', from {cut.name}' if cut else ''}", updates)
+    begun, updates.waiting_secs = time.perf_counter(), 0.0
+    epoch = add("epoch", lambda count: updates(count * per_epoch), steps=per_epoch)
     epoch["epoch_secs"] = epoch["step_ms"] * per_epoch / 1e3
-    epoch["input_wait_share"] = waited[0] / (time.perf_counter() - begun)
+    epoch["input_wait_share"] = updates.waiting_secs / (time.perf_counter() - begun)
     return rows
 
 
-def _measure_input(dataset: tf.data.Dataset, add: Callable[..., object]) -> dict[str, tf.Tensor]:
-    """Measures and returns a batch; the iterator's threads end with it, and do not disturb the rest."""
+def _taking(dataset: tf.data.Dataset) -> Callable[[int], int]:
+    """Returns what takes a number of batches; the iterator's threads end with it."""
     batches = iter(dataset)
-    add("input alone", lambda count: [next(batches) for _ in range(count)])
-    return next(batches)
+    return lambda count: round(sum(next(batches)["mask"].numpy().sum() for _ in range(count)))
 
 
-def measure(work: Callable[[int], object], *, repeats: int) -> list[float]:
-    """Returns the seconds of a unit of work, measured `repeats` times over half a second or more.
+def _forward(experiment: Experiment, precision: str) -> Callable[[int], int]:
+    """Returns what runs the network a number of times on the first batch, divided over the devices."""
+    strategy, size = experiment.strategy, experiment.config.plan.batch_size
+    first = experiment.splits.indices["train"][:size]
+    [batch] = strategy.experimental_distribute_dataset(experiment.pipeline.once(first))
+    network = tf.function(
+        lambda images: strategy.run(experiment.classifier.call, args=(images,)), autograph=False
+    )
+    forward = in_precision(network, precision)
+
+    def work(count: int) -> int:
+        for _ in range(count):
+            for part in strategy.experimental_local_results(forward(batch["image"])):
+                part.numpy()
+        return count * len(first)
+
+    return work
+
+
+class _Updates:
+    """Does a number of updates and returns how many examples they had, without padding.
+
+    `waiting_secs` is the time spent waiting for input.
+
+    Raises:
+      TrainerError: one of them made numbers that training does not go on with, and so were none after it.
+    """
+
+    def __init__(self, stages: Stages, phase: Phase):
+        stage = stages.current()
+        self._state, self._phase = stages.state, phase
+        self._max_loss = stages.experiment.config.guard.max_loss
+        self._update = stage.make_run()
+        self._iterator = iter(stage.training(0, ENDLESS))
+        self.waiting_secs = 0.0
+        # The first scale of float16's losses is too high for some updates, which are left out.
+        while not self._do(1):
+            pass
+
+    def __call__(self, count: int) -> int:
+        if (made := self._do(count)) < count:
+            _log.warning(
+                "phase %s: loss scaling left out %d of %d updates that were measured",
+                self._phase.spec.name, count - made, count,
+            )  # fmt: skip
+        return self._state.stopwatch.num_examples
+
+    def _do(self, count: int) -> int:
+        """Returns how many of the updates were made."""
+        state = self._state
+        state.stopwatch = Stopwatch()
+        state.metrics.reset()
+        before = int(state.optimizer.iterations.numpy())
+        timed(self._update, state, self._iterator, count)
+        self.waiting_secs += state.stopwatch.waiting_secs
+        if what := state.unfit.describe(max_loss=self._max_loss):
+            at = f"step {int(state.unfit.step.numpy())} of phase {self._phase.spec.name}"
+            raise TrainerError(
+                f"nothing can be measured from {at} on: {what}, and training ends there. Try a lower "
+                "learning rate or a warm-up, or another --max_loss"
+            )
+        return int(state.optimizer.iterations.numpy()) - before
+
+
+class Measured(NamedTuple):
+    """The seconds of a unit of work, and how many pictures there were in it."""
+
+    secs: float
+    pictures: float
+
+
+def measure(work: Callable[[int], int], *, repeats: int) -> list[Measured]:
+    """Measures a unit of work `repeats` times over half a second or more.
 
     Args:
-      work: does a number of units; called once before, as it traces and compiles.
+      work: does a number of units and returns how many pictures these had; called once before, as it
+        traces and compiles.
       repeats: how many numbers are wanted; what takes over a minute is measured once.
     """
 
-    def timed(count: int) -> float:
+    def timed(count: int) -> Measured:
         start = time.perf_counter()
-        work(count)
-        return (time.perf_counter() - start) / count
+        pictures = work(count)
+        return Measured((time.perf_counter() - start) / count, pictures / count)
 
     work(1)
     first = timed(1)
-    if first > ONCE_SECS:
+    if first.secs > ONCE_SECS:
         return [first]
-    count = max(1, round(AT_LEAST_SECS / max(first, 1e-6)))
+    count = max(1, round(AT_LEAST_SECS / max(first.secs, 1e-6)))
     return [timed(count) for _ in range(repeats)]
 
 

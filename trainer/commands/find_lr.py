@@ -82,12 +82,12 @@ def _measure(
         stages = make_stages(experiment, decided={})
         update = stages.current().make_run()
         iterator = iter(stages.current().training(0))
-        batch_size = config.plan.batch_size
-        with counting(config.run.progress, f"find_lr, {low:g} to {high:g}", num_steps * batch_size) as done:
+        what = f"find_lr, {low:g} to {high:g}"
+        with counting(config.run.progress, what, num_steps, unit="updates") as done:
             for rate, loss in rising(stages.state, update, iterator):
                 rates.append(rate)
                 losses.append(loss)
-                done(batch_size)
+                done(1)
     return rates, losses
 
 

@@ -102,7 +102,7 @@ def run_loop(
     hooks: list[hook.Hook] = [
         *profile,
         guard,
-        hook.Log(every(config.run.log_every), batch_size=config.plan.batch_size, **writing),
+        hook.Log(every(config.run.log_every), **writing),
         *_histograms(experiment, summaries, every),
         hook.Save(every(config.run.save_every), save=save, every_secs=config.run.save_every_secs),
         hook.Evaluate(every(config.run.evaluate_every), evaluate=evaluate, then=judges, **writing),

@@ -72,6 +72,11 @@ class Every:
         multiple = (step - 1) // self.interval_steps * self.interval_steps
         return max([multiple, *(end for end in self._ends if end < step)])
 
+    def count(self, start: int, stop: int) -> int:
+        """Returns how many due steps there are after `start` up to `stop`."""
+        ends = sum(start < end <= stop and end % self.interval_steps > 0 for end in self._ends)
+        return max(stop // self.interval_steps - start // self.interval_steps, 0) + ends
+
     def now(self, step: int) -> bool:
         """Returns whether something is due at `step`; nothing is before the first update."""
         return step > 0 and (step % self.interval_steps == 0 or step in self._ends)
@@ -90,9 +95,8 @@ class QuietHook:
 class Log(QuietHook):
     """Writes loss, accuracy, rates and times since the last log, and moves the progress on."""
 
-    def __init__(self, every: Every, *, writer: Writer, progress: Progress, batch_size: int):
+    def __init__(self, every: Every, *, writer: Writer, progress: Progress):
         self._every, self._writer, self._progress = every, writer, progress
-        self._batch_size = batch_size
 
     def next_due(self, step: int) -> int:
         return self._every.next(step)
@@ -102,7 +106,7 @@ class Log(QuietHook):
         values, timing = state.metrics.read(), {}
         if watch.num_steps:
             timing = {
-                "images_per_second": watch.num_steps * self._batch_size / watch.seconds,
+                "images_per_second": watch.num_examples / watch.seconds,
                 "input_wait_share": watch.waiting_secs / watch.seconds,
             }
         self._progress.at(step, {**values, **timing})

@@ -1,6 +1,6 @@
 """Which arithmetic a network computes in: float32, or 16 bits by TensorFlow's graph rewriter."""
 
-from trainer.precision.choice import Choice, choose, read_choice
+from trainer.precision.choice import Choice, choose, machine, read_choice, remembered
 from trainer.precision.rewriter import (
     arithmetic,
     in_precision,
@@ -15,7 +15,9 @@ __all__ = [
     "arithmetic",
     "choose",
     "in_precision",
+    "machine",
     "read_choice",
+    "remembered",
     "require_rewritten",
     "require_supported",
     "supported",

@@ -38,6 +38,9 @@ _SHAPE = {
     "machine": {str: object},
     "measured_at": str,
 }
+# Noted with what is remembered: what was measured in another way, and wrong at times, is not taken.
+# 2: every step that is timed is known to have been made.
+MEASUREMENT = 2
 ENVIRONMENT = ("TF_ENABLE_ONEDNN_OPTS", "ONEDNN_MAX_CPU_ISA", "OMP_NUM_THREADS", "TF_XLA_FLAGS")
 
 
@@ -129,15 +132,23 @@ def choose(
     candidates, here = supported(), machine()
     if len(candidates) == 1:
         return Choice(candidates[0], {}, what, here, _utc_now())
-    digest = hashlib.sha256(json.dumps([dict(key), here], sort_keys=True).encode()).hexdigest()
-    path = cache_root(cache_dir) / "precision" / f"{digest[:32]}.json"
-    known = read_choice(path)
-    # Measured among others than this machine has by now, it says nothing.
-    if known is not None and set(known.step_secs) == set(candidates):
+    if known := remembered(key, cache_dir=cache_dir):
         return known
     choice = measure(make, what=what, candidates=candidates, here=here, clock=clock)
-    _write(path, {**choice.to_json(), "key": dict(key)})
+    _write(_path(key, here, cache_dir), {**choice.to_json(), "measurement": MEASUREMENT, "key": dict(key)})
     return choice
+
+
+def remembered(key: Mapping[str, Any], *, cache_dir: str = "") -> Choice | None:
+    """Returns the choice that `choose` has kept on this machine; None: there is none. See there."""
+    known = read_choice(_path(key, machine(), cache_dir))
+    # Measured among others than this machine has by now, it says nothing.
+    return known if known is not None and set(known.step_secs) == set(supported()) else None
+
+
+def _path(key: Mapping[str, Any], here: Mapping[str, Any], cache_dir: str) -> Path:
+    digest = hashlib.sha256(json.dumps([dict(key), here], sort_keys=True).encode()).hexdigest()
+    return cache_root(cache_dir) / "precision" / f"{digest[:32]}.json"
 
 
 def measure(
@@ -228,9 +239,11 @@ def _utc_now() -> str:
 
 
 def read_choice(path: Path) -> Choice | None:
-    """Returns a measurement that is kept in a cache; None where there is none, or it is damaged."""
+    """Returns a measurement that is kept in a cache; None: there is none, or it is damaged or outdated."""
     try:
-        data = read_json(path, _SHAPE | {"key": {str: object}})
+        data = read_json(path, _SHAPE | {"measurement": int, "key": {str: object}})
+        if data["measurement"] != MEASUREMENT:
+            return None
         return Choice.from_json({name: data[name] for name in _SHAPE})
     except (OSError, ValueError, TrainerError):
         return None
