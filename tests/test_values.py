@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer.values import Call, Duration, UsageError, parse_calls
+from trainer.values import Call, Duration, UsageError, failure_in_words, parse_calls, told_by_tensorflow
 
 
 @pytest.mark.parametrize(
@@ -100,3 +100,52 @@ def test_parse_calls_refused(text):
 
 def test_a_call_prints_as_it_was_written():
     assert [str(call) for call in parse_calls("flip,mlp(1024,512)")] == ["flip", "mlp(1024,512)"]
+
+
+# As TensorFlow 2.21 and tf_keras 2.21 write them.
+GRAPH = "Graph execution error:\n\n"
+DETECTED = "Detected at node while/Assert defined at (most recent call last):\n"
+STACK = '  File "train.py", line 13, in <module>\n\n  File "train.py", line 11, in step\n\n'
+NODE = "\n\t [[{{node while/Assert}}]] [Op:__inference_step_81]"
+LAYER = "Exception encountered when calling layer 'a' (type KerasLayer).\n\n"
+WRAPPED = "{{function_node __wrapped__IteratorGetNext_device_/job:localhost/device:CPU:0}} "
+MAPPED = "Error in user-defined function passed to MapDataset:1 transformation with iterator: Iterator::Map: "
+
+
+@pytest.mark.parametrize(
+    ("before", "error", "after"),
+    [
+        (GRAPH + DETECTED + STACK, "assertion failed: [too bright] [5]", NODE),
+        (GRAPH + DETECTED + "<stack traces unavailable>\n", "too bright", NODE),
+        # On several devices, and of two operations at once.
+        (
+            f"{GRAPH}{DETECTED}{STACK}{DETECTED}{STACK}2 root error(s) found.\n  (0) INVALID_ARGUMENT:  ",
+            "too bright",
+            f"{NODE}\n  (1) CANCELLED:  Function was cancelled",
+        ),
+        ("{{function_node __inference_f_518}} ", "grad : Tensor had NaN values", NODE),
+        (WRAPPED, "Matrix size-incompatible: In[0]: [2,3], In[1]: [2,3]", " [Op:MatMul] name: "),
+        (WRAPPED + MAPPED, "Unknown image file format.", NODE),
+        (
+            GRAPH + DETECTED + STACK + MAPPED,
+            "ValueError: bad",
+            "\nTraceback (most recent call last):\n",
+        ),
+        (
+            LAYER,
+            'Input 0 of layer "dense" is incompatible',
+            "\n\nCall arguments received",
+        ),
+        (LAYER + GRAPH + DETECTED + STACK, "too bright", NODE),
+        (f"in user code:\n\n{STACK}    ValueError: ", "Shapes differ", "\n"),
+        ("", "ValueError", ""),
+    ],
+)
+def test_what_tensorflow_says_is_the_error_itself(before, error, after):
+    text = before + error + after if before else ""
+    assert told_by_tensorflow(ValueError(text)) == error
+
+
+def test_only_errors_of_operations_and_want_of_memory_are_put_in_words():
+    assert failure_in_words(ValueError("too bright")) == ""
+    assert failure_in_words(MemoryError()).startswith("out of memory: MemoryError. A smaller --batch_size ")

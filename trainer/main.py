@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from trainer import flags, machine, runtime
-from trainer.values import Interrupted, TrainerError
+from trainer.values import Interrupted, TrainerError, failure_in_words
 
 
 def main(argv: Sequence[str]) -> int:
@@ -45,6 +45,11 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("trainer: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        if not (told := failure_in_words(error)):
+            raise
+        print(f"trainer: {told}", file=sys.stderr)
+        return 1
 
 
 def _place(error: BaseException) -> str:

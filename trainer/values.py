@@ -5,6 +5,7 @@ Standard library only, and nothing of ours: everything else may import this.
 
 import ast
 import difflib
+import itertools
 import math
 import re
 from collections.abc import Collection
@@ -38,13 +39,58 @@ class Interrupted(KeyboardInterrupt):
     exit_status = 75
 
 
-def told_by_tensorflow(error: Exception) -> str:
-    """Returns what an error of TensorFlow says, without the names of node and operation around it."""
-    text = str(getattr(error, "message", None) or error)
-    # An error inside a graph begins with a line of its own, and ends with where in the graph it was.
-    lines = text.split("\n\t [[")[0].removeprefix("Graph execution error:").strip().splitlines()
-    first = lines[0] if lines else type(error).__name__
-    return re.sub(r"^\{\{.*?\}\}", "", first.split(" [Op:")[0]).strip()
+def told_by_tensorflow(error: BaseException) -> str:
+    """Returns in a line what an error of TensorFlow or Keras says, without all that is written around it.
+
+    Around it are where in a program, or in which layer, the operation was made, over many lines before the
+    error itself, the names of node and operation, and the stack of an error in Python.
+    """
+    text = str(getattr(error, "message", None) or error).strip()
+    if text.startswith("in user code:"):
+        # While a function was traced: the last line that names an error is the one.
+        told = re.findall(r"^ *\w+(?:Error|Exception): *(.+)$", text, re.MULTILINE)
+        text = told[-1] if told else text
+    lines = text.split("\n\t [[")[0].splitlines()
+    said = [line.strip() for line in itertools.dropwhile(_is_about_the_place, lines)]
+    if said and re.fullmatch(r"\d+ root error\(s\) found\.", said[0]):
+        said = [re.sub(r"^\(\d+\) [A-Z_]+: *", "", line) for line in said[1:]]
+    first = re.sub(r"^\{\{.*?\}\} *", "", said[0].split(" [Op:")[0]) if said else ""
+    return _IN_A_PIPELINE.sub("", first).strip()[:300] or type(error).__name__
+
+
+# What tf.data puts before the error of a function that it maps.
+_IN_A_PIPELINE = re.compile(
+    r"^Error in user-defined function passed to \S+ transformation with iterator: \S+: "
+)
+_PLACES = ("Graph execution error:", "Detected at node", "Node:", "<stack traces", "Exception encountered")
+
+
+def _is_about_the_place(line: str) -> bool:
+    """Returns whether a line before the error itself says where it was raised; stacks are indented."""
+    return not line.strip() or line.startswith((" ", *_PLACES))
+
+
+def failure_in_words(error: BaseException) -> str:
+    """Returns what an error of TensorFlow's operations, or want of memory, is to be told as; else ''."""
+    is_memory = isinstance(error, MemoryError)
+    # By name: whoever asks may have no TensorFlow, which takes seconds to import.
+    names = {kind.__name__ for kind in type(error).__mro__ if kind.__module__.startswith("tensorflow.")}
+    if not is_memory and "OpError" not in names:
+        return ""
+    told = told_by_tensorflow(error)
+    # A full disk is exhausted, too.
+    is_memory |= "ResourceExhaustedError" in names and bool(re.search("OOM|[Oo]ut of memory|llocat", told))
+    if not is_memory:
+        return f"TensorFlow failed: {told}"
+    tensor = re.search(r"shape\s?(\[[\d,]*\]) and type (\w+)", told)
+    what = f"there is no room for a tensor of shape {tensor[1]} ({tensor[2]})" if tensor else told
+    return f"out of memory: {what}. {LESS_MEMORY}"
+
+
+LESS_MEMORY = (
+    "A smaller --batch_size or --image_size needs less; in training also --accumulate=2, which computes each "
+    "batch in 2 parts"
+)
 
 
 @dataclass(frozen=True)

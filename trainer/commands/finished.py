@@ -22,7 +22,7 @@ from trainer.phase_specs import phase_specs
 from trainer.precision import Choice, in_precision, supported
 from trainer.record.checkpoints import Checkpoints
 from trainer.record.workdir import Workdir
-from trainer.values import Contract, TrainerError, told_by_tensorflow
+from trainer.values import Contract, TrainerError, failure_in_words
 
 _log = logging.getLogger("trainer")
 
@@ -57,7 +57,7 @@ class Network:
         try:
             return self._forward(tf.constant(images)).numpy()
         except tf.errors.OpError as error:
-            raise TrainerError(f"TensorFlow failed: {told_by_tensorflow(error)}") from None
+            raise TrainerError(failure_in_words(error)) from None
 
     @functools.cached_property
     def _forward(self) -> Callable[[tf.Tensor], tf.Tensor]:

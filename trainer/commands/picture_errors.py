@@ -9,19 +9,20 @@ import tensorflow as tf
 from trainer.data.pipeline import find_undecodable
 from trainer.data.scan import Scan
 from trainer.data.sources import Source
-from trainer.values import TrainerError, told_by_tensorflow
+from trainer.values import TrainerError, failure_in_words
 
 
 @contextlib.contextmanager
 def named_pictures(source: Source, scan: Scan) -> Iterator[None]:
-    """Turns a failure inside tf.data into an error that names the pictures, or the file of features."""
+    """Turns a failure of TensorFlow into one that names the pictures, the file of features or the reason."""
     try:
         yield
-    except (tf.errors.InvalidArgumentError, tf.errors.UnknownError) as error:
+    except tf.errors.OpError as error:
         # Of an error in Python, TensorFlow passes on the text alone.
         if features := re.search(r"\bFeatureCacheError: (.+)", error.message):
             raise TrainerError(f"{features[1]}; the same command computes it anew") from None
-        bad = find_undecodable(source, scan)
-        if not bad:
-            raise TrainerError(f"TensorFlow failed: {told_by_tensorflow(error)}") from None
-        raise TrainerError(f"pictures that cannot be read: {'; '.join(bad)}") from None
+        may_be_pictures = isinstance(error, tf.errors.InvalidArgumentError | tf.errors.UnknownError)
+        # Only what tf.data says can be about a picture; to decode all of them takes long.
+        if may_be_pictures and "Iterator" in error.message and (bad := find_undecodable(source, scan)):
+            raise TrainerError(f"pictures that cannot be read: {'; '.join(bad)}") from None
+        raise TrainerError(failure_in_words(error)) from None

@@ -15,7 +15,7 @@ from trainer.model.folding import Inference
 from trainer.model.layers import layers_of_names
 from trainer.model.saved_models import first_line, module_digest
 from trainer.model.variable_names import unique_names
-from trainer.values import Contract, TrainerError, UsageError
+from trainer.values import Contract, TrainerError, UsageError, failure_in_words
 
 logger = logging.getLogger("trainer")
 
@@ -179,6 +179,8 @@ class HubBackbone:
             # Loaded for several devices, a module cannot be called outside of them.
             outputs = strategy.run(self._layer, args=(tf.zeros([1, height, width, 3]),))
             output = tf.nest.map_structure(lambda v: strategy.experimental_local_results(v)[0], outputs)
+        except tf.errors.ResourceExhaustedError as error:
+            raise TrainerError(failure_in_words(error)) from error
         except (tf.errors.OpError, ValueError, TypeError) as error:
             raise UsageError(
                 f"{self.name} cannot take pictures of {height}x{width} px ({first_line(error)}): "

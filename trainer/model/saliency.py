@@ -14,7 +14,7 @@ import tensorflow as tf
 from trainer.model.backbones import Backbone
 from trainer.model.classifier import Classifier
 from trainer.model.cuts import Cut
-from trainer.values import TrainerError, UsageError, told_by_tensorflow
+from trainer.values import TrainerError, UsageError, failure_in_words, told_by_tensorflow
 
 GRAD_CAM, INTEGRATED_GRADIENTS = "grad_cam", "integrated_gradients"
 # Points of a line that are computed at once: what bounds the memory, however many there are.
@@ -174,6 +174,8 @@ class Explainer:
                 baseline=np.broadcast_to(pixels.mean(axis=(0, 1)), pixels.shape),
                 steps=self._steps,
             )
+        except tf.errors.ResourceExhaustedError as error:
+            raise TrainerError(failure_in_words(error)) from None
         # Where there is no gradient, TensorFlow says so by a LookupError, or gives None.
         except (tf.errors.OpError, LookupError, ValueError) as error:
             name = self._classifier.backbone.name

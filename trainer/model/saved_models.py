@@ -1,7 +1,6 @@
 """SavedModel folders on disk: whole or not, and put in place in one step."""
 
 import hashlib
-import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from trainer.files import move, set_mode, sync
 from trainer.values import TrainerError
+from trainer.values import told_by_tensorflow as first_line
 
 
 def find_defect(folder: Path) -> str:
@@ -117,14 +117,3 @@ def move_aside(folder: Path) -> Path:
 def _sync(folder: Path) -> None:
     for path in [*folder.rglob("*"), folder]:
         sync(path)
-
-
-def first_line(error: Exception) -> str:
-    """Returns what an error of TensorFlow or Keras says, without the lines and the names around it."""
-    # Keras puts its own line, and an empty one, before the message of the layer.
-    lines = [
-        s.strip() for s in str(error).splitlines() if s.strip() and not s.startswith("Exception encountered")
-    ]
-    # TensorFlow puts the node before its message, and the operation behind it.
-    text = re.sub(r"^\{\{.*?\}\} ", "", lines[0].split(" [Op:")[0]) if lines else ""
-    return text[:300] or type(error).__name__
