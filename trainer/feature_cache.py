@@ -119,6 +119,13 @@ def feature_folder(cache_dir: str) -> Path:
     return cache_root(cache_dir) / "features"
 
 
+def cut_of_features(experiment: Experiment, spec: PhaseSpec) -> Cut | None:
+    """Returns where in the network the features are that a phase computes once; None: it computes none."""
+    if experiment.config.speed.feature_cache == "off" or why_uncached(experiment, spec):
+        return None
+    return experiment.cut(spec)
+
+
 def why_uncached(experiment: Experiment, spec: PhaseSpec) -> str:
     """Returns why a phase cannot use the feature cache; empty if it can."""
     if spec.bn == "batch":

@@ -4,10 +4,12 @@ Whoever trains, evaluates or measures asks `Stages` for the stage of the current
 tell pictures from features.
 """
 
+import contextlib
 import functools
 import logging
 import math
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -16,7 +18,7 @@ from trainer.arithmetic import Arithmetic, forward_step, speed_key, train_step
 from trainer.data.features import FeatureBatches, digest_variables
 from trainer.data.order import OrderedBatches
 from trainer.experiment import Experiment
-from trainer.feature_cache import FeatureCache, Watch, why_uncached
+from trainer.feature_cache import FeatureCache, Watch, cut_of_features, why_uncached
 from trainer.loop.limits import make_limit
 from trainer.loop.phases import Phase
 from trainer.loop.state import TrainState
@@ -48,7 +50,14 @@ class Stages:
         # Called after each batch that is scored, or whose features are computed: it may raise to end that.
         self.between_batches: Callable[[], None] = lambda: None
         self.left_out: Collection[int] = ()
-        self.cache = FeatureCache(experiment, watch=watch, between_batches=lambda: self.between_batches())
+        self._watch = watch
+        self.cache = FeatureCache(
+            experiment, watch=self._watched, between_batches=lambda: self.between_batches()
+        )
+        self.once_secs = 0.0
+        """How long has been worked on what another run finds done: features, and measurements of speed."""
+        self.picture_secs: float | None = None
+        """How long the features of a picture took that were computed last; None where there were none."""
         self._evaluators: dict[tuple[str, str], Evaluator] = {}
         self._stage: Stage | None = None
         if experiment.config.speed.feature_cache == "require":
@@ -63,6 +72,31 @@ class Stages:
     def scoring(self) -> "Stage":
         """Returns the stage of the last update: at the last step of a phase, that of the phase."""
         return self._of(self.experiment.plan.phase_at(max(self.state.step - 1, 0)))
+
+    def once_secs_left(self) -> float:
+        """Returns about how long it takes to compute the features that the phase is still to ask for."""
+        stage, plan = self._stage, self.experiment.plan
+        if stage is None or self.picture_secs is None:
+            return 0.0
+        splits = self.experiment.splits.indices
+        awaited = {"validation", *(splits if stage.phase is plan.phases[-1] else ())}
+        return self.picture_secs * sum(len(splits[split]) for split in awaited if stage.awaits(split))
+
+    @contextlib.contextmanager
+    def once(self) -> Iterator[None]:
+        """Notes the time of a block as that of something which another run finds done."""
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self.once_secs += time.monotonic() - begun
+
+    @contextlib.contextmanager
+    def _watched(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        before = self.once_secs
+        with self.once(), self._watch(what, total) as done:
+            yield done
+        self.picture_secs = (self.once_secs - before) / max(total, 1)
 
     def evaluate(self, split: str) -> Evaluation:
         """Scores a split as the phase does that made the state."""
@@ -124,6 +158,10 @@ class Stage:
                 weights=self._weights,
             )
         return self._features.get(split) or self._experiment.pipeline
+
+    def awaits(self, split: str) -> bool:
+        """Returns whether the features of a split are wanted, and nobody has asked for them."""
+        return self.cut is not None and split not in self._features
 
     @functools.cached_property
     def _weights(self) -> str:
@@ -238,13 +276,12 @@ class Stage:
             run = self._make_run(self.cut)
             kind, step = "train step", train_step(experiment, self._all.state, run, self.cut)
         key = speed_key(experiment, self.phase, self.cut)
-        return self._all.arithmetic.decide(self.phase, kind, step=step, key=key)
+        with self._all.once():
+            return self._all.arithmetic.decide(self.phase, kind, step=step, key=key)
 
     def _find_cut(self) -> Cut | None:
-        spec, speed = self.phase.spec, self._experiment.config.speed
-        if speed.feature_cache == "off":
-            return None
-        why = why_uncached(self._experiment, spec)
-        if why and self._experiment.cut(spec):
-            _log.info("features:    %s", why)
-        return None if why else self._experiment.cut(spec)
+        experiment, spec = self._experiment, self.phase.spec
+        cut = cut_of_features(experiment, spec)
+        if cut is None and experiment.config.speed.feature_cache != "off" and experiment.cut(spec):
+            _log.info("features:    %s", why_uncached(experiment, spec))
+        return cut

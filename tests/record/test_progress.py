@@ -208,6 +208,9 @@ def test_a_terminal_gets_a_bar(kind):
     states = [state.strip() for state in re.split(r"[\r\n]", shown)]
     assert any(re.match(r"warm +80%\|.*step 40/50 \[", state) for state in states), states
     assert any("epoch 4.0, 1,234 images/s, loss 0.5000, accuracy 0.750" in state for state in states)
+    # The time left is that of the plain lines, not tqdm's own.
+    assert any(re.search(r", 00:0\d left, epoch 4\.0", state) for state in states)
+    assert not any("<" in state for state in states)
     assert any("epoch 1.1, starting, loss 2.5000" in state for state in states)
     assert "a line of its own" in states
     assert any("validation loss 0.1250, accuracy 1.0000" in state for state in states)

@@ -11,6 +11,7 @@ from trainer.commands.initial_weights import take_weights
 from trainer.commands.introduction import introduce, record, show_options, sum_up
 from trainer.commands.loop_wiring import run_loop
 from trainer.commands.picture_errors import named_pictures
+from trainer.commands.run_times import RunTimes
 from trainer.commands.scoring import main_split, require_accuracy, score
 from trainer.config import Config
 from trainer.experiment import Experiment
@@ -92,13 +93,14 @@ def _train_once(config: Config, workdir: Workdir, checkpoints: Checkpoints, stop
     summaries = Summaries(workdir, describe=experiment.describe)
     with named_pictures(experiment.source, experiment.scan):
         stages = _begin(experiment, workdir, checkpoints, summaries)
-        plan = experiment.plan
+        plan, times = experiment.plan, RunTimes(stages)
         progress = Progress(
             config.run.progress,
             start_step=stages.state.step,
             total_steps=plan.total_steps,
             steps_per_epoch=plan.steps_per_epoch,
             phase_of=lambda step: plan.phase_at(max(step - 1, 0)).spec.name,
+            time_left=times.left,
         )
         try:
             with experiment.strategy.scope(), stop.deferred():
@@ -106,12 +108,14 @@ def _train_once(config: Config, workdir: Workdir, checkpoints: Checkpoints, stop
         finally:
             progress.close()
             summaries.close()
-        _restore_best(stages, checkpoints)
-        split = main_split(experiment)
-        report = score(stages, workdir, split=split, folder=workdir.report, summaries=summaries)
-        sum_up(stages.state, summaries, report)
-        show_features(stages, workdir)
-        summaries.close()
+            times.remember()
+        with times.remembered_end():
+            _restore_best(stages, checkpoints)
+            split = main_split(experiment)
+            report = score(stages, workdir, split=split, folder=workdir.report, summaries=summaries)
+            sum_up(stages.state, summaries, report)
+            show_features(stages, workdir)
+            summaries.close()
     _log.info("results:     %s", workdir.root)
     tensorboard = shlex.join([sys.executable, "-m", "tensorboard.main", "--logdir", str(workdir.root)])
     _log.info("TensorBoard: %s", tensorboard)

@@ -9,20 +9,22 @@ from typing import Any
 
 from tqdm import tqdm
 
+from trainer.record.time_left import PhaseLength, TimeLeft
+
 _log = logging.getLogger("trainer")
 PLAIN_EVERY_SECS = 10.0
 
 
 @contextlib.contextmanager
-def counting(kind: str, what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Shows how far work on `total` pictures is, for as long as the block lasts.
+def counting(kind: str, what: str, total: int, *, unit: str = "pictures") -> Iterator[Callable[[int], None]]:
+    """Shows how far work on `total` pictures, or whatever the unit is, has come, while the block lasts.
 
     Yields a function that is told how many more are done.
     """
     begun = spoken = time.monotonic()
     done = 0
     hidden = not _wants_bar(kind)
-    bar = tqdm(total=total, desc=what, unit="pictures", file=sys.stderr, disable=hidden, leave=False)
+    bar = tqdm(total=total, desc=what, unit=unit, file=sys.stderr, disable=hidden, leave=False)
 
     def more(count: int) -> None:
         nonlocal done, spoken
@@ -32,12 +34,12 @@ def counting(kind: str, what: str, total: int) -> Iterator[Callable[[int], None]
         if hidden and now - spoken >= PLAIN_EVERY_SECS:
             spoken = now
             left = tqdm.format_interval((now - begun) / done * (total - done))
-            _log.info("%s: %s of %s pictures, %s left", what, f"{done:,}", f"{total:,}", left)
+            _log.info("%s: %s of %s %s, %s left", what, f"{done:,}", f"{total:,}", unit, left)
 
     with bar:
         yield more
     secs = time.monotonic() - begun
-    _log.info("%s: %s pictures in %.1f s, %.0f a second", what, f"{done:,}", secs, done / max(secs, 1e-9))
+    _log.info("%s: %s %s in %.1f s, %.0f a second", what, f"{done:,}", unit, secs, done / max(secs, 1e-9))
 
 
 def _wants_bar(kind: str) -> bool:
@@ -55,6 +57,7 @@ class Progress:
         total_steps: int,
         steps_per_epoch: int,
         phase_of: Callable[[int], str],
+        time_left: TimeLeft | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         """Starts the display.
@@ -65,16 +68,18 @@ class Progress:
           total_steps: where the run ends.
           steps_per_epoch: to tell epochs.
           phase_of: step -> name of the phase that made the update to it.
+          time_left: estimates it; None: all steps are of one kind, and there is nothing else.
           clock: seconds, for tests.
         """
         self._total, self._per_epoch = total_steps, steps_per_epoch
         self._phase_of, self._clock = phase_of, clock
-        self._began: tuple[int, float] | None = None
-        self._spoke = clock()
+        self._time_left = time_left or TimeLeft([PhaseLength(0, total_steps)], clock=clock)
+        self._begun, self._spoke = False, clock()
         self._bar: Any = None
         if _wants_bar(kind):
             layout = (
-                "{desc} {percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+                # Not tqdm's own {remaining}, which knows one kind of step.
+                "{desc} {percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
             )
             self._bar = tqdm(
                 total=total_steps, initial=start_step, bar_format=layout, file=sys.stderr, dynamic_ncols=True
@@ -85,25 +90,27 @@ class Progress:
         epoch = f"epoch {step / self._per_epoch:.1f}"
         speed = f"{train['images_per_second']:,.0f} images/s" if "images_per_second" in train else "starting"
         numbers = f"loss {train['loss']:.4f}, accuracy {train['accuracy']:.3f}"
+        self._time_left.at(step)
+        left = self._time_left.describe()
         if self._bar is not None:
             self._bar.set_description_str(self._phase_of(step), refresh=False)
-            self._bar.set_postfix_str(f"{epoch}, {speed}, {numbers}", refresh=False)
+            self._bar.set_postfix_str(f"{left}, {epoch}, {speed}, {numbers}", refresh=False)
             self._bar.update(step - self._bar.n)
             self._bar.refresh()
             return
         now = self._clock()
-        if self._began is None:
-            self._began = (step, now)  # Not earlier: the first step traces and compiles.
-        elif now - self._spoke >= PLAIN_EVERY_SECS:
+        begun, self._begun = self._begun, True
+        # Not of the first step, which traces and compiles.
+        if begun and now - self._spoke >= PLAIN_EVERY_SECS:
             self._spoke = now
-            left = (now - self._began[1]) / (step - self._began[0]) * (self._total - step)
             _log.info(
-                "step %d/%d (%s, %s): %s, %s, %s left",
-                step, self._total, self._phase_of(step), epoch, numbers, speed, tqdm.format_interval(left),
+                "step %d/%d (%s, %s): %s, %s, %s",
+                step, self._total, self._phase_of(step), epoch, numbers, speed, left,
             )  # fmt: skip
 
     def evaluated(self, step: int, validation: Mapping[str, float]) -> None:
         """Tells loss, accuracy and, where there is one, AUC of the validation split."""
+        self._time_left.evaluated(step)
         auc = f", AUC {validation['auc']:.4f}" if "auc" in validation else ""
         self.say(
             f"step {step}/{self._total} ({self._phase_of(step)}, epoch {step / self._per_epoch:.1f}): "
