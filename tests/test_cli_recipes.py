@@ -235,6 +235,7 @@ def test_small_batches_under_moving_statistics_are_warned_of(run):
     status, out, _, _ = run("--schedule=finetune", "--finetune_for=1steps", "--bn=batch", "--accumulate=2")
     assert status == 0
     assert "bn=batch takes the statistics of BatchNorm from 3 pictures at a time" in out
+    assert out.count("bn=batch normalises each 3 of the 6 images of a batch by their own statistics") == 1
 
 
 def test_gradual_unfreezing_and_rates_by_depth_on_a_network_with_layers(pictures, run_main, tmp_path):

@@ -102,6 +102,13 @@ def test_the_batch_is_named_and_nothing_is_saved_from_there(arguments, tmp_path,
     assert [batch["step"] for batch in report["left_out_batches"]] == left_out
 
 
+def test_padding_shows_a_network_nothing_else_than_pictures(arguments, flower_folder, tmp_path, run_main):
+    # Batches of 4, 4 and 2, of which none is black.
+    source = (f"--source=folder:{flower_folder(tmp_path / 'light')}", "--splits=10,5,3")
+    status, _, err = run_main(*arguments, *source, "--feature_cache=off", "--frozen_for=1epochs")
+    assert (status, err) == (0, "")
+
+
 def test_a_loss_that_explodes_is_noticed(arguments, run_main):
     other = ("--source=synthetic:flowers", "--synthetic_examples=18")
     status, _, err = run_main(*arguments, *other, "--max_loss=0.5")

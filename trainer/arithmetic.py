@@ -132,7 +132,8 @@ def train_step(
       TrainerError: from the step, no update was made.
     """
     first = experiment.splits.indices["train"]
-    batch = next(iter(experiment.pipeline.training(first, start_step=0, stop_step=1)))
+    shares = experiment.num_shares(state.phase.spec)
+    batch = next(iter(experiment.pipeline.training(first, start_step=0, stop_step=1, num_shares=shares)))
     if cut is not None:
         # The time does not depend on the numbers, and the features are computed later.
         batch["image"] = tf.random.stateless_uniform([len(batch["id"]), *cut.shape], [0, 0])

@@ -1,7 +1,7 @@
 """Which options go together: what is refused at once, or as soon as the pictures are known."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from trainer.config import Config
 from trainer.data.augment import make_augment
@@ -38,7 +38,11 @@ def check_options(config: Config) -> None:
 
 
 def check_together(
-    config: Config, specs: Sequence[PhaseSpec], *, validation: Mapping[str, int], replicas: int
+    config: Config,
+    specs: Sequence[PhaseSpec],
+    *,
+    validation: Mapping[str, int],
+    num_shares: Callable[[PhaseSpec], int],
 ) -> None:
     """Refuses what does not go together, and warns of what goes together badly.
 
@@ -46,7 +50,7 @@ def check_together(
       config: all options.
       specs: the phases.
       validation: {class: number of examples} of the validation split.
-      replicas: number of devices.
+      num_shares: into how many shares a phase divides a batch, each normalised by its own statistics.
 
     Raises:
       UsageError: the message says why, and what to leave away.
@@ -60,7 +64,7 @@ def check_together(
                 "mixes pictures of a batch: leave one of them away"
             )
         if spec.bn == "batch":
-            _check_batch_norm(config, spec, replicas=replicas)
+            _check_batch_norm(config, spec, shares=num_shares(spec))
 
 
 def _check_measure(flag: str, measure: str, counts: Mapping[str, int]) -> None:
@@ -80,13 +84,20 @@ def _check_measure(flag: str, measure: str, counts: Mapping[str, int]) -> None:
             )
 
 
-def _check_batch_norm(config: Config, spec: PhaseSpec, *, replicas: int) -> None:
+def _check_batch_norm(config: Config, spec: PhaseSpec, *, shares: int) -> None:
     if spec.average.startswith("swa"):
         raise UsageError(
             f"phase {spec.name}: {spec.average} with bn=batch: the statistics of BatchNorm would have to be "
             "measured anew for the averaged weights (Izmailov et al., 2018); use bn=frozen, or ema"
         )
-    seen = config.plan.batch_size // replicas // config.update.accumulate
+    seen = config.plan.batch_size // shares
+    if shares > 1:
+        _log.warning(
+            "phase %s: bn=batch normalises each %d of the %d images of a batch by their own statistics, "
+            "because they are computed apart (--accumulate, or a SavedModel on several devices). So the "
+            "update differs from that of the whole batch",
+            spec.name, seen, config.plan.batch_size,
+        )  # fmt: skip
     if seen < SMALL_BATCH:
         _log.warning(
             "phase %s: bn=batch takes the statistics of BatchNorm from %d pictures at a time, and moves the "

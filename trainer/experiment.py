@@ -66,7 +66,6 @@ class Experiment:
         self.strategy: tf.distribute.Strategy = make_strategy(config.run.strategy)
         replicas = self.strategy.num_replicas_in_sync
         if config.plan.batch_size % (replicas * config.update.accumulate):
-            # Parts of unequal size would draw other dropout masks than one device does.
             parts = f" in {config.update.accumulate} parts each" if config.update.accumulate > 1 else ""
             raise UsageError(
                 f"--batch_size={config.plan.batch_size} must be a multiple of the {replicas} devices{parts}"
@@ -82,7 +81,12 @@ class Experiment:
         self.plan = make_plan(specs, num_examples=len(train), batch_size=config.plan.batch_size)
         for spec in specs:
             self._check_training(spec)
-        check_together(config, specs, validation=self.class_counts("validation"), replicas=replicas)
+        check_together(
+            config,
+            specs,
+            validation=self.class_counts("validation"),
+            num_shares=self.num_shares,
+        )
         weights = class_weights_from(
             config.update.class_weights,
             class_names=self.source.class_names,
@@ -195,6 +199,18 @@ class Experiment:
             trained = self._trained_in_backbone(spec)
             self._cuts[spec] = self.backbone.cut(trained, bn_batch=spec.bn == "batch")
         return self._cuts[spec]
+
+    def num_shares(self, spec: PhaseSpec) -> int:
+        """Returns into how many shares a phase divides a batch, each normalised by its own statistics.
+
+        Layers that tell what they see (`Backbone.batch_norms`) go by what all devices have, but not within
+        the loop over the parts of --accumulate.
+        """
+        if spec.bn != "batch" or all(variable.trainable for variable in self.backbone.variables.values()):
+            return 1
+        num_parts = self.config.update.accumulate
+        together = self.backbone.batch_norms and num_parts == 1
+        return 1 if together else num_parts * self.strategy.num_replicas_in_sync
 
     def split_record(self) -> dict[str, list[tuple[str, str, str]]]:
         """Returns {split: [(id, class name, SHA-256)]}."""

@@ -89,12 +89,19 @@ def require_one_machine() -> None:
         )
 
 
+@functools.cache
 def make_strategy(kind: str) -> Any:
-    """Returns the `tf.distribute.Strategy` that --strategy names."""
+    """Returns the `tf.distribute.Strategy` that --strategy names, the same one each time.
+
+    A second one for several devices would number its collective operations like the first, and TensorFlow
+    would take them for the same.
+    """
     import tensorflow as tf
 
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    if kind == "mirrored" or (kind == "auto" and len(devices) > 1 and devices[0].device_type == "GPU"):
+    if kind == "auto":
+        return make_strategy("mirrored" if len(devices) > 1 and devices[0].device_type == "GPU" else "one")
+    if kind == "mirrored":
         return tf.distribute.MirroredStrategy([device.name for device in devices])
     return tf.distribute.get_strategy()
 

@@ -1,4 +1,4 @@
-"""Two devices give what one gives, up to rounding."""
+"""Several devices give what one gives, up to rounding."""
 
 import json
 import subprocess
@@ -8,47 +8,76 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-CASES = ("head", "all", "dropout", "average", "parts")
+SAME = {
+    2: ("head", "all", "dropout", "average", "parts", "batch statistics"),
+    4: ("batch statistics",),
+}
+# BatchNorm normalises each part, and in a module each device, by itself: what is above it differs.
+STATISTICS = {2: ("statistics",), 4: ("statistics of a module",)}
 
 
 @pytest.fixture(scope="module")
 def found(tiny_backbone):
-    program = [sys.executable, "-m", "tests.loop.replicas_program", str(tiny_backbone)]
-    root = Path(__file__).parents[2]
-    result = subprocess.run(program, cwd=root, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr[-2000:]
-    return json.loads(result.stdout.splitlines()[-1])
+    """{number of devices: {case: what came of it}}."""
+    root, found = Path(__file__).parents[2], {}
+    for count, cases in SAME.items():
+        program = [sys.executable, "-m", "tests.loop.replicas_program", str(tiny_backbone), str(count)]
+        result = subprocess.run(
+            [*program, *cases, *STATISTICS[count]], cwd=root, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stderr[-2000:]
+        found[count] = json.loads(result.stdout.splitlines()[-1])
+    return found
 
 
-def test_there_were_two(found):
-    assert {kind: found["head"][kind]["replicas"] for kind in ("one", "mirrored")} == {
-        "one": 1,
-        "mirrored": 2,
-    }
+def all_of(cases):
+    return [(count, case) for count, names in cases.items() for case in names]
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_training_gives_the_same_weights_and_metrics(found, case):
-    one, two = found[case]["one"], found[case]["mirrored"]
-    assert one["step"] == two["step"] == 3
-    assert list(one["variables"]) == list(two["variables"])
+@pytest.mark.parametrize("count", SAME)
+def test_there_were_several(found, count):
+    case = found[count]["batch statistics"]
+    assert {kind: ran["replicas"] for kind, ran in case.items()} == {"one": 1, "mirrored": count}
+
+
+@pytest.mark.parametrize(("count", "case"), all_of(SAME))
+def test_training_gives_the_same_weights_and_metrics(found, count, case):
+    one, several = found[count][case]["one"], found[count][case]["mirrored"]
+    assert one["step"] == several["step"] == 3
+    assert list(one["variables"]) == list(several["variables"])
     for name, value in one["variables"].items():
-        np.testing.assert_allclose(two["variables"][name], value, rtol=0, atol=1e-6, err_msg=name)
-    assert two["train"] == pytest.approx(one["train"], rel=1e-5)
+        np.testing.assert_allclose(several["variables"][name], value, rtol=0, atol=2e-6, err_msg=name)
+    assert several["train"] == pytest.approx(one["train"], rel=2e-5)
+
+
+@pytest.mark.parametrize(("count", "case"), all_of(STATISTICS))
+def test_stored_statistics_are_those_of_one_device(found, count, case):
+    one, several = (found[count][case][kind]["variables"] for kind in ("one", "mirrored"))
+    moved = [name for name in one if "moving" in name]
+    assert moved
+    for name in moved:
+        assert np.abs(one[name]).max() > 0.1
+        np.testing.assert_allclose(several[name], one[name], rtol=0, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(("count", "case"), all_of(SAME) + all_of(STATISTICS))
+def test_all_devices_hold_the_same_to_the_last_digit(found, count, case):
+    assert found[count][case]["mirrored"]["spread"] == 0
+    assert all(np.isfinite(value).all() for value in found[count][case]["mirrored"]["variables"].values())
 
 
 def test_dropout_did_something(found):
     with_dropout, without = (
-        found[case]["mirrored"]["variables"]["head/logits/kernel"] for case in ("dropout", "head")
+        found[2][case]["mirrored"]["variables"]["head/logits/kernel"] for case in ("dropout", "head")
     )
     assert np.abs(np.subtract(with_dropout, without)).max() > 1e-3
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_each_example_is_scored_once_in_order(found, case):
-    one, two = found[case]["one"], found[case]["mirrored"]
-    # Batches of 6, 5 and 2 real examples.
-    assert one["ids"] == two["ids"] == [*range(6), *range(5), *range(2)]
+@pytest.mark.parametrize(("count", "case"), all_of(SAME))
+def test_each_example_is_scored_once_in_order(found, count, case):
+    one, two = found[count][case]["one"], found[count][case]["mirrored"]
+    # Batches of 12, 11 and 5 real examples.
+    assert one["ids"] == two["ids"] == [*range(12), *range(11), *range(5)]
     assert one["labels"] == two["labels"]
     np.testing.assert_allclose(two["logits"], one["logits"], rtol=0, atol=1e-5)
     assert two["scored"] == pytest.approx(one["scored"], rel=1e-5)
@@ -56,7 +85,7 @@ def test_each_example_is_scored_once_in_order(found, case):
 
 def test_adam_by_one_kernel_is_that_of_keras_on_each_device(found):
     # The variable, then its two moments; the second one as in test_optimizers.py.
-    fused, keras = found["adam"]["fused"], found["adam"]["keras"]
+    fused, keras = found[2]["adam"]["fused"], found[2]["adam"]["keras"]
     for got, expected, rounding in zip(fused, keras, (1e-6, 1e-6, 1.5e-5), strict=True):
         assert len(got) == len(expected) == 2
         assert got[0] == got[1]

@@ -19,7 +19,7 @@ class PixelBackbone:
 
     name = fingerprint = "pixel"
     contract = Contract(1, 1, (0.0, 1.0), feature_width=3, any_size=False)
-    layers = ()
+    layers = batch_norms = ()
 
     def __init__(self):
         self.variables = {}

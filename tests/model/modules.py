@@ -6,6 +6,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from trainer.model.dropout import Draws
+
 KERNEL = [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]  # Features: red + blue, green + blue.
 PENALTY = 0.5
 
@@ -48,6 +50,11 @@ class TinyModule(tf.Module):
 
         self.loss_ = tf.function(lambda: PENALTY * tf.reduce_sum(kernel**2))
         self.loss_.get_concrete_function()
+
+
+def draws(seed, size):
+    """Of dropout, for a whole batch; seed is [2]."""
+    return Draws(tf.constant(seed, tf.int32), tf.range(size), size)
 
 
 def save_tiny(folder: Path, **kwargs) -> Path:

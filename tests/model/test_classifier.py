@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from tests.model.modules import KERNEL
+from tests.model.modules import KERNEL, draws
 from trainer.model.backbones import open_backbone
 from trainer.model.classifier import Classifier
 from trainer.model.heads import Head
@@ -85,28 +85,29 @@ def test_nothing_is_random_or_moves_without_being_asked(classifier):
         np.testing.assert_array_equal(variable, before[name])
 
 
-def test_a_dropout_seed_drops_features(classifier):
+def test_draws_of_dropout_drops_features(classifier):
     plain = classifier(IMAGES)
-    dropped = classifier(IMAGES, dropout_seed=tf.constant([0, 1]))
+    dropped = classifier(IMAGES, draws=draws([0, 1], 4))
     assert not np.array_equal(plain, dropped)
-    np.testing.assert_array_equal(dropped, classifier(IMAGES, dropout_seed=tf.constant([0, 1])))
+    np.testing.assert_array_equal(dropped, classifier(IMAGES, draws=draws([0, 1], 4)))
 
 
-def test_a_dropout_seed_reaches_a_keras_backbone_for_one_call():
+def test_draws_of_dropout_reaches_a_keras_backbone_for_one_call():
     pictures = tf_keras.Input([8, 8, 3])
     features = tf_keras.layers.Dropout(0.5)(tf_keras.layers.GlobalAveragePooling2D()(pictures))
     backbone = KerasBackbone("keras:Toy", tf_keras.Model(pictures, features), tf.identity, size_px=8)
     classifier = Classifier(backbone, Head("linear", num_logits=3, dropout=0.0, seed=0))
     training = {"backbone_trains": True, "bn_batch": True}
     plain, *dropped = (
-        classifier(IMAGES, **training, dropout_seed=seed) for seed in (None, [0, 1], [0, 1], [0, 2])
+        classifier(IMAGES, **training, draws=seed and draws(seed, 4))
+        for seed in (None, [0, 1], [0, 1], [0, 2])
     )
     np.testing.assert_array_equal(plain, classifier(IMAGES))
     np.testing.assert_array_equal(dropped[0], dropped[1])
     assert len({logits.numpy().tobytes() for logits in (plain, *dropped)}) == 3
     np.testing.assert_array_equal(classifier(IMAGES, **training), plain)
     # Stored statistics go without.
-    np.testing.assert_array_equal(classifier(IMAGES, backbone_trains=True, dropout_seed=[0, 1]), plain)
+    np.testing.assert_array_equal(classifier(IMAGES, backbone_trains=True, draws=draws([0, 1], 4)), plain)
 
 
 def test_batch_statistics_move_only_when_asked_for(classifier):
@@ -124,7 +125,7 @@ class HalfPrecision:
     name = "half"
     contract = Contract(8, 8, (0.0, 1.0), feature_width=3, any_size=True)
     variables: dict = {}  # noqa: RUF012
-    layers = ()
+    layers = batch_norms = ()
 
     def __call__(self, images, *, training, bn_batch):
         return tf.cast(tf.reduce_mean(images, [1, 2]), tf.bfloat16)
@@ -136,7 +137,7 @@ class HalfPrecision:
 def test_logits_are_float32_whatever_the_features_are(classifier):
     assert classifier(IMAGES).dtype == tf.float32
     half = Classifier(HalfPrecision(), Head("mlp(4)", num_logits=2, dropout=0.5, seed=0))
-    for seed in (None, tf.constant([0, 1])):
-        logits = half(IMAGES, dropout_seed=seed)
+    for drawn in (None, draws([0, 1], 4)):
+        logits = half(IMAGES, draws=drawn)
         assert logits.dtype == tf.float32
         assert logits.shape == (4, 2)

@@ -1,7 +1,5 @@
 """Dropout by the step's seed: alone, in Keras networks, and in runs that go on from a checkpoint."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,7 +8,7 @@ from tf_keras import layers
 
 from tests.loop.toys import dataset_of, random_batches, run_of, state_of, values
 from trainer.model.backbones import open_backbone
-from trainer.model.dropout import drawing_from, dropout, seed_dropout
+from trainer.model.dropout import Draws, drawing_from, dropout, seed_dropout
 from trainer.model.fingerprints import network_fingerprint
 from trainer.model.initializers import reseed
 from trainer.model.keras_apps import KerasBackbone
@@ -21,6 +19,10 @@ IMAGES = np.random.default_rng(0).random((6, 8, 8, 3)).astype(np.float32)
 
 def seed_of(step):
     return tf.random.experimental.stateless_fold_in([0, 3], tf.constant(step, tf.int64))
+
+
+def draws_of(step, size=6):
+    return Draws(seed_of(step), tf.range(size), size)
 
 
 def a_network():
@@ -39,13 +41,13 @@ def ones_through(*drops, rows=6):
     ones = tf_keras.Input([4, 4, 8])
     network = tf_keras.Model(ones, [drop(ones) for drop in drops])
     seed_dropout(network)
-    with drawing_from(seed_of(5)):
+    with drawing_from(draws_of(5, rows)):
         outputs = network(tf.ones([rows, 4, 4, 8]), training=True)
     return [output.numpy() for output in tf.nest.flatten(outputs)]
 
 
 def test_some_are_dropped_and_the_others_scaled_up():
-    dropped = dropout(tf.ones([100, 100]), rate=0.2, seed=seed_of(0)).numpy()
+    dropped = dropout(tf.ones([100, 100]), rate=0.2, draws=draws_of(0, 100)).numpy()
     assert set(np.unique(dropped)) == {np.float32(0), np.float32(1.25)}
     # Of 10,000 draws, within five standard deviations.
     assert np.mean(dropped == 0) == pytest.approx(0.2, abs=0.02)
@@ -54,24 +56,39 @@ def test_some_are_dropped_and_the_others_scaled_up():
 def test_the_draw_is_a_function_of_the_seed_alone():
     # Written down once: any process must come to these.
     kept = [
-        "".join("01"[int(v > 0)] for v in dropout(tf.ones([16]), rate=0.5, seed=seed_of(step)))
+        "".join("01"[int(v > 0)] for v in dropout(tf.ones([16]), rate=0.5, draws=draws_of(step, 16)))
         for step in (0, 1, 1)
     ]
     assert kept == ["0010110001110010", "0011010101010001", "0011010101010001"]
 
 
-@pytest.mark.parametrize("noise", [None, (6, 1, 1, 8)])
-def test_replicas_drop_what_one_device_would(monkeypatch, noise):
+@pytest.mark.parametrize("noise", [None, (1, 1, 1, 8)])
+def test_examples_drop_by_their_places_wherever_they_are_computed(noise):
     x = tf.ones([6, 4, 4, 8])
-    whole = dropout(x, rate=0.5, seed=seed_of(0), noise_shape=noise)
-    parts = []
-    for replica in range(3):
-        context = SimpleNamespace(num_replicas_in_sync=3, replica_id_in_sync_group=replica)
-        monkeypatch.setattr(tf.distribute, "get_replica_context", lambda context=context: context)
-        part = noise and (2, *noise[1:])
-        parts.append(dropout(x[:2], rate=0.5, seed=seed_of(0), noise_shape=part))
-    np.testing.assert_array_equal(tf.concat(parts, 0), whole)
-    assert len({part.numpy().tobytes() for part in parts}) == 3
+
+    def drop(*places):
+        shape = noise and (len(places), *noise[1:])
+        draws = Draws(seed_of(0), tf.constant(places), 6)
+        return dropout(x[: len(places)], rate=0.5, draws=draws, noise_shape=shape).numpy()
+
+    whole = drop(0, 1, 2, 3, 4, 5)
+    np.testing.assert_array_equal(drop(4, 1), whole[[4, 1]])
+    np.testing.assert_array_equal(np.concatenate([drop(0, 1), drop(2, 3), drop(4, 5)]), whole)
+    assert len({row.tobytes() for row in whole}) == 6
+
+
+def test_one_draw_for_all_examples_is_the_same_in_every_part():
+    same, ones = layers.Dropout(0.5, noise_shape=(1, 1, 1, 8)), tf.ones([6, 4, 4, 8])
+    inputs = tf_keras.Input([4, 4, 8])
+    network = tf_keras.Model(inputs, same(inputs))
+    seed_dropout(network)
+    with drawing_from(draws_of(5)):
+        whole = network(ones, training=True).numpy()
+    with drawing_from(Draws(seed_of(5), tf.constant([4, 5]), 6)):
+        part = network(ones[:2], training=True).numpy()
+    np.testing.assert_array_equal(part, whole[4:])
+    assert set(np.unique(whole)) == {0, 2}
+    np.testing.assert_array_equal(whole, np.broadcast_to(whole[:1], whole.shape))
 
 
 def test_layers_drop_in_their_own_shapes_and_each_for_itself():
@@ -93,7 +110,7 @@ def test_a_step_draws_the_same_in_every_trace():
     def outcome(step, training=True):
         @tf.function  # A new trace each time.
         def forward(images, seed):
-            with tf.GradientTape() as tape, drawing_from(seed):
+            with tf.GradientTape() as tape, drawing_from(Draws(seed, tf.range(6), 6)):
                 features = network(images, training=training)
             return features, tape.gradient(features, variables)
 
@@ -111,7 +128,7 @@ def test_features_are_on_average_those_without_dropout():
     seed_dropout(network)
     x = tf.random.stateless_uniform([1, 8], [0, 0])
     expected = network(x, training=False)[0]
-    with drawing_from(seed_of(0)):
+    with drawing_from(draws_of(0, 20_000)):
         drawn = network(tf.repeat(x, 20_000, axis=0), training=True).numpy()
     error = drawn.std(axis=0) / np.sqrt(len(drawn))
     np.testing.assert_allclose(drawn.mean(axis=0), expected, atol=5 * error.max())
@@ -119,7 +136,7 @@ def test_features_are_on_average_those_without_dropout():
 
 def test_nothing_is_dropped_without_a_seed():
     backbone = KerasBackbone("keras:Toy", a_network(), tf.identity, size_px=8)
-    with drawing_from(seed_of(0)):
+    with drawing_from(draws_of(0)):
         dropped = backbone(IMAGES, training=True, bn_batch=True)
     plain = [backbone(IMAGES, training=True, bn_batch=True) for _ in range(2)]
     np.testing.assert_array_equal(*plain)
@@ -152,7 +169,7 @@ def test_a_network_can_be_saved_as_a_module(tmp_path):
 def test_a_cut_network_is_the_same_function():
     backbone = KerasBackbone("keras:Toy", a_network(), tf.identity, size_px=8)
     cut = backbone.cut(["block/kernel"], bn_batch=False)
-    with drawing_from(seed_of(0)):  # Stored statistics mean no dropout, with a seed or without.
+    with drawing_from(draws_of(0)):  # Stored statistics mean no dropout, with a seed or without.
         features = cut.above(cut.below(IMAGES), training=True, bn_batch=False)
     np.testing.assert_allclose(features, backbone(IMAGES, training=False, bn_batch=False), rtol=1e-5)
 
@@ -183,7 +200,7 @@ def test_efficientnet_draws_by_the_seed_alone():
     backbone = open_backbone("keras:EfficientNetB0", weights="none", image_size=32)
 
     def forward(images, seed):
-        with drawing_from(seed):
+        with drawing_from(Draws(seed, tf.range(8), 8)):
             return backbone(images, training=True, bn_batch=True)
 
     images = 255 * tf.random.stateless_uniform([8, 32, 32, 3], [0, 0])

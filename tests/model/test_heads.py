@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.model.modules import draws
 from trainer.model.heads import Head
 from trainer.values import UsageError
 
@@ -124,7 +125,7 @@ def identity(width, *, dropout):
 
 @pytest.mark.parametrize("rate", [0.25, 0.5, 0.9])
 def test_dropout_zeroes_a_share_and_scales_up_the_rest(rate):
-    dropped = identity(100, dropout=rate)(tf.ones([200, 100]), dropout_seed=tf.constant([0, 1])).numpy()
+    dropped = identity(100, dropout=rate)(tf.ones([200, 100]), draws=draws([0, 1], 200)).numpy()
     np.testing.assert_allclose(np.unique(dropped), [0, 1 / (1 - rate)], rtol=1e-6)
     # 20,000 draws: five standard deviations are below 0.018.
     assert abs((dropped == 0).mean() - rate) < 0.018
@@ -133,11 +134,11 @@ def test_dropout_zeroes_a_share_and_scales_up_the_rest(rate):
 
 def test_dropout_is_a_function_of_the_seed_and_off_without_one():
     head, ones = identity(20, dropout=0.5), tf.ones([4, 20])
-    first = head(ones, dropout_seed=tf.constant([0, 1])).numpy()
-    np.testing.assert_array_equal(head(ones, dropout_seed=tf.constant([0, 1])), first)
-    assert not np.array_equal(head(ones, dropout_seed=tf.constant([0, 2])), first)
+    first = head(ones, draws=draws([0, 1], 4)).numpy()
+    np.testing.assert_array_equal(head(ones, draws=draws([0, 1], 4)), first)
+    assert not np.array_equal(head(ones, draws=draws([0, 2], 4)), first)
     np.testing.assert_array_equal(head(ones), ones)
-    np.testing.assert_array_equal(identity(20, dropout=0.0)(ones, dropout_seed=tf.constant([0, 1])), ones)
+    np.testing.assert_array_equal(identity(20, dropout=0.0)(ones, draws=draws([0, 1], 4)), ones)
 
 
 def test_dropout_is_applied_to_the_last_features_only():
@@ -147,7 +148,8 @@ def test_dropout_is_applied_to_the_last_features_only():
     features = np.ones([3, 6], np.float32)
     hidden = np.maximum(features @ weights(head)["head/dense_0/kernel"] + 10.0, 0)
     assert hidden.min() > 0
-    seed = tf.constant([5, 6])
-    kept = tf.random.stateless_uniform([3, 50], seed).numpy() >= 0.5
+    kept = tf.random.stateless_uniform([3, 50], [5, 6]).numpy() >= 0.5
     expected = (2 * hidden * kept) @ kernel
-    np.testing.assert_allclose(head(tf.constant(features), dropout_seed=seed), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        head(tf.constant(features), draws=draws([5, 6], 3)), expected, rtol=1e-4, atol=1e-4
+    )

@@ -9,6 +9,7 @@ from tensorflow.python.framework import op_def_registry
 from tensorflow.python.framework.config import disable_op_determinism
 
 from tests.loop.toys import dataset_of, plan_of, random_batches, run_of, state_of
+from tests.model.modules import draws
 from trainer.model import random_operations
 from trainer.model.backbones import open_backbone
 from trainer.model.dropout import drawing_from
@@ -88,7 +89,7 @@ def test_a_layer_that_takes_no_seed_is_found():
     backbone = KerasBackbone("keras:Toy", tf_keras.Model(images, x), tf.identity, size_px=8)
 
     def forward(images):
-        with drawing_from(tf.constant([0, 1])):
+        with drawing_from(draws([0, 1], 2)):
             return backbone(images, training=True, bn_batch=True)
 
     assert stateful_random_ops(graph_of(forward, tf.TensorSpec([2, 8, 8, 3]))) == ["RandomStandardNormal"]

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from trainer.data.order import Batch, OrderedBatches, plain
+from trainer.data.order import Batch, OrderedBatches, plain, stand_ins
 from trainer.data.scan import Scan
 from trainer.data.sources import Source
 from trainer.provenance import code_digest, versions
@@ -83,7 +83,7 @@ class FeatureBatches(OrderedBatches):
         @plain
         def features(index: tf.Tensor, epoch: tf.Tensor) -> Batch:
             real = index >= 0
-            at = tf.maximum(index, 0)
+            at = stand_ins(index, real)
             return {
                 "image": self._take(tf.gather(self._rows, at), epoch % len(self._views)),
                 "label": tf.where(real, tf.gather(self._labels, at), 0),

@@ -12,8 +12,10 @@ import tensorflow as tf
 Batch = dict[str, tf.Tensor]
 """image [B, ...] float32, label [B] int64, mask [B] float32 (0 for padding), id [B] int64 (position
 in the source, -1 for padding). `image` holds pixels [B, H, W, 3] in the contract's range, or what a
-frozen part of a network made of them. Where pictures are mixed with others of their batch, also
-target [B, K] float32: the share of each class, rows sum to 1, the largest is that of `label`."""
+frozen part of a network made of them; padding repeats the first example, as a network may make no numbers
+of what is no picture. Where pictures are mixed with others of their batch, also
+target [B, K] float32: the share of each class, rows sum to 1, the largest is that of `label`. Where
+padding is not at the end, also place [B] int32: the row that an example would have if it were."""
 
 
 # What datasets map is written in TensorFlow's own operations: looking for Python's `if` in it, and in all
@@ -28,24 +30,33 @@ class OrderedBatches:
         self.batch_size, self.seed = batch_size, seed
 
     def training(
-        self, indices: np.ndarray, *, start_step: int, stop_step: int, augment: str = ""
+        self, indices: np.ndarray, *, start_step: int, stop_step: int, augment: str = "", num_shares: int = 1
     ) -> tf.data.Dataset:
         """Returns the batches of steps [start_step, stop_step), as if counted from step 0.
 
         Each epoch has every example once; its last batch is padded and masked.
+
+        Args:
+          indices: positions in the source.
+          start_step: the first step.
+          stop_step: the step after the last one.
+          augment: changes of the pictures.
+          num_shares: a batch will be cut into so many shares, and the examples of the last one are to be
+            spread evenly over them, instead of leaving the last shares to padding.
         """
         per_epoch = -(-len(indices) // self.batch_size)
         positions = tf.constant(indices, tf.int64)
 
         @plain
         def order(epoch: tf.Tensor) -> tf.data.Dataset:
-            steps = self._epoch(positions, epoch)
+            steps = self._epoch(positions, epoch, num_shares)
             return tf.data.Dataset.from_tensor_slices((steps, tf.repeat(epoch, per_epoch)))
 
         first_epoch, skipped = divmod(start_step, per_epoch)
         last_epoch = max(first_epoch + 1, -(-stop_step // per_epoch))
         steps = tf.data.Dataset.range(first_epoch, last_epoch).flat_map(order)
-        return self._finish(self.load(steps.skip(skipped).take(stop_step - start_step), augment))
+        batches = self.load(steps.skip(skipped).take(stop_step - start_step), augment)
+        return self._finish(batches if num_shares == 1 else batches.map(_with_places))
 
     def positions(self, indices: np.ndarray, *, step: int) -> np.ndarray:
         """Returns the positions in the source of the batch of a step, [n] int64, without padding."""
@@ -53,13 +64,22 @@ class OrderedBatches:
         batch = self._epoch(tf.constant(indices, tf.int64), tf.constant(epoch, tf.int64)).numpy()[at]
         return batch[batch >= 0]
 
-    def _epoch(self, positions: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
-        """Returns [steps, B] int64, the order of an epoch with -1 for padding."""
+    def _epoch(self, positions: tf.Tensor, epoch: tf.Tensor, num_shares: int = 1) -> tf.Tensor:
+        """Returns [steps, B] int64, the order of an epoch with -1 for padding at the end of each share."""
         steps = -(-positions.shape[0] // self.batch_size)
         seed = tf.random.experimental.stateless_fold_in(seed_for("order", self.seed), epoch)
         shuffled = tf.random.experimental.stateless_shuffle(positions, seed)
-        padding = steps * self.batch_size - positions.shape[0]
-        padded = tf.pad(shuffled, [[0, padding]], constant_values=-1)
+        num_last = positions.shape[0] - (steps - 1) * self.batch_size
+        # The last batch row by row: the first shares have one example more where it does not come out even.
+        taken = [
+            share * self.batch_size // num_shares + row
+            for share in range(num_shares)
+            for row in range(num_last // num_shares + (share < num_last % num_shares))
+        ]
+        first_of_last = (steps - 1) * self.batch_size
+        rows = np.concatenate([np.arange(first_of_last), first_of_last + np.array(taken, np.int64)])
+        padding = tf.fill([steps * self.batch_size], tf.constant(-1, tf.int64))
+        padded = tf.tensor_scatter_nd_update(padding, rows[:, None], shuffled)
         return tf.reshape(padded, [steps, self.batch_size])
 
     def once(self, indices: np.ndarray, *, augment: str = "", epoch: int = 0) -> tf.data.Dataset:
@@ -83,6 +103,19 @@ class OrderedBatches:
         # The data are one stream for all devices: batches are divided, files are not.
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
         return batches.prefetch(2).with_options(options)
+
+
+def stand_ins(values: tf.Tensor, real: tf.Tensor) -> tf.Tensor:
+    """Returns values [B, ...] with the first real one in place of padding; `real` is [B] bool."""
+    rows = tf.where(real, tf.range(tf.size(real)), tf.argmax(real, output_type=tf.int32))
+    filled = tf.cond(tf.reduce_all(real), lambda: values, lambda: tf.gather(values, rows))
+    return tf.ensure_shape(filled, values.shape)
+
+
+@plain
+def _with_places(batch: Batch) -> Batch:
+    before = tf.cumsum(tf.cast(batch["mask"] > 0, tf.int32), exclusive=True)
+    return {**batch, "place": before}
 
 
 def seed_for(purpose: str, seed: int) -> tf.Tensor:

@@ -6,7 +6,7 @@ import tensorflow as tf
 from trainer.data.augment import make_augment
 from trainer.data.bad_pictures import BadPictureError
 from trainer.data.decode import decode, scale, to_contract
-from trainer.data.order import Batch, OrderedBatches, plain, seed_for
+from trainer.data.order import Batch, OrderedBatches, plain, seed_for, stand_ins
 from trainer.data.scan import Scan
 from trainer.data.sources import Source
 from trainer.data.trial import Trial
@@ -102,7 +102,8 @@ class Pipeline(OrderedBatches):
                         mask=batch["mask"],
                         num_classes=len(self.source.class_names),
                     )
-            return {**batch, "image": scale(batch["image"], self.contract)}
+            images = stand_ins(batch["image"], batch["mask"] > 0)
+            return {**batch, "image": scale(images, self.contract)}
 
         # A Python call a batch, not a picture, fetches bytes; decoding then runs in parallel.
         return (

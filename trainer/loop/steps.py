@@ -8,15 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
+from trainer.loop.gradients import Gradients, plain
 from trainer.loop.limits import Limit
 from trainer.loop.losses import PLAIN_LOSS, Loss
 from trainer.loop.phases import Phase
 from trainer.loop.state import Metrics, TrainState
 from trainer.model.classifier import Classifier
 from trainer.model.cuts import Cut
-
-# Written in TensorFlow's own operations: nothing in it, or in what it calls, is for AutoGraph to find.
-plain = tf.autograph.experimental.do_not_convert
 
 Run = Callable[[tf.data.Iterator, tf.Tensor], tf.Tensor]
 """(iterator, number of steps) -> seconds spent waiting for the iterator."""
@@ -55,58 +53,24 @@ def make_train_run(
       loss: of each example, as `losses.make_loss` makes it.
       limit: what is done to the gradients before they are used.
       num_parts: each batch is computed in so many parts, one after another, whose gradients are added:
-        the same update but for rounding, in less memory.
+        the same update but for rounding, in less memory, unless BatchNorm goes by the batch: then it
+        normalises each part by itself.
       cut: where the batches begin.
       loss_scaling: whether the loss is scaled.
       max_loss: the largest loss to go on with.
       left_out: steps.
     """
-    classifier, optimizer, shadows = state.classifier, state.optimizer, state.shadows
+    optimizer, shadows = state.optimizer, state.shadows
     variables = list(state.trained.values())
-    backbone_trains = any(name.startswith("backbone/") for name in state.trained)
-    bn_batch = phase.spec.bn == "batch"
-
-    @plain
-    def gradients_of(
-        batch: dict[str, tf.Tensor], count: tf.Tensor, dropout_seed: tf.Tensor
-    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """Returns what some examples of one replica add to the loss and to the gradients."""
-        replicas = tf.distribute.get_replica_context().num_replicas_in_sync
-        # Only what trains is watched, so a frozen backbone costs no backward pass and no memory.
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(variables)
-            logits = classifier(
-                batch["image"],
-                cut=cut,
-                backbone_trains=backbone_trains or bn_batch,
-                bn_batch=bn_batch,
-                dropout_seed=dropout_seed,
-            )
-            losses = loss(logits, batch["label"], batch.get("target"))
-            mean = tf.reduce_sum(losses * batch["mask"]) / count
-            if backbone_trains and (penalties := classifier.backbone.regularization_losses()):
-                mean += tf.add_n(penalties) / (replicas * num_parts)
-            scaled = mean * state.loss_scale.scale if loss_scaling else mean
-        gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        state.metrics.update(losses=losses, logits=logits, labels=batch["label"], mask=batch["mask"])
-        return mean, gradients
-
-    @plain
-    def in_parts(
-        batch: dict[str, tf.Tensor], count: tf.Tensor, dropout_seed: tf.Tensor
-    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """Returns the same as `gradients_of`, never holding more than a part of the activations."""
-        parts = {name: tf.reshape(x, [num_parts, -1, *x.shape[1:]]) for name, x in batch.items()}
-
-        def add(i: tf.Tensor, total: tf.Tensor, sums: list[tf.Tensor]) -> tuple:
-            part = {name: x[i] for name, x in parts.items()}
-            part_seed = tf.random.experimental.stateless_fold_in(dropout_seed, i)
-            mean, gradients = gradients_of(part, count, part_seed)
-            return i + 1, total + mean, [s + g for s, g in zip(sums, gradients, strict=True)]
-
-        start = (tf.constant(0), tf.zeros([]), [tf.zeros(v.shape, v.dtype) for v in variables])
-        _, total, sums = tf.while_loop(lambda i, *_: i < num_parts, add, start, parallel_iterations=1)
-        return total, sums
+    gradients_of = Gradients(
+        state,
+        phase,
+        num_replicas=strategy.num_replicas_in_sync,
+        loss=loss,
+        num_parts=num_parts,
+        cut=cut,
+        loss_scaling=loss_scaling,
+    )
 
     @plain
     def update(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
@@ -114,7 +78,7 @@ def make_train_run(
         replica = tf.distribute.get_replica_context()
         step_seed = tf.random.experimental.stateless_fold_in([seed, 3], state.step_variable)
         count = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(batch["mask"]))
-        mean, gradients = (in_parts if num_parts > 1 else gradients_of)(batch, count, step_seed)
+        mean, gradients = gradients_of(batch, count, step_seed)
         gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         if loss_scaling:
             gradients = [gradient / state.loss_scale.scale for gradient in gradients]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from typing import Protocol
 
 import tensorflow as tf
+import tf_keras
 
 from trainer.model.cuts import Cut
 from trainer.model.layers import Layer
@@ -22,6 +23,9 @@ class Backbone(Protocol):
     contract: Contract
     variables: dict[str, tf.Variable]
     """{lasting name without ':0': variable}, in a fixed order; names are unique."""
+
+    batch_norms: tuple[tf_keras.layers.BatchNormalization, ...]
+    """Those of its BatchNorm layers that `batch_norm.pooling` reaches; () where it shows no layers."""
 
     def __call__(self, images: tf.Tensor, *, training: bool, bn_batch: bool) -> tf.Tensor:
         """Maps images [B, H, W, 3] in the contract's range to features [B, D] float32.

@@ -8,7 +8,7 @@ import tf_keras
 from trainer.model import freezing
 from trainer.model.backbones import Backbone
 from trainer.model.cuts import Cut
-from trainer.model.dropout import drawing_from
+from trainer.model.dropout import Draws, drawing_from
 from trainer.model.heads import Head
 from trainer.model.layers import Layer
 
@@ -52,7 +52,7 @@ class Classifier(tf_keras.Model):
         cut: Cut | None = None,
         backbone_trains: bool = False,
         bn_batch: bool = False,
-        dropout_seed: tf.Tensor | None = None,
+        draws: Draws | None = None,
     ) -> tf.Tensor:
         """Maps images [B, H, W, 3] in the contract's range to logits [B, K] float32.
 
@@ -64,11 +64,11 @@ class Classifier(tf_keras.Model):
           cut: where to begin instead of at the pictures.
           backbone_trains: whether gradients of backbone variables will be taken.
           bn_batch: whether BatchNorm uses and moves towards the batch's statistics.
-          dropout_seed: [2] int32 while training: all dropout is drawn from it, that inside a Keras
-            backbone, which bn_batch switches on, too. None means no dropout.
+          draws: while training, all dropout is drawn from them, that inside a Keras backbone, which
+            bn_batch switches on, too. None means no dropout.
         """
         network = cut.above if cut else self.backbone
-        with drawing_from(dropout_seed):
+        with drawing_from(draws):
             features = network(images, training=backbone_trains, bn_batch=bn_batch)
-        logits = tf.cast(self.head(features, dropout_seed=dropout_seed), tf.float32)
+        logits = tf.cast(self.head(features, draws=draws), tf.float32)
         return tf.pad(logits, [[0, 0], [1, 0]]) if logits.shape[-1] == 1 else logits

@@ -4,46 +4,56 @@ import contextlib
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 import tf_keras
 
+
+class Draws(NamedTuple):
+    """What dropout draws from in one update, for some of the examples of its batch.
+
+    Draws are made for the whole batch, and each example takes those of its place. So it loses the same
+    whichever device, and whichever part of the batch, it is computed in.
+    """
+
+    seed: tf.Tensor
+    """[2] int32, of the update."""
+    places: tf.Tensor
+    """[b] int32: where in the whole batch each of the examples is."""
+    batch_size: tf.Tensor | int
+    """[] int32: of the whole batch."""
+
+
 # A strategy traces each replica in a thread of its own, and each thread has its own value.
-_step_seed: ContextVar[tf.Tensor | None] = ContextVar("step_seed", default=None)
+_draws: ContextVar[Draws | None] = ContextVar("draws", default=None)
 
 
 def dropout(
-    x: tf.Tensor, *, rate: float, seed: tf.Tensor, noise_shape: tf.Tensor | Sequence | None = None
+    x: tf.Tensor, *, rate: float, draws: Draws, noise_shape: tf.Tensor | Sequence | None = None
 ) -> tf.Tensor:
     """Zeroes a share of [b, ...] and scales up the rest (Srivastava et al., 2014).
 
-    The draw is made for the whole global batch and each replica takes its rows, so that the
-    result is the same on any number of devices.
-
     Args:
-      x: one replica's part of a batch.
+      x: of some of the examples of a batch.
       rate: the share.
-      seed: [2] int32.
+      draws: their seed and places.
       noise_shape: [b, ...] with 1 where a draw holds for all of a dimension; None: each number has its own.
     """
-    shape = tf.shape(x) if noise_shape is None else noise_shape
-    replica = tf.distribute.get_replica_context()
-    rows, others = shape[0], shape[1:]
-    draw = tf.random.stateless_uniform(tf.concat([[rows * replica.num_replicas_in_sync], others], 0), seed)
-    first = rows * tf.cast(replica.replica_id_in_sync_group, tf.int32)
-    keep = draw[first : first + rows] >= rate
+    others = (tf.shape(x) if noise_shape is None else noise_shape)[1:]
+    draw = tf.random.stateless_uniform(tf.concat([[draws.batch_size], others], 0), draws.seed)
+    keep = tf.gather(draw, draws.places) >= rate
     return tf.where(keep, x / (1.0 - rate), 0.0)
 
 
 @contextlib.contextmanager
-def drawing_from(seed: tf.Tensor | None) -> Iterator[None]:
-    """Has the networks of `seed_dropout` draw from `seed`, [2] int32, in a block; None: no dropout."""
-    token = _step_seed.set(seed)
+def drawing_from(draws: Draws | None) -> Iterator[None]:
+    """Has the networks of `seed_dropout` draw from `draws` in a block; None: no dropout."""
+    token = _draws.set(draws)
     try:
         yield
     finally:
-        _step_seed.reset(token)
+        _draws.reset(token)
 
 
 def seed_dropout(network: tf_keras.Model) -> None:
@@ -64,10 +74,13 @@ def _call_of(index: int) -> Callable[..., tf.Tensor]:
     """Returns what a dropout layer does; `index` tells its draws from those of the others."""
 
     def call(self: Any, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        step_seed = _step_seed.get()
-        if not training or step_seed is None:
+        draws = _draws.get()
+        if not training or draws is None:
             return inputs
-        seed = tf.random.experimental.stateless_fold_in(step_seed, index)
-        return dropout(inputs, rate=self.rate, seed=seed, noise_shape=self._get_noise_shape(inputs))
+        draws = draws._replace(seed=tf.random.experimental.stateless_fold_in(draws.seed, index))
+        if self.noise_shape and self.noise_shape[0] == 1:
+            # One draw holds for the whole batch.
+            draws = draws._replace(places=tf.zeros_like(draws.places), batch_size=1)
+        return dropout(inputs, rate=self.rate, draws=draws, noise_shape=self._get_noise_shape(inputs))
 
     return call

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import tensorflow as tf
 import tf_keras
 
-from trainer.model.dropout import dropout
+from trainer.model.dropout import Draws, dropout
 from trainer.model.layers import HEAD, Layer
 from trainer.values import UsageError, parse_calls
 
@@ -72,17 +72,17 @@ class Head(tf_keras.layers.Layer):
             width = layer.units
         super().build(input_shape)
 
-    def call(self, features: tf.Tensor, *, dropout_seed: tf.Tensor | None = None) -> tf.Tensor:
+    def call(self, features: tf.Tensor, *, draws: Draws | None = None) -> tf.Tensor:
         """Maps features [B, D] to logits [B, K], float32.
 
         Args:
           features: of the backbone.
-          dropout_seed: [2] int32 while training; None leaves dropout out.
+          draws: of dropout, while training; None leaves it out.
         """
         for layer in self.hidden:
             features = layer(features)
-        if self.dropout and dropout_seed is not None:
-            features = dropout(features, rate=self.dropout, seed=dropout_seed)
+        if self.dropout and draws is not None:
+            features = dropout(features, rate=self.dropout, draws=draws)
         return self.logits(features)
 
     def named_variables(self) -> dict[str, tf.Variable]:

@@ -90,6 +90,7 @@ class HubBackbone:
         self._layer = _make_layer(name, module, shape)
         self.variables = unique_names(list(getattr(module, "variables", None) or []))
         self.layers = layers_of_names(self.variables) if in_order else ()
+        self.batch_norms: tuple[Any, ...] = ()
         self.contract = Contract(
             height_px=height,
             width_px=width,

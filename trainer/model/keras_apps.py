@@ -15,6 +15,7 @@ import h5py
 import tensorflow as tf
 import tf_keras
 
+from trainer.model.batch_norm import pool_batch_norm
 from trainer.model.cuts import Cut, network_cut, whole_cut
 from trainer.model.dropout import seed_dropout
 from trainer.model.fingerprints import network_fingerprint
@@ -56,6 +57,7 @@ class KerasBackbone:
             any_size=True,
         )
         seed_dropout(network)
+        self.batch_norms = pool_batch_norm(network)
         self._network, self._preprocess = network, preprocess
         self._infer = Inference(lambda x: network(preprocess(x), training=False), shape=(size_px, size_px, 3))
         self._trains = False

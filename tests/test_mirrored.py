@@ -1,0 +1,49 @@
+"""Runs on several devices whose BatchNorm statistics move: evaluated, cached, killed, rolled back."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
+def found(request, tmp_path_factory, tiny_backbone):
+    folder = tmp_path_factory.mktemp("mirrored")
+    program = [sys.executable, "-m", "tests.mirrored_program", request.param, folder, tiny_backbone]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(map(str, program), cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_evaluate_scores_what_training_scored(found):
+    status, step, scored, in_training = found["evaluated"]
+    assert (status, step) == (0, 3)
+    # float64 in one file, float32 in the other.
+    assert np.float32(scored).tolist() == pytest.approx(np.float32(in_training).tolist(), rel=1e-6)
+
+
+def test_a_killed_run_goes_on_to_the_same_numbers(found):
+    assert [found[name][0] for name in ("whole", "killed")] == [0, 0]
+    assert "goes on from step 3 of 7" in found["killed"][1]
+    assert found["rows"]["killed"] == found["rows"]["whole"]
+    assert found["weights"]["killed"] == found["weights"]["whole"]
+
+
+def test_kept_features_are_those_of_all_devices(found):
+    assert found["uncached"][0] == 0
+    assert "features of train" in found["whole"][1]
+    assert "features of train" not in found["uncached"][1]
+    for with_them, without in zip(found["rows"]["whole"], found["rows"]["uncached"], strict=True):
+        assert with_them.keys() == without.keys()
+        for name, value in with_them.items():
+            assert value == (pytest.approx(without[name], rel=1e-5) if name == "loss" else without[name])
+
+
+def test_a_run_that_goes_back_ends_in_the_same_process(found):
+    status, out = found["rollback"]
+    assert status == 0, out
+    assert out.count("goes back to step") == found["rollbacks"] == 2
