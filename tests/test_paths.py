@@ -89,6 +89,7 @@ def test_the_functions_for_other_programs_refuse_it_too(tmp_path):
 
 
 def test_export_needs_a_temporary_folder_that_tensorflow_finds(tmp_path, run_main, monkeypatch):
+    (tmp_path / "[1]").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "[1]"))
     status, _, err = run_main("export", f"--workdir={tmp_path}")
     assert status == 2
