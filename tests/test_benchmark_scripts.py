@@ -238,12 +238,11 @@ def test_networks_outlive_an_emptied_cache(tmp_path, monkeypatch):
     modules = tmp_path / "modules"
     monkeypatch.setenv("TFHUB_CACHE_DIR", str(modules))
     bench = compare.Bench(tmp_path / "scratch")
-    for folder in ("features/one", "backbones/lite0"):
-        (bench.cache / folder).mkdir(parents=True)
+    (bench.cache / "features" / "one").mkdir(parents=True)
     (bench.cache / "measured.json").touch()
     (bench.cache / "tfhub_modules" / "inception").mkdir()
     bench.empty_cache()
-    assert {path.name for path in bench.cache.iterdir()} == {"backbones", "tfhub_modules"}
+    assert {path.name for path in bench.cache.iterdir()} == {"tfhub_modules"}
     assert (modules / "inception").is_dir()
 
 

@@ -31,7 +31,6 @@ KILLS = int(os.environ.get("KILLS", "60"))
 STOPS = int(os.environ.get("STOPS", "10"))
 SEED = int(os.environ.get("KILL_SEED", "0"))
 AT_ONCE = 2
-NETWORK = "cache/hub-trainer/backbones"
 # Histories would not end otherwise where to start takes longer than to go on.
 MOST_INTERRUPTIONS = 6
 
@@ -60,7 +59,7 @@ RUNS = {
 }  # fmt: skip
 # What the last line says that a process has printed.
 DOING = {
-    "": "start", "converting": "network", "pictures": "before training", "splits": "before training",
+    "": "start", "pictures": "before training", "splits": "before training",
     "backbone": "before training", "features": "features", "goes on": "before training",
     "phase": "training", "step": "training", "test accuracy": "end", "report": "end", "results": "end",
     "TensorBoard": "end",
@@ -120,7 +119,6 @@ class Reference:
 
     left: dict[str, Any]
     secs: float
-    network: Path
 
 
 @pytest.fixture(scope="module")
@@ -128,25 +126,20 @@ def references(tmp_path_factory):
     folder = tmp_path_factory.mktemp("references")
 
     def run(name: str) -> Reference:
-        history = prepared(name, folder / name, network=folder / "frozen" / NETWORK)
+        history = prepared(name, folder / name)
         start = time.monotonic()
         started = history.start()
         assert started.process.wait(timeout=900) == 0, started.printed()
-        return Reference(history.left(), time.monotonic() - start, folder / "frozen" / NETWORK)
+        return Reference(history.left(), time.monotonic() - start)
 
-    # The first makes what the others begin with.
-    frozen = run("frozen")
     # At once, as later, when it matters how long they take.
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        found = list(pool.map(run, [name for name in RUNS if name != "frozen"]))
-    return dict(zip(RUNS, [frozen, *found], strict=True))
+        return dict(zip(RUNS, pool.map(run, RUNS), strict=True))
 
 
-def prepared(name: str, folder: Path, *, network: Path) -> History:
-    """Makes the folder of a history. A frozen one begins with an empty cache, others with the network."""
-    (folder / NETWORK).parent.mkdir(parents=True)
-    if name != "frozen":
-        shutil.copytree(network, folder / NETWORK)
+def prepared(name: str, folder: Path) -> History:
+    """Makes the folder of a history, which begins with an empty cache."""
+    folder.mkdir(parents=True)
     return History(name, folder)
 
 
@@ -194,7 +187,7 @@ class Campaign:
             with self._lock:
                 number = next(self._numbers)
             name = list(RUNS)[number % len(RUNS)]
-            history = prepared(name, self._folder / str(number), network=self._references[name].network)
+            history = prepared(name, self._folder / str(number))
             try:
                 self._live(history, self._references[name], random.Random(f"{SEED} {number}"))
                 got, expected = history.left(), self._references[name].left
@@ -259,7 +252,7 @@ def test_asked_to_stop_at_random_moments(references, tmp_path):
             assert status in (0, -number), out
         else:
             # Before anything listens to signals, they do what they do to any process.
-            assert doing in ("start", "network"), f"{told} at {doing!r} gave status {status}: {out}"
+            assert doing == "start", f"{told} at {doing!r} gave status {status}: {out}"
             assert status in (-number, 130, 1), out
         assert "Traceback" not in out or doing == "start", out
         return f"{doing}: {told}, status {status}"

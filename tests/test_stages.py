@@ -122,7 +122,11 @@ def test_what_is_computed_once_and_what_is_not(open_stages, tiny_backbone):
         ("train=head; augment=flip", ("--feature_views=2",), "features"),
         (f"{top}; augment=flip", ("--feature_views=1",), "middle_relu"),
         ("train=head", module, "features"),
-        ("train=head backbone/bn/beta", module, from_the_first),
+        (
+            "train=head backbone/bn/beta",
+            module,
+            "phase one trains a part of a SavedModel",
+        ),
     ):
         stages = open_stages(f"--phase=name=one; for=1epochs; {phase}", *options)
         stage, why = stages.current(), why_uncached(stages.experiment, stages.state.phase.spec)

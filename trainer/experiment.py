@@ -179,7 +179,7 @@ class Experiment:
 
     def _check_training(self, spec: PhaseSpec) -> None:
         """Makes sure that a phase can train what it is to train: not to be found out when it begins."""
-        trained = self._trained_in_backbone(spec)
+        trained = self.trained_in_backbone(spec)
         if all(pattern.startswith(("head/", "not:")) for pattern in spec.train):
             return
         try:
@@ -188,15 +188,10 @@ class Experiment:
         except UsageError as error:
             raise UsageError(f"phase {spec.name}: {error}") from None
 
-    def _trained_in_backbone(self, spec: PhaseSpec) -> list[str]:
-        rows = self.classifier.freezing_table(spec.train)
-        names = [row.name for row in rows if row.state == "train" and row.name.startswith("backbone/")]
-        return [name.removeprefix("backbone/") for name in names]
-
     def cut(self, spec: PhaseSpec) -> Cut | None:
         """Returns the deepest place in the network below which a phase changes nothing."""
         if spec not in self._cuts:
-            trained = self._trained_in_backbone(spec)
+            trained = self.trained_in_backbone(spec)
             self._cuts[spec] = self.backbone.cut(trained, bn_batch=spec.bn == "batch")
         return self._cuts[spec]
 
@@ -211,6 +206,12 @@ class Experiment:
         num_parts = self.config.update.accumulate
         together = self.backbone.batch_norms and num_parts == 1
         return 1 if together else num_parts * self.strategy.num_replicas_in_sync
+
+    def trained_in_backbone(self, spec: PhaseSpec) -> list[str]:
+        """Returns the keys of `backbone.variables` that a phase trains."""
+        rows = self.classifier.freezing_table(spec.train)
+        trained = [row.name for row in rows if row.state == "train"]
+        return [name.removeprefix("backbone/") for name in trained if name.startswith("backbone/")]
 
     def split_record(self) -> dict[str, list[tuple[str, str, str]]]:
         """Returns {split: [(id, class name, SHA-256)]}."""

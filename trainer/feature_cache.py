@@ -131,7 +131,7 @@ def why_uncached(experiment: Experiment, spec: PhaseSpec) -> str:
     if spec.bn == "batch":
         return f"phase {spec.name} uses the batch's BatchNorm statistics, so the network is never constant"
     if experiment.cut(spec) is None:
-        return f"phase {spec.name} trains the network from its first layers on"
+        return f"phase {spec.name} {experiment.backbone.why_no_cut(experiment.trained_in_backbone(spec))}"
     augment = make_augment(spec.augment)
     if augment and augment.mixes:
         return f"phase {spec.name} mixes pictures of a batch ({spec.augment}), so nothing of one can be kept"

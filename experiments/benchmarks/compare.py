@@ -33,11 +33,7 @@ import reading
 from suites import Comparison, Program, comparisons
 
 HERE = Path(__file__).resolve().parent
-NETWORKS = {"tfhub_modules", "backbones"}  # Folders of the cache that hold what did not come from our runs.
-SAVED_LITE0 = (
-    "import sys; from trainer.model.efficientnet_lite0 import saved_model_folder; "
-    "print(saved_model_folder(cache_dir=sys.argv[1]))"
-)
+NETWORKS = {"tfhub_modules"}  # Folders of the cache that hold what did not come from our runs.
 
 
 class Bench:
@@ -101,10 +97,10 @@ class Bench:
 
     def _saved_lite0(self) -> str:
         if not self._lite0:
-            command = [sys.executable, "-c", SAVED_LITE0, str(self.cache)]
-            log = self.scratch / "lite0.txt"
-            child = measuring.run_child(command, log=log, environment=self._environment)
-            self._lite0 = child.output.splitlines()[-1]
+            folder = self.scratch / "lite0"
+            command = [sys.executable, str(HERE / "save_lite0.py"), str(folder)]
+            measuring.run_child(command, log=self.scratch / "lite0.txt", environment=self._environment)
+            self._lite0 = str(folder)
         return self._lite0
 
 

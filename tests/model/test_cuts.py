@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import itertools
 import re
 
 import numpy as np
@@ -54,13 +55,13 @@ def pictures(backbone, count=2):
     return tf.random.stateless_uniform(shape, [0, 0], 0, 255)
 
 
-def assert_same(one, other):
+def assert_same(one, other, *, tolerance=1e-5):
     scale = np.abs(other).max()
     assert scale > 0
-    np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * scale)
+    np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * scale)
 
 
-def assert_exact(backbone, trained):
+def assert_exact(backbone, trained, *, gradient_tolerance=1e-5):
     """Compares the two halves with the whole: features, and gradients of what trains."""
     cut = backbone.cut(trained, bn_batch=False)
     variables = [backbone.variables[name] for name in trained]
@@ -76,7 +77,7 @@ def assert_exact(backbone, trained):
     (whole, whole_gradients), (features, gradients) = found
     assert_same(features, whole)
     for gradient, whole_gradient in zip(gradients, whole_gradients, strict=True):
-        assert_same(gradient, whole_gradient)
+        assert_same(gradient, whole_gradient, tolerance=gradient_tolerance)
     return cut
 
 
@@ -285,9 +286,11 @@ def test_one_of_every_family(name, size):
     backbone = open_backbone(f"keras:{name}", weights="none", image_size=size)
     again = open_backbone(f"keras:{name}", weights="none", image_size=size)
     trainable = matching(backbone, "")
+    # See test_gradients_jump_only_where_a_relu_turns.
+    tolerance = RELU_JUMP if name == "ResNet50V2" else 1e-5
     for share in (0.3, 0.6, 0.9):
         trained = trainable[int(share * len(trainable)) :]
-        cut = assert_exact(backbone, trained)
+        cut = assert_exact(backbone, trained, gradient_tolerance=tolerance)
         assert set(cut.variables).isdisjoint(trained)
         # Names last although Keras counts on, and making a cut changes nothing.
         assert again.cut(trained, bn_batch=False).name == cut.name
@@ -296,9 +299,84 @@ def test_one_of_every_family(name, size):
     gc.collect()
 
 
+# Of the largest gradient of a variable: what some units that turn on or off were seen to change.
+RELU_JUMP = 0.1
+
+
 @pytest.mark.slow
-def test_nasnet_has_no_place_between_its_cells():
+def test_gradients_jump_only_where_a_relu_turns():
+    """Why gradients of a network and of its two halves may differ by far more than rounding.
+
+    What crosses may be rounded otherwise in the last bit: what is below may be folded or computed in another
+    batch. Features follow by as much. But a ReLU whose input is that close to zero turns on or off, and its
+    gradient jumps from 0 to 1. On ResNet50V2 at 96 px, noise of 1e-7 moved the gradients of ten of twelve
+    pictures by 1e-6, and those of two by 5.7e-3 and 1.1e-2; noise of 1e-5 turned units in all of them, and
+    moved gradients by 2e-4 to 1.1e-1. Where none turns, gradients follow within rounding.
+    """
+    backbone = open_backbone("keras:ResNet50V2", weights="none", image_size=64)
+    trained = matching(backbone, "")[14:]
+    cut = backbone.cut(trained, bn_batch=False)
+    variables = [backbone.variables[name] for name in trained]
+    start = backbone._network.get_layer(cut.name).output
+    relus = [layer.output for layer in backbone._network.layers if layer.name.endswith("_relu")]
+    above = relus[[relu.node.layer.name for relu in relus].index("conv2_block2_preact_relu") :]
+    units = tf_keras.Model(start, above)
+
+    def run(x):
+        with tf.GradientTape() as tape:
+            features = cut.above(x, training=True, bn_batch=False)
+            loss = tf.reduce_sum(features * tf.range(1.0, 1.0 + features.shape[-1]))
+        return features, tape.gradient(loss, variables), [u > 0 for u in units(x, training=False)]
+
+    jumps = {True: [], False: []}
+    crossing = tf.split(cut.below(pictures(backbone, 4)), 4)
+    for number, (x, level) in enumerate(itertools.product(crossing, (1e-7, 1e-5))):
+        noise = tf.random.stateless_normal(x.shape, [1, number])
+        (one, gradients, on), (other, moved, now_on) = run(x), run(x * (1 + level * noise))
+        assert_same(other, one)
+        turned = any(tf.reduce_any(a != b) for a, b in zip(on, now_on, strict=True))
+        jumps[turned].append(
+            max(float(np.abs(a - b).max() / np.abs(a).max()) for a, b in zip(gradients, moved, strict=True))
+        )
+    assert max(jumps[False]) < 1e-4
+    assert 1e-4 < max(jumps[True]) < 2 * RELU_JUMP
+
+
+@pytest.mark.slow
+def test_nasnet_is_cut_through_the_two_cells_that_the_next_one_takes():
     one, two = (open_backbone("keras:NASNetMobile", weights="none") for _ in range(2))
-    # Every cell takes what the two cells before it give.
-    assert one.cut(matching(one, "")[-1:], bn_batch=False) is None
+    trained = [name for name in matching(one, "") if name.endswith(("_12/kernel", "_12/gamma"))]
+    cut = assert_exact(one, trained)
+    assert cut.name == "normal_concat_10+activation_176"
+    assert cut.shape == (2 * 7 * 7 * 1056,)
+    assert set(cut.variables).isdisjoint(trained)
     assert one.fingerprint == two.fingerprint
+
+
+def cells(*, reaching):
+    """Convolutions of which each takes what the `reaching` ones before it give, as the cells of NASNet do."""
+    images = tf_keras.Input([8, 8, 3])
+    found = [layers.Conv2D(4, 3, padding="same", name=f"stem_{i}")(images) for i in range(reaching)]
+    for number in range(5):
+        conv = layers.Conv2D(4 + number, 3, padding="same", name=f"cell_{number}")
+        found.append(conv(layers.Concatenate(name=f"inputs_{number}")(found[-reaching:])))
+    return backbone_of(images, layers.GlobalAveragePooling2D()(layers.Concatenate()(found[-reaching:])))
+
+
+def test_two_tensors_cross_where_none_is_ever_alone():
+    backbone = cells(reaching=2)
+    cut = assert_exact(backbone, ["cell_3/kernel", "cell_4/bias"])
+    assert (cut.name, cut.shape) == ("cell_2+inputs_3", (8 * 8 * (6 + 5 + 6),))
+    assert "cell_2/bias" in cut.variables
+    assert set(cut.variables).isdisjoint(["cell_3/kernel", "cell_4/kernel"])
+
+
+def test_why_there_is_no_cut():
+    backbone = cells(reaching=3)
+    assert backbone.cut(["cell_4/bias"], bn_batch=False) is None
+    assert backbone.why_no_cut(["cell_4/bias"]) == (
+        "trains upper layers only, but below them the network goes through more than 2 tensors at once "
+        "everywhere, so there is no place to cut it"
+    )
+    stems = [f"stem_{i}/kernel" for i in range(3)]
+    assert backbone.why_no_cut(stems) == "trains the network from its first layers on"

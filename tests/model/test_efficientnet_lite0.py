@@ -1,8 +1,6 @@
-"""EfficientNet-Lite0 against the same network written out in numpy, and its way into the cache."""
+"""EfficientNet-Lite0 against the same network written out in numpy, and what a Keras network can besides."""
 
 import pickle
-import shutil
-import threading
 
 import numpy as np
 import pytest
@@ -10,16 +8,8 @@ import tensorflow as tf
 
 from trainer.model import efficientnet_lite0, torch_weights
 from trainer.model.backbones import open_backbone
-from trainer.model.saved_models import find_defect, publish
+from trainer.model.layers import from_layer
 from trainer.values import Contract, TrainerError, UsageError
-
-
-@pytest.fixture(scope="module")
-def cache_dir(tmp_path_factory):
-    """A cache that holds the converted network."""
-    path = tmp_path_factory.mktemp("cache")
-    efficientnet_lite0.saved_model_folder(cache_dir=str(path))
-    return str(path)
 
 
 @pytest.fixture(scope="module")
@@ -66,16 +56,16 @@ def numpy_features(state, images):
 
 
 @pytest.mark.parametrize("size", [64, 75])
-def test_features_are_those_of_the_published_network(cache_dir, state, size):
-    backbone = open_backbone("efficientnet_lite0", image_size=size, cache_dir=cache_dir)
+def test_features_are_those_of_the_published_network(state, size):
+    backbone = open_backbone("efficientnet_lite0", image_size=size)
     low, high = backbone.contract.value_range
     images = np.random.default_rng(0).uniform(low, high, [2, size, size, 3]).astype(np.float32)
     features = backbone(tf.constant(images), training=False, bn_batch=False)
     np.testing.assert_allclose(features, numpy_features(state, images), rtol=1e-3, atol=1e-4)
 
 
-def test_contract_and_names(cache_dir):
-    backbone = open_backbone("efficientnet_lite0", cache_dir=cache_dir)
+def test_contract_and_names():
+    backbone = open_backbone("efficientnet_lite0")
     assert backbone.contract == Contract(224, 224, (-127 / 128, 1.0), feature_width=1280, any_size=True)
     # 49 convolutions, each with a BatchNorm of 4.
     assert len(backbone.variables) == 245
@@ -87,19 +77,68 @@ def test_contract_and_names(cache_dir):
         assert name in backbone.variables
 
 
-def test_layers_are_convolutions_and_batchnorms_in_order(cache_dir):
-    layers = open_backbone("efficientnet_lite0", image_size=32, cache_dir=cache_dir).layers
-    block = ["expand", "expand_bn", "depthwise", "depthwise_bn", "project", "project_bn"]
-    names = [f"blocks_{i}/{part}" for i in range(16) for part in block[0 if i else 2 :]]
-    assert [layer.name for layer in layers] == ["stem/conv", "stem/bn", *names, "head_conv", "head_bn"]
-    for layer in layers:
+def test_layers_are_named_by_block_in_order():
+    layers = open_backbone("efficientnet_lite0", image_size=32).layers
+    names = [layer.name for layer in layers]
+    assert names[:4] == ["input_1", "stem/conv", "stem/bn", "stem/relu"]
+    assert [name for name in names if name.startswith("blocks_14/")] == [
+        f"blocks_14/{part}"
+        for part in (
+            "expand", "expand_bn", "expand_relu", "depthwise", "depthwise_bn", "depthwise_relu", "project",
+            "project_bn", "add",
+        )
+    ]  # fmt: skip
+    assert names[-4:] == ["head_conv", "head_bn", "head_relu", "pooling"]
+    with_variables = [layer for layer in layers if layer.variables]
+    assert len(with_variables) == 2 * 49
+    for layer in with_variables:
         norm = ["gamma", "beta", "moving_mean", "moving_variance"]
         weights = norm if layer.name.endswith("bn") else ["kernel"]
         assert layer.variables == tuple(f"{layer.name}/{weight}" for weight in weights)
 
 
-def test_batch_statistics_move_only_when_asked(cache_dir):
-    backbone = open_backbone("efficientnet_lite0", image_size=32, cache_dir=cache_dir)
+@pytest.mark.parametrize(
+    ("first", "name", "shape"),
+    [
+        # Block 14 adds its input to what it makes of it: it is cut before that, never inside.
+        ("blocks_14/expand", "blocks_13/add", (2, 2, 192)),
+        ("blocks_14/project_bn", "blocks_13/add", (2, 2, 192)),
+        ("head_conv", "blocks_15/project_bn", (2, 2, 320)),
+    ],
+)
+def test_it_is_cut_below_what_trains(first, name, shape):
+    backbone = open_backbone("efficientnet_lite0", weights="none", image_size=64)
+    trained = [v for layer in from_layer(first, backbone.layers) for v in layer.variables]
+    cut = backbone.cut([v for v in trained if backbone.variables[v].trainable], bn_batch=False)
+    assert (cut.name, cut.shape) == (name, shape)
+    assert set(cut.variables).isdisjoint(trained)
+
+
+def test_batchnorm_is_folded_and_takes_the_same_gradients():
+    backbone = open_backbone("efficientnet_lite0", image_size=32)
+    variables = {name: v for name, v in backbone.variables.items() if v.trainable}
+    images = tf.random.stateless_uniform([2, 32, 32, 3], [0, 0], *backbone.contract.value_range)
+
+    def gradients(images):
+        with tf.GradientTape() as tape:
+            features = backbone(images, training=True, bn_batch=False)
+            loss = tf.reduce_sum(features * tf.cos(tf.range(1280.0)))
+        return features, tape.gradient(loss, list(variables.values()))
+
+    in_graph = tf.function(gradients, autograph=False)
+    operations = in_graph.get_concrete_function(images).graph.as_graph_def()
+    nodes = [node.op for function in operations.library.function for node in function.node_def]
+    assert "DepthwiseConv2dNative" in nodes
+    assert not [op for op in nodes if op.startswith("FusedBatchNorm")]
+    (features, found), (plain_features, plain) = in_graph(images), gradients(images)
+    np.testing.assert_allclose(features, plain_features, rtol=1e-3, atol=1e-5)
+    for name, one, other in zip(variables, found, plain, strict=True):
+        scale = np.abs(other).max()
+        assert np.abs(one - other).max() < 1e-3 * scale, name
+
+
+def test_batch_statistics_move_only_when_asked():
+    backbone = open_backbone("efficientnet_lite0", image_size=32)
     mean = backbone.variables["stem/bn/moving_mean"]
     before, images = mean.numpy(), tf.ones([2, 32, 32, 3])
     backbone(images, training=True, bn_batch=False)
@@ -108,26 +147,11 @@ def test_batch_statistics_move_only_when_asked(cache_dir):
     assert not np.array_equal(mean, before)
 
 
-def test_converted_once(cache_dir, monkeypatch):
-    monkeypatch.setattr(efficientnet_lite0, "load_torch_weights", lambda: pytest.fail("converted again"))
-    open_backbone("efficientnet_lite0", cache_dir=cache_dir)
-
-
-def test_damaged_copy_is_made_again(cache_dir, tmp_path, caplog):
-    shutil.copytree(cache_dir, tmp_path / "cache")
-    folder = efficientnet_lite0.saved_model_folder(cache_dir=str(tmp_path / "cache"))
-    (folder / "variables" / "variables.index").unlink()
-    with caplog.at_level("WARNING", "trainer"):
-        efficientnet_lite0.saved_model_folder(cache_dir=str(tmp_path / "cache"))
-    assert "variables.index is missing" in caplog.text
-    assert find_defect(folder) == ""
-
-
-def test_wrong_options(cache_dir):
+def test_wrong_options():
     with pytest.raises(UsageError, match=r"--image_size=16: .* 32 px .*224"):
-        open_backbone("efficientnet_lite0", image_size=16, cache_dir=cache_dir)
+        open_backbone("efficientnet_lite0", image_size=16)
     with pytest.raises(UsageError, match="imagenet or none"):
-        open_backbone("efficientnet_lite0", weights="x.h5", cache_dir=cache_dir)
+        open_backbone("efficientnet_lite0", weights="x.h5")
 
 
 def test_missing_or_altered_package(monkeypatch):
@@ -177,37 +201,3 @@ def test_files_that_are_no_weights():
     for data in (b"", b"PK\x03\x04", legacy_file({})[:-20]):
         with pytest.raises(ValueError, match="not a legacy torch file"):
             torch_weights.read_state_dict(data)
-
-
-def test_two_that_publish_at_once_both_succeed(tmp_path):
-    target, barrier, errors = tmp_path / "network", threading.Barrier(2), []
-
-    def write(scratch):
-        (scratch / "one").write_text("1")
-        barrier.wait()  # Both have begun before either has finished.
-        (scratch / "two").write_text("2")
-
-    def run():
-        try:
-            publish(target, write)
-        except Exception as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
-    assert sorted(p.name for p in target.iterdir()) == ["one", "two"]
-    assert [p.name for p in tmp_path.iterdir()] == ["network"]
-
-
-def test_a_write_that_fails_leaves_nothing(tmp_path):
-    def write(scratch):
-        (scratch / "one").write_text("1")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(TrainerError, match=r"No space left.*--cache_dir"):
-        publish(tmp_path / "network", write)
-    assert list(tmp_path.iterdir()) == []

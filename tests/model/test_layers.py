@@ -9,7 +9,7 @@ from trainer.model.backbones import open_backbone
 from trainer.model.classifier import Classifier
 from trainer.model.freezing import summary, trained
 from trainer.model.heads import Head
-from trainer.model.layers import Layer, from_layer, layers_of_names, network_layers, top_share
+from trainer.model.layers import Layer, from_layer, network_layers, top_share
 from trainer.model.variable_names import lasting_names, unique_names
 from trainer.values import UsageError
 
@@ -56,15 +56,6 @@ def test_names_last_although_keras_counts_on():
         ("tf.nn.relu6", ()),
         ("global_average_pooling2d", ()),
     )  # fmt: skip
-
-
-def test_weights_of_one_name_are_of_one_layer():
-    names = ["a/kernel", "b/x/gamma", "a/kernel~2", "b/x/beta", "b/y/gamma"]
-    assert layers_of_names(names) == (
-        ("a", ("a/kernel", "a/kernel~2")),
-        ("b/x", ("b/x/gamma", "b/x/beta")),
-        ("b/y", ("b/y/gamma",)),
-    )
 
 
 def test_a_classifier_has_the_layers_of_backbone_and_head(backbone):

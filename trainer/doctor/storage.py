@@ -14,7 +14,7 @@ from trainer.values import UsageError
 # {folder below the cache: what it costs to remove it}
 PARTS = {
     "features": "removing it costs computing them again",
-    "backbones": "converted networks, made again in seconds",
+    "backbones": "of earlier versions; may go",
     "tfhub_modules": "removing it costs fetching them again",
     "archives": "removing it costs fetching and unpacking them again",
     "scans": "removing it costs looking at all pictures again",

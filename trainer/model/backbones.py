@@ -75,6 +75,14 @@ class Backbone(Protocol):
         """
         ...
 
+    def why_no_cut(self, trained: Collection[str]) -> str:
+        """Returns why there is no cut with stored statistics, to be read after the name of the phase.
+
+        Args:
+          trained: keys of `variables`, for which `cut` gives None.
+        """
+        ...
+
     def feature_maps(self) -> Callable[[tf.Tensor], tf.Tensor] | None:
         """Returns images [B, H, W, 3] -> its last maps [B, h, w, D] float32, whose averages are the features.
 
@@ -140,7 +148,7 @@ def open_backbone(
     if address == "efficientnet_lite0":
         from trainer.model.efficientnet_lite0 import open_efficientnet_lite0
 
-        return open_efficientnet_lite0(weights=weights, image_size=image_size, cache_dir=cache_dir)
+        return open_efficientnet_lite0(weights=weights, image_size=image_size)
     raise UsageError(
         f"--backbone={address} is none of efficientnet_lite0, hub:HANDLE (an address or a folder), "
         "savedmodel:PATH, keras:NAME"

@@ -12,7 +12,7 @@ from trainer.hub import hub
 from trainer.model.backbones import LEAVE_FROZEN, require_variables
 from trainer.model.cuts import Cut, whole_cut
 from trainer.model.folding import Inference
-from trainer.model.layers import layers_of_names
+from trainer.model.layers import Layer
 from trainer.model.saved_models import first_line, module_digest
 from trainer.model.variable_names import unique_names
 from trainer.values import Contract, TrainerError, UsageError, failure_in_words
@@ -42,8 +42,10 @@ class _Interface(NamedTuple):
 class HubBackbone:
     """A SavedModel from pictures to features; see the Backbone protocol.
 
-    Feature maps [B, h, w, D] are averaged over h and w.
+    Feature maps [B, h, w, D] are averaged over h and w. A module records no order of layers.
     """
+
+    layers: tuple[Layer, ...] = ()
 
     def __init__(
         self,
@@ -53,7 +55,6 @@ class HubBackbone:
         image_size: int = 0,
         value_range: tuple[float, float] | None = None,
         default_size: int = 0,
-        in_order: bool = False,
     ) -> None:
         """Loads the module and reads its contract.
 
@@ -63,8 +64,6 @@ class HubBackbone:
           image_size: side in px; 0: the module's own.
           value_range: of the pixels it wants; None: (0, 1), the convention of TF Hub for images.
           default_size: side in px where neither the module nor `image_size` says one; 0: unknown.
-          in_order: whether its variables are listed in the order of the network. A module records no
-            order of layers, so that it shows `layers` only where this is known.
 
         Raises:
           UsageError: the size is wrong, or missing.
@@ -75,7 +74,7 @@ class HubBackbone:
         module = _load(name, folder)
         interface = _read_interface(name, module)
         height, width, any_size = _choose_size(name, interface.images, image_size, default_size)
-        self._interface, self._in_order = interface, in_order
+        self._interface = interface
         if interface.signature:
             module = _Served(module, interface.signature, interface.output_key)
         self._layer = _make_layer(name, module)
@@ -89,7 +88,6 @@ class HubBackbone:
         shape: list[int | None] = [None, None, feature_width] if self._pool else [feature_width]
         self._layer = _make_layer(name, module, shape)
         self.variables = unique_names(list(getattr(module, "variables", None) or []))
-        self.layers = layers_of_names(self.variables) if in_order else ()
         self.batch_norms: tuple[Any, ...] = ()
         self.contract = Contract(
             height_px=height,
@@ -132,8 +130,7 @@ class HubBackbone:
             raise UsageError(
                 f"{self.name} has no argument `training`, so bn=batch would change nothing: use bn=frozen"
             )
-        # In a network of our own, gradients reach everything.
-        unreached = [] if self._in_order or not trained else self._unreached(trained, bn_batch=bn_batch)
+        unreached = self._unreached(trained, bn_batch=bn_batch) if trained else []
         if unreached and len(unreached) == len(trained):
             raise UsageError(
                 f"{self.name} cannot be trained: no gradient reaches its variables, such as {unreached[0]}; "
@@ -168,6 +165,12 @@ class HubBackbone:
         """See the Backbone protocol. A module shows no layers, so all of it is below or nothing."""
         width = self.contract.feature_width
         return whole_cut(self, trained, bn_batch=bn_batch, feature_width=width, variables=self.variables)
+
+    def why_no_cut(self, trained: Collection[str]) -> str:
+        """See the Backbone protocol."""
+        if all(name in trained for name, variable in self.variables.items() if variable.trainable):
+            return "trains the network from its first layers on"
+        return "trains a part of a SavedModel, which is one block: it shows no layers to cut it between"
 
     def feature_maps(self) -> Callable[[tf.Tensor], tf.Tensor] | None:
         """See the Backbone protocol."""

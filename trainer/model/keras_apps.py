@@ -1,4 +1,7 @@
-"""`keras:NAME`: every image model of tf_keras.applications, with its own preprocessing inside."""
+"""Keras networks as backbones, and `keras:NAME`: every image model of tf_keras.applications.
+
+The latter take pixels 0 to 255, have their own preprocessing inside, and average their last feature maps.
+"""
 
 import contextlib
 import dataclasses
@@ -16,7 +19,7 @@ import tensorflow as tf
 import tf_keras
 
 from trainer.model.batch_norm import pool_batch_norm
-from trainer.model.cuts import Cut, network_cut, whole_cut
+from trainer.model.cuts import Cut, network_cut, whole_cut, why_no_cut
 from trainer.model.dropout import seed_dropout
 from trainer.model.fingerprints import network_fingerprint
 from trainer.model.folding import Inference
@@ -41,18 +44,32 @@ DEFAULT_SIZES_PX = {
 
 
 class KerasBackbone:
-    """An image model of tf_keras.applications without its classifier; see the Backbone protocol.
+    """A functional Keras network from pictures to features; see the Backbone protocol."""
 
-    It takes pixels 0 to 255 and averages its last feature maps.
-    """
+    def __init__(
+        self,
+        name: str,
+        network: tf_keras.Model,
+        preprocess: Callable[[tf.Tensor], tf.Tensor],
+        *,
+        size_px: int,
+        value_range: tuple[float, float] = (0.0, 255.0),
+    ) -> None:
+        """Takes the network as it is; dropout layers in it are made to draw by the seed of a step.
 
-    def __init__(self, name: str, network: tf_keras.Model, preprocess: Callable, *, size_px: int) -> None:
+        Args:
+          name: what the user called it, for messages.
+          network: one input, what `preprocess` makes of images [B, H, W, 3]; one output, features [B, D].
+          preprocess: what comes before it.
+          size_px: H and W.
+          value_range: of the pixels that `preprocess` takes.
+        """
         self.name = name
         self.variables = unique_names(network.variables, names=lasting_names(network))
         self.contract = Contract(
             height_px=size_px,
             width_px=size_px,
-            value_range=(0.0, 255.0),
+            value_range=value_range,
             feature_width=int(network.output_shape[-1]),
             any_size=True,
         )
@@ -94,6 +111,10 @@ class KerasBackbone:
             return whole_cut(self, trained, bn_batch=bn_batch, feature_width=width, variables=self.variables)
         cut = network_cut(self._network, trained, variables=self.variables, preprocess=self._preprocess)
         return cut and dataclasses.replace(cut, above=functools.partial(self._above, cut))
+
+    def why_no_cut(self, trained: Collection[str]) -> str:
+        """See the Backbone protocol."""
+        return why_no_cut(self._network, trained, variables=self.variables)
 
     def feature_maps(self) -> Callable[[tf.Tensor], tf.Tensor] | None:
         """See the Backbone protocol: what goes into the pooling that the network ends with."""

@@ -3,7 +3,7 @@
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -43,14 +43,6 @@ def network_layers(network: tf_keras.Model, *, variables: Mapping[str, tf.Variab
         Layer(name_of(layer), tuple(names[id(weight)] for weight in layer.weights))
         for layer in network.layers
     )
-
-
-def layers_of_names(names: Iterable[str]) -> tuple[Layer, ...]:
-    """Returns a layer for all 'LAYER/WEIGHT' of one LAYER, in the order in which they first come."""
-    found: dict[str, list[str]] = {}
-    for name in names:
-        found.setdefault(name.rpartition("/")[0], []).append(name)
-    return tuple(Layer(layer, tuple(variables)) for layer, variables in found.items())
 
 
 def from_layer(value: str, layers: Sequence[Layer]) -> Sequence[Layer]:

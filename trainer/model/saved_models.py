@@ -1,15 +1,13 @@
-"""SavedModel folders on disk: whole or not, and put in place in one step."""
+"""SavedModel folders on disk: whole or not."""
 
 import hashlib
 import shutil
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from trainer.files import move, set_mode, sync
+from trainer.files import move
 from trainer.values import TrainerError
 from trainer.values import told_by_tensorflow as first_line
 
@@ -64,38 +62,6 @@ def module_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def publish(target: Path, write: Callable[[Path], None]) -> None:
-    """Makes the folder `target` by `write(temporary folder)`, so that it appears whole or not at all.
-
-    Processes that do so at the same time each write their own; the first to finish stays.
-
-    Raises:
-      TrainerError: it cannot be written.
-    """
-    scratch = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        set_mode(scratch, 0o755)  # mkdtemp's 0700 would lock other users out of a shared cache.
-        write(scratch)
-        _sync(scratch)
-        try:
-            move(scratch, target)
-        except OSError:
-            # A folder that is not empty cannot be replaced: another process was first.
-            if not target.is_dir():
-                raise
-        sync(target.parent)
-    except (OSError, tf.errors.OpError) as error:
-        raise TrainerError(
-            f"cannot write {target} ({first_line(error)}): free some space, or name another folder "
-            "with --cache_dir"
-        ) from error
-    finally:
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
-
-
 def move_aside(folder: Path) -> Path:
     """Renames a damaged folder to `NAME.broken`, in place of an older one, and returns that path.
 
@@ -112,8 +78,3 @@ def move_aside(folder: Path) -> Path:
             "folder with --cache_dir"
         ) from error
     return aside
-
-
-def _sync(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        sync(path)
