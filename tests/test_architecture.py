@@ -50,7 +50,7 @@ ALLOWED = {
         "record",
         "runtime",
     },
-    "loop": {"values", "phase_specs", "options", "config", "model"},
+    "loop": {"values", "phase_specs", "options", "config", "precision", "model"},
     "bit_rule": {"config"},
     "combinations": {"values", "phase_specs", "config", "data", "loop"},
     "experiment": {
@@ -359,7 +359,7 @@ WRONG = {
         ("from tensorflow.train import CheckpointManager", "CheckpointManager belongs only in no file"),
     ],
     "loop/hooks.py": [
-        ("from trainer.precision.rewriter import arithmetic", "loop may not import precision.rewriter"),
+        ("from trainer.arithmetic import Arithmetic", "loop may not import arithmetic"),
         ("from trainer.record.summaries import Summaries", "loop may not import record.summaries"),
         ("from trainer.data import pipeline", "loop/hooks.py: loop may not import data.pipeline"),
         ("import trainer", "loop/hooks.py: loop may not import trainer"),

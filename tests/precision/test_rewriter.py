@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
@@ -10,6 +11,7 @@ from tensorflow.python.eager import context
 from trainer.hub import hub
 from trainer.precision import rewriter
 from trainer.precision.rewriter import (
+    apart,
     arithmetic,
     in_precision,
     require_rewritten,
@@ -133,6 +135,41 @@ def options_here():
     """The options of the rewriter that this thread's calls are made with."""
     text = context.context().function_call_options.config_proto_serialized
     return config_pb2.ConfigProto.FromString(text).graph_options.rewrite_options
+
+
+@pytest.mark.parametrize("order", [("float32", "bfloat16"), ("bfloat16", "float32")])
+def test_what_is_apart_stays_float32_with_its_gradients(bfloat16, order):
+    weight, matrix = tf.Variable(FINE), tf.Variable(tf.fill([1, 1], FINE))
+
+    def last(sums):
+        return tf.matmul(sums, matrix) * weight
+
+    @tf.function
+    def function(images):
+        with tf.GradientTape() as tape:
+            sums = make_sum()(images)
+            result = apart(last, sums)
+        with arithmetic("float32"):
+            return sums, result, tape.gradient(result, matrix)
+
+    for precision in order * 2:
+        sums, result, gradient = in_precision(function, precision)(fine_images())
+        expected = {"float32": EXACT, "bfloat16": ROUNDED}[precision]
+        assert set(sums.numpy().ravel().tolist()) == {expected}
+        np.testing.assert_allclose(result, [[expected * FINE * FINE]] * 2, rtol=1e-6)
+        np.testing.assert_allclose(gradient, [[2 * expected * FINE]], rtol=1e-6)
+    assert function.experimental_get_tracing_count() == 1
+
+
+def test_what_is_apart_may_capture_and_be_traced_again():
+    @tf.function
+    def function(x):
+        double = 2.0 * x
+        return apart(lambda y, nothing: y + double, x, None)
+
+    assert float(function(tf.constant(1.0))) == 3.0
+    assert function(tf.ones([2])).numpy().tolist() == [3.0, 3.0]
+    assert float(apart(lambda y: y + 1.0, tf.constant(1.0))) == 2.0
 
 
 def test_options_are_restored_and_others_kept():

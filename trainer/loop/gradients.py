@@ -11,6 +11,7 @@ from trainer.model.batch_norm import Moments, Pool, move, no_moments, over_devic
 from trainer.model.classifier import Classifier
 from trainer.model.cuts import Cut
 from trainer.model.dropout import Draws
+from trainer.precision import apart, arithmetic
 
 # Written in TensorFlow's own operations: nothing in it, or in what it calls, is for AutoGraph to find.
 plain = tf.autograph.experimental.do_not_convert
@@ -98,6 +99,33 @@ class Statistics:
         self.assign(after)
 
 
+def scored(
+    classifier: Classifier,
+    features: tf.Tensor,
+    labels: tf.Tensor,
+    targets: tf.Tensor | None = None,
+    *,
+    loss: Loss,
+    draws: Draws | None = None,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns logits [B, K] and losses [B] of features, float32 whatever the network computes in.
+
+    Args:
+      classifier: whose head it is.
+      features: [B, D].
+      labels: [B] int64.
+      targets: [B, K], as a `Loss` takes them.
+      loss: of each example.
+      draws: of dropout, while training.
+    """
+
+    def score(features: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor | None) -> tuple:
+        logits = classifier.logits(features, draws=draws)
+        return logits, loss(logits, labels, targets)
+
+    return apart(score, features, labels, targets)
+
+
 class Gradients:
     """Computes the gradients of a phase; see `make_train_run` for the arguments."""
 
@@ -156,19 +184,23 @@ class Gradients:
         # Only what trains is watched, so a frozen backbone costs no backward pass and no memory.
         with tf.GradientTape(watch_accessed_variables=False) as tape, pooling(pool):
             tape.watch(self._variables)
-            logits = classifier(
+            draws = draws._replace(places=batch["place"])
+            features = classifier.features(
                 batch["image"],
                 cut=self._cut,
                 backbone_trains=self._backbone_trains or self._bn_batch,
                 bn_batch=self._bn_batch,
-                draws=draws._replace(places=batch["place"]),
+                draws=draws,
             )
-            losses = self._loss(logits, batch["label"], batch.get("target"))
+            labels, targets = batch["label"], batch.get("target")
+            logits, losses = scored(classifier, features, labels, targets, loss=self._loss, draws=draws)
             mean = tf.reduce_sum(losses * batch["mask"]) / count
             if self._backbone_trains and (penalties := classifier.backbone.regularization_losses()):
                 mean += tf.add_n(penalties) / (self._num_replicas * self._num_parts)
             scaled = mean * state.loss_scale.scale if self._loss_scaling else mean
-        gradients = tape.gradient(scaled, self._variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        with arithmetic("float32"):  # For those of what is `apart`.
+            unconnected = tf.UnconnectedGradients.ZERO
+            gradients = tape.gradient(scaled, self._variables, unconnected_gradients=unconnected)
         state.metrics.update(losses=losses, logits=logits, labels=batch["label"], mask=batch["mask"])
         seen = self._statistics.seen(pool, here, before) if self._statistics and pool else Seen([], [])
         return Sums(mean, gradients, seen)

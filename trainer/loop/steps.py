@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from trainer.loop.gradients import Gradients, plain
+from trainer.loop.gradients import Gradients, plain, scored
 from trainer.loop.limits import Limit
 from trainer.loop.losses import PLAIN_LOSS, Loss
 from trainer.loop.phases import Phase
@@ -175,8 +175,8 @@ class Evaluator:
 
         @plain
         def score(batch: dict[str, tf.Tensor]) -> tf.Tensor:
-            logits = classifier(batch["image"], cut=cut)
-            losses = PLAIN_LOSS(logits, batch["label"], None)
+            features = classifier.features(batch["image"], cut=cut)
+            logits, losses = scored(classifier, features, batch["label"], loss=PLAIN_LOSS)
             self._metrics.update(losses=losses, logits=logits, labels=batch["label"], mask=batch["mask"])
             return logits
 

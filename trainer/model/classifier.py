@@ -67,8 +67,26 @@ class Classifier(tf_keras.Model):
           draws: while training, all dropout is drawn from them, that inside a Keras backbone, which
             bn_batch switches on, too. None means no dropout.
         """
+        features = self.features(
+            images, cut=cut, backbone_trains=backbone_trains, bn_batch=bn_batch, draws=draws
+        )
+        return self.logits(features, draws=draws)
+
+    def features(
+        self,
+        images: tf.Tensor,
+        *,
+        cut: Cut | None = None,
+        backbone_trains: bool = False,
+        bn_batch: bool = False,
+        draws: Draws | None = None,
+    ) -> tf.Tensor:
+        """Maps images to features [B, D] float32: the first part of `call`, with its arguments."""
         network = cut.above if cut else self.backbone
         with drawing_from(draws):
-            features = network(images, training=backbone_trains, bn_batch=bn_batch)
+            return network(images, training=backbone_trains, bn_batch=bn_batch)
+
+    def logits(self, features: tf.Tensor, *, draws: Draws | None = None) -> tf.Tensor:
+        """Maps features [B, D] to logits [B, K] float32: the second part of `call`."""
         logits = tf.cast(self.head(features, draws=draws), tf.float32)
         return tf.pad(logits, [[0, 0], [1, 0]]) if logits.shape[-1] == 1 else logits

@@ -2,6 +2,7 @@
 
 from trainer.precision.choice import Choice, choose, machine, read_choice, remembered
 from trainer.precision.rewriter import (
+    apart,
     arithmetic,
     in_precision,
     require_rewritten,
@@ -12,6 +13,7 @@ from trainer.precision.rewriter import (
 
 __all__ = [
     "Choice",
+    "apart",
     "arithmetic",
     "choose",
     "in_precision",

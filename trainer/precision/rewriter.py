@@ -70,6 +70,27 @@ def in_precision(function: Callable[..., Any], precision: str) -> Callable[..., 
     return call
 
 
+def apart(function: Callable[..., Any], *args: Any) -> Any:
+    """Calls a part of another tf.function that stays float32, whatever that one is called in.
+
+    The rewriter goes by what it finds in a graph, and would take the products of a head and the softmax of a
+    loss as well. What is called here is not written into the graph around it: it is optimized by itself, by
+    the options in force when the call is traced. The same holds for its gradients, so whoever takes them does
+    so under `arithmetic("float32")`.
+
+    Args:
+      function: in TensorFlow's own operations.
+      *args: what to call it with; tensors, or None.
+    """
+    import tensorflow as tf
+
+    with arithmetic("float32"):
+        if tf.executing_eagerly():
+            return function(*args)
+        # A new one in each graph: it may capture tensors of the graph around it.
+        return tf.function(function, autograph=False, experimental_attributes={"_noinline": True})(*args)
+
+
 def was_rewritten(function: Callable[..., Any], *args: Any, precision: str) -> bool:
     """Calls a function in `precision` and returns whether the graph that ran has casts of the rewriter.
 
