@@ -1,6 +1,7 @@
 """The feature cache as a user meets it: the same numbers, computed once, whatever happens to its files."""
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -26,7 +27,9 @@ from tests.feature_runs import (
     tiny_net,
     weights,
 )
-from trainer.data.feature_store import StoredFeatures
+from trainer import provenance
+from trainer.data import features, pipeline
+from trainer.data.feature_store import FeatureStore, StoredFeatures
 
 PROJECT = Path(__file__).parents[1]
 SPLITS = ["train", "validation", "test"]
@@ -276,6 +279,88 @@ def test_where_features_cannot_be_kept_auto_goes_on_and_require_fails(hindrance,
 
 
 # --- Damage, death and company
+
+
+# --- What the numbers of a cache are of
+
+
+def test_pictures_that_have_changed_places_are_looked_at_anew(train, tmp_path):
+    pictures = make_flower_folder(tmp_path / "pictures", n=8, classes=("grey", "black"))
+    for path in pictures.rglob("*.jpg"):
+        # All of one size and time: nothing but their bytes tells one from another.
+        path.write_bytes(path.read_bytes() + bytes(2000 - path.stat().st_size))
+        os.utime(path, ns=(10**18, 10**18))
+    changes = (f"--source=folder:{pictures}", "--splits=8,4,4", "--split_seed=3")
+    before = train(*changes)
+    for names in (("grey", "aside"), ("black", "grey"), ("aside", "black")):
+        (pictures / names[0]).rename(pictures / names[1])
+    again = train(*changes, cache=before.cache)
+    fresh = train(*changes)
+    assert computed(again.out) == SPLITS
+    assert left(again.workdir) == left(fresh.workdir)
+    splits = json.loads((again.workdir / "splits.json").read_text())["splits"]
+    for path, name, digest in (row for rows in splits.values() for row in rows):
+        assert digest == hashlib.sha256((pictures / path).read_bytes()).hexdigest()
+        assert path.split("/")[0] == name
+
+
+def test_other_code_computes_other_features(cached, train, tmp_path, monkeypatch):
+    # As in a checkout of this project in which `to_contract` was edited: the source, and what it does.
+    package = tmp_path / "trainer"
+    shutil.copytree(provenance._PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    source = package / "data" / "decode.py"
+    edited = source.read_text().replace("image01 = tf.image", "image01 = 0.0 * tf.image")
+    assert edited != source.read_text()
+    source.write_text(edited)
+    cache = shutil.copytree(cached.cache, tmp_path / "cache")
+    monkeypatch.setattr(provenance, "_PACKAGE", package)
+    real = pipeline.to_contract
+    monkeypatch.setattr(pipeline, "to_contract", lambda image, contract: 0.0 * real(image, contract))
+    black = train(cache=cache)
+    assert computed(black.out) == SPLITS
+    features = {np.frombuffer(data[128:], np.float32).max() for *_, data in entries(cache).values()}
+    assert 0.0 in features
+    assert len(entries(cache)) == 2 * len(entries(cached.cache))
+    assert computed(train(cache=cache).out) == []
+    monkeypatch.undo()
+    assert computed(train(cache=cache).out) == []
+
+
+def test_all_code_that_runs_on_the_way_to_features_is_covered(train):
+    covered = provenance.covered_files(*features.COMPUTING)
+    ran = set()
+
+    def note(frame, event, argument):
+        ran.add(frame.f_code.co_filename)
+
+    real = FeatureStore.get
+
+    def get(self, key, *, compute, **options):
+        def noted():
+            blocks = compute()
+            while True:
+                # From the first block on: pictures are opened, functions are traced and run.
+                sys.setprofile(note)
+                try:
+                    block = next(blocks, None)
+                finally:
+                    sys.setprofile(None)
+                if block is None:
+                    return
+                yield block
+
+        return real(self, key, compute=noted, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FeatureStore, "get", get)
+        train(*NET, "--augment=flip,crop(0.5)", "--feature_views=2", TOP)
+    package = provenance._PACKAGE
+    ours = {Path(name) for name in ran if name.startswith(f"{package}{os.sep}")}
+    assert {package / "data" / "decode.py", package / "model" / "cuts.py"} <= ours
+    wiring = {package / f"{name.removeprefix('trainer.')}.py" for name in features.WIRING}
+    # These show how far the work is, and end it.
+    told = {package / name for name in ("record/progress.py", "runtime.py", "commands/loop_wiring.py")}
+    assert ours - covered - wiring - told == set()
 
 
 def test_damaged_files_are_named_and_computed_anew(cached, copied, train):
