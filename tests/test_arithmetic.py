@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tests.conftest import make_flower_folder
 from tests.loop.toys import plan_of
+from tests.precision.test_rewriter import options_here
 from trainer.arithmetic import Arithmetic, forward_step, speed_key, train_step
 from trainer.commands.evaluate import make_stages
 from trainer.config import Config
@@ -44,8 +45,9 @@ class Step:
 
     def once(self):
         self.made += 1
-        options = tf.config.optimizer.get_experimental_options()
-        now = "bfloat16" if options.get("auto_mixed_precision_onednn_bfloat16") else "float32"
+        options = options_here()
+        is_bfloat16 = options.auto_mixed_precision_onednn_bfloat16 == options.ON
+        now = "bfloat16" if is_bfloat16 else "float32"
         time.sleep(0.001 if now == self.fastest else 0.004)
 
 

@@ -1,6 +1,7 @@
 """The benchmark command: what it measures, how, and that it leaves nothing else behind."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -213,7 +214,7 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(
         status, out, err = run_main("benchmark", *arguments, f"--output={output}")
         assert (status, out, err) == (1, "", f"trainer: --output={output} {why}\n")
     # Whoever runs the tests may be allowed everything.
-    monkeypatch.setattr(benchmark.os, "access", lambda path, mode: path != closed.parent)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != closed.parent)
     status, out, err = run_main("benchmark", *arguments, f"--output={closed}")
     assert (status, out) == (1, "")
     assert err == f"trainer: --output={closed} cannot be written: permission denied\n"

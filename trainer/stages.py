@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import tensorflow as tf
@@ -277,8 +278,21 @@ class Stage:
             run = self._make_run(self.cut)
             kind, step = "train step", train_step(experiment, self._all.state, run, self.cut)
         key = speed_key(experiment, self.phase, self.cut)
-        with self._all.once():
-            return self._all.arithmetic.decide(self.phase, kind, step=step, key=key)
+        return self._all.arithmetic.decide(self.phase, kind, step=self._noted(step), key=key)
+
+    @contextlib.contextmanager
+    def _noted(self, step: AbstractContextManager[Callable[[], object]]) -> Iterator[Callable[[], object]]:
+        """Gives a step to measure. Its first call traces, which every run does; the others are done once."""
+        with step as do:
+            is_traced = False
+
+            def call() -> None:
+                nonlocal is_traced
+                with self._all.once() if is_traced else contextlib.nullcontext():
+                    do()
+                is_traced = True
+
+            yield call
 
     def _find_cut(self) -> Cut | None:
         experiment, spec = self._experiment, self.phase.spec

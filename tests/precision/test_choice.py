@@ -7,6 +7,7 @@ import json
 import pytest
 import tensorflow as tf
 
+from tests.precision.test_rewriter import options_here
 from trainer.precision import choice as choice_module
 from trainer.precision.choice import Choice, choose, machine, measure
 
@@ -86,11 +87,14 @@ def test_each_step_runs_in_its_own_arithmetic():
     seen = {}
 
     def make(precision):
-        return lambda: seen.update({precision: tf.config.optimizer.get_experimental_options()})
+        return lambda: seen.update({precision: options_here()})
 
     candidates = ("float32", "bfloat16", "float16")
     measure(make, what="", candidates=candidates, here=HERE, budget_secs=0)
-    on = {p: {name for name, value in o.items() if value and "auto_mixed" in name} for p, o in seen.items()}
+    on = {
+        p: {f.name for f, value in o.ListFields() if "auto_mixed" in f.name and value == o.ON}
+        for p, o in seen.items()
+    }
     assert on == {
         "float32": set(),
         "bfloat16": {"auto_mixed_precision_onednn_bfloat16"},
