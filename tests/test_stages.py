@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -381,3 +382,20 @@ def test_views_are_of_the_seed_and_the_epoch_and_of_training_alone(open_stages):
     assert made == 2
     assert_close(rows, plain(other, augment="flip,crop(0.3)", epoch=0))
     assert np.abs(rows - views[0]).max() > 1e-2
+
+
+def test_how_long_features_take_and_what_is_done_once(open_stages, monkeypatch):
+    """A batch takes 2 s, and the first, which traces, 30 s more."""
+    stages = open_stages(HEAD)
+    clock, stage = SimpleNamespace(now=0.0), stages.current()
+    monkeypatch.setattr(stages_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    before = stages.once_secs
+    with stages._watched("features of train", 10) as done:
+        for secs, count in ((32, 4), (2, 4), (2, 2)):
+            clock.now += secs
+            done(count)
+    assert stages.once_secs - before == 36
+    assert stages.picture_secs == 4 / 6
+    # Of its one phase none are asked for yet: 10 + 4 + 4 pictures.
+    assert stage.awaits("train")
+    assert stages.once_secs_left() == pytest.approx(18 * 4 / 6)

@@ -94,10 +94,17 @@ class Stages:
 
     @contextlib.contextmanager
     def _watched(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
-        before = self.once_secs
+        ends: list[tuple[float, int]] = []
         with self.once(), self._watch(what, total) as done:
-            yield done
-        self.picture_secs = (self.once_secs - before) / max(total, 1)
+
+            def more(count: int) -> None:
+                done(count)
+                ends.append((time.monotonic(), count))
+
+            yield more
+        if len(ends) > 1:
+            # The first batch traces.
+            self.picture_secs = (ends[-1][0] - ends[0][0]) / sum(count for _, count in ends[1:])
 
     def evaluate(self, split: str) -> Evaluation:
         """Scores a split as the phase does that made the state."""
