@@ -409,22 +409,17 @@ NO_EFFECT = (
 )
 
 
-def test_where_nothing_can_be_converted_bfloat16_is_refused(bfloat16, pictures, tmp_path, run_main):
+@pytest.mark.parametrize("cache", ["auto", "off"])
+def test_where_nothing_can_be_converted_bfloat16_is_refused(bfloat16, cache, pictures, tmp_path, run_main):
+    """A head stays float32, whether it is given features or computes on images."""
     backbone = save_means(tmp_path / "means")
-    options = ("--schedule=frozen", "--precision=bfloat16")
+    options = ("--schedule=frozen", "--precision=bfloat16", f"--feature_cache={cache}")
     command = arguments(pictures, backbone, tmp_path / "run", *options, cache_dir=tmp_path / "cache")
     status, _, err = run_main(*command)
     why = "it found nothing in this network that it could convert"
     assert (status, err) == (2, NO_EFFECT.format("bfloat16", why))
     # The corrected command runs in the same folder.
     assert run_main(*command, "--precision=float32")[0] == 0
-
-
-def test_a_head_on_pictures_can_be_converted(bfloat16, pictures, tmp_path, run_main):
-    options = ("--schedule=frozen", "--precision=bfloat16", "--feature_cache=off")
-    backbone = save_means(tmp_path / "means")
-    command = arguments(pictures, backbone, tmp_path / "run", *options, cache_dir=tmp_path / "cache")
-    assert run_main(*command)[::2] == (0, "")
 
 
 def test_what_a_machine_does_not_compute_in_is_refused(

@@ -282,12 +282,10 @@ def test_a_picture_damaged_inside_is_named_and_taken_out(arguments, tmp_path, ru
     arguments += [f"--source=folder:{tmp_path / 'pictures'}", "--splits=auto"]
     status, _, err = run_main(*arguments)
     assert (status, "Traceback" in err) == (1, False)
-    # libjpeg writes to standard error itself.
     what = f"1 of 36 pictures in folder:{tmp_path / 'pictures'} cannot be used"
-    assert err.splitlines()[-2:] == [
-        f"trainer: {what}; --on_bad_image=skip leaves it out:",
-        "  train/blue/001.jpg: it cannot be decoded: Bogus Huffman table definition",
-    ]
+    told, reason = err.splitlines()[-2:]
+    assert told == f"trainer: {what}; --on_bad_image=skip leaves it out:"
+    assert reason.startswith("  train/blue/001.jpg: it cannot be decoded: ")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock"]
     bad.unlink()
     status, out, err = run_main(*arguments)

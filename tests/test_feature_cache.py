@@ -538,7 +538,8 @@ def test_two_phases_and_what_is_scored_later(train):
     report = with_it.workdir / "report"
     best = json.loads((report / "metrics.json").read_text())["step"]
     assert best <= STEPS < metrics(with_it.workdir)[-2]["step"]  # The best are of the frozen phase.
-    before = {path.name: path.read_bytes() for path in report.iterdir()}
+    # The record of what was written here covers the reports of other splits, too.
+    before = {path.name: path.read_bytes() for path in report.iterdir() if "manifest" not in path.name}
     assert {"metrics.json", "calibration.json", "index.html"} <= set(before)
     # Alone, the best weights are scored with the features that are kept, and the last ones with pictures.
     for checkpoint, split in (("best", "test"), ("latest", "validation")):

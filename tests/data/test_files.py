@@ -8,6 +8,7 @@ ADDRESSES = {
     "https://example.com/a.jpg?size=*": "curl -O",
     "http://example.com/a.jpg": "curl -O",
     "gs://bucket/a.jpg": "gcloud storage cp",
+    "s3://bucket/a.jpg": "aws s3 cp",
 }
 
 

@@ -57,9 +57,10 @@ def extend(experiment: Experiment, workdir: Workdir, checkpoints: Checkpoints) -
 
     step, why = _same_until(recorded, checkpoints.whole_steps(), both)
     best = checkpoints.best_step()
-    if step is None or (best >= step and not both(recorded.run.evaluate_every)[1].now(best)):
-        why = why or f"the best step, {best:,}, was evaluated only because a phase ended"
+    if step is None:
         raise _refusal(workdir, why)
+    if best >= step and not both(recorded.run.evaluate_every)[1].now(best):
+        raise _refusal(workdir, f"the best step, {best:,}, was evaluated only because a phase ended")
     if why:
         told = "goes back to" if step < reached else "goes on from"
         _log.info("--extend: %s; %s step %s", why, told, f"{step:,}")

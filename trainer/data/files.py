@@ -15,6 +15,7 @@ from trainer.paths import expanded
 _MAX_BYTES = 2**31 - 1
 _LISTED = "-"
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+_COPIES_WITH = {"http": "curl -O", "https": "curl -O", "gs": "gcloud storage cp", "s3": "aws s3 cp"}
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,9 @@ def _named(path: str) -> Iterator[Found]:
 
 def _at(path: str) -> Iterator[Found]:
     if (address := _ADDRESS.match(path)) and not os.path.lexists(path):
-        tool = "gcloud storage cp" if address[1].lower() == "gs" else "curl -O"
-        yield Found(path, f"an address, and only files are read: download it first, as with {tool} {path}")
+        tool = _COPIES_WITH.get(address[1].lower())
+        how = f", as with {tool} {path}" if tool else ""
+        yield Found(path, f"an address, and only files are read: download it first{how}")
     elif not os.path.isdir(path):
         yield Found(path)
     elif _is_named_as_picture(path):

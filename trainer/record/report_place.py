@@ -1,6 +1,7 @@
 """The folder of a report: which one it is, and what may be in it."""
 
 import contextlib
+import glob
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
@@ -52,7 +53,7 @@ def report_place(root: Path, name: str, *, source: str, pictures: str) -> Path:
     where that is taken by another source, `root/name-` with the first digits of `pictures`.
     """
     plain, other = root / name, root / f"{name}-{pictures[:_SHOWN_DIGITS]}"
-    for folder in (plain, *sorted(root.glob(f"{name}-{'[0-9a-f]' * _SHOWN_DIGITS}"))):
+    for folder in (plain, *sorted(root.glob(f"{glob.escape(name)}-{'[0-9a-f]' * _SHOWN_DIGITS}"))):
         if _is_of(folder, source=source, pictures=pictures):
             return folder
     return other if os.path.lexists(plain) else plain
