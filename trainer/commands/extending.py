@@ -60,7 +60,8 @@ def extend(experiment: Experiment, workdir: Workdir, checkpoints: Checkpoints) -
     if step is None:
         raise _refusal(workdir, why)
     if best >= step and not both(recorded.run.evaluate_every)[1].now(best):
-        raise _refusal(workdir, f"the best step, {best:,}, was evaluated only because a phase ended")
+        why = f"the best weights are of step {best:,}, which the longer plan does not evaluate"
+        raise _refusal(workdir, why)
     if why:
         told = "goes back to" if step < reached else "goes on from"
         _log.info("--extend: %s; %s step %s", why, told, f"{step:,}")
