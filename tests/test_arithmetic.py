@@ -197,7 +197,7 @@ def test_a_measured_train_step_leaves_nothing_behind(stages, step, moves):
     stages.state.jump(step)
     stage = stages.current()
     assert (stage.cut is not None) == (step == 0)
-    meanwhile, after = measured(stages, stage._make_run(stage.cut))
+    meanwhile, after = measured(stages, stage._make_run(stage.cut, "bfloat16"))
     assert {moves, "step", "metrics/loss/total", "optimizer/0000/iteration"} <= meanwhile
     assert after == set()
 
@@ -243,7 +243,7 @@ def test_every_step_that_is_measured_is_an_update(stages):
     stages.left_out = [0, 1]
     stage = stages.current()
     before, made = all_values(state), state.optimizer.iterations
-    with train_step(experiment, state, stage._make_run(stage.cut), stage.cut) as step:
+    with train_step(experiment, state, stage._make_run(stage.cut, "bfloat16"), stage.cut) as step:
         for count in (1, 2, 3):
             step()
             assert (int(made), state.step) == (count, 2 + count)

@@ -351,14 +351,19 @@ def test_a_step_that_was_measured_is_not_traced_again(open_stages, monkeypatch):
     traced = []
     monkeypatch.setattr(stages_module, "make_train_run", lambda *a, **k: traced.append(k) or (lambda *_: 0))
     stage = open_stages(HEAD).current()
-    first = stage._make_run(stage.cut)
-    assert stage._make_run(stage.cut) is first
-    assert stage._make_run(None) is not first
-    assert [(run["cut"], run["loss_scaling"]) for run in traced] == [(stage.cut, False), (None, False)]
+    first = stage._make_run(stage.cut, "bfloat16")
+    assert stage._make_run(stage.cut, "bfloat16") is first
+    assert stage._make_run(None, "bfloat16") is not first
+    assert [(run["cut"], run["precision"]) for run in traced] == [
+        (stage.cut, "bfloat16"),
+        (None, "bfloat16"),
+    ]
     # A fresh optimizer is another state to update.
     stage._all.state.jump(0)
-    stage._make_run(None)
-    assert len(traced) == 3
+    stage._make_run(None, "bfloat16")
+    # In float32 head and loss stand in the graph of the network.
+    stage._make_run(None, "float32")
+    assert [run["precision"] for run in traced[2:]] == ["bfloat16", "float32"]
 
 
 # --- Augmented views

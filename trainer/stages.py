@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
-from typing import Any
 
 import tensorflow as tf
 
@@ -139,7 +138,7 @@ class Stage:
         self.cut = self._find_cut()
         self._below = self._make_below(self.cut)
         self._checked = False
-        self._run: tuple[Any, tf.types.experimental.PolymorphicFunction] | None = None
+        self._run: tuple[tuple[object, ...], tf.types.experimental.PolymorphicFunction] | None = None
         self._once: dict[str, tf.data.Dataset] = {}
         self._features: dict[str, FeatureBatches | None] = {}
         self.precision = self._decide_precision()
@@ -239,14 +238,12 @@ class Stage:
         }
         return self._all.evaluator(self.cut, self.step_precision).step.get_concrete_function(spec).graph
 
-    def _make_run(
-        self, cut: Cut | None, precision: str = "float32"
-    ) -> tf.types.experimental.PolymorphicFunction:
+    def _make_run(self, cut: Cut | None, precision: str) -> tf.types.experimental.PolymorphicFunction:
         """Makes the function that does updates; what measured the precision is not traced again."""
         config, state = self._experiment.config, self._all.state
-        scaling = precision == "float16"
-        made_for = (cut, scaling, state.optimizer)
-        if self._run and all(a is b for a, b in zip(self._run[0], made_for, strict=True)):
+        # Which live as long as the function that was made for them.
+        made_for = (id(cut), precision, id(state.optimizer))
+        if self._run and self._run[0] == made_for:
             return self._run[1]
         run = make_train_run(
             state,
@@ -257,7 +254,7 @@ class Stage:
             limit=make_limit(norm=config.update.clip_norm, value=config.update.clip_value),
             num_parts=config.update.accumulate,
             cut=cut,
-            loss_scaling=scaling,
+            precision=precision,
             max_loss=config.guard.max_loss or math.inf,
             left_out=self._all.left_out,
         )
@@ -282,7 +279,8 @@ class Stage:
         if self.only_head:
             kind, step = "forward", forward_step(experiment, self._below)
         else:
-            run = self._make_run(self.cut)
+            # Measured in each precision: one trace for all, as it is for those of 16 bits.
+            run = self._make_run(self.cut, "bfloat16")
             kind, step = "train step", train_step(experiment, self._all.state, run, self.cut)
         key = speed_key(experiment, self.phase, self.cut)
         return self._all.arithmetic.decide(self.phase, kind, step=self._noted(step), key=key)

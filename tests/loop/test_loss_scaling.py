@@ -62,7 +62,9 @@ def state_at(scale):
 
 def updates(state, *batches, loss_scaling=True):
     strategy = tf.distribute.get_strategy()
-    run = make_train_run(state, state.phase, strategy=strategy, seed=0, loss_scaling=loss_scaling)
+    run = make_train_run(
+        state, state.phase, strategy=strategy, seed=0, precision="float16" if loss_scaling else "float32"
+    )
     run(iter(dataset_of(*batches)), tf.constant(len(batches)))
 
 
@@ -187,7 +189,7 @@ def test_the_loop_logs_steps_and_stops_as_ever():
             state,
             batches=lambda phase, step: dataset_of(*[HOPELESS] * 9),
             make_run=lambda state, phase: make_train_run(
-                state, phase, strategy=strategy, seed=0, loss_scaling=True
+                state, phase, strategy=strategy, seed=0, precision="float16"
             ),
             hooks=all_hooks(recorder, state.plan, save="1steps", log="1steps"),
         )

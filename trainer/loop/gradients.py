@@ -1,6 +1,6 @@
 """What the examples of one device add to loss and gradients, and what BatchNorm sees meanwhile."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -108,7 +108,7 @@ def scored(
     loss: Loss,
     draws: Draws | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns logits [B, K] and losses [B] of features, float32 whatever the network computes in.
+    """Returns logits [B, K] and losses [B] of features, float32 if the graph they are in is not rewritten.
 
     Args:
       classifier: whose head it is.
@@ -118,12 +118,19 @@ def scored(
       loss: of each example.
       draws: of dropout, while training.
     """
+    logits = classifier.logits(features, draws=draws)
+    return logits, loss(logits, labels, targets)
 
-    def score(features: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor | None) -> tuple:
-        logits = classifier.logits(features, draws=draws)
-        return logits, loss(logits, labels, targets)
 
-    return apart(score, features, labels, targets)
+def scored_apart(
+    classifier: Classifier, features: tf.Tensor, labels: tf.Tensor, *args: tf.Tensor | None, **kwargs: Any
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Does the same as `scored`, in float32 whatever the network computes in."""
+
+    def score(features: tf.Tensor, labels: tf.Tensor, *args: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+        return scored(classifier, features, labels, *args, **kwargs)
+
+    return apart(score, features, labels, *args)
 
 
 class Gradients:
@@ -138,9 +145,11 @@ class Gradients:
         loss: Loss,
         num_parts: int,
         cut: Cut | None,
-        loss_scaling: bool,
+        precision: str,
     ):
-        self._state, self._loss, self._cut, self._loss_scaling = state, loss, cut, loss_scaling
+        self._state, self._loss, self._cut, self._precision = state, loss, cut, precision
+        # In one graph TensorFlow orders sums and products as it likes: that is how float32 has always been.
+        self._scored = scored if precision == "float32" else scored_apart
         self._num_replicas, self._num_parts = num_replicas, num_parts
         self._variables = list(state.trained.values())
         self._backbone_trains = any(name.startswith("backbone/") for name in state.trained)
@@ -192,12 +201,13 @@ class Gradients:
                 bn_batch=self._bn_batch,
                 draws=draws,
             )
-            labels, targets = batch["label"], batch.get("target")
-            logits, losses = scored(classifier, features, labels, targets, loss=self._loss, draws=draws)
+            logits, losses = self._scored(
+                classifier, features, batch["label"], batch.get("target"), loss=self._loss, draws=draws
+            )
             mean = tf.reduce_sum(losses * batch["mask"]) / count
             if self._backbone_trains and (penalties := classifier.backbone.regularization_losses()):
                 mean += tf.add_n(penalties) / (self._num_replicas * self._num_parts)
-            scaled = mean * state.loss_scale.scale if self._loss_scaling else mean
+            scaled = mean * state.loss_scale.scale if self._precision == "float16" else mean
         with arithmetic("float32"):  # For those of what is `apart`.
             unconnected = tf.UnconnectedGradients.ZERO
             gradients = tape.gradient(scaled, self._variables, unconnected_gradients=unconnected)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from trainer.loop.gradients import Gradients, plain, scored
+from trainer.loop.gradients import Gradients, plain, scored_apart
 from trainer.loop.limits import Limit
 from trainer.loop.losses import PLAIN_LOSS, Loss
 from trainer.loop.phases import Phase
@@ -30,7 +30,7 @@ def make_train_run(
     limit: Limit | None = None,
     num_parts: int = 1,
     cut: Cut | None = None,
-    loss_scaling: bool = False,
+    precision: str = "float32",
     max_loss: float = math.inf,
     left_out: Collection[int] = (),
 ) -> tf.types.experimental.PolymorphicFunction:
@@ -38,7 +38,7 @@ def make_train_run(
 
     What trains and how BatchNorm behaves is fixed here, at trace time: every phase needs a
     function of its own, since changing `trainable` after tracing would change nothing. With a cut,
-    the batches hold what the network below it gave. With loss scaling, for float16 on one device, an
+    the batches hold what the network below it gave. In float16, on one device, the loss is scaled: an
     update whose gradients are not finite is left out, and the scale halved. The learning rate goes by the
     step, whatever was left out.
 
@@ -56,11 +56,12 @@ def make_train_run(
         the same update but for rounding, in less memory, unless BatchNorm goes by the batch: then it
         normalises each part by itself.
       cut: where the batches begin.
-      loss_scaling: whether the loss is scaled.
+      precision: of the calls to come; in float32 head and loss stand in one graph with the network.
       max_loss: the largest loss to go on with.
       left_out: steps.
     """
     optimizer, shadows = state.optimizer, state.shadows
+    loss_scaling = precision == "float16"
     variables = list(state.trained.values())
     gradients_of = Gradients(
         state,
@@ -69,7 +70,7 @@ def make_train_run(
         loss=loss,
         num_parts=num_parts,
         cut=cut,
-        loss_scaling=loss_scaling,
+        precision=precision,
     )
 
     @plain
@@ -176,7 +177,7 @@ class Evaluator:
         @plain
         def score(batch: dict[str, tf.Tensor]) -> tf.Tensor:
             features = classifier.features(batch["image"], cut=cut)
-            logits, losses = scored(classifier, features, batch["label"], loss=PLAIN_LOSS)
+            logits, losses = scored_apart(classifier, features, batch["label"], loss=PLAIN_LOSS)
             self._metrics.update(losses=losses, logits=logits, labels=batch["label"], mask=batch["mask"])
             return logits
 
