@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 TRAINER = Path(__file__).parent.parent / "trainer"
-BELOW = {"values", "paths", "caches", "files", "file_lock", "phase_specs", "options", "config"}
+BELOW = {"values", "registry", "paths", "caches", "files", "file_lock", "phase_specs", "options", "config"}
 ALLOWED = {
     "__init__": set(),
     "values": set(),
+    "registry": {"values"},
     "paths": {"values"},
     "caches": {"paths"},
     "files": {"values"},
@@ -50,9 +51,9 @@ ALLOWED = {
         "record",
         "runtime",
     },
-    "loop": {"values", "phase_specs", "options", "config", "precision", "model"},
+    "loop": {"values", "registry", "phase_specs", "options", "config", "precision", "model"},
     "bit_rule": {"config"},
-    "combinations": {"values", "phase_specs", "config", "data", "loop"},
+    "combinations": {"values", "phase_specs", "config", "data", "model", "loop"},
     "experiment": {
         "values",
         "caches",

@@ -70,7 +70,8 @@ def test_a_text_is_a_duration_or_refused(text):
 @given(st.integers(2, MOST_PHASES), AMOUNTS, st.sampled_from(["epochs", "steps", "examples"]))
 @example(3, "2000000", "examples")
 def test_gradual_divides_every_length(number, amount, unit):
-    if float(amount) == 0:
+    # A share of the smallest numbers is none.
+    if float(amount) < 1e-300:
         return
     config = Config().replace(schedule=f"gradual({number})", finetune_for=amount + unit)
     specs = phase_specs(config.plan)

@@ -243,7 +243,7 @@ def test_help_is_short_and_helpfull_complete():
         assert all(f"\n  {command} " in text for command in flags.COMMANDS)
     assert "--helpfull shows all options" in short
     assert "\n      constant, cosine to zero" not in short
-    assert "One of adam, adamw, sgd, rmsprop, lion. [adam]" in full
+    assert "One of frozen, batch. [frozen]" in full
 
 
 @pytest.mark.parametrize("flag", ["--help", "--helpfull"])

@@ -17,6 +17,7 @@ from tests.model.modules import save_tiny, save_with_signature
 from trainer import feature_cache, flags
 from trainer import stages as stages_module
 from trainer.commands.evaluate import make_stages
+from trainer.data.augment import make_augment
 from trainer.data.features import FeatureBatches
 from trainer.experiment import Experiment
 from trainer.feature_cache import why_uncached
@@ -375,7 +376,7 @@ def test_views_are_of_the_seed_and_the_epoch_and_of_training_alone(open_stages):
     assert kept(two)[1] == 2
     views = [kept(two, epoch=epoch)[0] for epoch in range(4)]
     for epoch, view in enumerate(views):
-        assert_close(view, plain(two, augment="flip,crop(0.3)", epoch=epoch % 2))
+        assert_close(view, plain(two, augment=make_augment("flip,crop(0.3)"), epoch=epoch % 2))
     assert np.abs(views[0] - views[1]).max() > 1e-2
     # Validation sees its pictures as they are: those of any run.
     kept(open_stages(HEAD), "validation")
@@ -385,7 +386,7 @@ def test_views_are_of_the_seed_and_the_epoch_and_of_training_alone(open_stages):
     other = open_stages(flip, "--feature_views=2", "--seed=1")
     rows, made = kept(other)
     assert made == 2
-    assert_close(rows, plain(other, augment="flip,crop(0.3)", epoch=0))
+    assert_close(rows, plain(other, augment=make_augment("flip,crop(0.3)"), epoch=0))
     assert np.abs(rows - views[0]).max() > 1e-2
 
 

@@ -5,10 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from trainer.config import Config
 from trainer.data.augment import make_augment
-from trainer.loop.averages import make_average
-from trainer.loop.losses import check_class_weights, make_loss
+from trainer.loop.averages import AVERAGES
+from trainer.loop.losses import LOSSES, check_class_weights
 from trainer.loop.multipliers import check_rules
-from trainer.loop.schedules import check_schedule
+from trainer.loop.optimizers import choose_optimizer
+from trainer.loop.schedules import choose_schedule
+from trainer.model.heads import HEADS
 from trainer.phase_specs import PhaseSpec, phase_specs
 from trainer.values import UsageError
 
@@ -23,18 +25,19 @@ def check_options(config: Config) -> None:
     Raises:
       UsageError: it does not; the message says what there is.
     """
-    make_loss(config.update.loss, num_classes=2)
+    LOSSES.choose(config.update.loss)
+    HEADS.choose(config.model.head) if config.model.head != "auto" else None
     check_class_weights(config.update.class_weights)
     check_rules(config.update.lr_multiplier)
     for spec in phase_specs(config.plan):
-        with_phase = f"phase {spec.name}: "
         try:
             make_augment(spec.augment)
-            check_schedule(spec.lr_schedule, warmup=spec.warmup.amount > 0)
+            choose_optimizer(spec)
+            choose_schedule(spec.lr_schedule, warmup=spec.warmup.amount > 0)
             # Whether a phase is long enough for its average shows later.
-            make_average(spec.average, num_steps=10**6, steps_per_epoch=1)
+            AVERAGES.choose(spec.average) if spec.average else None
         except UsageError as error:
-            raise UsageError(f"{with_phase}{error}") from None
+            raise UsageError(f"phase {spec.name}: {error}") from None
 
 
 def check_together(
@@ -85,7 +88,7 @@ def _check_measure(flag: str, measure: str, counts: Mapping[str, int]) -> None:
 
 
 def _check_batch_norm(config: Config, spec: PhaseSpec, *, shares: int) -> None:
-    if spec.average.startswith("swa"):
+    if spec.average and AVERAGES.choose(spec.average).entry.facts.get("over_weights"):
         raise UsageError(
             f"phase {spec.name}: {spec.average} with bn=batch: the statistics of BatchNorm would have to be "
             "measured anew for the averaged weights (Izmailov et al., 2018); use bn=frozen, or ema"

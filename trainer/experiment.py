@@ -10,6 +10,7 @@ import tensorflow as tf
 from trainer.bit_rule import RULE_HEAD, apply_rule, bit_rule
 from trainer.combinations import check_options, check_together
 from trainer.config import Config
+from trainer.data.augment import Augment, make_augment
 from trainer.data.opening import open_configured, scan_configured
 from trainer.data.pipeline import Pipeline
 from trainer.data.scan import Scan, typical_area
@@ -30,7 +31,7 @@ from trainer.model.cuts import Cut
 from trainer.model.heads import Head
 from trainer.phase_specs import PhaseSpec, is_auto, phase_specs
 from trainer.runtime import make_strategy
-from trainer.values import UsageError, parse_pair
+from trainer.values import Calls, UsageError, parse_pair
 
 _log = logging.getLogger("trainer")
 SHARED_SHOWN = 5
@@ -63,6 +64,7 @@ class Experiment:
         """
         self.asked = self.config = config
         self._cuts: dict[PhaseSpec, Cut | None] = {}
+        self._augments: dict[Calls, Augment | None] = {}
         self.strategy: tf.distribute.Strategy = make_strategy(config.run.strategy)
         replicas = self.strategy.num_replicas_in_sync
         if config.plan.batch_size % (replicas * config.update.accumulate):
@@ -194,6 +196,12 @@ class Experiment:
             trained = self.trained_in_backbone(spec)
             self._cuts[spec] = self.backbone.cut(trained, bn_batch=spec.bn == "batch")
         return self._cuts[spec]
+
+    def augment(self, spec: PhaseSpec) -> Augment | None:
+        """Returns how a phase changes its pictures, if it does."""
+        if spec.augment not in self._augments:
+            self._augments[spec.augment] = make_augment(spec.augment)
+        return self._augments[spec.augment]
 
     def num_shares(self, spec: PhaseSpec) -> int:
         """Returns into how many shares a phase divides a batch, each normalised by its own statistics.

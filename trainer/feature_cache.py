@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from trainer.caches import cache_root
-from trainer.data.augment import make_augment
+from trainer.data.augment import Augment
 from trainer.data.feature_store import FeatureCacheError, FeatureStore
 from trainer.data.features import FeatureBatches, Rows, compute_features, feature_key
 from trainer.experiment import Experiment
@@ -60,13 +60,13 @@ class FeatureCache:
             "cut": cut.name,
             "precision": precision,
         }
-        augment = spec.augment if split == "train" else ""
+        augment = experiment.augment(spec) if split == "train" else None
         views = [
-            {"augment": augment, "seed": config.run.seed, "epoch": number}
+            {"augment": str(augment), "seed": config.run.seed, "epoch": number}
             for number in range(config.speed.feature_views if augment else 0)
         ]
         try:
-            kept = [self._rows(split, cut, below, network, view) for view in views or [{}]]
+            kept = [self._rows(split, cut, below, network, augment, view) for view in views or [{}]]
         except FeatureCacheError as error:
             if config.speed.feature_cache == "require":
                 raise
@@ -82,7 +82,13 @@ class FeatureCache:
         )
 
     def _rows(
-        self, split: str, cut: Cut, below: Callable, network: dict[str, str], view: dict[str, Any]
+        self,
+        split: str,
+        cut: Cut,
+        below: Callable,
+        network: dict[str, str],
+        augment: Augment | None,
+        view: dict[str, Any],
     ) -> Rows:
         experiment, config = self._experiment, self._experiment.config
         indices = experiment.splits.indices[split]
@@ -90,7 +96,7 @@ class FeatureCache:
 
         def compute() -> Iterator[np.ndarray]:
             experiment.source.load()
-            changes = {"augment": view["augment"], "epoch": view["epoch"]} if view else {}
+            changes = {"augment": augment, "epoch": view["epoch"]} if view else {}
             pictures = experiment.pipeline.once(indices, **changes)
             with self._watch(what, len(indices)) as done:
                 for rows in compute_features(pictures, below, strategy=experiment.strategy, done=done):
@@ -132,7 +138,7 @@ def why_uncached(experiment: Experiment, spec: PhaseSpec) -> str:
         return f"phase {spec.name} uses the batch's BatchNorm statistics, so the network is never constant"
     if experiment.cut(spec) is None:
         return f"phase {spec.name} {experiment.backbone.why_no_cut(experiment.trained_in_backbone(spec))}"
-    augment = make_augment(spec.augment)
+    augment = experiment.augment(spec)
     if augment and augment.mixes:
         return f"phase {spec.name} mixes pictures of a batch ({spec.augment}), so nothing of one can be kept"
     if augment and not experiment.config.speed.feature_views:

@@ -8,11 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.values import Call, Duration, UsageError, parse_calls
+from trainer.values import Call, Calls, Duration, UsageError, parse_calls
 
 SCHEDULES = ("frozen", "finetune", "two_phase", "gradual(N)", "auto")
-OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "lion")
-WITH_WEIGHT_DECAY = ("adamw", "sgd", "lion")
 BN_MODES = ("frozen", "batch")
 MOST_PHASES = 100
 # Beyond it, products of two are no longer safe in float32.
@@ -37,15 +35,15 @@ class PhaseSpec:
     duration: Duration
     train: tuple[str, ...]
     learning_rate: float
-    lr_schedule: str
+    lr_schedule: Call
     warmup: Duration
-    optimizer: str
+    optimizer: Call
     momentum: float
     nesterov: bool
     weight_decay: float
     bn: str
-    augment: str
-    average: str
+    augment: Calls
+    average: Call | None
 
 
 def is_auto(plan: Any) -> bool:
@@ -181,28 +179,27 @@ def _phase_spec(name: str, values: dict[str, Any], plan: Any) -> PhaseSpec:
             raise UsageError(f"{key}={value:g} must be {LARGEST:g} or less")
         return value
 
-    def calls(key: str, default: str, *, most: int | None = None) -> str:
-        value = values.get(key, default)
+    def calls(key: str, default: str) -> Calls:
         try:
-            found = parse_calls(value)
+            return parse_calls(values.get(key, default))
         except UsageError as error:
             raise UsageError(f"{key}={error}") from None
-        if most is not None and len(found) > most:
-            raise UsageError(f"{key}={value} is more than one")
-        return value
 
-    optimizer = choice("optimizer", plan.optimizer, OPTIMIZERS)
+    def call(key: str, default: str) -> Call | None:
+        found = calls(key, default)
+        if len(found) > 1:
+            raise UsageError(f"{key}={found} is more than one")
+        return found[0] if found else None
+
+    def one(key: str, default: str) -> Call:
+        if found := call(key, default):
+            return found
+        raise UsageError(f"{key}= is empty")
+
     momentum, weight_decay = number("momentum", plan.momentum), number("weight_decay", plan.weight_decay)
     if momentum > 1:
         raise UsageError(f"momentum={momentum:g} must be 1 or less")
-    if weight_decay and optimizer not in WITH_WEIGHT_DECAY:
-        *most, last = WITH_WEIGHT_DECAY
-        raise UsageError(
-            f"weight_decay={weight_decay:g}: {optimizer} has none; use {', '.join(most)} or {last}, or 0"
-        )
     nesterov = choice("nesterov", str(plan.nesterov).lower(), ("true", "false")) == "true"
-    if nesterov and (optimizer != "sgd" or not momentum):
-        raise UsageError(f"nesterov: {optimizer} has none; it is a kind of the momentum of sgd")
     duration = Duration.parse(values["for"], flag="for")
     if duration.unit == "%" or duration.amount <= 0:
         raise UsageError(f"for={values['for']} must be more than 0 epochs, steps or examples")
@@ -211,15 +208,15 @@ def _phase_spec(name: str, values: dict[str, Any], plan: Any) -> PhaseSpec:
         duration=duration,
         train=_train_patterns(values),
         learning_rate=number("lr", plan.finetune_learning_rate),
-        lr_schedule=calls("lr_schedule", plan.lr_schedule, most=1),
+        lr_schedule=one("lr_schedule", plan.lr_schedule),
         warmup=Duration.parse(values.get("warmup", plan.warmup), flag="warmup"),
-        optimizer=optimizer,
+        optimizer=one("optimizer", plan.optimizer),
         momentum=momentum,
         nesterov=nesterov,
         weight_decay=weight_decay,
         bn=choice("bn", plan.bn, BN_MODES),
         augment=calls("augment", plan.augment),
-        average=calls("average", plan.average, most=1),
+        average=call("average", plan.average),
     )
 
 

@@ -194,7 +194,7 @@ class Stage:
             self._experiment.splits.indices["train"],
             start_step=start_step,
             stop_step=self.phase.stop_step if stop_step is None else stop_step,
-            augment=self.phase.spec.augment,
+            augment=self._experiment.augment(self.phase.spec),
             num_shares=self._experiment.num_shares(self.phase.spec),
         )
         return self._experiment.strategy.experimental_distribute_dataset(dataset)

@@ -4,11 +4,9 @@ Standard library only, and nothing of ours: everything else may import this.
 """
 
 import ast
-import difflib
 import itertools
 import math
 import re
-from collections.abc import Collection
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -169,61 +167,48 @@ def parse_pair(text: str, *, flag: str, what: str) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Call:
-    """A name with arguments, as in `mlp(1024,512)` or `crop(0.6)`."""
+    """A name with arguments, as in `mlp(1024,512)` or `focal(gamma=2)`."""
 
     name: str
     args: tuple[Any, ...] = ()
+    named: tuple[tuple[str, Any], ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.name}({','.join(map(str, self.args))})" if self.args else self.name
+        """Returns what `parse_calls` reads as the same call."""
+        arguments = [*map(repr, self.args), *(f"{name}={value!r}" for name, value in self.named)]
+        return f"{self.name}({','.join(arguments)})" if arguments else self.name
 
 
-def parse_calls(text: str) -> list[Call]:
-    """Reads a list such as `flip,crop(0.6)`; arguments are numbers or words.
+class Calls(tuple[Call, ...]):
+    """Calls one after another."""
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self))
+
+
+def parse_calls(text: str) -> Calls:
+    """Reads a list such as `flip,crop(0.6)`; arguments are numbers, True, False or texts in quotes.
 
     Raises:
       UsageError: the text is not such a list.
     """
     if not text.strip():
-        return []
+        return Calls()
     try:
         tree = ast.parse(f"[{text}]", mode="eval").body
         if not isinstance(tree, ast.List):
             raise ValueError("the text closes the bracket around it")
-        return [_call(node) for node in tree.elts]
+        return Calls(map(_call, tree.elts))
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         raise UsageError(f"{text!r} is not a list of names with arguments, such as flip,crop(0.6)") from None
-
-
-def call_of(text: str, registry: Collection[str], *, flag: str, such_as: str) -> Call:
-    """Reads the one call that a text must be, of a name in a registry.
-
-    Args:
-      text: such as `focal(2)`.
-      registry: the names there are.
-      flag: what messages begin with, such as `--loss`.
-      such_as: follows the names in the message.
-
-    Raises:
-      UsageError: it is something else; the message lists the names and suggests close ones.
-    """
-    try:
-        [call] = parse_calls(text)
-        if call.name in registry:
-            return call
-    except (UsageError, ValueError):
-        pass
-    name = text.partition("(")[0].strip()
-    close = [] if name in registry else difflib.get_close_matches(name, registry, n=2)
-    hint = f": is it {' or '.join(close)}?" if close else ""
-    raise UsageError(f"{flag}={text} is not one of {', '.join(registry)}{such_as}{hint}")
 
 
 def _call(node: ast.expr) -> Call:
     if isinstance(node, ast.Name):
         return Call(node.id)
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
-        return Call(node.func.id, tuple(ast.literal_eval(arg) for arg in node.args))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and all(k.arg for k in node.keywords):
+        named = tuple((str(one.arg), ast.literal_eval(one.value)) for one in node.keywords)
+        return Call(node.func.id, tuple(ast.literal_eval(arg) for arg in node.args), named)
     raise ValueError(f"not a name or a call: {ast.dump(node)}")
 
 

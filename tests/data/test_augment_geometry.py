@@ -28,7 +28,7 @@ def changed(text, image, count=COUNT):
 
 def by(name, *draws, argument):
     """Returns what a change makes of NOISE where it draws these numbers."""
-    change = AUGMENTATIONS[name](argument)
+    change = AUGMENTATIONS[name].make(argument)
     assert change.num_draws == len(draws)
     return change.apply(tf.constant(NOISE), tf.constant([draws] * len(NOISE), tf.float32)).numpy()
 
@@ -55,7 +55,7 @@ def test_is_what_the_keras_layer_does(name, draws, argument, layer):
 
 def test_a_quarter_turn_anticlockwise():
     square = NOISE[:, :, :HEIGHT]
-    quarter = AUGMENTATIONS["rotate"](0.25).apply(tf.constant(square), tf.ones([len(square), 1]))
+    quarter = AUGMENTATIONS["rotate"].make(0.25).apply(tf.constant(square), tf.ones([len(square), 1]))
     np.testing.assert_allclose(quarter, np.rot90(square, axes=(1, 2)), atol=1e-5)
 
 

@@ -85,7 +85,9 @@ def test_each_picture_gets_the_operations_it_draws():
     first = RNG.permutation(28)
     second = (first + 1) % 28
     draws = np.stack([(first % 14 + 0.5) / 14, first // 14 / 2, (second % 14 + 0.5) / 14, second // 14 / 2])
-    changed = AUGMENTATIONS["randaugment"](2, 6).apply(tf.constant(images), tf.constant(draws.T, tf.float32))
+    changed = (
+        AUGMENTATIONS["randaugment"].make(2, 6).apply(tf.constant(images), tf.constant(draws.T, tf.float32))
+    )
     for i, image in enumerate(images):
         for number in (first[i], second[i]):
             image = done(NAMES[number % 14], 0.6 if number // 14 else -0.6, image)

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tests.data.test_pipeline import BATCH, COUNT, STEPS_PER_EPOCH, TRAIN, assert_same, ids, make, read
 from trainer import provenance
+from trainer.data.augment import make_augment
 from trainer.data.features import FeatureBatches, compute_features, digest_variables, feature_key
 from trainer.data.scan import Scan
 from trainer.data.sources import MemorySource
@@ -110,17 +111,19 @@ def test_fewer_examples_than_a_batch():
 def test_epoch_e_sees_view_e_modulo_their_number(count, budget):
     batches = batches_of(*map(view, range(count)), budget=budget)
     steps = 5 * STEPS_PER_EPOCH
-    seen = views_seen(read(batches.training(TRAIN, start_step=0, stop_step=steps, augment="flip")))
+    seen = views_seen(
+        read(batches.training(TRAIN, start_step=0, stop_step=steps, augment=make_augment("flip")))
+    )
     assert seen == [epoch % count for epoch in range(5) for _ in range(STEPS_PER_EPOCH)]
     # From the middle of an epoch on, too.
-    late = read(batches.training(TRAIN, start_step=7, stop_step=steps, augment="flip"))
+    late = read(batches.training(TRAIN, start_step=7, stop_step=steps, augment=make_augment("flip")))
     assert views_seen(late) == seen[7:]
     for epoch in range(4):
         assert views_seen(read(batches.once(TRAIN, epoch=epoch))) == [epoch % count] * STEPS_PER_EPOCH
 
 
 def test_with_a_view_an_epoch_each_epoch_has_the_pixels_of_its_own():
-    pipeline, change = make(seed=5), "flip,crop(0.3)"
+    pipeline, change = make(seed=5), make_augment("flip,crop(0.3)")
     kept = [
         np.concatenate(list(computed(pipeline.once(TRAIN, augment=change, epoch=epoch))))
         for epoch in range(3)

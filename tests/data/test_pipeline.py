@@ -9,6 +9,7 @@ from PIL import Image
 
 from tests.data.pictures import encode, noise
 from tests.data.trees import FILES, age, write_tree
+from trainer.data.augment import make_augment
 from trainer.data.folder import open_folder
 from trainer.data.pipeline import Pipeline, find_undecodable
 from trainer.data.scan import Scan, scan
@@ -131,12 +132,12 @@ def test_pixels_and_labels_belong_to_the_id(three_epochs):
 @pytest.mark.parametrize("augment", ["", "flip,crop(0.5)", "color_jitter,cutmix"])
 def test_from_any_step_on_the_batches_are_those_of_an_unbroken_run(augment):
     pipeline = make()
-    whole = read(pipeline.training(TRAIN, start_step=0, stop_step=8, augment=augment))
+    whole = read(pipeline.training(TRAIN, start_step=0, stop_step=8, augment=make_augment(augment)))
     assert len(whole) == 8
     for start in range(8):
-        tail = read(pipeline.training(TRAIN, start_step=start, stop_step=8, augment=augment))
+        tail = read(pipeline.training(TRAIN, start_step=start, stop_step=8, augment=make_augment(augment)))
         assert_same(tail, whole[start:])
-    middle = read(pipeline.training(TRAIN, start_step=2, stop_step=4, augment=augment))
+    middle = read(pipeline.training(TRAIN, start_step=2, stop_step=4, augment=make_augment(augment)))
     assert_same(middle, whole[2:4])
 
 
@@ -144,7 +145,9 @@ def two_epochs(*, seed=0, batch_size=BATCH):
     """Returns {(epoch, id): image} under crop."""
     per_epoch = -(-len(TRAIN) // batch_size)
     pipeline = make(seed=seed, batch_size=batch_size)
-    batches = read(pipeline.training(TRAIN, start_step=0, stop_step=2 * per_epoch, augment="crop(0.3)"))
+    batches = read(
+        pipeline.training(TRAIN, start_step=0, stop_step=2 * per_epoch, augment=make_augment("crop(0.3)"))
+    )
     return {
         (step // per_epoch, index): image
         for step, batch in enumerate(batches)
@@ -170,7 +173,8 @@ def test_mixing_comes_after_the_other_changes_and_before_the_range(value_range):
     pipeline = make(value_range=value_range)
     steps = {"start_step": 0, "stop_step": 2 * STEPS_PER_EPOCH}
     plain, mixed = (
-        read(pipeline.training(TRAIN, **steps, augment=text)) for text in ("crop(0.3)", "crop(0.3),mixup(1)")
+        read(pipeline.training(TRAIN, **steps, augment=make_augment(text)))
+        for text in ("crop(0.3)", "crop(0.3),mixup(1)")
     )
     assert_same([{key: one[key] for key in ("label", "mask", "id")} for one in plain], mixed)
     for step, (one, batch) in enumerate(zip(plain, mixed, strict=True)):
@@ -194,7 +198,7 @@ def test_nothing_is_kept_of_mixed_pictures():
     with pytest.raises(
         UsageError, match="augment=flip,cutmix mixes pictures with others of their batch, so "
     ):
-        make().once(TRAIN, augment="flip,cutmix")
+        make().once(TRAIN, augment=make_augment("flip,cutmix"))
 
 
 def test_once_gives_each_example_in_order():

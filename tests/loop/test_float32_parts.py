@@ -82,7 +82,7 @@ def test_logits_losses_and_gradients_of_the_head_in_training(precision, loss, mi
         tf.py_function(lambda *found: seen.update(logits=found[0], losses=found[1]), [logits, losses], [])
         return losses
 
-    run = run_of(state, loss=watched)
+    run = run_of(state, loss=watched, precision=precision)
     iterator = iter(dataset_of(*batches(1, num_classes=num_classes, mixed=mixed)))
     assert was_rewritten(run, iterator, tf.constant(0), precision=precision)
     in_precision(run, precision)(iterator, tf.constant(1))
@@ -99,7 +99,9 @@ def test_the_update_is_that_of_the_losses_by_hand(precision, num_parts):
     [batch] = batches(1)
     states = {name: make_state() for name in ("float32", precision)}
     for name, state in states.items():
-        in_precision(run_of(state, num_parts=num_parts), name)(iter(dataset_of(batch)), tf.constant(1))
+        in_precision(run_of(state, num_parts=num_parts, precision=name), name)(
+            iter(dataset_of(batch)), tf.constant(1)
+        )
     one, other = (state.metrics.read()["loss"] for state in states.values())
     assert one == pytest.approx(other, rel=1e-3)
     biases = [state.classifier.named_variables["head/logits/bias"].numpy() for state in states.values()]

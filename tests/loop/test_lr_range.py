@@ -9,7 +9,7 @@ import tensorflow as tf
 from tests.loop.toys import dataset_of, plan_of, random_batches, run_of, state_of
 from trainer.loop.lr_range import propose, range_spec, rising, smoothed
 from trainer.loop.phases import make_plan
-from trainer.values import Duration
+from trainer.values import Call, Duration
 
 RATES = np.logspace(-6, 0, 121)
 
@@ -62,7 +62,7 @@ def test_the_rate_rises_from_the_lowest_to_the_highest():
         high=1e-1,
         num_steps=30,
     )
-    assert (spec.optimizer, spec.warmup.amount, spec.duration) == ("sgd", 0, Duration(30, "steps"))
+    assert (spec.optimizer, spec.warmup.amount, spec.duration) == (Call("sgd"), 0, Duration(30, "steps"))
     state = state_of("for=3steps; train=head; lr=0.5")
     state.plan = make_plan([spec], num_examples=4, batch_size=4)
     state.jump(0)

@@ -6,9 +6,10 @@ import tensorflow as tf
 import tf_keras
 
 from tests.loop.toys import dataset_of, plan_of, random_batches, run_of, state_of, values
-from trainer.loop.optimizers import OPTIMIZERS, _FusedAdam, make_optimizer
+from trainer.loop.optimizers import OPTIMIZERS, _FusedAdam, choose_optimizer, make_optimizer
 from trainer.loop.phases import PhaseSchedule
 from trainer.record.checkpoints import Checkpoints
+from trainer.values import UsageError
 
 # Two have a rank above 1.
 SHAPES = {"kernel": (7, 5), "bias": (5,), "scale": (), "patches": (3, 2, 4)}
@@ -242,3 +243,23 @@ def test_a_run_goes_on_from_a_checkpoint_to_the_last_bit(tmp_path):
     assert all(np.any(expected[name]) for name in moments)
     for name, value in values(second).items():
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("optimizer=lamb", "optimizer=lamb is not one of adam, adamw, sgd, rmsprop, lion"),
+        ("weight_decay=0.1", "weight_decay=0.1: adam has none; use adamw, sgd or lion, or 0"),
+        ("nesterov=true", "nesterov: adam has none; it is a kind of the momentum of sgd"),
+        (
+            "nesterov=true; optimizer=sgd; momentum=0",
+            "nesterov: sgd has none; it is a kind of the momentum of sgd",
+        ),
+        ("optimizer=adam(1)", "optimizer=adam(1): adam takes no arguments, and there is 1 besides"),
+    ],
+)
+def test_rules_that_are_refused(recipe, message):
+    spec = plan_of(f"for=1steps; train=head; {recipe}").phases[0].spec
+    with pytest.raises(UsageError) as caught:
+        choose_optimizer(spec)
+    assert str(caught.value).startswith(message.removesuffix("..."))

@@ -72,7 +72,7 @@ def run(line: CommandLine) -> int:
 
 def _measure_phase(stages: Stages, phase: Phase, *, repeats: int) -> list[dict[str, Any]]:
     experiment, stage = stages.experiment, stages.current()
-    train, augment = experiment.splits.indices["train"], phase.spec.augment
+    train, augment = experiment.splits.indices["train"], experiment.augment(phase.spec)
     per_epoch = experiment.plan.steps_per_epoch
     rows = []
 

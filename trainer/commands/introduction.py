@@ -129,7 +129,7 @@ def show_pictures(experiment: Experiment, summaries: Summaries, phase: Phase) ->
         experiment.splits.indices["train"],
         start_step=phase.start_step,
         stop_step=phase.start_step + 1,
-        augment=phase.spec.augment,
+        augment=experiment.augment(phase.spec),
     )
     batch = next(iter(first))
     shown = [i for i, real in enumerate(batch["mask"].numpy()) if real][:16]

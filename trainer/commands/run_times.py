@@ -84,7 +84,7 @@ class RunTimes:
         return {
             **speed_key(experiment, phase, cut_of_features(experiment, phase.spec)),
             "precision": config.speed.precision,
-            "augment": [phase.spec.augment, config.speed.feature_views],
+            "augment": [str(phase.spec.augment), config.speed.feature_views],
             "decode": config.data.decode,
             "num_validation": len(self._splits["validation"]),
             "machine": machine(),

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
+from trainer.data.augment import Augment
 from trainer.data.order import Batch, OrderedBatches, plain, stand_ins
 from trainer.data.scan import Scan
 from trainer.data.sources import Source
@@ -77,7 +78,7 @@ class FeatureBatches(OrderedBatches):
         in_memory = sum(view.nbytes for view in views) <= memory_budget_bytes
         self._held = [tf.constant(view.whole()) for view in views] if in_memory else None
 
-    def load(self, steps: tf.data.Dataset, augment: str) -> tf.data.Dataset:
+    def load(self, steps: tf.data.Dataset, augment: Augment | None) -> tf.data.Dataset:
         """See OrderedBatches. What changes the pictures is in the views already."""
 
         @plain

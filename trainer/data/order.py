@@ -9,6 +9,8 @@ import os
 import numpy as np
 import tensorflow as tf
 
+from trainer.data.augment import Augment
+
 Batch = dict[str, tf.Tensor]
 """image [B, ...] float32, label [B] int64, mask [B] float32 (0 for padding), id [B] int64 (position
 in the source, -1 for padding). `image` holds pixels [B, H, W, 3] in the contract's range, or what a
@@ -30,7 +32,13 @@ class OrderedBatches:
         self.batch_size, self.seed = batch_size, seed
 
     def training(
-        self, indices: np.ndarray, *, start_step: int, stop_step: int, augment: str = "", num_shares: int = 1
+        self,
+        indices: np.ndarray,
+        *,
+        start_step: int,
+        stop_step: int,
+        augment: Augment | None = None,
+        num_shares: int = 1,
     ) -> tf.data.Dataset:
         """Returns the batches of steps [start_step, stop_step), as if counted from step 0.
 
@@ -82,7 +90,7 @@ class OrderedBatches:
         padded = tf.tensor_scatter_nd_update(padding, rows[:, None], shuffled)
         return tf.reshape(padded, [steps, self.batch_size])
 
-    def once(self, indices: np.ndarray, *, augment: str = "", epoch: int = 0) -> tf.data.Dataset:
+    def once(self, indices: np.ndarray, *, augment: Augment | None = None, epoch: int = 0) -> tf.data.Dataset:
         """Returns every example exactly once, in the order of `indices`, changed as in that epoch."""
         count = -(-len(indices) // self.batch_size)
         padded = np.pad(indices, (0, count * self.batch_size - len(indices)), constant_values=-1)
@@ -90,7 +98,7 @@ class OrderedBatches:
         epochs = tf.fill([count], tf.constant(epoch, tf.int64))
         return self._finish(self.load(tf.data.Dataset.from_tensor_slices((steps, epochs)), augment))
 
-    def load(self, steps: tf.data.Dataset, augment: str) -> tf.data.Dataset:
+    def load(self, steps: tf.data.Dataset, augment: Augment | None) -> tf.data.Dataset:
         """Maps (positions [B] int64 with -1 for padding, epoch [] int64) to a Batch, in order."""
         raise NotImplementedError
 

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from trainer.data.augment import make_augment
+from trainer.data.augment import Augment
 from trainer.data.bad_pictures import BadPictureError
 from trainer.data.decode import decode, scale, to_contract
 from trainer.data.order import Batch, OrderedBatches, plain, seed_for, stand_ins
@@ -42,26 +42,24 @@ class Pipeline(OrderedBatches):
         self._labels = tf.constant(source.labels, tf.int64)
         self._orientations = tf.constant(scan.orientations, tf.int32)
 
-    def once(self, indices: np.ndarray, *, augment: str = "", epoch: int = 0) -> tf.data.Dataset:
+    def once(self, indices: np.ndarray, *, augment: Augment | None = None, epoch: int = 0) -> tf.data.Dataset:
         """See OrderedBatches.
 
         Raises:
           UsageError: what is asked for mixes pictures.
         """
-        change = make_augment(augment)
-        if change and change.mixes:
+        if augment and augment.mixes:
             raise UsageError(
                 f"augment={augment} mixes pictures with others of their batch, so that nothing can be kept "
                 "of one picture: leave out mixup and cutmix, or --feature_views"
             )
         return super().once(indices, augment=augment, epoch=epoch)
 
-    def load(self, steps: tf.data.Dataset, augment: str) -> tf.data.Dataset:
+    def load(self, steps: tf.data.Dataset, augment: Augment | None) -> tf.data.Dataset:
         """See OrderedBatches. Images are [B, H, W, 3] float32 in the contract's range.
 
         With mixup or cutmix, a batch holds `target` besides.
         """
-        change = make_augment(augment)
         base_seed = seed_for("augment", self.seed)
 
         @plain
@@ -84,18 +82,18 @@ class Pipeline(OrderedBatches):
                 "mask": tf.cast(real, tf.float32),
                 "id": index,
             }
-            if change:
+            if augment:
                 seed = tf.random.experimental.stateless_fold_in(base_seed, epoch)
-                one["draws"] = change.draw(tf.random.experimental.stateless_fold_in(seed, index))
+                one["draws"] = augment.draw(tf.random.experimental.stateless_fold_in(seed, index))
             return one
 
         @plain
         def finish(batch: Batch) -> Batch:
-            if change:
+            if augment:
                 draws = batch.pop("draws")
-                batch["image"] = change.apply(batch["image"], draws)
-                if change.mixes:
-                    batch["image"], batch["target"] = change.mix(
+                batch["image"] = augment.apply(batch["image"], draws)
+                if augment.mixes:
+                    batch["image"], batch["target"] = augment.mix(
                         batch["image"],
                         batch["label"],
                         draws,

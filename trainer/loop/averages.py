@@ -3,11 +3,12 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import tensorflow as tf
 
-from trainer.values import UsageError, call_of
+from trainer.registry import Bounds, Registry
+from trainer.values import Call, UsageError
 
 Average = Callable[[tf.Tensor | int], tf.Tensor]
 """Number of earlier updates of the phase -> share d of the average that the update keeps, [] float32.
@@ -15,14 +16,16 @@ Average = Callable[[tf.Tensor | int], tf.Tensor]
 The average becomes d * average + (1 - d) * weight.
 """
 
+AVERAGES: Registry[Average] = Registry("average of the weights", flag="average")
 
-def ema(decay: float = 0.999, *, num_steps: int, steps_per_epoch: int) -> Average:
+
+@AVERAGES.register("ema", source="Polyak & Juditsky, 1992, SIAM J. Control Optim. 30(4)")
+def ema(decay: Annotated[float, Bounds(above=0, below=1)] = 0.999) -> Average:
     """An exponential average (Polyak & Juditsky, 1992, SIAM J. Control Optim. 30(4)).
 
     After n earlier updates the share is min(decay, (1 + n) / (10 + n)), as in
     tf.train.ExponentialMovingAverage with `num_updates`: a short phase forgets its start, too.
     """
-    _require(isinstance(decay, int | float) and 0 < decay < 1, "the decay must be between 0 and 1")
 
     def share(step: tf.Tensor | int) -> tf.Tensor:
         earlier = tf.cast(step, tf.float32)
@@ -31,22 +34,24 @@ def ema(decay: float = 0.999, *, num_steps: int, steps_per_epoch: int) -> Averag
     return share
 
 
-def swa(last: float = 0.25, *, num_steps: int, steps_per_epoch: int) -> Average:
+@AVERAGES.register("swa", source="arXiv 1803.05407, algorithm 1", over_weights=True)
+def swa(
+    last: Annotated[float, Bounds(above=0, at_most=1)] = 0.25, *, num_steps: int, steps_per_epoch: int
+) -> Average:
     """The mean of the weights at the ends of epochs (Izmailov et al., 2018, arXiv 1803.05407, algorithm 1).
 
     It begins where the last share of the phase does, rounded half up to the end of an epoch, with the
     weights of that moment. Up to there the average is the weights themselves. Epochs count from the start
     of the phase.
     """
-    _require(isinstance(last, int | float) and 0 < last <= 1, "the share must be above 0, and at most 1")
     epochs = num_steps // steps_per_epoch
     first = max(1, math.floor((1 - last) * num_steps / steps_per_epoch + 0.5))
     ends = max(0, epochs - first + 1)
-    _require(
-        ends >= 2,
-        f"the last {last:.0%} of a phase of {num_steps} steps hold {ends} ends of epochs of "
-        f"{steps_per_epoch} steps, and a mean needs 2: train longer, or give a larger share",
-    )
+    if ends < 2:
+        raise UsageError(
+            f"the last {last:.0%} of a phase of {num_steps} steps hold {ends} ends of epochs of "
+            f"{steps_per_epoch} steps, and a mean needs 2: train longer, or give a larger share"
+        )
 
     def share(step: tf.Tensor | int) -> tf.Tensor:
         done = tf.cast(step, tf.int64) + 1
@@ -58,34 +63,20 @@ def swa(last: float = 0.25, *, num_steps: int, steps_per_epoch: int) -> Average:
     return share
 
 
-AVERAGES: dict[str, Callable[..., Average]] = {"ema": ema, "swa": swa}
-
-
-def make_average(text: str, *, num_steps: int, steps_per_epoch: int) -> Average | None:
-    """Reads `ema`, `ema(0.999)`, `swa` or `swa(0.25)`; None for the empty text.
+def make_average(text: str | Call | None, *, num_steps: int, steps_per_epoch: int) -> Average | None:
+    """Makes the average that a text names; None for an empty one.
 
     Args:
-      text: a name of `AVERAGES`, with arguments or without.
+      text: of `AVERAGES`, such as `ema(0.999)`.
       num_steps: updates of the phase.
       steps_per_epoch: updates of an epoch.
 
     Raises:
-      UsageError: the text is none of these, or the phase too short for it.
+      UsageError: there is no such average, or the phase is too short for it.
     """
-    if not text.strip():
+    if not text:
         return None
-    call = call_of(text, AVERAGES, flag="average", such_as=", such as ema(0.999)")
-    make = AVERAGES[call.name]
-    try:
-        _require(len(call.args) <= 1, "takes one number")
-        return make(*call.args, num_steps=num_steps, steps_per_epoch=steps_per_epoch)
-    except UsageError as error:
-        raise UsageError(f"average={text}: {error}") from None
-
-
-def _require(condition: bool, otherwise: str) -> None:
-    if not condition:
-        raise UsageError(otherwise)
+    return AVERAGES.choose(text)(num_steps=num_steps, steps_per_epoch=steps_per_epoch)
 
 
 class Shadows:

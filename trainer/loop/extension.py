@@ -5,7 +5,6 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from trainer.loop.averages import make_average
 from trainer.loop.hooks import Every
 from trainer.loop.phases import Phase, PhaseSchedule, Plan
 
@@ -60,10 +59,7 @@ def _rates(phase: Phase, count: int) -> np.ndarray:
 
 
 def _kept(phase: Phase, count: int) -> np.ndarray:
-    average = make_average(
-        phase.spec.average, num_steps=phase.num_steps, steps_per_epoch=phase.steps_per_epoch
-    )
-    return _values(average, count) if average else np.zeros(count)
+    return _values(phase.average, count) if phase.average else np.zeros(count)
 
 
 def _values(of_step: Callable[[tf.Tensor], tf.Tensor], count: int) -> np.ndarray:

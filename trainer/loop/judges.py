@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Mapping
 
 from trainer.loop.hooks import QuietHook
-from trainer.loop.schedules import plateau_of
 from trainer.loop.state import TrainState
 
 
@@ -59,7 +58,7 @@ class Plateau(Judge):
         super().__call__(state)
 
     def judge(self, state: TrainState, values: Mapping[str, float]) -> None:
-        rule = plateau_of(state.phase.spec.lr_schedule)
+        rule = state.phase.plateau
         if rule is None or not state.plateau.offer(values, step=state.step, metric="loss"):
             return
         if int(state.plateau.count.numpy()) < rule.patience:

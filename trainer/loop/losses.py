@@ -1,15 +1,16 @@
-"""Losses of examples, from logits. A new one is a function here and a line in `LOSSES`."""
+"""Losses of examples, from logits."""
 
 import difflib
-import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated
 
 import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from trainer.values import UsageError, call_of
+from trainer.registry import Bounds, Registry
+from trainer.values import Call, UsageError
 
 Loss = Callable[[tf.Tensor, tf.Tensor, tf.Tensor | None], tf.Tensor]
 """(logits [B, K] float32, labels [B] int64, targets [B, K] float32 or None) -> losses [B] float32.
@@ -17,14 +18,16 @@ Loss = Callable[[tf.Tensor, tf.Tensor, tf.Tensor | None], tf.Tensor]
 Targets are the shares of the classes in each example, which sum to 1; None: the label alone.
 """
 
+LOSSES: Registry[Loss] = Registry("loss", flag="--loss")
+
 BALANCED = "balanced"
 # Below any difference to 1 that a float32 has, so that it stands for 0.
 NEARLY_ZERO = 1e-12
-MOST_FOCUS = 100.0
 # Beyond these, a weight times a loss is no longer safe in float32.
 SMALLEST, LARGEST = 1e-30, 1e30
 
 
+@LOSSES.register("cross_entropy", source="label smoothing: arXiv 1512.00567, section 7")
 def cross_entropy(*, smoothing: float) -> Loss:
     """Cross-entropy of softmax.
 
@@ -48,15 +51,13 @@ def cross_entropy(*, smoothing: float) -> Loss:
     return loss
 
 
-def focal(gamma: float = 2.0, *, smoothing: float) -> Loss:
+@LOSSES.register("focal", source="arXiv 1708.02002")
+def focal(gamma: Annotated[float, Bounds(at_least=0, at_most=100)] = 2.0, *, smoothing: float) -> Loss:
     """Cross-entropy that counts less where the network is sure already (Lin et al., 2017, arXiv 1708.02002).
 
     The sum over the classes of target * (1 - p)^gamma * -log(p), p being softmax; smoothing is as in
     `cross_entropy`.
     """
-    # A bool is an int to Python, and no number to a reader.
-    if isinstance(gamma, bool) or not (isinstance(gamma, int | float) and 0 <= gamma <= MOST_FOCUS):
-        raise UsageError(f"gamma must be a number from 0, which is cross_entropy, to {MOST_FOCUS:g}")
 
     def loss(logits: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor | None) -> tf.Tensor:
         log_shares = tf.nn.log_softmax(logits)
@@ -70,13 +71,12 @@ def focal(gamma: float = 2.0, *, smoothing: float) -> Loss:
     return loss
 
 
-LOSSES: dict[str, Callable[..., Loss]] = {"cross_entropy": cross_entropy, "focal": focal}
 PLAIN_LOSS: Loss = cross_entropy(smoothing=0.0)
 """What is measured, whatever is minimized: cross-entropy with the labels."""
 
 
 def make_loss(
-    text: str,
+    text: str | Call,
     *,
     num_classes: int,
     label_smoothing: float = 0.0,
@@ -85,7 +85,7 @@ def make_loss(
     """Returns the loss that is minimized.
 
     Args:
-      text: a name of `LOSSES`, with a number or without, such as `focal(2)`.
+      text: of `LOSSES`, such as `focal(2)`.
       num_classes: K.
       label_smoothing: share of each target spread evenly over the classes, from 0 up to 1.
       class_weights: [K] float32. The loss of an example is multiplied with the mean weight of its target
@@ -96,7 +96,10 @@ def make_loss(
       UsageError: there is no such loss.
       ValueError: the weights are not [K].
     """
-    loss = _read(text, smoothing=label_smoothing)
+    choice = LOSSES.choose(text)
+    loss = choice(smoothing=label_smoothing)
+    if label_smoothing and "smoothing" not in choice.entry.offered:
+        loss = _smoothed(loss, label_smoothing)
     if class_weights is None:
         return loss
     if class_weights.shape != (num_classes,):
@@ -205,13 +208,12 @@ def _refusal(text: str, reason: str) -> UsageError:
     return UsageError(f"--class_weights={text}: {reason}")
 
 
-def _read(text: str, *, smoothing: float) -> Loss:
-    call = call_of(text, LOSSES, flag="--loss", such_as=", with a number or without, such as focal(2)")
-    make = LOSSES[call.name]
-    *takes, _ = inspect.signature(make).parameters
-    if len(call.args) > len(takes):
-        raise UsageError(f"--loss={text}: {call.name} takes {f'only {takes[0]}' if takes else 'no number'}")
-    try:
-        return make(*call.args, smoothing=smoothing)
-    except UsageError as error:
-        raise UsageError(f"--loss={text}: {error}") from None
+def _smoothed(loss: Loss, smoothing: float) -> Loss:
+    """Returns a loss, which knows nothing of smoothing, against smoothed targets."""
+
+    def smoothed(logits: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor | None) -> tf.Tensor:
+        num_classes = logits.shape[-1]
+        shares = tf.one_hot(labels, num_classes) if targets is None else targets
+        return loss(logits, labels, (1.0 - smoothing) * shares + smoothing / num_classes)
+
+    return smoothed

@@ -13,7 +13,7 @@ import tensorflow as tf
 from trainer.loop.state import TrainState
 from trainer.loop.steps import Run
 from trainer.phase_specs import PhaseSpec
-from trainer.values import Duration
+from trainer.values import Call, Duration
 
 # Losses are smoothed as an exponential average with this share of the last value, without its bias.
 SMOOTHING = 0.9
@@ -29,9 +29,9 @@ def range_spec(spec: PhaseSpec, *, low: float, high: float, num_steps: int) -> P
         spec,
         duration=Duration(num_steps, "steps"),
         learning_rate=low,
-        lr_schedule=f"exponential({high / low!r})",
+        lr_schedule=Call("exponential", (high / low,)),
         warmup=Duration(0, "steps"),
-        average="",
+        average=None,
     )
 
 

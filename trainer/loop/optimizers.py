@@ -1,9 +1,9 @@
 """Update rules. Each phase gets a fresh one, built before anything is restored into it.
 
-A new one is a function here and a name in `phase_specs`. tf_keras has no LAMB.
+tf_keras has no LAMB.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -11,6 +11,10 @@ import tf_keras
 
 from trainer.loop.phases import Phase, PhaseSchedule
 from trainer.phase_specs import PhaseSpec
+from trainer.registry import Choice, Registry
+from trainer.values import UsageError
+
+OPTIMIZERS: Registry[tf_keras.optimizers.Optimizer] = Registry("update rule", flag="optimizer")
 
 
 class _PerVariable(tf_keras.optimizers.Optimizer):
@@ -79,28 +83,35 @@ def _per_variable(rule: type[tf_keras.optimizers.Optimizer], **options: Any) -> 
     return type(rule.__name__, (_PerVariable, rule), {})(**options)
 
 
-def _adam(spec: PhaseSpec, **common: Any) -> tf_keras.optimizers.Optimizer:
+@OPTIMIZERS.register("adam", source="arXiv 1412.6980")
+def _adam(*, spec: PhaseSpec, **common: Any) -> tf_keras.optimizers.Optimizer:
     """Adam (Kingma & Ba, 2015, arXiv 1412.6980)."""
     return _per_variable(_FusedAdam, **common)
 
 
-def _adamw(spec: PhaseSpec, **common: Any) -> tf_keras.optimizers.Optimizer:
+@OPTIMIZERS.register("adamw", source="arXiv 1711.05101", weight_decay=True)
+def _adamw(*, spec: PhaseSpec, **common: Any) -> tf_keras.optimizers.Optimizer:
     """Adam with decoupled weight decay (Loshchilov & Hutter, 2019, arXiv 1711.05101)."""
     return _per_variable(tf_keras.optimizers.Adam, decay=spec.weight_decay, **common)
 
 
-def _sgd(spec: PhaseSpec, **common: Any) -> tf_keras.optimizers.Optimizer:
+@OPTIMIZERS.register(
+    "sgd", source="Sutskever et al., 2013, ICML, section 2", weight_decay=True, momentum=True
+)
+def _sgd(*, spec: PhaseSpec, **common: Any) -> tf_keras.optimizers.Optimizer:
     """Gradient descent with momentum, or with Nesterov's (Sutskever et al., 2013, ICML, section 2)."""
     moves = {"momentum": spec.momentum, "nesterov": spec.nesterov, "decay": spec.weight_decay}
     return _per_variable(tf_keras.optimizers.SGD, **moves, **common)
 
 
-def _rmsprop(spec: PhaseSpec, **common: Any) -> tf_keras.optimizers.Optimizer:
+@OPTIMIZERS.register("rmsprop", source="Tieleman & Hinton, 2012")
+def _rmsprop(*, spec: PhaseSpec, **common: Any) -> tf_keras.optimizers.Optimizer:
     """RMSprop (Tieleman & Hinton, 2012, lecture 6.5 of Neural Networks for Machine Learning)."""
     return _per_variable(tf_keras.optimizers.RMSprop, **common)
 
 
-def _lion(spec: PhaseSpec, **common: Any) -> tf_keras.optimizers.Optimizer:
+@OPTIMIZERS.register("lion", source="arXiv 2302.06675, algorithm 2", weight_decay=True)
+def _lion(*, spec: PhaseSpec, **common: Any) -> tf_keras.optimizers.Optimizer:
     """Lion, which goes by the sign of a momentum (Chen et al., 2023, arXiv 2302.06675, algorithm 2).
 
     Its steps are as long as the learning rate, which wants to be 3 to 10 times lower than for AdamW, and
@@ -109,13 +120,23 @@ def _lion(spec: PhaseSpec, **common: Any) -> tf_keras.optimizers.Optimizer:
     return _per_variable(tf_keras.optimizers.Lion, decay=spec.weight_decay, **common)
 
 
-OPTIMIZERS: dict[str, Callable[..., tf_keras.optimizers.Optimizer]] = {
-    "adam": _adam,
-    "adamw": _adamw,
-    "sgd": _sgd,
-    "rmsprop": _rmsprop,
-    "lion": _lion,
-}
+def choose_optimizer(spec: PhaseSpec) -> Choice[tf_keras.optimizers.Optimizer]:
+    """Returns the update rule of a phase.
+
+    Raises:
+      UsageError: there is none, or the phase asks for what it has not.
+    """
+    choice = OPTIMIZERS.choose(spec.optimizer)
+    facts = choice.entry.facts
+    if spec.weight_decay and not facts.get("weight_decay"):
+        *most, last = [name for name in OPTIMIZERS if OPTIMIZERS[name].facts.get("weight_decay")]
+        raise UsageError(
+            f"weight_decay={spec.weight_decay:g}: {choice.name} has none; "
+            f"use {', '.join(most)} or {last}, or 0"
+        )
+    if spec.nesterov and not (facts.get("momentum") and spec.momentum):
+        raise UsageError(f"nesterov: {choice.name} has none; it is a kind of the momentum of sgd")
+    return choice
 
 
 def make_optimizer(
@@ -135,9 +156,8 @@ def make_optimizer(
       factor: [] float32, a factor on all learning rates that may change between updates; None: 1.
       step: [] int64, number of steps of the run, by which the rate goes; None: by the number of updates.
     """
-    spec = phase.spec
-    optimizer = OPTIMIZERS[spec.optimizer](
-        spec,
+    optimizer = choose_optimizer(phase.spec)(
+        spec=phase.spec,
         multipliers=[multipliers.get(name, 1.0) for name in variables],
         factor=factor,
         learning_rate=PhaseSchedule(phase, step),

@@ -1,5 +1,6 @@
 """The plan of a run: phases as ranges of steps, and the learning rate as a function of the step."""
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,8 +8,10 @@ from dataclasses import dataclass
 import tensorflow as tf
 import tf_keras
 
-from trainer.loop.schedules import make_schedule
+from trainer.loop.averages import Average, make_average
+from trainer.loop.schedules import Course, Plateau, along, choose_schedule, plateau_of
 from trainer.phase_specs import PhaseSpec
+from trainer.registry import Choice
 from trainer.values import UsageError
 
 
@@ -27,6 +30,21 @@ class Phase:
     def num_steps(self) -> int:
         return self.stop_step - self.start_step
 
+    @functools.cached_property
+    def schedule(self) -> Choice[Course]:
+        """The course of the learning rate."""
+        return choose_schedule(self.spec.lr_schedule, warmup=self.warmup_steps > 0)
+
+    @property
+    def plateau(self) -> Plateau | None:
+        """How evaluations lower the learning rate, if they do."""
+        return plateau_of(self.schedule)
+
+    @functools.cached_property
+    def average(self) -> Average | None:
+        """What each update keeps of the average of the weights, if there is one."""
+        return make_average(self.spec.average, num_steps=self.num_steps, steps_per_epoch=self.steps_per_epoch)
+
     def learning_rate(self, step: int) -> float:
         """Returns the rate of the update that takes `step` to `step + 1`."""
         return float(PhaseSchedule(self)(step - self.start_step))
@@ -35,7 +53,7 @@ class Phase:
         """Returns the recipe in one line."""
         spec = self.spec
         parts = [f"{spec.name}, steps {self.start_step:,} to {self.stop_step:,}"]
-        rule = f"{spec.optimizer} with Nesterov's momentum" if spec.nesterov else spec.optimizer
+        rule = f"{spec.optimizer} with Nesterov's momentum" if spec.nesterov else str(spec.optimizer)
         parts.append(f"{rule} at {spec.learning_rate:g} ({spec.lr_schedule})")
         parts += [f"warm-up {self.warmup_steps:,} steps"] if self.warmup_steps else []
         parts.append(f"BatchNorm statistics {'stored' if spec.bn == 'frozen' else 'of the batch'}")
@@ -61,10 +79,10 @@ class Plan:
 
 
 def make_plan(specs: Sequence[PhaseSpec], *, num_examples: int, batch_size: int) -> Plan:
-    """Turns lengths into steps.
+    """Turns lengths into steps, and names into what they stand for.
 
     Raises:
-      UsageError: a warm-up is longer than its phase.
+      UsageError: a warm-up is longer than its phase, or a phase asks for what there is not.
     """
     phases: list[Phase] = []
     steps_per_epoch = math.ceil(num_examples / batch_size)
@@ -77,7 +95,12 @@ def make_plan(specs: Sequence[PhaseSpec], *, num_examples: int, batch_size: int)
                 f"phase {spec.name}: a warm-up of {spec.warmup} ({warmup} steps) is longer than the phase "
                 f"({length} steps)"
             )
-        phases.append(Phase(index, spec, start, start + length, warmup, steps_per_epoch))
+        phase = Phase(index, spec, start, start + length, warmup, steps_per_epoch)
+        try:
+            _ = phase.schedule, phase.average
+        except UsageError as error:
+            raise UsageError(f"phase {spec.name}: {error}") from None
+        phases.append(phase)
     return Plan(tuple(phases), steps_per_epoch)
 
 
@@ -92,9 +115,7 @@ class PhaseSchedule(tf_keras.optimizers.schedules.LearningRateSchedule):
         super().__init__()
         self._step, self._start_step = step, phase.start_step
         self._peak = phase.spec.learning_rate
-        self._factor = make_schedule(
-            phase.spec.lr_schedule, warmup_steps=phase.warmup_steps, num_steps=phase.num_steps
-        )
+        self._factor = along(phase.schedule, warmup_steps=phase.warmup_steps, num_steps=phase.num_steps)
 
     def __call__(self, step: tf.Tensor | int) -> tf.Tensor:
         return self._peak * self._factor(step if self._step is None else self._step - self._start_step)

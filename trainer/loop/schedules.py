@@ -1,14 +1,14 @@
-"""Courses of the learning rate along a phase. A new one is a function here and a line in `SCHEDULES`."""
+"""Courses of the learning rate along a phase."""
 
-import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 import tensorflow as tf
 
-from trainer.values import Call, UsageError, call_of
+from trainer.registry import Bounds, Choice, Registry
+from trainer.values import Call, UsageError
 
 Course = Callable[[tf.Tensor, int], tf.Tensor]
 """(updates since the warm-up, [] float32, below 0 in it; their number at the end, 1 or more) -> factor, []
@@ -17,38 +17,43 @@ float32."""
 Schedule = Callable[[tf.Tensor | int | float], tf.Tensor]
 """Number of earlier updates of the phase, [] -> factor on its learning rate, [] float32."""
 
+SCHEDULES: Registry[Course] = Registry("schedule of the learning rate", flag="lr_schedule")
+
+_Share = Annotated[float, Bounds(at_least=0, at_most=1)]
+_Inner = Annotated[float, Bounds(above=0, below=1)]
+_Divisor = Annotated[float, Bounds(at_least=1)]
 # Beyond these, a factor times a learning rate is no longer safe in float32.
-SMALLEST, LARGEST = 1e-30, 1e30
+_Factor = Annotated[float, Bounds(at_least=1e-30, at_most=1e30)]
 
 
+@SCHEDULES.register("constant")
 def constant() -> Course:
     """The rate stays as it is."""
     return lambda step, num_steps: tf.ones_like(step)
 
 
-def cosine(final: float = 0.0) -> Course:
+@SCHEDULES.register("cosine", source="arXiv 1608.03983")
+def cosine(final: _Share = 0.0) -> Course:
     """Half a wave from 1 to `final` at the end (Loshchilov & Hutter, 2017, arXiv 1608.03983, without
     restarts)."""
-    _require(0 <= final <= 1, "what is left at the end must be from 0 to 1")
     return lambda step, num_steps: _anneal(1.0, final, _share(step, num_steps))
 
 
-def linear(final: float = 0.0) -> Course:
+@SCHEDULES.register("linear")
+def linear(final: _Share = 0.0) -> Course:
     """A straight line from 1 to `final` at the end."""
-    _require(0 <= final <= 1, "what is left at the end must be from 0 to 1")
     return lambda step, num_steps: 1.0 + (final - 1.0) * _share(step, num_steps)
 
 
-def stepwise(*falls: float) -> Course:
+@SCHEDULES.register("step", source="arXiv 1512.03385, section 4.2")
+def stepwise(*falls: _Inner) -> Course:
     """A tenth of what was before, at each of these shares of the way; 1/3 and 2/3 where none are given.
 
     As He et al. (2016, arXiv 1512.03385, section 4.2) train, at 1/2 and 3/4.
     """
     falls = falls or (1 / 3, 2 / 3)
-    between = all(0 < fall < 1 for fall in falls)
-    _require(
-        between and list(falls) == sorted(set(falls)), "shares must be between 0 and 1, each above the last"
-    )
+    if list(falls) != sorted(set(falls)):
+        raise UsageError("each share must be above the last")
 
     def course(step: tf.Tensor, num_steps: int) -> tf.Tensor:
         # Whole updates, since a graph divides by a constant with another rounding. 0.28 * 25 is above 7.
@@ -58,18 +63,17 @@ def stepwise(*falls: float) -> Course:
     return course
 
 
-def exponential(final: float = 0.01) -> Course:
+@SCHEDULES.register("exponential", source="arXiv 1506.01186")
+def exponential(final: _Factor = 0.01) -> Course:
     """The same factor from each update to the next, from 1 to `final` at the end, which may be above 1.
 
     Rising, it is the range test of Smith (2017, arXiv 1506.01186) with steps even in the logarithm.
     """
-    _require(
-        SMALLEST <= final <= LARGEST, f"what is left at the end must be from {SMALLEST:g} to {LARGEST:g}"
-    )
     return lambda step, num_steps: tf.pow(float(final), _share(step, num_steps))
 
 
-def one_cycle(rise: float = 0.3, div: float = 25.0, final_div: float = 1e4) -> Course:
+@SCHEDULES.register("one_cycle", source="arXiv 1708.07120", rises=True)
+def one_cycle(rise: _Inner = 0.3, div: _Divisor = 25.0, final_div: _Divisor = 1e4) -> Course:
     """Up from 1/div to 1, then down to 1/(div * final_div) (Smith & Topin, 2018, arXiv 1708.07120).
 
     The momentum stays as it is. Half a cosine wave both ways, with the numbers of
@@ -81,8 +85,6 @@ def one_cycle(rise: float = 0.3, div: float = 25.0, final_div: float = 1e4) -> C
       div: the peak divided by the start.
       final_div: the start divided by the end.
     """
-    _require(0 < rise < 1, "the share of the rise must be between 0 and 1")
-    _require(div >= 1 and final_div >= 1, "the divisors must be 1 or more")
     start, end = 1.0 / div, 1.0 / div / final_div
 
     def course(step: tf.Tensor, num_steps: int) -> tf.Tensor:
@@ -103,49 +105,44 @@ class Plateau:
     factor: float = 0.1
     patience: int = 5
 
-    def __post_init__(self) -> None:
-        _require(0 < self.factor < 1, "the factor must be between 0 and 1")
-        _require(isinstance(self.patience, int) and self.patience >= 1, "the patience must be 1, 2, ...")
 
-
-def plateau(factor: float = 0.1, patience: int = 5) -> Course:
+@SCHEDULES.register("plateau")
+def plateau(factor: _Inner = 0.1, patience: Annotated[int, Bounds(at_least=1)] = 5) -> Course:
     """Constant by itself; how evaluations lower the rate, see `Plateau`, belongs to the state of the run.
 
     As torch.optim.lr_scheduler.ReduceLROnPlateau and Keras's ReduceLROnPlateau.
     """
-    Plateau(factor, patience)
     return constant()
 
 
-SCHEDULES: dict[str, Callable[..., Course]] = {
-    "constant": constant,
-    "cosine": cosine,
-    "linear": linear,
-    "step": stepwise,
-    "exponential": exponential,
-    "one_cycle": one_cycle,
-    "plateau": plateau,
-}
-WITHOUT_WARMUP = ("one_cycle",)
-"""Those that begin low by themselves."""
-
-
-def make_schedule(text: str, *, warmup_steps: int, num_steps: int) -> Schedule:
-    """Returns the factor on a phase's learning rate as a function of the step since its start.
-
-    Warm-up rises linearly, the first update having 1/warmup_steps of the rate; the course that `text`
-    names goes from there to the end of the phase, and stays as it was at the end.
+def choose_schedule(text: str | Call, *, warmup: bool) -> Choice[Course]:
+    """Returns the schedule that a text names.
 
     Args:
-      text: a name of `SCHEDULES`, with numbers or without, such as `cosine` or `step(0.5,0.8)`.
-      warmup_steps: updates of the warm-up, at most `num_steps`.
-      num_steps: updates of the phase.
+      text: of `SCHEDULES`, such as `cosine` or `step(0.5,0.8)`.
+      warmup: whether the phase has a warm-up.
 
     Raises:
-      UsageError: see `check_schedule`.
+      UsageError: there is none, its numbers are wrong, or it has a warm-up where there can be none.
     """
-    check_schedule(text, warmup=warmup_steps > 0)
-    course = _read(text)[1]
+    choice = SCHEDULES.choose(text)
+    if warmup and choice.entry.facts.get("rises"):
+        raise UsageError(f"{choice.said} rises by itself: leave the warm-up away, as by warmup=0steps")
+    choice()  # Of some, the numbers must go together.
+    return choice
+
+
+def along(choice: Choice[Course], *, warmup_steps: int, num_steps: int) -> Schedule:
+    """Returns the factor on the learning rate by the number of earlier updates of a phase.
+
+    The first update of a warm-up of n has 1/n of the rate, the last all of it; then the course begins.
+
+    Args:
+      choice: of `choose_schedule`.
+      warmup_steps: updates of the warm-up, at most `num_steps`.
+      num_steps: updates of the phase.
+    """
+    course = choice()
     num_after = max(1, num_steps - warmup_steps)
 
     def factor(step: tf.Tensor | int | float) -> tf.Tensor:
@@ -156,29 +153,9 @@ def make_schedule(text: str, *, warmup_steps: int, num_steps: int) -> Schedule:
     return factor
 
 
-def check_schedule(text: str, *, warmup: bool) -> None:
-    """Makes sure that there is such a schedule.
-
-    Args:
-      text: as of `make_schedule`.
-      warmup: whether the phase has a warm-up.
-
-    Raises:
-      UsageError: an unknown name, wrong numbers, or a warm-up where there can be none.
-    """
-    name = _read(text)[0].name
-    if warmup and name in WITHOUT_WARMUP:
-        raise UsageError(f"lr_schedule={text} rises by itself: leave the warm-up away, as by warmup=0steps")
-
-
-def plateau_of(text: str) -> Plateau | None:
-    """Returns how evaluations lower the rate under a schedule; None where they do not.
-
-    Raises:
-      UsageError: there is no such schedule.
-    """
-    call = _read(text)[0]
-    return Plateau(*call.args) if call.name == "plateau" else None
+def plateau_of(choice: Choice[Course]) -> Plateau | None:
+    """Returns how evaluations lower the rate under a schedule; None where they do not."""
+    return Plateau(**dict(choice.named)) if choice.name == "plateau" else None
 
 
 def _share(step: tf.Tensor, num_steps: int) -> tf.Tensor:
@@ -189,33 +166,3 @@ def _share(step: tf.Tensor, num_steps: int) -> tf.Tensor:
 def _anneal(start: float, end: float, share: tf.Tensor) -> tf.Tensor:
     """Returns half a cosine wave from `start` to `end`, as `share` goes from 0 to 1."""
     return end + (start - end) * (0.5 * (1.0 + tf.cos(math.pi * share)))
-
-
-def _read(text: str) -> tuple[Call, Course]:
-    such_as = ", with numbers or without, such as step(0.5,0.8)"
-    call = call_of(text, SCHEDULES, flag="lr_schedule", such_as=such_as)
-    make = SCHEDULES[call.name]
-    signature = inspect.signature(make)
-    if not _fits(signature, call.args):
-        takes = [str(one.replace(annotation=one.empty)) for one in signature.parameters.values()]
-        raise UsageError(f"lr_schedule={text}: the numbers it takes are {', '.join(takes) or 'none'}")
-    try:
-        return call, make(*call.args)
-    except UsageError as error:
-        raise UsageError(f"lr_schedule={text}: {error}") from None
-
-
-def _fits(signature: inspect.Signature, values: Sequence[Any]) -> bool:
-    """Returns whether values are numbers, and as many as a function takes."""
-    try:
-        signature.bind(*values)
-    except TypeError:
-        return False
-    # A bool is an int to Python, and no number to a reader.
-    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    return numbers and all(abs(value) <= LARGEST for value in values)
-
-
-def _require(condition: bool, otherwise: str) -> None:
-    if not condition:
-        raise UsageError(otherwise)

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 import tensorflow as tf
 import tf_keras
 
-from trainer.loop.averages import Shadows, make_average
+from trainer.loop.averages import Shadows
 from trainer.loop.loss_scaling import LossScale
 from trainer.loop.multipliers import multipliers
 from trainer.loop.optimizers import make_optimizer
 from trainer.loop.phases import Phase, Plan
-from trainer.loop.schedules import plateau_of
 from trainer.loop.standstill import Standstill
 from trainer.model.classifier import Classifier
 from trainer.model.freezing import trained
@@ -199,26 +198,21 @@ class TrainState:
             layer_decay=self._layer_decay,
             layers=self.classifier.named_layers,
         )
-        has_plateau = plateau_of(phase.spec.lr_schedule) is not None
         self.optimizer = make_optimizer(
             phase,
             self.trained,
             multipliers=self.multipliers,
-            factor=self.lr_factor if has_plateau else None,
+            factor=self.lr_factor if phase.plateau else None,
             step=self._step,
-        )
-        average = make_average(
-            phase.spec.average, num_steps=phase.num_steps, steps_per_epoch=phase.steps_per_epoch
         )
         constant = self.constant()
         changed = {name: v for name, v in named.items() if f"model/{name}" not in constant}
-        self.shadows = Shadows(average, changed) if average else None
+        self.shadows = Shadows(phase.average, changed) if phase.average else None
 
     def learning_rate(self) -> float:
         """Returns the rate of the last update, before multipliers."""
         phase = self.plan.phase_at(self.step - 1)
-        lowered = plateau_of(phase.spec.lr_schedule) is not None
-        return phase.learning_rate(self.step - 1) * (float(self.lr_factor.numpy()) if lowered else 1.0)
+        return phase.learning_rate(self.step - 1) * (float(self.lr_factor.numpy()) if phase.plateau else 1.0)
 
     def averaged(self) -> AbstractContextManager[None]:
         """Has the model compute with the averaged weights in a block, where the phase averages them."""

@@ -1,28 +1,30 @@
-"""What turns features into logits. A new head is a function here and a line in `HEADS`."""
+"""What turns features into logits."""
 
-from collections.abc import Callable
+from typing import Annotated
 
 import tensorflow as tf
 import tf_keras
 
 from trainer.model.dropout import Draws, dropout
 from trainer.model.layers import HEAD, Layer
-from trainer.values import UsageError, parse_calls
+from trainer.registry import Bounds, Registry
+from trainer.values import UsageError
+
+HEADS: Registry[list[int]] = Registry("head", flag="--head")
 
 
+@HEADS.register("linear")
 def linear() -> list[int]:
     """Features straight to logits."""
     return []
 
 
-def mlp(*widths: int) -> list[int]:
+@HEADS.register("mlp")
+def mlp(*widths: Annotated[int, Bounds(at_least=1, at_most=1_000_000)]) -> list[int]:
     """Hidden layers of these widths, each with ReLU, before the logits."""
-    if not widths or not all(isinstance(width, int) and width > 0 for width in widths):
-        raise UsageError(f"--head=mlp{widths}: widths must be whole numbers above 0, as in mlp(1024,512)")
+    if not widths:
+        raise UsageError("there must be a width, as in mlp(1024,512)")
     return list(widths)
-
-
-HEADS: dict[str, Callable[..., list[int]]] = {"linear": linear, "mlp": mlp}
 
 
 class Head(tf_keras.layers.Layer):
@@ -36,7 +38,7 @@ class Head(tf_keras.layers.Layer):
         """Makes the head that `text`, e.g. `mlp(512)`, names.
 
         Args:
-          text: one of `HEADS`, with its arguments.
+          text: of `HEADS`, such as `mlp(512)`.
           num_logits: K; one, z, stands for the two classes with the logits 0 and z (see `Classifier`).
           dropout: share of the last features dropped in training.
           seed: of the kernels.
@@ -47,13 +49,7 @@ class Head(tf_keras.layers.Layer):
           UsageError: there is no such head.
         """
         super().__init__(name="head")
-        calls = parse_calls(text)
-        if len(calls) != 1 or calls[0].name not in HEADS:
-            raise UsageError(f"--head={text} is not one of linear, mlp(WIDTH,...)")
-        try:
-            widths = HEADS[calls[0].name](*calls[0].args)
-        except TypeError:
-            raise UsageError(f"--head={text} has the wrong arguments") from None
+        widths = HEADS.choose(text)()
 
         def dense(i: int, units: int, name: str, activation: str | None) -> tf_keras.layers.Dense:
             initializer = tf_keras.initializers.GlorotUniform(seed=(1000 * seed + i) % 2**63)

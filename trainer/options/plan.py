@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from trainer.options.declare import option
-from trainer.phase_specs import BN_MODES, OPTIMIZERS
+from trainer.phase_specs import BN_MODES
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class PlanConfig:
         "BatchNorm statistics while fine-tuning: the stored ones, or the batch's (which moves them).",
         choices=BN_MODES,
     )
-    optimizer: str = option("adam", "Update rule.", choices=OPTIMIZERS)
+    optimizer: str = option("adam", "Update rule: adam, adamw, sgd, rmsprop or lion.")
     momentum: float = option(0.9, "Momentum of sgd.")
     nesterov: bool = option(False, "Nesterov's momentum in sgd.")
     weight_decay: float = option(

@@ -1,39 +1,21 @@
 """Changes one after another, made from their names."""
 
-import difflib
-import inspect
-from collections.abc import Callable
-
 import tensorflow as tf
 
-from trainer.data.augment.change import Change, Mixing
-from trainer.data.augment.colors import color_jitter
-from trainer.data.augment.erasing import erase
-from trainer.data.augment.geometry import crop, flip, random_resized_crop, rotate, translate, zoom
-from trainer.data.augment.mixing import cutmix, mixup, partners
-from trainer.data.augment.randaugment import randaugment
-from trainer.values import Call, UsageError, parse_calls
-
-AUGMENTATIONS: dict[str, Callable[..., Change | Mixing]] = {
-    "flip": flip,
-    "crop": crop,
-    "random_resized_crop": random_resized_crop,
-    "rotate": rotate,
-    "zoom": zoom,
-    "translate": translate,
-    "color_jitter": color_jitter,
-    "randaugment": randaugment,
-    "erase": erase,
-    "mixup": mixup,
-    "cutmix": cutmix,
-}
+from trainer.data.augment.change import AUGMENTATIONS, Change, Mixing
+from trainer.data.augment.mixing import partners
+from trainer.values import Calls, UsageError, parse_calls
 
 
 class Augment:
     """Changes of pictures one after another, then, perhaps, one with the next."""
 
-    def __init__(self, changes: list[Change], mixing: Mixing | None = None):
-        self._changes, self._mixing = changes, mixing
+    def __init__(self, changes: list[Change], mixing: Mixing | None = None, *, text: str = ""):
+        self._changes, self._mixing, self._text = changes, mixing, text
+
+    def __str__(self) -> str:
+        """Returns what `make_augment` reads as the same."""
+        return self._text
 
     @property
     def mixes(self) -> bool:
@@ -100,14 +82,14 @@ class Augment:
         return tf.split(draws, counts, axis=1)
 
 
-def make_augment(text: str) -> Augment | None:
+def make_augment(text: str | Calls) -> Augment | None:
     """Returns the composition that e.g. `flip,crop(0.6)` names; None for an empty text.
 
     Raises:
       UsageError: an unknown name, wrong arguments, or a mixing that is not the last and only one.
     """
-    calls = parse_calls(text)
-    chain = [_make(call) for call in calls]
+    calls = parse_calls(text) if isinstance(text, str) else text
+    chain = [AUGMENTATIONS.choose(call)() for call in calls]
     mixing = [call for call, one in zip(calls, chain, strict=True) if isinstance(one, Mixing)]
     if len(mixing) > 1:
         raise UsageError(
@@ -119,26 +101,4 @@ def make_augment(text: str) -> Augment | None:
         )
     changes = [one for one in chain if isinstance(one, Change)]
     last = next((one for one in chain if isinstance(one, Mixing)), None)
-    return Augment(changes, last) if chain else None
-
-
-def _make(call: Call) -> Change | Mixing:
-    if call.name not in AUGMENTATIONS:
-        close = difflib.get_close_matches(call.name, AUGMENTATIONS, n=2)
-        raise UsageError(
-            f"augment: {call.name!r} is not one of {', '.join(AUGMENTATIONS)}"
-            + (f": is it {' or '.join(close)}?" if close else "")
-        )
-    make = AUGMENTATIONS[call.name]
-    try:
-        return make(*call.args)
-    except UsageError as error:
-        raise UsageError(f"augment: {call}: {error}") from None
-    except TypeError:
-        takes = ", ".join(
-            f"{one.name}={one.default:g}" for one in inspect.signature(make).parameters.values()
-        )
-        raise UsageError(
-            f"augment: {call} has the wrong number or kind of arguments: it takes "
-            + (f"numbers, {takes}" if takes else "none")
-        ) from None
+    return Augment(changes, last, text=str(calls)) if chain else None

@@ -1,11 +1,11 @@
-"""What a kind of change is, and the check of its arguments."""
+"""What a kind of change is."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from trainer.values import UsageError
+from trainer.registry import Registry
 
 
 class Change(NamedTuple):
@@ -32,14 +32,7 @@ class Mixing(NamedTuple):
     mix: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
-def check(allowed: bool, what: str) -> None:
-    """Refuses an argument that is not `allowed`; `what` says which it is and what is allowed.
-
-    Raises:
-      UsageError: it is not allowed.
-    """
-    if not allowed:
-        raise UsageError(what)
+AUGMENTATIONS: Registry[Change | Mixing] = Registry("augmentation", flag="augment")
 
 
 def evenly(draws: tf.Tensor, low: tf.Tensor | float, high: tf.Tensor | float) -> tf.Tensor:

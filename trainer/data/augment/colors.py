@@ -3,11 +3,15 @@
 Factors are [B] float32 from 0 on, where 1 leaves a picture as it is, as in the ImageEnhance of Pillow.
 """
 
+from typing import Annotated
+
 import tensorflow as tf
 
-from trainer.data.augment.change import Change, check
+from trainer.data.augment.change import AUGMENTATIONS, Change
+from trainer.registry import Bounds
 
 _LUMA = (0.299, 0.587, 0.114)
+_Most = Annotated[float, Bounds(at_least=0, at_most=10)]
 
 
 def grey(images: tf.Tensor) -> tf.Tensor:
@@ -50,8 +54,12 @@ def hue(images: tf.Tensor, turns: tf.Tensor) -> tf.Tensor:
     return tf.clip_by_value(tf.image.hsv_to_rgb(tf.concat([turned, rest], axis=3)), 0.0, 1.0)
 
 
+@AUGMENTATIONS.register("color_jitter", source="torchvision")
 def color_jitter(
-    brightness: float = 0.4, contrast: float = 0.4, saturation: float = 0.4, hue: float = 0.1
+    brightness: _Most = 0.4,
+    contrast: _Most = 0.4,
+    saturation: _Most = 0.4,
+    hue: Annotated[float, Bounds(at_least=0, at_most=0.5)] = 0.1,
 ) -> Change:
     """Changes brightness, contrast, saturation and hue by random amounts.
 
@@ -64,11 +72,6 @@ def color_jitter(
       saturation: the same of saturation.
       hue: largest turn of the hue to either side, in full circles, 0 to 0.5.
     """
-    check(
-        all(0 <= most <= 10 for most in (brightness, contrast, saturation)),
-        "brightness, contrast and saturation must be in [0, 10], the largest difference of a factor from 1",
-    )
-    check(0 <= hue <= 0.5, "hue must be in [0, 0.5], the largest share of a full circle")
     factors = [(max(0.0, 1.0 - most), 1.0 + most) for most in (brightness, contrast, saturation)]
     ranges = [*factors, (-hue, hue)]
 

@@ -1,15 +1,22 @@
 """Boxes of a picture painted over."""
 
+from typing import Annotated
+
 import tensorflow as tf
 
 from trainer.data.augment.boxes import inside, shape_that_fits
-from trainer.data.augment.change import Change, check, evenly
+from trainer.data.augment.change import AUGMENTATIONS, Change, evenly
+from trainer.registry import Bounds
+from trainer.values import UsageError
 
 _GREY = 0.5
 _MAX_ASPECT = 1 / 0.3
+_Share = Annotated[float, Bounds(at_least=0, at_most=1)]
+_Area = Annotated[float, Bounds(above=0, at_most=1)]
 
 
-def erase(probability: float = 0.25, min_area: float = 0.02, max_area: float = 0.33) -> Change:
+@AUGMENTATIONS.register("erase", source="arXiv 1708.04896")
+def erase(probability: _Share = 0.25, min_area: _Area = 0.02, max_area: _Area = 0.33) -> Change:
     """Paints a random box of some pictures grey.
 
     Random erasing (Zhong et al. 2017, arXiv 1708.04896). The area is even between the two, the sides
@@ -22,8 +29,8 @@ def erase(probability: float = 0.25, min_area: float = 0.02, max_area: float = 0
       min_area: smallest share of the picture's area.
       max_area: largest share of the picture's area.
     """
-    check(0 <= probability <= 1, "the probability must be in [0, 1]")
-    check(0 < min_area <= max_area <= 1, "the shares of the area must be 0 < smallest <= largest <= 1")
+    if min_area > max_area:
+        raise UsageError("min_area must be max_area or less")
 
     def apply(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
         chosen, area, aspect, top, left = tf.unstack(draws, axis=1)

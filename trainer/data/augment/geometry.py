@@ -1,12 +1,19 @@
 """Changes of where things are in a picture."""
 
+from typing import Annotated
+
 import tensorflow as tf
 
 from trainer.data.augment.boxes import shape_that_fits
-from trainer.data.augment.change import Change, check, evenly
+from trainer.data.augment.change import AUGMENTATIONS, Change, evenly
 from trainer.data.augment.projective import rotated, transform
+from trainer.registry import Bounds
+
+_Area = Annotated[float, Bounds(above=0, at_most=1)]
+_Share = Annotated[float, Bounds(at_least=0, at_most=1)]
 
 
+@AUGMENTATIONS.register("flip")
 def flip() -> Change:
     """Mirrors half of the pictures left to right."""
 
@@ -16,9 +23,9 @@ def flip() -> Change:
     return Change(1, apply)
 
 
-def crop(min_area: float = 0.5) -> Change:
+@AUGMENTATIONS.register("crop")
+def crop(min_area: _Area = 0.5) -> Change:
     """Cuts out a random part with `min_area` to 1 of the area and the same shape, and enlarges it."""
-    check(0 < min_area <= 1, "the smallest share of the area must be in (0, 1]")
 
     def apply(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
         area, top, left = tf.unstack(draws, axis=1)
@@ -33,7 +40,10 @@ def crop(min_area: float = 0.5) -> Change:
     return Change(3, apply)
 
 
-def random_resized_crop(min_area: float = 0.08, max_aspect: float = 4 / 3) -> Change:
+@AUGMENTATIONS.register("random_resized_crop", source="arXiv 1409.4842, section 6")
+def random_resized_crop(
+    min_area: _Area = 0.08, max_aspect: Annotated[float, Bounds(at_least=1, at_most=100)] = 4 / 3
+) -> Change:
     """Cuts out a random part of random area and shape, and stretches it to the picture's size.
 
     The augmentation of Inception (Szegedy et al. 2015, arXiv 1409.4842, section 6). The area is even in
@@ -44,8 +54,6 @@ def random_resized_crop(min_area: float = 0.08, max_aspect: float = 4 / 3) -> Ch
       max_aspect: width by height of the widest box, and height by width of the tallest, where the
         picture itself, which has the network's shape by now, counts as 1.
     """
-    check(0 < min_area <= 1, "the smallest share of the area must be in (0, 1]")
-    check(1 <= max_aspect <= 100, "the largest aspect must be in [1, 100]")
 
     def apply(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
         area, aspect, top, left = tf.unstack(draws, axis=1)
@@ -58,12 +66,12 @@ def random_resized_crop(min_area: float = 0.08, max_aspect: float = 4 / 3) -> Ch
     return Change(4, apply)
 
 
-def rotate(max_turn: float = 0.2) -> Change:
+@AUGMENTATIONS.register("rotate")
+def rotate(max_turn: _Share = 0.2) -> Change:
     """Turns pictures by up to `max_turn` of a full turn to either side, with their edges reflected.
 
     As the Keras layer RandomRotation(max_turn).
     """
-    check(0 <= max_turn <= 1, "the share of a full turn must be in [0, 1]")
 
     def apply(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
         return rotated(images, evenly(draws[:, 0], -max_turn, max_turn))
@@ -71,12 +79,12 @@ def rotate(max_turn: float = 0.2) -> Change:
     return Change(1, apply)
 
 
-def zoom(max_share: float = 0.2) -> Change:
+@AUGMENTATIONS.register("zoom")
+def zoom(max_share: Annotated[float, Bounds(at_least=0, below=1)] = 0.2) -> Change:
     """Shows 1 - max_share to 1 + max_share of height and width, alike; beyond the edges it is reflected.
 
     As the Keras layer RandomZoom(max_share).
     """
-    check(0 <= max_share < 1, "the share of height and width must be in [0, 1)")
 
     def apply(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
         shown = evenly(draws[:, 0], 1 - max_share, 1 + max_share)
@@ -85,12 +93,12 @@ def zoom(max_share: float = 0.2) -> Change:
     return Change(1, apply)
 
 
-def translate(max_share: float = 0.1) -> Change:
+@AUGMENTATIONS.register("translate")
+def translate(max_share: _Share = 0.1) -> Change:
     """Moves pictures by up to `max_share` of height and of width to either side, with edges reflected.
 
     As the Keras layer RandomTranslation(max_share, max_share).
     """
-    check(0 <= max_share <= 1, "the share of the side must be in [0, 1]")
 
     def apply(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
         height, width = tf.unstack(tf.cast(tf.shape(images)[1:3], tf.float64))

@@ -1,12 +1,18 @@
 """Pictures mixed with others of their batch, and how much of its own is left in each."""
 
+from typing import Annotated
+
 import tensorflow as tf
 
 from trainer.data.augment.boxes import inside
-from trainer.data.augment.change import Mixing, check
+from trainer.data.augment.change import AUGMENTATIONS, Mixing
+from trainer.registry import Bounds
+
+_Alpha = Annotated[float, Bounds(at_least=0.01, at_most=100)]
 
 
-def mixup(alpha: float = 0.2) -> Mixing:
+@AUGMENTATIONS.register("mixup", source="arXiv 1710.09412")
+def mixup(alpha: _Alpha = 0.2) -> Mixing:
     """Adds another picture, faintly.
 
     mixup (Zhang et al. 2018, arXiv 1710.09412). A picture keeps the share max(l, 1 - l), l drawn for each
@@ -15,7 +21,6 @@ def mixup(alpha: float = 0.2) -> Mixing:
     Args:
       alpha: 0.01 to 100. Small ones leave most pictures nearly as they are, 1 makes every l as likely.
     """
-    _check(alpha)
 
     def mix(images: tf.Tensor, others: tf.Tensor, draws: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         share = draws[:, 0]
@@ -26,7 +31,8 @@ def mixup(alpha: float = 0.2) -> Mixing:
     return Mixing(1, lambda seed: _share(seed, alpha)[None], mix)
 
 
-def cutmix(alpha: float = 1.0) -> Mixing:
+@AUGMENTATIONS.register("cutmix", source="arXiv 1905.04899")
+def cutmix(alpha: _Alpha = 1.0) -> Mixing:
     """Pastes a box of another picture over the same place.
 
     CutMix (Yun et al. 2019, arXiv 1905.04899). The box has the share 1 - max(l, 1 - l) of the area, l drawn
@@ -36,7 +42,6 @@ def cutmix(alpha: float = 1.0) -> Mixing:
     Args:
       alpha: 0.01 to 100. Small ones make most boxes small, 1 makes every l as likely.
     """
-    _check(alpha)
 
     def draw(seed: tf.Tensor) -> tf.Tensor:
         middle = tf.random.stateless_uniform([2], tf.random.experimental.stateless_fold_in(seed, 1))
@@ -70,10 +75,6 @@ def partners(mask: tf.Tensor) -> tf.Tensor:
     real = tf.where(mask > 0)
     rows = tf.range(tf.shape(mask, tf.int64)[0])
     return tf.tensor_scatter_nd_update(rows, real, tf.roll(real[:, 0], -1, axis=0))
-
-
-def _check(alpha: float) -> None:
-    check(0.01 <= alpha <= 100, "alpha must be in [0.01, 100]")
 
 
 def _share(seed: tf.Tensor, alpha: float) -> tf.Tensor:

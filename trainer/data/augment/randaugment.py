@@ -1,17 +1,23 @@
 """RandAugment: a few of fourteen operations, drawn for each picture."""
 
 from collections.abc import Callable
+from typing import Annotated
 
 import tensorflow as tf
 
 from trainer.data.augment import colors, levels
-from trainer.data.augment.change import Change, check
+from trainer.data.augment.change import AUGMENTATIONS, Change
 from trainer.data.augment.projective import Row, rotated, transform
+from trainer.registry import Bounds
 
 _GREY = 128 / 255
 
 
-def randaugment(num_layers: int = 2, magnitude: float = 9.0) -> Change:
+@AUGMENTATIONS.register("randaugment", source="arXiv 1909.13719")
+def randaugment(
+    num_layers: Annotated[int, Bounds(at_least=1, at_most=10)] = 2,
+    magnitude: Annotated[float, Bounds(at_least=0, at_most=10)] = 9.0,
+) -> Change:
     """Does `num_layers` operations one after another, each drawn evenly from the fourteen of the paper.
 
     RandAugment (Cubuk et al. 2019, arXiv 1909.13719), with the largest magnitudes of AutoAugment (Cubuk et
@@ -24,11 +30,6 @@ def randaugment(num_layers: int = 2, magnitude: float = 9.0) -> Change:
       num_layers: operations a picture, a whole number from 1 to 10.
       magnitude: how strong they are, 0 to 10.
     """
-    check(
-        isinstance(num_layers, int) and 1 <= num_layers <= 10,
-        "num_layers must be a whole number from 1 to 10",
-    )
-    check(0 <= magnitude <= 10, "the magnitude must be in [0, 10]")
 
     def apply(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
         columns = tf.unstack(draws, axis=1)

@@ -1,0 +1,287 @@
+"""What can be asked for by name: `--loss=focal(2)` calls the function registered as `focal` with gamma=2.
+
+A registry holds functions, or classes, under names. Their parameters are typed, may have bounds, and are the
+arguments of the text. Keyword-only parameters are given by the code that asks, not by the text: of those it
+offers, a function gets the ones it names. Standard library only.
+"""
+
+import contextlib
+import contextvars
+import difflib
+import functools
+import inspect
+import math
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from trainer.values import Call, UsageError, parse_calls
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+# Beyond it, products of two are no longer safe in float32.
+LARGEST = 1e30
+_KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text in quotes"}
+_plugin: contextvars.ContextVar[str] = contextvars.ContextVar("plugin", default="")
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a number may be; for `typing.Annotated[float, Bounds(at_least=0)]`."""
+
+    at_least: float | None = None
+    at_most: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def allow(self, value: float) -> bool:
+        return not (
+            (self.at_least is not None and value < self.at_least)
+            or (self.at_most is not None and value > self.at_most)
+            or (self.above is not None and value <= self.above)
+            or (self.below is not None and value >= self.below)
+        )
+
+    def __str__(self) -> str:
+        if self.at_least is not None and self.at_most is not None:
+            return f"from {self.at_least:g} to {self.at_most:g}"
+        words = [
+            "" if self.at_least is None else f"{self.at_least:g} or more",
+            "" if self.above is None else f"above {self.above:g}",
+            "" if self.at_most is None else f"at most {self.at_most:g}",
+            "" if self.below is None else f"below {self.below:g}",
+        ]
+        return " and ".join(filter(None, words))
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """An argument of a text. `kind` is int, float, bool or str; `many` takes all that are left."""
+
+    name: str
+    kind: type
+    default: Any = inspect.Parameter.empty
+    bounds: Bounds = Bounds()
+    many: bool = False
+
+    def check(self, value: Any) -> None:
+        """Raises UsageError unless a value is of the kind and within the bounds."""
+        # A bool is an int to Python, and no number to a reader.
+        fits = type(value) is self.kind or (self.kind is float and type(value) is int)
+        if fits and self.kind in (int, float):
+            fits = math.isfinite(value) and abs(value) <= LARGEST and self.bounds.allow(value)
+        if not fits:
+            raise UsageError(f"{self.name}={value!r} must be {self.wanted}")
+
+    @property
+    def wanted(self) -> str:
+        """What a value must be, in words."""
+        return " ".join(filter(None, [_KINDS[self.kind], str(self.bounds)]))
+
+    def __str__(self) -> str:
+        if self.many:
+            return f"{self.name},..."
+        return self.name if self.default is inspect.Parameter.empty else f"{self.name}={self.default!r}"
+
+
+@dataclass(frozen=True)
+class Entry(Generic[T]):
+    """One registered function.
+
+    `help` is one line, `source` the paper or site it follows, `plugin` the plugin it came with, `facts` what
+    else its room wants to know of it.
+    """
+
+    name: str
+    make: Callable[..., T]
+    help: str
+    source: str = ""
+    plugin: str = ""
+    facts: dict[str, Any] = field(default_factory=dict, hash=False, compare=False)
+
+    @functools.cached_property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Those that a text may give, in order."""
+        found = []
+        for one in inspect.signature(self.make, eval_str=True).parameters.values():
+            if one.kind in (one.KEYWORD_ONLY, one.VAR_KEYWORD):
+                continue
+            hint = one.annotation if one.annotation is not one.empty else type(one.default)
+            notes = getattr(hint, "__metadata__", ())
+            bounds = next((note for note in notes if isinstance(note, Bounds)), None)
+            kind = typing.get_args(hint)[0] if notes else hint
+            if kind not in _KINDS:
+                raise TypeError(f"{self.make}: {one.name} must be annotated as int, float, bool or str")
+            many = one.kind is one.VAR_POSITIONAL
+            found.append(Parameter(one.name, kind, one.default, bounds or Bounds(), many))
+        return tuple(found)
+
+    @functools.cached_property
+    def offered(self) -> frozenset[str]:
+        """Names of the parameters that the asking code gives; all are wanted where `**` is one."""
+        kinds = inspect.signature(self.make).parameters.values()
+        return frozenset("**" if one.kind is one.VAR_KEYWORD else one.name for one in kinds
+                         if one.kind in (one.KEYWORD_ONLY, one.VAR_KEYWORD))  # fmt: skip
+
+    def usage(self) -> str:
+        """Returns e.g. `focal(gamma=2.0)`."""
+        return f"{self.name}({', '.join(map(str, self.parameters))})" if self.parameters else self.name
+
+    def bind(self, call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Returns the positional and the named arguments of a call, checked, with defaults filled in.
+
+        Raises:
+          UsageError: they do not fit; the message says the argument, its type and its bounds.
+        """
+        rest, given = list(call.args), dict(call.named)
+        args: list[Any] = []
+        named: dict[str, Any] = {}
+        for one in self.parameters:
+            if one.many:
+                for value in rest:
+                    one.check(value)
+                args, rest = rest, []
+                continue
+            if rest and one.name in given:
+                raise UsageError(f"{one.name} is given twice")
+            value = rest.pop(0) if rest else given.pop(one.name, one.default)
+            if value is inspect.Parameter.empty:
+                raise UsageError(f"{one.name} is missing, {one.wanted}")
+            if value != one.default or type(value) is not type(one.default):
+                one.check(value)
+            named[one.name] = value
+        if rest:
+            raise UsageError(f"{self.name} takes {self._takes()}, and there is {rest[0]!r} besides")
+        if given:
+            name = next(iter(given))
+            close = difflib.get_close_matches(name, [one.name for one in self.parameters], n=1)
+            raise UsageError(f"{self.name} has no {name}; it takes {self._takes()}{_is_it(close)}")
+        return tuple(args), named
+
+    def _takes(self) -> str:
+        return ", ".join(f"{one} ({one.wanted})" for one in self.parameters) or "no arguments"
+
+
+@dataclass(frozen=True)
+class Choice(Generic[T]):
+    """An entry with its arguments: what a text asked for. Calling it makes the thing.
+
+    Two are equal if they are of the same entry with the same arguments, however they were written.
+    """
+
+    entry: Entry[T]
+    args: tuple[Any, ...]
+    named: tuple[tuple[str, Any], ...]
+    said: str = field(compare=False)
+    """For messages: the flag and the text."""
+
+    @property
+    def name(self) -> str:
+        return self.entry.name
+
+    def __str__(self) -> str:
+        """Returns what `Registry.choose` reads as the same."""
+        defaults = {one.name: one.default for one in self.entry.parameters}
+        return str(Call(self.name, self.args, tuple(kv for kv in self.named if kv[1] != defaults[kv[0]])))
+
+    def __call__(self, **offered: Any) -> T:
+        """Makes the thing; of what is offered it gets what it names.
+
+        Raises:
+          UsageError: the arguments do not go together; the message begins with flag and text.
+        """
+        wanted = self.entry.offered
+        given = offered if "**" in wanted else {name: offered[name] for name in wanted if name in offered}
+        try:
+            return self.entry.make(*self.args, **dict(self.named), **given)
+        except UsageError as error:
+            raise UsageError(f"{self.said}: {error}") from None
+
+
+class Registry(Generic[T]):
+    """Names of one kind of thing."""
+
+    def __init__(self, what: str, *, flag: str):
+        """Begins without entries.
+
+        Args:
+          what: the kind, for people, such as `loss`.
+          flag: what messages begin with, such as `--loss`.
+        """
+        self.what, self.flag = what, flag
+        self._entries: dict[str, Entry[T]] = {}
+
+    def register(self, name: str, *, source: str = "", **facts: Any) -> Callable[[F], F]:
+        """Returns a decorator that makes a function known under a name.
+
+        Raises:
+          UsageError: from the decorator, there is another under this name.
+        """
+
+        def add(make: F) -> F:
+            plugin = _plugin.get()
+            if name in self._entries:
+                before = self._entries[name].plugin
+                who = f"plugin {plugin}" if plugin else make.__module__
+                whose = f" of plugin {before}" if before else ""
+                raise UsageError(f"{who} registers the {self.what} {name!r}, and there is one already{whose}")
+            first = (inspect.getdoc(make) or "").split("\n\n")[0]
+            entry: Entry[T] = Entry(name, make, " ".join(first.split()), source, plugin, facts)
+            _ = entry.parameters  # What is wrong with a signature shows at once.
+            self._entries[name] = entry
+            return make
+
+        return add
+
+    def forget(self, plugin: str) -> None:
+        """Removes what came with a plugin."""
+        self._entries = {name: entry for name, entry in self._entries.items() if entry.plugin != plugin}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, name: str) -> Entry[T]:
+        return self._entries[name]
+
+    def choose(self, text: str | Call, *, flag: str = "") -> Choice[T]:
+        """Reads the one thing that a text must name.
+
+        Args:
+          text: such as `focal(2)` or `focal(gamma=2)`, or a call that was read before.
+          flag: what messages begin with, where that is not the registry's.
+
+        Raises:
+          UsageError: it names none, or its arguments are wrong.
+        """
+        said = f"{flag or self.flag}={text}"
+        try:
+            [call] = [text] if isinstance(text, Call) else parse_calls(text)
+        except (UsageError, ValueError):
+            raise UsageError(f"{said} is not one of {', '.join(self)}") from None
+        entry = self._entries.get(call.name)
+        if entry is None:
+            close = difflib.get_close_matches(call.name, self, n=2)
+            raise UsageError(f"{said} is not one of {', '.join(self)}{_is_it(close)}")
+        try:
+            args, named = entry.bind(call)
+        except UsageError as error:
+            raise UsageError(f"{said}: {error}") from None
+        return Choice(entry, args, tuple(named.items()), said)
+
+
+def _is_it(close: list[str]) -> str:
+    return f": is it {' or '.join(close)}?" if close else ""
+
+
+@contextlib.contextmanager
+def registering(plugin: str) -> Iterator[None]:
+    """What is registered in the block comes with a plugin."""
+    token = _plugin.set(plugin)
+    try:
+        yield
+    finally:
+        _plugin.reset(token)
