@@ -12,7 +12,7 @@ import tensorflow as tf
 from trainer.experiment import Experiment
 from trainer.loop.phases import Phase
 from trainer.loop.state import TrainState
-from trainer.loop.steps import Run
+from trainer.loop.step import Run
 from trainer.model.cuts import Cut
 from trainer.precision import Choice, choose, remembered, require_supported, supported
 from trainer.provenance import code_digest
@@ -20,7 +20,7 @@ from trainer.values import TrainerError
 
 _log = logging.getLogger("trainer")
 # What a step is made of.
-MEASURED = ("trainer.loop.steps", "trainer.model.classifier", "trainer.precision.rewriter")
+MEASURED = ("trainer.loop.step", "trainer.model.classifier", "trainer.precision.rewriter")
 # Of the updates that a measurement asks for, more than these in a row are not left out.
 MOST_LEFT_OUT = 100
 
@@ -172,7 +172,13 @@ def speed_key(experiment: Experiment, phase: Phase, cut: Cut | None) -> dict[str
         "replicas": experiment.strategy.num_replicas_in_sync,
         "train": phase.spec.train,
         "optimizer": str(phase.spec.optimizer),
-        "update": [config.update.accumulate, config.update.loss, str(phase.spec.average or "")],
+        "update": [
+            config.update.accumulate,
+            config.update.objective,
+            config.update.gradient_rule,
+            config.update.loss,
+            str(phase.spec.average or ""),
+        ],
         "bn": phase.spec.bn,
         "cut": cut.name if cut else "",
         "code": code_digest(*MEASURED),

@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from trainer.config import Config
 from trainer.data.augment import make_augment
 from trainer.loop.averages import AVERAGES
+from trainer.loop.gradient_rules import GRADIENT_RULES
 from trainer.loop.losses import LOSSES, check_class_weights
+from trainer.loop.metrics import make_metrics
 from trainer.loop.multipliers import check_rules
+from trainer.loop.objectives import OBJECTIVES
 from trainer.loop.optimizers import choose_optimizer
 from trainer.loop.schedules import choose_schedule
 from trainer.model.heads import HEADS
@@ -26,6 +29,9 @@ def check_options(config: Config) -> None:
       UsageError: it does not; the message says what there is.
     """
     LOSSES.choose(config.update.loss)
+    OBJECTIVES.choose(config.update.objective)
+    GRADIENT_RULES.choose(config.update.gradient_rule)
+    make_metrics(config.update.metrics)
     HEADS.choose(config.model.head) if config.model.head != "auto" else None
     check_class_weights(config.update.class_weights)
     check_rules(config.update.lr_multiplier)

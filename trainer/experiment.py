@@ -23,8 +23,13 @@ from trainer.data.splits import (
     make_splits,
     shared_pictures,
 )
-from trainer.loop.losses import Loss, class_weights_from, make_loss
+from trainer.loop.gradient_rules import GRADIENT_RULES
+from trainer.loop.limits import make_limit
+from trainer.loop.losses import class_weights_from, make_loss
+from trainer.loop.metrics import make_metrics
+from trainer.loop.objectives import OBJECTIVES
 from trainer.loop.phases import Plan, make_plan
+from trainer.loop.recipe import Recipe
 from trainer.model.backbones import Backbone, open_backbone
 from trainer.model.classifier import Classifier
 from trainer.model.cuts import Cut
@@ -51,7 +56,7 @@ class Experiment:
     classifier: Classifier
     plan: Plan
     pipeline: Pipeline
-    loss: Loss
+    recipe: Recipe
     asked: Config
     """The configuration as it was asked for; `config` is what it comes to with these pictures."""
 
@@ -89,17 +94,6 @@ class Experiment:
             validation=self.class_counts("validation"),
             num_shares=self.num_shares,
         )
-        weights = class_weights_from(
-            config.update.class_weights,
-            class_names=self.source.class_names,
-            counts=self.class_counts("train"),
-        )
-        self.loss = make_loss(
-            config.update.loss,
-            num_classes=len(self.source.class_names),
-            label_smoothing=config.update.label_smoothing,
-            class_weights=weights,
-        )
         self.pipeline = Pipeline(
             self.source,
             self.scan,
@@ -107,6 +101,31 @@ class Experiment:
             batch_size=config.plan.batch_size,
             seed=config.run.seed,
             decoding=config.data.decode,
+        )
+        self.recipe = self._make_recipe(config)
+
+    def _make_recipe(self, config: Config) -> Recipe:
+        names, update = self.source.class_names, config.update
+        weights = class_weights_from(
+            update.class_weights, class_names=names, counts=self.class_counts("train")
+        )
+        loss = make_loss(
+            update.loss,
+            num_classes=len(names),
+            label_smoothing=update.label_smoothing,
+            class_weights=weights,
+        )
+        with self.strategy.scope():
+            objective = OBJECTIVES.choose(update.objective)(
+                loss=loss, num_classes=len(names), experiment=self
+            )
+        return Recipe(
+            objective,
+            make_metrics(update.metrics),
+            GRADIENT_RULES.choose(update.gradient_rule)(),
+            make_limit(norm=update.clip_norm, value=update.clip_value),
+            num_parts=update.accumulate,
+            seed=config.run.seed,
         )
 
     def _settled(self, config: Config) -> Config:

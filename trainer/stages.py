@@ -19,10 +19,10 @@ from trainer.data.features import FeatureBatches, digest_variables
 from trainer.data.order import OrderedBatches
 from trainer.experiment import Experiment
 from trainer.feature_cache import FeatureCache, Watch, cut_of_features, why_uncached
-from trainer.loop.limits import make_limit
+from trainer.loop.evaluator import Evaluation, Evaluator
 from trainer.loop.phases import Phase
 from trainer.loop.state import TrainState
-from trainer.loop.steps import Evaluation, Evaluator, Run, make_train_run
+from trainer.loop.step import Run, make_train_run
 from trainer.model.cuts import WHOLE, Cut
 from trainer.model.random_operations import report_random_ops
 from trainer.precision import in_precision, require_rewritten
@@ -120,7 +120,10 @@ class Stages:
         key = (cut.name if cut else "", precision)
         if key not in self._evaluators:
             self._evaluators[key] = Evaluator(
-                self.experiment.classifier, strategy=self.experiment.strategy, cut=cut
+                self.experiment.classifier,
+                strategy=self.experiment.strategy,
+                cut=cut,
+                metrics=self.experiment.recipe.metrics,
             )
         return self._evaluators[key]
 
@@ -247,12 +250,8 @@ class Stage:
             return self._run[1]
         run = make_train_run(
             state,
-            self.phase,
+            self._experiment.recipe,
             strategy=self._experiment.strategy,
-            seed=config.run.seed,
-            loss=self._experiment.loss,
-            limit=make_limit(norm=config.update.clip_norm, value=config.update.clip_value),
-            num_parts=config.update.accumulate,
             cut=cut,
             precision=precision,
             max_loss=config.guard.max_loss or math.inf,

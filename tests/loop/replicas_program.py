@@ -16,9 +16,9 @@ tf.config.set_logical_device_configuration(
 
 from tests.loop.test_gradients import a_network  # noqa: E402
 from tests.loop.toys import dataset_of, plan_of, random_batches, run_of, state_of  # noqa: E402
+from trainer.loop.evaluator import Evaluator  # noqa: E402
 from trainer.loop.optimizers import make_optimizer  # noqa: E402
 from trainer.loop.phases import PhaseSchedule  # noqa: E402
-from trainer.loop.steps import Evaluator  # noqa: E402
 from trainer.model.backbones import open_backbone  # noqa: E402
 from trainer.model.keras_apps import KerasBackbone  # noqa: E402
 from trainer.runtime import make_strategy  # noqa: E402
@@ -42,7 +42,7 @@ def run(strategy, tiny, recipe, *, dropout=0.0, num_parts=1, network=None):
     return {
         "replicas": strategy.num_replicas_in_sync,
         "variables": {name: v.numpy().tolist() for name, v in state.classifier.named_variables.items()},
-        "train": {**state.metrics.read(), "gradient_norm": float(state.gradient_norm.result())},
+        "train": state.metrics.read(),
         "spread": max(
             float(np.abs(part.numpy() - parts[0].numpy()).max())
             for parts in map(local, state.classifier.named_variables.values())

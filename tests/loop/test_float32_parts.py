@@ -8,9 +8,10 @@ from tf_keras import layers
 
 from tests.loop.toys import dataset_of, plan_of, random_batches, run_of
 from trainer.commands.finished import Network
+from trainer.loop.evaluator import Evaluator
 from trainer.loop.losses import make_loss
+from trainer.loop.objectives import supervised
 from trainer.loop.state import TrainState
-from trainer.loop.steps import Evaluator
 from trainer.model.classifier import Classifier
 from trainer.model.cuts import whole_cut
 from trainer.model.heads import Head
@@ -82,7 +83,7 @@ def test_logits_losses_and_gradients_of_the_head_in_training(precision, loss, mi
         tf.py_function(lambda *found: seen.update(logits=found[0], losses=found[1]), [logits, losses], [])
         return losses
 
-    run = run_of(state, loss=watched, precision=precision)
+    run = run_of(state, objective=supervised(loss=watched), precision=precision)
     iterator = iter(dataset_of(*batches(1, num_classes=num_classes, mixed=mixed)))
     assert was_rewritten(run, iterator, tf.constant(0), precision=precision)
     in_precision(run, precision)(iterator, tf.constant(1))

@@ -6,9 +6,11 @@ import tensorflow as tf
 
 from tests.loop.toys import batch_of, dataset_of, random_batches, run_of, softmax, state_of, values
 from tests.model.modules import KERNEL, PENALTY
+from trainer.loop.evaluator import Evaluator
 from trainer.loop.limits import make_limit
+from trainer.loop.loop import timed
 from trainer.loop.losses import make_loss
-from trainer.loop.steps import Evaluator, timed
+from trainer.loop.objectives import supervised
 from trainer.model.backbones import open_backbone
 
 FEATURES = np.array([[1, 0, 0.5], [0, 1, 0.25], [0.5, 0.5, 1], [0, 0, 0]], np.float32)
@@ -46,7 +48,7 @@ def test_one_sgd_step():
     assert state.step == 1
     np.testing.assert_allclose(state.metrics.read()["loss"], loss, rtol=1e-5)
     norm = np.sqrt((d_kernel**2).sum() + (d_bias**2).sum())
-    np.testing.assert_allclose(state.gradient_norm.result(), norm, rtol=1e-5)
+    np.testing.assert_allclose(state.metrics.read()["gradient_norm"], norm, rtol=1e-5)
 
 
 def test_label_smoothing_by_hand():
@@ -54,7 +56,9 @@ def test_label_smoothing_by_hand():
     kernel, bias = head(state)
     target = 0.8 * np.eye(3)[LABELS] + 0.2 / 3
     probabilities, share = softmax(FEATURES @ kernel + bias), (MASK / MASK.sum())[:, None]
-    run = run_of(state, loss=make_loss("cross_entropy", num_classes=3, label_smoothing=0.2))
+    run = run_of(
+        state, objective=supervised(loss=make_loss("cross_entropy", num_classes=3, label_smoothing=0.2))
+    )
     run(iter(dataset_of(batch_of(FEATURES, LABELS, MASK))), tf.constant(1))
     step = 0.5 * FEATURES.T @ (share * (probabilities - target))
     np.testing.assert_allclose(head(state)[0], kernel - step, rtol=1e-5, atol=1e-6)
@@ -112,7 +116,7 @@ def test_limits_on_the_gradient():
         run(iter(dataset_of(batch_of(FEATURES, LABELS, MASK))), tf.constant(1))
         np.testing.assert_allclose(head(state)[0], kernel - 0.5 * scale * d_kernel, rtol=1e-5, atol=1e-6)
         # What is written is the norm as it was.
-        np.testing.assert_allclose(state.gradient_norm.result(), norm, rtol=1e-5)
+        np.testing.assert_allclose(state.metrics.read()["gradient_norm"], norm, rtol=1e-5)
     state = state_of(SGD)
     run = run_of(state, limit=make_limit(norm=0.0, value=0.05))
     run(iter(dataset_of(batch_of(FEATURES, LABELS, MASK))), tf.constant(1))
@@ -127,7 +131,9 @@ def test_soft_targets_and_class_weights_by_hand():
     targets = np.array([[0.7, 0.3, 0], [0, 0, 1], [0, 0.9, 0.1], [1, 0, 0]], np.float32)
     state = state_of(SGD)
     kernel, bias = head(state)
-    run = run_of(state, loss=make_loss("cross_entropy", num_classes=3, class_weights=weights))
+    run = run_of(
+        state, objective=supervised(loss=make_loss("cross_entropy", num_classes=3, class_weights=weights))
+    )
     run(iter(dataset_of({**batch_of(FEATURES, LABELS, MASK), "target": targets})), tf.constant(1))
     probabilities = softmax(FEATURES @ kernel + bias)
     # Divided by the number of examples, as Keras does, not by the sum of their weights.
@@ -201,7 +207,7 @@ def test_metrics_are_sums_over_all_steps():
     np.testing.assert_allclose(read["accuracy"], np.mean(right), rtol=1e-6)
     np.testing.assert_allclose(read["loss"], np.mean(losses), rtol=1e-5)
     state.metrics.reset()
-    assert state.metrics.read() == {"loss": 0.0, "accuracy": 0.0}
+    assert state.metrics.read() == {"loss": 0.0, "accuracy": 0.0, "gradient_norm": 0.0}
 
 
 @pytest.mark.parametrize("chunks", [(1, 1, 1, 1), (3, 1), (1, 0, 3)])

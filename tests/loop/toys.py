@@ -1,12 +1,15 @@
 """Problems small enough to be worked out by hand."""
 
+import dataclasses
+
 import numpy as np
 import tensorflow as tf
 
 from trainer.config import PlanConfig
 from trainer.loop.phases import make_plan
+from trainer.loop.recipe import Recipe
 from trainer.loop.state import TrainState
-from trainer.loop.steps import make_train_run
+from trainer.loop.step import make_train_run
 from trainer.model.classifier import Classifier
 from trainer.model.cuts import whole_cut
 from trainer.model.heads import Head
@@ -44,9 +47,11 @@ def state_of(*phases, backbone=None, num_logits=3, dropout=0.0, seed=0):
     return TrainState(Classifier(backbone or PixelBackbone(), head), plan_of(*phases))
 
 
-def run_of(state, *, strategy=None, seed=0, **options):
-    strategy = strategy or tf.distribute.get_strategy()
-    return make_train_run(state, state.phase, strategy=strategy, seed=seed, **options)
+def run_of(state, *, strategy=None, **options):
+    """The function that does updates; options are those of a Recipe, and of `make_train_run`."""
+    names = [field.name for field in dataclasses.fields(Recipe)]
+    recipe = Recipe(**{name: options.pop(name) for name in names if name in options})
+    return make_train_run(state, recipe, strategy=strategy or tf.distribute.get_strategy(), **options)
 
 
 def batch_of(features, labels, mask=None):

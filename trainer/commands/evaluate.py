@@ -11,6 +11,7 @@ from trainer.commands.picture_errors import named_pictures
 from trainer.commands.scoring import main_split, require_accuracy, score
 from trainer.experiment import Experiment
 from trainer.flags import CommandLine
+from trainer.loop.objectives import metric_names_of, variables_of
 from trainer.loop.state import TrainState
 from trainer.record.checkpoints import Base, Checkpoints
 from trainer.record.progress import counting
@@ -66,6 +67,8 @@ def make_stages(
             experiment.plan,
             lr_rules=config.update.lr_multiplier,
             layer_decay=config.update.layer_decay,
+            metrics=[*experiment.recipe.metrics, *metric_names_of(experiment.recipe.objective)],
+            objective=variables_of(experiment.recipe.objective),
         )
     arithmetic = Arithmetic(
         config.speed.precision,

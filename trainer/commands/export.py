@@ -25,7 +25,7 @@ from trainer.export.models import FORMATS, SAVED_MODEL, file_of, parse_formats, 
 from trainer.export.parity import Reference, failures, parity, size_bytes, told
 from trainer.files import write_json, write_text
 from trainer.flags import CommandLine, to_flagfile
-from trainer.loop.steps import Evaluator
+from trainer.loop.evaluator import Evaluator
 from trainer.model.weights import assign_weights
 from trainer.paths import local_path
 from trainer.provenance import code, versions

@@ -16,9 +16,9 @@ from trainer.data.decode import unscale
 from trainer.experiment import Experiment
 from trainer.files import write_bytes
 from trainer.flags import to_flagfile
+from trainer.loop.evaluator import Evaluation
 from trainer.loop.phases import Phase
 from trainer.loop.state import TrainState
-from trainer.loop.steps import Evaluation
 from trainer.loop.watching import profile_range, real_values
 from trainer.provenance import code, versions
 from trainer.record.summaries import Summaries

@@ -15,7 +15,7 @@ from trainer.loop.judges import Best, EarlyStop, Plateau
 from trainer.loop.loop import train
 from trainer.loop.phases import Phase
 from trainer.loop.state import TrainState
-from trainer.loop.steps import Run
+from trainer.loop.step import Run
 from trainer.model.freezing import summary
 from trainer.record.checkpoints import Checkpoints
 from trainer.record.profile import Profiler

@@ -25,7 +25,7 @@ from trainer.data.opening import open_configured, scan_configured
 from trainer.data.pipeline import Pipeline
 from trainer.data.scan import Scan
 from trainer.data.sources import Source
-from trainer.loop.steps import Evaluation
+from trainer.loop.evaluator import Evaluation
 from trainer.paths import local_path
 from trainer.record.progress import counting
 from trainer.record.report_place import pictures_sha256, report_place, require_report_place, source_place

@@ -13,7 +13,7 @@ from trainer.data.decode import unscale
 from trainer.data.pipeline import Pipeline
 from trainer.experiment import Experiment
 from trainer.files import read_json, write_json
-from trainer.loop.steps import Evaluation
+from trainer.loop.evaluator import Evaluation
 from trainer.record.report_place import report_manifest, source_place
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
@@ -36,12 +36,12 @@ MOST_CLASS_SCALARS = 30
 def measures(scored: Evaluation, class_names: Sequence[str]) -> dict[str, float]:
     """Returns what event files say of an evaluation.
 
-    That is loss and accuracy, of two classes the area under the ROC curve, and of up to
+    That is loss, accuracy and what --metrics names, of two classes the area under the ROC curve, and of up to
     `MOST_CLASS_SCALARS` classes precision/NAME and recall/NAME of each that has a picture.
     """
     from trainer.measures.ranking import roc_auc  # Late: it takes most of a second to import.
 
-    values = {"loss": scored.loss, "accuracy": scored.accuracy}
+    values = {"loss": scored.loss, "accuracy": scored.accuracy, **scored.metrics}
     if (auc := roc_auc(scored.labels, scored.logits)) is not None:
         values["auc"] = auc
     if len(class_names) <= MOST_CLASS_SCALARS:

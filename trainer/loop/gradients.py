@@ -1,29 +1,33 @@
-"""What the examples of one device add to loss and gradients, and what BatchNorm sees meanwhile."""
+"""Gradients of a batch, in parts where it is asked for, and what BatchNorm sees meanwhile."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
-from trainer.loop.losses import Loss
-from trainer.loop.phases import Phase
+from trainer.loop.gradient_rules import Computed
+from trainer.loop.metrics import Sums, sums_of
+from trainer.loop.objectives import Forward, metric_names_of
+from trainer.loop.recipe import Recipe
 from trainer.loop.state import TrainState
 from trainer.model.batch_norm import Moments, Pool, move, no_moments, over_devices, pooled, pooling
 from trainer.model.classifier import Classifier
 from trainer.model.cuts import Cut
 from trainer.model.dropout import Draws
-from trainer.precision import apart, arithmetic
+from trainer.precision import arithmetic
 
 # Written in TensorFlow's own operations: nothing in it, or in what it calls, is for AutoGraph to find.
 plain = tf.autograph.experimental.do_not_convert
 
 
-class Sums(NamedTuple):
-    """What parts of a batch come to, and what is added up over them."""
+class Part(NamedTuple):
+    """What a part of a batch comes to, and what is added up over the parts."""
 
     loss: tf.Tensor
     """[] float32: what the examples add to the mean loss of the whole batch."""
     gradients: list[tf.Tensor]
     """Of that, for each variable that trains."""
+    sums: Sums
+    """Of the metrics."""
     seen: "Seen"
 
 
@@ -99,76 +103,39 @@ class Statistics:
         self.assign(after)
 
 
-def scored(
-    classifier: Classifier,
-    features: tf.Tensor,
-    labels: tf.Tensor,
-    targets: tf.Tensor | None = None,
-    *,
-    loss: Loss,
-    draws: Draws | None = None,
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns logits [B, K] and losses [B] of features, float32 if the graph they are in is not rewritten.
-
-    Args:
-      classifier: whose head it is.
-      features: [B, D].
-      labels: [B] int64.
-      targets: [B, K], as a `Loss` takes them.
-      loss: of each example.
-      draws: of dropout, while training.
-    """
-    logits = classifier.logits(features, draws=draws)
-    return logits, loss(logits, labels, targets)
-
-
-def scored_apart(
-    classifier: Classifier, features: tf.Tensor, labels: tf.Tensor, *args: tf.Tensor | None, **kwargs: Any
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Does the same as `scored`, in float32 whatever the network computes in."""
-
-    def score(features: tf.Tensor, labels: tf.Tensor, *args: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
-        return scored(classifier, features, labels, *args, **kwargs)
-
-    return apart(score, features, labels, *args)
-
-
 class Gradients:
-    """Computes the gradients of a phase; see `make_train_run` for the arguments."""
+    """Computes the gradients of a phase."""
 
     def __init__(
-        self,
-        state: TrainState,
-        phase: Phase,
-        *,
-        num_replicas: int,
-        loss: Loss,
-        num_parts: int,
-        cut: Cut | None,
-        precision: str,
+        self, state: TrainState, recipe: Recipe, *, num_replicas: int, cut: Cut | None, precision: str
     ):
-        self._state, self._loss, self._cut, self._precision = state, loss, cut, precision
-        # In one graph TensorFlow orders sums and products as it likes: that is how float32 has always been.
-        self._scored = scored if precision == "float32" else scored_apart
-        self._num_replicas, self._num_parts = num_replicas, num_parts
+        """Notes how to compute; see `make_train_run` for the arguments."""
+        self._state, self._objective, self._metrics = state, recipe.objective, recipe.metrics
+        self._cut, self._precision = cut, precision
+        self._num_replicas, self._num_parts = num_replicas, recipe.num_parts
         self._variables = list(state.trained.values())
         self._backbone_trains = any(name.startswith("backbone/") for name in state.trained)
-        self._bn_batch = phase.spec.bn == "batch"
+        self._bn_batch = state.phase.spec.bn == "batch"
         self._statistics = None
-        if self._bn_batch and num_replicas * num_parts > 1:
-            self._statistics = Statistics(state.classifier, num_replicas=num_replicas, num_parts=num_parts)
+        if self._bn_batch and num_replicas * self._num_parts > 1:
+            parts = {"num_replicas": num_replicas, "num_parts": self._num_parts}
+            self._statistics = Statistics(state.classifier, **parts)
+        named = state.classifier.named_variables.values()
+        self._moving = [v for v in named if not v.trainable] if self._bn_batch else []
 
     @plain
     def __call__(
-        self, batch: dict[str, tf.Tensor], count: tf.Tensor, seed: tf.Tensor
-    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """Returns what the examples of one replica add to the loss and to the gradients.
+        self, batch: dict[str, tf.Tensor], count: tf.Tensor, seed: tf.Tensor, *, again: bool = False
+    ) -> Computed:
+        """Computes a batch at the weights as they are.
 
         Args:
-          batch: the replica's rows of a batch.
+          batch: the replica's rows of it.
           count: [] float32, the real examples of the whole batch.
           seed: [2] int32, of the update.
+          again: whether the same batch was computed before, so that no statistic moves.
         """
+        kept = [tf.raw_ops.ReadVariableOp(resource=v.handle, dtype=v.dtype) for v in self._moving if again]
         replica = tf.distribute.get_replica_context()
         num_rows = tf.shape(batch["mask"])[0]
         if "place" not in batch:
@@ -176,71 +143,88 @@ class Gradients:
             batch = {**batch, "place": first + tf.range(num_rows)}
         draws = Draws(seed, batch["place"], num_rows * self._num_replicas)
         before = self._statistics.read() if self._statistics else []
-        sums = (self._in_parts if self._num_parts > 1 else self._of)(batch, count, draws, before)
+        part = (self._in_parts if self._num_parts > 1 else self._of)(batch, count, draws, before)
         if self._statistics:
-            self._statistics.move(sums.seen, count, before)
-        return sums.loss, sums.gradients
+            self._statistics.move(part.seen, count, before)
+        # Of the whole batch, on every device.
+        gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, part.gradients)
+        if self._precision == "float16":
+            gradients = [gradient / self._state.loss_scale.scale for gradient in gradients]
+        with tf.control_dependencies(gradients):
+            for variable, value in zip(self._moving if again else [], kept, strict=True):
+                tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)
+        return Computed(part.loss, gradients, part.sums)
 
     def _of(
         self, batch: dict[str, tf.Tensor], count: tf.Tensor, draws: Draws, before: list[tf.Tensor]
-    ) -> Sums:
+    ) -> Part:
         """Computes some examples at once; `before` are the statistics before the update."""
         classifier, state = self._state.classifier, self._state
         here = tf.reduce_sum(batch["mask"])
         if self._bn_batch:
             batch = _real(batch)
         pool = self._statistics.pool(here) if self._statistics else None
+        draws = draws._replace(places=batch["place"])
+        forward = Forward(
+            classifier,
+            cut=self._cut,
+            backbone_trains=self._backbone_trains or self._bn_batch,
+            bn_batch=self._bn_batch,
+            draws=draws,
+            precision=self._precision,
+        )
         # Only what trains is watched, so a frozen backbone costs no backward pass and no memory.
         with tf.GradientTape(watch_accessed_variables=False) as tape, pooling(pool):
             tape.watch(self._variables)
-            draws = draws._replace(places=batch["place"])
-            features = classifier.features(
-                batch["image"],
-                cut=self._cut,
-                backbone_trains=self._backbone_trains or self._bn_batch,
-                bn_batch=self._bn_batch,
-                draws=draws,
-            )
-            logits, losses = self._scored(
-                classifier, features, batch["label"], batch.get("target"), loss=self._loss, draws=draws
-            )
-            mean = tf.reduce_sum(losses * batch["mask"]) / count
+            terms = self._objective(forward, batch, draws.seed)
+            mean = tf.reduce_sum(terms.losses * batch["mask"]) / count
             if self._backbone_trains and (penalties := classifier.backbone.regularization_losses()):
                 mean += tf.add_n(penalties) / (self._num_replicas * self._num_parts)
             scaled = mean * state.loss_scale.scale if self._precision == "float16" else mean
         with arithmetic("float32"):  # For those of what is `apart`.
             unconnected = tf.UnconnectedGradients.ZERO
             gradients = tape.gradient(scaled, self._variables, unconnected_gradients=unconnected)
-        state.metrics.update(losses=losses, logits=logits, labels=batch["label"], mask=batch["mask"])
+        measured = {name: metric(terms.logits, batch) for name, metric in self._metrics.items()}
+        sums = sums_of({"loss": terms.losses, **measured, **terms.metrics}, mask=batch["mask"])
         seen = self._statistics.seen(pool, here, before) if self._statistics and pool else Seen([], [])
-        return Sums(mean, gradients, seen)
+        return Part(mean, gradients, sums, seen)
 
     def _in_parts(
         self, batch: dict[str, tf.Tensor], count: tf.Tensor, draws: Draws, before: list[tf.Tensor]
-    ) -> Sums:
+    ) -> Part:
         """Computes the same, never holding more than a part of the activations."""
         parts = {name: tf.reshape(x, [self._num_parts, -1, *x.shape[1:]]) for name, x in batch.items()}
         statistics = self._statistics
 
-        def add(i: tf.Tensor, sums: Sums) -> tuple[tf.Tensor, Sums]:
+        def add(i: tf.Tensor, done: Part) -> tuple[tf.Tensor, Part]:
             if statistics:
                 statistics.assign(before)
             part = self._of({name: x[i] for name, x in parts.items()}, count, draws, before)
-            return i + 1, _added(sums, part)
+            return i + 1, _added(done, part)
 
+        zero = tf.zeros([])
         nothing = statistics.nothing() if statistics else Seen([], [])
-        start = Sums(tf.zeros([]), [tf.zeros(v.shape, v.dtype) for v in self._variables], nothing)
-        _, sums = tf.while_loop(
+        names = ["loss", *self._metrics, *metric_names_of(self._objective)]
+        start = Part(
+            zero,
+            [tf.zeros(v.shape, v.dtype) for v in self._variables],
+            dict.fromkeys(names, (zero, zero)),
+            nothing,
+        )
+        _, done = tf.while_loop(
             lambda i, _: i < self._num_parts, add, (tf.constant(0), start), parallel_iterations=1
         )
-        return sums
+        return done
 
 
-def _added(one: Sums, other: Sums) -> Sums:
+def _added(one: Part, other: Part) -> Part:
     gradients = [s + g for s, g in zip(one.gradients, other.gradients, strict=True)]
+    sums = {
+        name: (total + other.sums[name][0], n + other.sums[name][1]) for name, (total, n) in one.sums.items()
+    }
     moments = [pooled(a, b) for a, b in zip(one.seen.moments, other.seen.moments, strict=True)]
     moved = [a + b for a, b in zip(one.seen.moved, other.seen.moved, strict=True)]
-    return Sums(one.loss + other.loss, gradients, Seen(moments, moved))
+    return Part(one.loss + other.loss, gradients, sums, Seen(moments, moved))
 
 
 def _real(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

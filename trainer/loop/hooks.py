@@ -112,13 +112,10 @@ class Log(QuietHook):
         self._progress.at(step, {**values, **timing})
         if not self._every.now(step):
             return
-        values |= {
-            "learning_rate": state.learning_rate(),
-            "gradient_norm": float(state.gradient_norm.result()),
-        }
+        norm = values.pop("gradient_norm")
+        values |= {"learning_rate": state.learning_rate(), "gradient_norm": norm}
         self._writer.scalars("train", step, values, timing)
         state.metrics.reset()
-        state.gradient_norm.reset_state()
         state.stopwatch = Stopwatch()
 
 

@@ -1,5 +1,6 @@
 """The training loop. Time passes only here."""
 
+import time
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
@@ -7,7 +8,7 @@ import tensorflow as tf
 from trainer.loop.hooks import Hook
 from trainer.loop.phases import Phase
 from trainer.loop.state import TrainState
-from trainer.loop.steps import Run, timed
+from trainer.loop.step import Run
 
 
 def train(
@@ -50,3 +51,15 @@ def train(
             state.enter(state.plan.phase_at(state.step))
         for hook in hooks:
             hook(state)
+
+
+def timed(run: Run, state: TrainState, iterator: tf.data.Iterator, num_steps: int) -> None:
+    """Calls `run` and adds its time, and what it did in that time, to the state's stopwatch."""
+    step, examples, start = state.step, state.metrics.count("loss"), time.perf_counter()
+    waiting_secs = float(run(iterator, tf.constant(num_steps)))
+    state.stopwatch.add(
+        seconds=time.perf_counter() - start,
+        waiting_secs=waiting_secs,
+        num_steps=state.step - step,
+        num_examples=state.metrics.count("loss") - examples,
+    )

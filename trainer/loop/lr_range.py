@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.loop.state import TrainState
-from trainer.loop.steps import Run
+from trainer.loop.step import Run
 from trainer.phase_specs import PhaseSpec
 from trainer.values import Call, Duration
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -11,43 +11,13 @@ import tf_keras
 
 from trainer.loop.averages import Shadows
 from trainer.loop.loss_scaling import LossScale
+from trainer.loop.metrics import Means
 from trainer.loop.multipliers import multipliers
 from trainer.loop.optimizers import make_optimizer
 from trainer.loop.phases import Phase, Plan
 from trainer.loop.standstill import Standstill
 from trainer.model.classifier import Classifier
 from trainer.model.freezing import trained
-
-
-class Metrics:
-    """Sums and counts since the last reset; divided once, when they are read."""
-
-    def __init__(self) -> None:
-        self.loss = tf_keras.metrics.Mean(name="loss")
-        self.accuracy = tf_keras.metrics.Accuracy(name="accuracy")
-
-    def update(self, *, losses: tf.Tensor, logits: tf.Tensor, labels: tf.Tensor, mask: tf.Tensor) -> None:
-        """Adds a batch: losses [B], logits [B, K], labels [B], mask [B] with 0 for padding."""
-        self.loss.update_state(losses, sample_weight=mask)
-        self.accuracy.update_state(labels, tf.argmax(logits, axis=-1), sample_weight=mask)
-
-    def read(self) -> dict[str, float]:
-        return {"loss": float(self.loss.result()), "accuracy": float(self.accuracy.result())}
-
-    def num_examples(self) -> int:
-        """Returns how many there were, without padding."""
-        return round(float(self.loss.count.read_value()))
-
-    def reset(self) -> None:
-        self.loss.reset_state()
-        self.accuracy.reset_state()
-
-    def variables(self) -> dict[str, tf.Variable]:
-        return {
-            f"{metric.name}/{name}": getattr(metric, name)
-            for metric in (self.loss, self.accuracy)
-            for name in ("total", "count")
-        }
 
 
 @dataclass
@@ -124,6 +94,8 @@ class TrainState:
         *,
         lr_rules: Sequence[str] = (),
         layer_decay: float = 1.0,
+        metrics: Iterable[str] = ("accuracy",),
+        objective: Mapping[str, tf.Variable] = {},
     ):
         """Starts at step 0.
 
@@ -132,12 +104,14 @@ class TrainState:
           plan: the phases.
           lr_rules: 'REGEX=FACTOR' on the learning rate.
           layer_decay: see `multipliers`.
+          metrics: names of what is measured of the training examples besides the loss.
+          objective: {name: variable} of what the objective keeps; those that are trainable are trained.
         """
         self.classifier, self.plan = classifier, plan
         self._lr_rules, self._layer_decay = lr_rules, layer_decay
         self._step = tf.Variable(0, trainable=False, dtype=tf.int64, name="step")
-        self.metrics = Metrics()
-        self.gradient_norm = tf_keras.metrics.Mean(name="gradient_norm")
+        self.metrics = Means(["loss", *metrics, "gradient_norm"])
+        self.objective = dict(objective)
         self.unfit = Unfit()
         # Held always, so that checkpoints look the same under all options: see `loss_scaling`, `hooks`.
         self.loss_scale = LossScale()
@@ -175,7 +149,6 @@ class TrainState:
         """Goes to the end of the current phase without the updates that are left of it."""
         self._step.assign(self.phase.stop_step)
         self.metrics.reset()
-        self.gradient_norm.reset_state()
         self.forget_standstill()
         if self.phase is not self.plan.phases[-1]:
             self.enter(self.plan.phase_at(self.step))
@@ -190,10 +163,11 @@ class TrainState:
         self.phase = phase
         rows = self.classifier.freezing_table(phase.spec.train)
         named = self.classifier.named_variables
-        self.trained = trained(named, rows)
+        own = {f"objective/{name}": v for name, v in self.objective.items() if v.trainable}
+        self.trained = trained(named, rows) | own
         self.multipliers = multipliers(
             list(self.trained),
-            all_names=list(named),
+            all_names=[*named, *own],
             rules=self._lr_rules,
             layer_decay=self._layer_decay,
             layers=self.classifier.named_layers,
@@ -244,15 +218,12 @@ class TrainState:
         for i, slot in enumerate(self.optimizer.variables):
             role, _, of = _name(slot).partition("/")
             slots[f"optimizer/{i:04d}/{role}/{lasting.get(of, of)}".rstrip("/")] = slot
-        metrics = self.metrics.variables() | {
-            "gradient_norm/total": self.gradient_norm.total,
-            "gradient_norm/count": self.gradient_norm.count,
-        }
         return {
             "step": self._step,
             **{f"model/{name}": v for name, v in self.classifier.named_variables.items()},
+            **{f"objective/{name}": v for name, v in self.objective.items()},
             **slots,
-            **{f"metrics/{name}": v for name, v in metrics.items()},
+            **{f"metrics/{name}": v for name, v in self.metrics.variables().items()},
             **(
                 {f"average/{name}": v for name, v in self.shadows.variables().items()} if self.shadows else {}
             ),

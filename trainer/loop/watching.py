@@ -8,9 +8,10 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
+from trainer.loop.evaluator import Evaluation
 from trainer.loop.hooks import Every, QuietHook
 from trainer.loop.state import TrainState
-from trainer.loop.steps import Evaluation, Run
+from trainer.loop.step import Run
 from trainer.values import UsageError
 
 

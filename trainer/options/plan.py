@@ -83,7 +83,16 @@ class UpdateConfig:
     accumulate: int = option(
         1, "Parts of each batch that are computed one after another: the same update in less memory."
     )
-    loss: str = option("cross_entropy", "What is minimized: cross_entropy, or focal(2).")
+    objective: str = option(
+        "supervised", "What an update makes smaller: the loss of the labels, or what a plugin registers."
+    )
+    loss: str = option("cross_entropy", "Loss of an example: cross_entropy, or focal(2).")
+    gradient_rule: str = option(
+        "plain", "Which gradients an update takes: those at the weights, or what a plugin registers."
+    )
+    metrics: str = option(
+        "", "What is measured of the examples besides loss and accuracy, such as confidence."
+    )
     label_smoothing: float = option(0.0, "Share of each label spread evenly over all classes, 0 to 1.")
     class_weights: str = option(
         "", "Weights of the classes in the loss: balanced, or such as roses=2,tulips=0.5."

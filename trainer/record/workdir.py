@@ -112,11 +112,12 @@ class Workdir:
         """
         if not self.run_json.exists():
             return
-        old, new = self._read_run()["config"], config.flat()
+        # An option that is newer than the run was at its default.
+        old, new = {**Config().flat(), **self._read_run()["config"]}, config.flat()
         changed = [
-            f"--{name} was {_shown(old.get(name))}, now {_shown(_jsonable(new[name]))}"
+            f"--{name} was {_shown(_jsonable(old[name]))}, now {_shown(_jsonable(new[name]))}"
             for name in config.identity_values()
-            if old.get(name) != _jsonable(new[name])
+            if _jsonable(old[name]) != _jsonable(new[name])
         ]
         only_lengths = bool(changed) and config.only_lengths_differ(self.read_config())
         if changed and not (only_lengths and config.run.extend):

@@ -1,0 +1,90 @@
+"""Scores datasets with the weights as they are."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.loop.gradients import plain
+from trainer.loop.losses import PLAIN_LOSS
+from trainer.loop.metrics import METRICS, Means, Metric, sums_of
+from trainer.model.classifier import Classifier
+from trainer.model.cuts import Cut
+from trainer.precision import apart
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A split scored, each example once.
+
+    `ids` [N] int64, `labels` [N] int64 and `logits` [N, K] float32 are in the order of the split; `metrics`
+    are means over it, besides loss and accuracy.
+    """
+
+    loss: float
+    accuracy: float
+    ids: np.ndarray
+    labels: np.ndarray
+    logits: np.ndarray
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class Evaluator:
+    """Scores datasets with the current weights. Traced once, whatever the phase.
+
+    With a cut, the datasets hold what the network below it gave.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        *,
+        strategy: tf.distribute.Strategy,
+        cut: Cut | None = None,
+        metrics: Mapping[str, Metric] | None = None,
+    ):
+        self._strategy = strategy
+        metrics = {"accuracy": METRICS["accuracy"].make(), **(metrics or {})}
+        self._means = Means(["loss", *metrics])
+
+        # In float32 whatever the network computes in.
+        def scored(features: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            logits = classifier.logits(features)
+            return logits, PLAIN_LOSS(logits, labels, None)
+
+        @plain
+        def score(batch: dict[str, tf.Tensor]) -> tf.Tensor:
+            features = classifier.features(batch["image"], cut=cut)
+            logits, losses = apart(scored, features, batch["label"])
+            measured = {name: metric(logits, batch) for name, metric in metrics.items()}
+            self._means.add(sums_of({"loss": losses, **measured}, mask=batch["mask"]))
+            return logits
+
+        self.step = tf.function(lambda batch: strategy.run(score, args=(batch,)), autograph=False)
+
+    def __call__(
+        self, dataset: tf.data.Dataset, *, between_batches: Callable[[], None] = lambda: None
+    ) -> Evaluation:
+        """Scores all examples of a dataset of batches; `between_batches` may raise to end it."""
+        self._means.reset()
+        kept: dict[str, list[np.ndarray]] = {"id": [], "label": [], "mask": [], "logits": []}
+        for batch in self._strategy.experimental_distribute_dataset(dataset):
+            parts = {"logits": self.step(batch), **batch}
+            for name, values in kept.items():
+                values.extend(part.numpy() for part in self._local(parts[name]))
+            between_batches()
+        whole = {name: np.concatenate(values) for name, values in kept.items()}
+        real = whole["mask"] > 0
+        means = self._means.read()
+        return Evaluation(
+            loss=means.pop("loss"),
+            accuracy=means.pop("accuracy"),
+            ids=whole["id"][real],
+            labels=whole["label"][real],
+            logits=whole["logits"][real],
+            metrics=means,
+        )
+
+    def _local(self, value: tf.Tensor) -> Iterable[tf.Tensor]:
+        return self._strategy.experimental_local_results(value)

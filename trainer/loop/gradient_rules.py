@@ -1,0 +1,48 @@
+"""Which gradients an update takes."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from trainer.registry import Registry
+
+
+class Computed(NamedTuple):
+    """What a batch comes to, added up over its parts and, but for the sums, over all devices."""
+
+    loss: tf.Tensor
+    """[] float32: what the examples of this device add to the mean loss."""
+    gradients: list[tf.Tensor]
+    """Of the mean loss of the whole batch, for each variable that trains."""
+    sums: dict[str, tuple[tf.Tensor, tf.Tensor]]
+    """{metric: (sum, count)} over the examples of this device."""
+
+
+Compute = Callable[[], Computed]
+"""Computes the batch of the update at the weights as they are. From the second call on, the statistics of
+BatchNorm stay as they were."""
+
+GradientRule = Callable[[Compute, Sequence[tf.Variable]], Computed]
+"""(compute, variables that train) -> what the update takes. It leaves the variables as they were."""
+
+GRADIENT_RULES: Registry[GradientRule] = Registry("gradient rule", flag="--gradient_rule")
+
+
+@GRADIENT_RULES.register("plain")
+def plain() -> GradientRule:
+    """The gradients at the weights."""
+    return lambda compute, variables: compute()
+
+
+def moved(variables: Sequence[tf.Variable], by: Sequence[tf.Tensor], compute: Compute) -> Computed:
+    """Computes with variables moved by something, and puts them back to the last bit."""
+    # On each device its own: an assignment to variables of all devices would want to know how to add up.
+    before = [tf.raw_ops.ReadVariableOp(resource=v.handle, dtype=v.dtype) for v in variables]
+    for variable, value, delta in zip(variables, before, by, strict=True):
+        tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value + delta)
+    computed = compute()
+    with tf.control_dependencies([*computed.gradients, computed.loss]):
+        for variable, value in zip(variables, before, strict=True):
+            tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)
+    return computed

@@ -1,0 +1,82 @@
+"""What is measured of the examples of an update, or of a split."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import tensorflow as tf
+import tf_keras
+
+from trainer.registry import Registry
+from trainer.values import UsageError, parse_calls
+
+Metric = Callable[[tf.Tensor, Mapping[str, tf.Tensor]], tf.Tensor]
+"""(logits [B, K] float32, batch) -> [B] float32, of which means are told."""
+
+METRICS: Registry[Metric] = Registry("metric", flag="--metrics")
+
+Sums = dict[str, tuple[tf.Tensor, tf.Tensor]]
+"""{name: (sum, count)}, [] float32 each."""
+
+
+@METRICS.register("accuracy")
+def accuracy() -> Metric:
+    """Share of examples whose largest logit is that of the label."""
+    return lambda logits, batch: tf.cast(tf.argmax(logits, axis=-1) == batch["label"], tf.float32)
+
+
+@METRICS.register("confidence")
+def confidence() -> Metric:
+    """Probability of the class that is chosen; above the accuracy, the network is surer than it should be."""
+    return lambda logits, batch: tf.reduce_max(tf.nn.softmax(logits), axis=-1)
+
+
+def make_metrics(text: str) -> dict[str, Metric]:
+    """Returns accuracy, and what a text such as `confidence,top_k(5)` names besides, by name.
+
+    Raises:
+      UsageError: there is no such metric, or one of the name of something that is always told.
+    """
+    found = {"accuracy": METRICS.choose("accuracy")()}
+    for call in parse_calls(text):
+        choice = METRICS.choose(call)
+        name = str(choice)
+        if name in found or name in ("loss", "gradient_norm", "learning_rate"):
+            raise UsageError(f"--metrics={text}: {name} is told already")
+        found[name] = choice()
+    return found
+
+
+def sums_of(values: Mapping[str, tf.Tensor], *, mask: tf.Tensor) -> Sums:
+    """Returns sums and counts of values [B] over the examples that mask [B] has at 1."""
+    count = tf.reduce_sum(mask)
+    return {name: (tf.reduce_sum(value * mask), count) for name, value in values.items()}
+
+
+class Means:
+    """Sums and counts since the last reset, of `names`; divided once, when they are read."""
+
+    def __init__(self, names: Iterable[str]):
+        self._means = {name: tf_keras.metrics.Mean(name=name) for name in names}
+
+    def add(self, sums: Sums) -> None:
+        """Adds what a batch came to, on each device its own."""
+        for name, (total, count) in sums.items():
+            self._means[name].total.assign_add(total)
+            self._means[name].count.assign_add(count)
+
+    def read(self) -> dict[str, float]:
+        return {name: float(mean.result()) for name, mean in self._means.items()}
+
+    def count(self, name: str) -> int:
+        """Returns how many examples, or updates, were added under a name, without padding."""
+        return round(float(self._means[name].count.read_value()))
+
+    def reset(self) -> None:
+        for mean in self._means.values():
+            mean.reset_state()
+
+    def variables(self) -> dict[str, tf.Variable]:
+        return {
+            f"{name}/{part}": getattr(mean, part)
+            for name, mean in self._means.items()
+            for part in ("total", "count")
+        }

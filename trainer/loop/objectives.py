@@ -1,0 +1,110 @@
+"""What an update makes smaller."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import tensorflow as tf
+
+from trainer.loop.losses import Loss
+from trainer.model.classifier import Classifier
+from trainer.model.cuts import Cut
+from trainer.model.dropout import Draws
+from trainer.precision import apart
+from trainer.registry import Registry
+
+
+class Forward:
+    """The network of a phase, for an objective to call: with its cut, BatchNorm mode and dropout."""
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        *,
+        cut: Cut | None,
+        backbone_trains: bool,
+        bn_batch: bool,
+        draws: Draws,
+        precision: str,
+    ):
+        self._classifier, self._cut, self._draws = classifier, cut, draws
+        self._backbone_trains, self._bn_batch = backbone_trains, bn_batch
+        self._is_whole = precision == "float32"
+
+    def features(self, images: tf.Tensor) -> tf.Tensor:
+        """Maps images, as a batch has them, to features [B, D] float32."""
+        return self._classifier.features(
+            images,
+            cut=self._cut,
+            backbone_trains=self._backbone_trains,
+            bn_batch=self._bn_batch,
+            draws=self._draws,
+        )
+
+    def logits(self, features: tf.Tensor) -> tf.Tensor:
+        """Maps features [B, D] to logits [B, K] float32. To be called inside of `float32`."""
+        return self._classifier.logits(features, draws=self._draws)
+
+    def float32(self, function: Callable[..., Any], *args: tf.Tensor | None) -> Any:
+        """Calls a function of tensors that computes in float32 whatever --precision the network has.
+
+        In float32 it is part of one graph with the network, which TensorFlow simplifies as a whole.
+        """
+        return function(*args) if self._is_whole else apart(function, *args)
+
+
+class Terms(NamedTuple):
+    """What an objective is made of, example by example."""
+
+    losses: tf.Tensor
+    """[B] float32; their mean over the real examples of a batch is made smaller."""
+    logits: tf.Tensor
+    """[B, K] float32: what metrics are computed from."""
+    metrics: Mapping[str, tf.Tensor] = {}
+    """{name: [B] float32} of the names in `metric_names`, told as means."""
+
+
+class Objective(Protocol):
+    """Maps a batch to terms.
+
+    It may have an attribute `variables`, {name: tf.Variable}, of what it keeps from update to update; those
+    that are trainable are trained. And one `metric_names`, of the metrics in its terms.
+    """
+
+    def __call__(self, forward: Forward, batch: Mapping[str, tf.Tensor], seed: tf.Tensor) -> Terms:
+        """Computes the terms of a batch.
+
+        Args:
+          forward: the network.
+          batch: see `data.order.Batch`; in the first axis B, with mask [B] 0 for padding.
+          seed: [2] int32, another one for each update; for `tf.random.stateless_*`.
+        """
+        ...
+
+
+OBJECTIVES: Registry[Objective] = Registry("objective", flag="--objective")
+
+
+@OBJECTIVES.register("supervised")
+def supervised(*, loss: Loss) -> Objective:
+    """The loss of --loss, of the labels."""
+
+    def terms(forward: Forward, batch: Mapping[str, tf.Tensor], seed: tf.Tensor) -> Terms:
+        def score(features: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor | None) -> tuple:
+            logits = forward.logits(features)
+            return logits, loss(logits, labels, targets)
+
+        features = forward.features(batch["image"])
+        logits, losses = forward.float32(score, features, batch["label"], batch.get("target"))
+        return Terms(losses, logits)
+
+    return terms
+
+
+def variables_of(objective: Objective) -> dict[str, tf.Variable]:
+    """Returns {name: variable} of what an objective keeps."""
+    return dict(getattr(objective, "variables", {}))
+
+
+def metric_names_of(objective: Objective) -> tuple[str, ...]:
+    """Returns the names of the metrics that an objective computes besides the loss."""
+    return tuple(getattr(objective, "metric_names", ()))
