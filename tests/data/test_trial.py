@@ -1,5 +1,6 @@
 """Decoding for trial: damage that only the decoder sees, who is to blame, and what it must leave alone."""
 
+import itertools
 import os
 import re
 import struct
@@ -14,13 +15,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.data.kinds import JPEGS, KINDS, LOSSLESS, chunk, exif, png
+from tests.data.kinds import JPEGS, KINDS, LOSSLESS, behind_start, chunk, exif, png
 from tests.data.pictures import blocks, encode, noise
 from trainer.data import jpeg_check, trial
 from trainer.data.bad_pictures import BadPictureError
 from trainer.data.headers import inspect_picture
+from trainer.data.loading import Loader
+from trainer.data.pipeline import Pipeline
+from trainer.data.scan import scan
+from trainer.data.sources import MemorySource
 from trainer.data.trial import Trial
-from trainer.values import TrainerError
+from trainer.values import Contract, TrainerError
 
 PHOTO = encode(noise(301, 203), "JPEG", quality=90)
 TABLES = PHOTO.index(b"\xff\xc4") + 5
@@ -115,6 +120,37 @@ def test_what_tensorflow_says_of_a_damaged_jpeg_is_that_it_is_fine():
         assert tf.io.decode_jpeg(DAMAGED[kind][0]).shape == (203, 301, 3)
 
 
+MIDDLE = "it ends in the middle"
+
+
+@pytest.mark.parametrize(
+    "kind", ["baseline", "progressive", "with restarts", "grey", "large exif", "turned jpeg"]
+)
+def test_a_jpeg_that_is_cut_off_anywhere_is_refused(kind):
+    data = KINDS[kind]
+    for end in (*range(60, len(data) - 4, 97), len(data) - 4, len(data) - 3):
+        assert reason(data[:end]) == MIDDLE, f"{end} of {len(data)} bytes"
+
+
+def test_a_jpeg_is_cut_off_where_its_own_pixels_are_missing():
+    preview = encode(noise(16, 12), "JPEG")
+    held = behind_start(PHOTO, b"\xff\xe5" + (len(preview) + 2).to_bytes(2, "big") + preview)
+    assert reason(held) == reason(held + b"\xff\xda\xff\xd8 \xff") == ""
+    # The end of the preview is not that of the picture.
+    assert reason(held[: len(held) // 2]) == MIDDLE
+
+
+def test_a_jpeg_that_is_cut_off_between_two_passes_over_it_is_refused():
+    data = JPEGS["progressive"]
+    passes = [found.start() for found in re.finditer(rb"\xff\xda", data)]
+    tables = [data.rfind(b"\xff\xc4", before, at) for before, at in itertools.pairwise(passes)]
+    ends = [table if table > 0 else at for table, at in zip(tables, passes[1:], strict=True)]
+    assert len(ends) > 5
+    assert {reason(data[:end]) for end in ends} == {MIDDLE}
+    # Whoever ends it there has said so.
+    assert reason(data[: ends[-1]] + b"\xff\xd9") == ""
+
+
 def left_over(data: bytes, junk: bytes) -> bytes:
     """A JPEG with more bytes between its last pixel and its end."""
     return data[:-2] + junk + b"\xff\xd9"
@@ -128,6 +164,9 @@ HARMLESS = {
     "text before the end": left_over(PHOTO, b"made by a camera of some kind " * 9),
     "ones before the end": left_over(PHOTO, b"\xff\0" * 70),
     "bytes between the tables": PHOTO[:20] + bytes(500) + PHOTO[20:],
+    "no end": PHOTO[:-2],
+    "half of the end": PHOTO[:-1],
+    "left-over bytes instead of the end": PHOTO[:-2] + RANDOM[:200],
     "an unknown revision": PHOTO.replace(b"JFIF\0\x01\x01", b"JFIF\0\x09\x09"),
     "bytes everywhere, and a film behind": left_over(PHOTO[:20] + bytes(500) + PHOTO[20:], RANDOM[:99])
     + RANDOM,
@@ -137,7 +176,28 @@ HARMLESS = {
 @pytest.mark.parametrize("kind", HARMLESS)
 def test_what_costs_no_pixel_is_no_damage(kind):
     assert reason(HARMLESS[kind]) == ""
-    np.testing.assert_array_equal(tf.io.decode_jpeg(HARMLESS[kind]), tf.io.decode_jpeg(PHOTO))
+
+
+@pytest.mark.parametrize("decoding", ["exact", "scaled"])
+def test_harmless_jpegs_are_trained_on_and_predicted_in_silence_and_as_they_are(decoding, capfd):
+    contract = Contract(40, 60, value_range=(0.0, 1.0), feature_width=1, any_size=True)
+    encoded = [PHOTO, *HARMLESS.values(), *(data[:-2] for data in JPEGS.values())]
+    whole = [PHOTO] * (1 + len(HARMLESS)) + list(JPEGS.values())
+
+    def images(encoded: list[bytes]) -> np.ndarray:
+        ids = [str(k) for k in range(len(encoded))]
+        source = MemorySource("memory:x", ("a",), ids, np.zeros(len(ids), np.int64), encoded)
+        found = scan(source)
+        assert not found.bad
+        pipeline = Pipeline(source, found, contract=contract, batch_size=1, seed=0, decoding=decoding)
+        return np.concatenate([batch["image"].numpy() for batch in pipeline.once(np.arange(len(ids)))])
+
+    trained = images(encoded)
+    np.testing.assert_array_equal(trained, images(whole))
+    loader = Loader(contract, exif="apply", max_pixels=10**6, decoding=decoding)
+    predicted = [loader.pixels(data, name="x") for data in encoded]
+    np.testing.assert_array_equal(predicted, trained)
+    assert "JPEG" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -190,7 +250,7 @@ def test_many_threads_blame_nobody_else():
 
 
 def test_too_many_pixels_are_not_decoded(monkeypatch):
-    monkeypatch.setattr(trial, "jpeg_problem", None)
+    monkeypatch.setattr(trial, "used_codes", None)
     assert reason(PHOTO, max_pixels=61102) == "301x203 px are more than --max_pixels=61102"
 
 

@@ -10,7 +10,9 @@ from trainer.commands.finished import Network
 from trainer.config import Config
 from trainer.data.decode import decode
 from trainer.data.headers import inspect_picture
+from trainer.data.jpeg_check import cleaned
 from trainer.data.loading import Loader
+from trainer.data.trial import require_whole
 from trainer.model.saliency import GRAD_CAM, INTEGRATED_GRADIENTS, Explainer, Saliency
 from trainer.values import UsageError
 
@@ -97,6 +99,7 @@ class Explanations:
 
     def _shown(self, data: bytes) -> np.ndarray:
         info = inspect_picture(data, name="it", max_pixels=self._data.max_pixels)
+        data = cleaned(data, require_whole(data, info, name="it"))
         turn = info.orientation if self._data.exif == "apply" else 1
         with tf.device("/CPU:0"):
             image = decode(tf.constant(data), tf.constant(turn))

@@ -214,7 +214,7 @@ def pictures(experiment: Experiment, indices: np.ndarray, *, encoded: bool) -> I
     for batch in pipeline.once(indices):
         for index, pixels in zip(batch["id"].numpy().tolist(), batch["image"].numpy(), strict=True):
             if index >= 0:
-                yield experiment.source.read(index) if encoded else b"", pixels
+                yield pipeline.encoded(index) if encoded else b"", pixels
 
 
 def spread(experiment: Experiment, count: int) -> np.ndarray:

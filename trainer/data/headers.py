@@ -15,7 +15,6 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from trainer.data.bad_pictures import BadPictureError
-from trainer.data.jpeg_check import find_end
 
 # Of damaged metadata, over several lines. For good, and not around each picture: filters are of the process.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.(Jpeg|Png|Tiff|WebP)ImagePlugin")
@@ -47,6 +46,8 @@ class PictureInfo:
     height_px: int
     orientation: int
     """EXIF orientation, 1 (upright) to 8."""
+    used: int | None = None
+    """What a decoder told of a JPEG, if one was asked: see `jpeg_check.used_codes`."""
 
 
 def inspect_picture(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> PictureInfo:
@@ -109,8 +110,6 @@ def _early_problem(form: str, data: bytes, max_pixels: int) -> str:
 
 
 def _problem(image: Image, form: str, data: bytes) -> str:
-    if form == "JPEG" and find_end(data) < 0:
-        return _CUT_OFF
     return _bmp_problem(image, data) if form == "BMP" else ""
 
 

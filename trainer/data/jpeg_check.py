@@ -5,9 +5,10 @@ simplejpeg to be strict, fails instead.
 """
 
 import bisect
+import contextlib
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,45 +17,65 @@ import simplejpeg
 _END = b"\xff\xd9"
 # Neither a stuffed byte nor a restart, which stand inside of a scan, nor a fill byte.
 _MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)
-_TABLES, _SCAN, _COMMENT, _JFIF, _ADOBE = 0xC4, 0xDA, 0xFE, 0xE0, 0xEE
+_TABLES, _SCAN, _JFIF = 0xC4, 0xDA, 0xE0
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-# Of Huffman codes, which every libjpeg decodes alike.
-_SEQUENTIAL_FRAMES, _PROGRESSIVE = (0xC0, 0xC1), 0xC2
+# Of Huffman codes, which every libjpeg decodes alike; the last one is progressive.
 _COMMON_FRAMES = (b"\xc0", b"\xc1", b"\xc2")
 # Of the first component; the next two have one value where it has so many across and down.
 _SAMPLINGS = (0x11, 0x21, 0x12, 0x22, 0x41, 0x14)
 _BLOCK_VALUES = 64
-_MOST_BITS = 11
 _PLAIN_JFIF = b"\xff\xe0\0\x10JFIF\0\x01\x01\0\0\x01\0\x01\0\0"
-# Of JWRN_HIT_MARKER, the same since 1991. It only directs a search; what is found is decoded strictly.
-_LACKS_DATA = "premature end"
+# What libjpeg says, the same since 1991: the codes end before the last pixel, or go on behind it.
+_TOO_FEW, _TOO_MANY = "premature end", "extraneous bytes before marker 0xd9"
 
 
-def jpeg_problem(data: bytes) -> str:
-    """Returns why a JPEG is bad, for people; empty if every pixel is what its writer meant it to be.
+def used_codes(data: bytes) -> int | None:
+    """Judges a JPEG: every pixel must be what its writer meant it to be.
 
-    What costs no pixel is no problem: unknown versions, bytes between the tables, and left-over bytes
-    between the last pixel and the end, as webcams write them, as many as there are.
+    What costs no pixel is no damage: unknown versions, bytes between the tables, left-over bytes between the
+    last pixel and the end, as webcams write them, as many as there are, and a missing end.
+
+    Returns:
+      How many bytes of codes behind the header of the last scan the pixels need, for `cleaned`; None where
+      decoders have nothing to complain of.
 
     Raises:
+      ValueError: it is bad; the text says why, for people.
       MemoryError: there is too little for it.
     """
     said = _complaint(data)
     if not said:
-        return ""
-    if "Premature end of JPEG file" in said:
-        return "it ends in the middle"
-    plain = _plain(data)
+        return None
+    plain = _Plain.of(data)
+    said_of_plain = _complaint(plain.jpeg())
+    if not said_of_plain and (plain.has_end or plain.is_complete()):
+        return len(plain.codes)
+    if _TOO_MANY in said_of_plain and (used := plain.used()):
+        return used
+    if not is_common(data) and _is_rarely_sampled(data):
+        # The whole of the picture may be there, and whoever knows its sampling tells more.
+        return None
+    if not plain.has_end:
+        raise ValueError("it ends in the middle")
     try:
-        pixels = _decode(plain.head + plain.codes + _END, strict=False)
+        _decode(plain.jpeg(), strict=False, least_px=1)
     except ValueError:
-        # The whole of the picture is there, and whoever knows its sampling tells more.
-        return "" if not is_common(data) and _is_rarely_sampled(data) else f"it cannot be decoded: {said}"
-    return "" if _is_whole(plain, pixels) else f"it is damaged inside: {said}"
+        raise ValueError(f"it cannot be decoded: {said}") from None
+    raise ValueError(f"it is damaged inside: {said}")
+
+
+def cleaned(data: bytes, used: int | None) -> bytes:
+    """Returns a picture of the same pixels and orientation that decoders do not complain of.
+
+    Args:
+      data: an encoded picture.
+      used: what `used_codes` gave for it; None for other formats.
+    """
+    return data if used is None else _Plain.of(data).jpeg(used)
 
 
 def is_common(data: bytes) -> bool:
-    """Tells whether TensorFlow decodes a JPEG if `jpeg_problem` finds none; of others it must be asked.
+    """Tells whether TensorFlow decodes a JPEG if `used_codes` judges it good; of others it must be asked.
 
     It does not decode lossless ones or those of 12 bits, which newer versions of libjpeg-turbo do, and it
     decodes all samplings of colours, which simplejpeg does not.
@@ -66,7 +87,7 @@ def is_common(data: bytes) -> bool:
 
 
 def _is_rarely_sampled(data: bytes) -> bool:
-    samplings = _frame(data)[11::3]
+    samplings = [sampling for _, sampling in _components(data)]
     return len(samplings) > 1 and (samplings[0] not in _SAMPLINGS or {*samplings[1:3]} != {0x11})
 
 
@@ -75,18 +96,10 @@ def _frame(data: bytes) -> bytes:
     return next((data[at:to] for at, marker, to in _segments(data) if marker in _FRAMES), b"")
 
 
-def find_end(data: bytes) -> int:
-    """Returns the position of the marker that ends the first picture; -1 where it is missing.
-
-    Cameras put films and previews behind it.
-    """
-    at = 2
-    for _, _, to in _segments(data):
-        at = to
-    if data[at : at + 2] == _END:
-        return at
-    # Garbage that looks like markers led beyond it.
-    return len(data) - 2 if data.endswith(_END) else -1
+def _components(data: bytes) -> list[tuple[int, int]]:
+    """Returns the (name, sampling) of each."""
+    frame = _frame(data)
+    return list(zip(frame[10::3], frame[11::3], strict=False))
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -96,8 +109,8 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """
     at = 2
     while found := _MARKER.search(data, at):
-        if found[1][0] == _END[1]:
-            yield found.start(), _COMMENT, found.start()
+        if found[1] == _END[1:]:
+            yield found.start(), _END[1], found.start()
             return
         at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
         yield found.start(), found[1][0], at
@@ -105,29 +118,72 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 @dataclass(frozen=True)
 class _Plain:
-    """A JPEG without comments, metadata and garbage: up to the codes of its last scan, and these."""
+    """A JPEG without garbage between its segments: up to the codes of its last scan, and these."""
 
     head: bytes
     codes: bytes
-    frame: int
-    """The marker that says how it is coded."""
+    has_end: bool
+    scans: tuple[bytes, ...]
+    """The header of each."""
 
+    @classmethod
+    def of(cls, data: bytes) -> "_Plain":
+        kept, scans, first_scan, last_scan, end = [b"\xff\xd8"], [], 0, 0, 0
+        for at, marker, to in _segments(data):
+            segment = data[at:to]
+            if marker == _END[1]:
+                end = at
+            elif marker == _SCAN:
+                first_scan, last_scan = first_scan or at, to
+                scans.append(segment)
+            elif first_scan:
+                continue
+            elif marker == _JFIF and segment[4:9] == b"JFIF\0":
+                kept.append(_PLAIN_JFIF)
+            else:
+                kept.append(segment)
+        if not end and data.endswith(_END):
+            # Garbage that looks like markers led beyond it.
+            end = len(data) - len(_END)
+        codes = data[last_scan : end or len(data)]
+        return cls(b"".join(kept) + data[first_scan:last_scan], codes, bool(end), tuple(scans))
 
-def _plain(data: bytes) -> _Plain:
-    kept, end = [b"\xff\xd8"], find_end(data)
-    frame, first_scan, last_scan = 0, 0, 0
-    for at, marker, to in _segments(data[:end] if end > 0 else data):
-        segment = data[at:to]
-        if marker == _SCAN:
-            first_scan, last_scan = first_scan or at, to
-        elif first_scan:
-            continue
-        elif marker == _JFIF and segment[4:9] == b"JFIF\0":
-            kept.append(_PLAIN_JFIF)
-        elif marker == _ADOBE or not _JFIF <= marker <= _COMMENT:
-            kept.append(segment)
-            frame = marker if marker in _FRAMES else frame
-    return _Plain(b"".join(kept) + data[first_scan:last_scan], data[last_scan:end], frame)
+    def jpeg(self, used: int | None = None) -> bytes:
+        """Returns it with the first `used` bytes of its codes; None: with all."""
+        return self.head + self.codes[:used] + _END
+
+    def is_complete(self) -> bool:
+        """Tells whether the scans give all values of all components, to the last bit."""
+        given = {
+            (scan[at], value)
+            for scan in self.scans
+            if len(scan) > 5 and not scan[-1] & 15
+            for at in range(5, len(scan) - 3, 2)
+            for value in range(scan[-3], scan[-2] + 1)
+        }
+        names = [name for name, _ in _components(self.head)]
+        return given >= set(itertools.product(names, range(_BLOCK_VALUES)))
+
+    def used(self) -> int:
+        """Returns how many bytes of its codes its pixels need; 0 if others than these are damaged, too.
+
+        Decoded from a wrong bit on, a picture may leave bytes over as well: but these are the rest of it,
+        and can be read as such.
+        """
+
+        def suffices(length: int) -> bool:
+            return _TOO_FEW not in _complaint(self.jpeg(length))
+
+        length = bisect.bisect_left(range(len(self.codes)), True, key=suffices)
+        if not length or _complaint(self.jpeg(length)):
+            return 0
+        left_over = self.codes[length:]
+        # A constant is no picture: flat areas take codes that repeat in another rhythm. And what is left of
+        # the last of many passes over a picture cannot be told from anything else.
+        if len(set(left_over)) == 1 or len(self.scans) > 1:
+            return length
+        bits = _spare_bits(self.head, self.codes[:length]) + _bits(left_over)
+        return 0 if _is_rest(bits, self.head) else length
 
 
 def _complaint(data: bytes) -> str:
@@ -155,69 +211,28 @@ def _decode(data: bytes, *, strict: bool, least_px: int = 0) -> np.ndarray:
         raise
 
 
-def _is_whole(plain: _Plain, pixels: np.ndarray) -> bool:
-    """Tells whether a JPEG that a strict decoder complains of has lost no pixel all the same.
-
-    It has lost none if what is left without header garbage and left-over bytes passes that decoder and gives
-    the same pixels. Decoded from a wrong bit on, a picture may leave bytes over, too: but these are the rest
-    of it, and can be read as such.
-
-    Args:
-      plain: the picture without header garbage.
-      pixels: [H, W, 3] uint8 that it gives to a decoder that is not strict.
-    """
-    codes = plain.codes
-
-    def is_same(codes: bytes) -> bool:
-        try:
-            return np.array_equal(_decode(plain.head + codes + _END, strict=True), pixels)
-        except ValueError:
-            return False
-
-    def lacks_nothing(length: int) -> bool:
-        return _LACKS_DATA not in _complaint(plain.head + codes[:length] + _END)
-
-    if is_same(codes):
-        return True
-    length = bisect.bisect_left(range(len(codes)), True, key=lacks_nothing)
-    if not length or not is_same(codes[:length]):
-        return False
-    left_over = codes[length:]
-    # A constant is no picture: flat areas take codes that repeat in another rhythm.
-    if len(set(left_over)) == 1:
-        return True
-    if plain.frame not in _SEQUENTIAL_FRAMES:
-        # What is left of the last of many passes over a picture cannot be told from anything else.
-        return plain.frame == _PROGRESSIVE
-    return not _is_picture(_unused_bits(codes[:length], is_same) + _bits(left_over), plain.head)
-
-
 def _bits(codes: bytes) -> str:
     # Restarts stay, which no other bytes hold but codes.
     return "".join(format(byte, "08b") for byte in codes.replace(b"\xff\0", b"\xff"))
 
 
-def _unused_bits(codes: bytes, is_same: Callable[[bytes], bool]) -> str:
-    """Returns the bits of the last byte that no code needs.
-
-    Args:
-      codes: up to the byte in which the last code ends.
-      is_same: whether a picture of other codes has the same pixels.
-    """
+def _spare_bits(head: bytes, codes: bytes) -> str:
+    """Returns the bits of the last byte that no code needs: those that may change, and no pixel does."""
     # A byte of ones ends in padding.
     if codes.endswith(b"\xff\0"):
         return ""
-    last, count = codes[-1], 0
-    while count < 8:
-        other = bytes([last ^ 1 << count]).replace(b"\xff", b"\xff\0")
-        if not is_same(codes[:-1] + other):
-            break
-        count += 1
+    pixels, count = _decode(head + codes + _END, strict=True), 0
+    with contextlib.suppress(ValueError):
+        while count < 8:
+            other = bytes([codes[-1] ^ 1 << count]).replace(b"\xff", b"\xff\0")
+            if not np.array_equal(_decode(head + codes[:-1] + other + _END, strict=True), pixels):
+                break
+            count += 1
     return _bits(codes[-1:])[8 - count :]
 
 
-def _is_picture(bits: str, head: bytes) -> bool:
-    """Tells whether bits are blocks of a sequential JPEG from first to last, and ones that fill a byte up.
+def _is_rest(bits: str, head: bytes) -> bool:
+    """Tells whether bits are units of a sequential JPEG from first to last, and ones that fill a byte up.
 
     Of lost pixels they are in 99 of 100 cases; random bits in one of some hundred.
 
@@ -226,52 +241,39 @@ def _is_picture(bits: str, head: bytes) -> bool:
       head: of the JPEG, with its tables.
     """
     blocks, at = _block_tables(head), 0
-    while blocks:
-        if len(bits) - at < 8 and "0" not in bits[at:]:
-            return True
-        for dc_codes, ac_codes in blocks:
-            category, at = _next_symbol(bits, at, dc_codes)
-            at += category
-            filled = 1
-            while filled < _BLOCK_VALUES:
-                symbol, at = _next_symbol(bits, at, ac_codes)
-                if not symbol:
-                    break
+    while blocks and (len(bits) - at >= 8 or "0" in bits[at:]):
+        for dc_codes, codes in blocks:
+            place, table = 0, dc_codes
+            while place < _BLOCK_VALUES:
+                found = (end for end in range(at + 1, at + 17) if bits[at:end] in table)
+                if not (end := next(found, 0)):
+                    return False
+                symbol = table[bits[at:end]]
                 # So many zeros, and a value of so many bits.
-                filled, at = filled + (symbol >> 4) + 1, at + (symbol & 15)
-            if at > len(bits) or filled > _BLOCK_VALUES or category > _MOST_BITS:
+                at, zeros = end + (symbol & 15), symbol >> 4
+                if place and not symbol:
+                    break
+                place, table = place + zeros + 1, codes
+            if at > len(bits) or place > _BLOCK_VALUES:
                 return False
-    return False
-
-
-def _next_symbol(bits: str, at: int, codes: dict[str, int]) -> tuple[int, int]:
-    """Returns the symbol of the code at a position, and where the next begins; beyond all: none."""
-    for end in range(at + 1, at + 17):
-        if (symbol := codes.get(bits[at:end])) is not None:
-            return symbol, end
-    return 0, len(bits) + 1
+    return bool(blocks)
 
 
 def _block_tables(head: bytes) -> list[tuple[dict[str, int], dict[str, int]]]:
     """Returns {code: symbol} of the first and of the other values, for each block in a unit of the scan."""
     tables: dict[int, dict[str, int]] = {}
-    blocks_of: dict[int, int] = {}
     blocks: list[tuple[dict[str, int], dict[str, int]]] = []
+    blocks_of = {name: (size >> 4) * (size & 15) for name, size in _components(head)}
     for at, marker, to in _segments(head):
         body = head[at + 4 : to]
-        if marker == _TABLES:
-            while body:
-                count = sum(body[1:17])
-                tables[body[0]] = _codes(body[1:17], body[17 : 17 + count])
-                body = body[17 + count :]
-        elif marker in _FRAMES:
-            blocks_of = {body[k]: (body[k + 1] >> 4) * (body[k + 1] & 15) for k in range(6, len(body), 3)}
-        elif marker == _SCAN:
-            components = [body[k : k + 2] for k in range(1, 2 * body[0], 2)]
-            blocks = []
-            for component, chosen in components:
-                pair = tables[chosen >> 4], tables[16 | chosen & 15]
-                blocks += [pair] * (blocks_of[component] if len(components) > 1 else 1)
+        while marker == _TABLES and body:
+            count = sum(body[1:17])
+            tables[body[0]] = _codes(body[1:17], body[17 : 17 + count])
+            body = body[17 + count :]
+        if marker == _SCAN:
+            for name, chosen in zip(body[1:-3:2], body[2:-3:2], strict=True):
+                pair = tables.get(chosen >> 4, {}), tables.get(16 | chosen & 15, {})
+                blocks += [pair] * (blocks_of.get(name, 0) if body[0] > 1 else 1)
     return blocks
 
 

@@ -15,6 +15,7 @@ from trainer.data.bad_pictures import BadPictureError
 from trainer.data.decode import decode, scale, to_contract
 from trainer.data.files import Found, read_file
 from trainer.data.headers import inspect_picture
+from trainer.data.jpeg_check import cleaned
 from trainer.data.trial import Trial, require_size, require_whole, told_by_tensorflow
 from trainer.values import Contract, TrainerError
 
@@ -83,7 +84,7 @@ class Loader(Trial):
         turn = info.orientation if self._exif == "apply" else 1
         info = dataclasses.replace(info, orientation=turn)
         with self._room.take(info.width_px * info.height_px):
-            require_whole(data, info, name=name)
+            data = cleaned(data, require_whole(data, info, name=name))
             with told_by_tensorflow(info, name=name):
                 pixels, size = self._picture(tf.constant(data), tf.constant(turn))
         if not (self._scaled and info.format == "JPEG"):

@@ -6,6 +6,7 @@ import tensorflow as tf
 from trainer.data.augment import Augment
 from trainer.data.bad_pictures import BadPictureError
 from trainer.data.decode import decode, scale, to_contract
+from trainer.data.jpeg_check import cleaned
 from trainer.data.order import Batch, OrderedBatches, plain, seed_for, stand_ins
 from trainer.data.scan import Scan
 from trainer.data.sources import Source
@@ -40,7 +41,7 @@ class Pipeline(OrderedBatches):
         self.source, self.contract = source, contract
         self._at_least = (contract.height_px, contract.width_px) if decoding == "scaled" else None
         self._labels = tf.constant(source.labels, tf.int64)
-        self._orientations = tf.constant(scan.orientations, tf.int32)
+        self._orientations, self._used = tf.constant(scan.orientations, tf.int32), scan.used
 
     def once(self, indices: np.ndarray, *, augment: Augment | None = None, epoch: int = 0) -> tf.data.Dataset:
         """See OrderedBatches.
@@ -113,7 +114,11 @@ class Pipeline(OrderedBatches):
         )
 
     def _read(self, index: np.ndarray) -> np.ndarray:
-        return np.array([self.source.read(i) if i >= 0 else b"" for i in index.tolist()], object)
+        return np.array([self.encoded(i) if i >= 0 else b"" for i in index.tolist()], object)
+
+    def encoded(self, index: int) -> bytes:
+        """Returns a picture as a decoder is given it, which has nothing to complain of."""
+        return cleaned(self.source.read(index), self._used.get(index))
 
 
 def find_undecodable(source: Source, scan: Scan, *, limit: int = 5) -> list[str]:

@@ -31,6 +31,8 @@ RECORDS_KEPT = 50
 # So many take ten seconds or more, which a line explains.
 _MANY_EXAMPLES = 10_000
 _DIGEST_BYTES = 32
+# Digest, orientation, and why it is bad or what is used of it.
+_Found = tuple[str, int, BadPictureError | int | None]
 _OURS = re.compile(rf"[0-9a-f]{{{2 * _DIGEST_BYTES}}}\.scan|{re.escape(PART_PREFIX)}.*")
 
 
@@ -40,12 +42,14 @@ class Scan:
 
     `digests[i]` is the SHA-256 of the encoded bytes in hex; `orientations` is [N] int32, the EXIF
     orientation 1 to 8 that the decoder applies (all 1 with --exif=ignore). `bad` holds the positions
-    of pictures that cannot be used, in order, each with the reason; their digests are empty.
+    of pictures that cannot be used, in order, each with the reason; their digests are empty. `used` holds,
+    of JPEGs that a decoder complains of although no pixel is lost, what `jpeg_check.cleaned` needs.
     """
 
     digests: list[str]
     orientations: np.ndarray
     bad: Mapping[int, str] = field(default_factory=dict)
+    used: Mapping[int, int] = field(default_factory=dict)
 
 
 def scan(
@@ -87,26 +91,27 @@ def _look_at_all(source: Source, exif: str, max_pixels: int) -> tuple[Scan, bool
     if count >= _MANY_EXAMPLES:
         _log.info("%s: decoding %s pictures once, to see that each can be", source.name, f"{count:,}")
 
-    def look(start: int) -> list[tuple[str, int, BadPictureError | None]]:
+    def look(start: int) -> list[_Found]:
         return [look_at(index) for index in range(start, min(start + TASK_EXAMPLES, count))]
 
-    def look_at(index: int) -> tuple[str, int, BadPictureError | None]:
+    def look_at(index: int) -> _Found:
         try:
             data = source.read(index)
             info = tried.check(data, name=source.ids[index], exif=exif, max_pixels=max_pixels)
         except BadPictureError as error:
             return "", 1, error
-        return hashlib.sha256(data).hexdigest(), info.orientation, None
+        return hashlib.sha256(data).hexdigest(), info.orientation, info.used
 
     tried = Trial()
     # Whatever interrupts it, Ctrl-C as well: `map` then has no more tasks begun.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         parts = list(pool.map(look, range(0, count, TASK_EXAMPLES)))
     found = [row for part in parts for row in part]
-    errors = {index: error for index, (_, _, error) in enumerate(found) if error}
+    errors = {at: row[2] for at, row in enumerate(found) if isinstance(row[2], BadPictureError)}
+    used = {at: row[2] for at, row in enumerate(found) if isinstance(row[2], int)}
     digests, turns = [row[0] for row in found], np.array([row[1] for row in found], np.int32)
     bad = {index: error.reason for index, error in errors.items()}
-    return Scan(digests, turns, bad), all(error.lasting for error in errors.values())
+    return Scan(digests, turns, bad, used), all(error.lasting for error in errors.values())
 
 
 def _key(source: Source, stamp: str, exif: str, max_pixels: int) -> str:
@@ -120,7 +125,7 @@ def _key(source: Source, stamp: str, exif: str, max_pixels: int) -> str:
 def _read_record(file: Path, key: str, count: int) -> Scan | None:
     """Reads a record: a SHA-256 of the key and the rest, [N, 32] of digests, [N] of orientations, JSON.
 
-    The JSON is of the bad pictures, {position: reason}.
+    The JSON is {position: reason} of the bad pictures, and {position: number} of `used`.
     """
     try:
         data = file.read_bytes()
@@ -138,15 +143,16 @@ def _read_record(file: Path, key: str, count: int) -> Scan | None:
         os.utime(file)
     turns_at, bad_at = count * _DIGEST_BYTES, count * (_DIGEST_BYTES + 1)
     turns = np.frombuffer(body[turns_at:bad_at], np.uint8).astype(np.int32)
-    bad = {int(index): reason for index, reason in json.loads(body[bad_at:]).items()}
+    bad, used = ({int(index): of for index, of in part.items()} for part in json.loads(body[bad_at:]))
     text, step = body[:turns_at].hex(), 2 * _DIGEST_BYTES
     digests = ["" if i in bad else text[i * step : (i + 1) * step] for i in range(count)]
-    return Scan(digests, turns, bad)
+    return Scan(digests, turns, bad, used)
 
 
 def _write_record(file: Path, key: str, found: Scan) -> None:
     digests = bytes.fromhex("".join(digest or "00" * _DIGEST_BYTES for digest in found.digests))
-    body = digests + found.orientations.astype(np.uint8).tobytes() + json.dumps(dict(found.bad)).encode()
+    rest = json.dumps([dict(found.bad), dict(found.used)]).encode()
+    body = digests + found.orientations.astype(np.uint8).tobytes() + rest
     try:
         write_bytes(file, hashlib.sha256(key.encode() + body).digest() + body)
     except OSError as error:

@@ -1,6 +1,7 @@
 """Decoding for trial: which pictures training could not decode, and which are damaged inside."""
 
 import contextlib
+import dataclasses
 import functools
 import threading
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ import tensorflow as tf
 from trainer.data.bad_pictures import BadPictureError
 from trainer.data.decode import decode
 from trainer.data.headers import MAX_PIXELS, PictureInfo, inspect_picture
-from trainer.data.jpeg_check import is_common, jpeg_problem
+from trainer.data.jpeg_check import cleaned, is_common, used_codes
 from trainer.values import TrainerError
 
 # Of all pictures that are decoded at once: 3 bytes each, and up to 10 where a progressive one is turned.
@@ -28,7 +29,7 @@ class Trial:
     def check(
         self, data: bytes, *, name: str, exif: str = "apply", max_pixels: int = MAX_PIXELS
     ) -> PictureInfo:
-        """Decodes a picture in full, and returns what its header says, with the orientation to apply.
+        """Decodes a picture in full, and returns what is known of it, with the orientation to apply.
 
         Args:
           data: the encoded picture.
@@ -42,32 +43,35 @@ class Trial:
         """
         info = inspect_picture(data, name=name, max_pixels=max_pixels)
         orientation = info.orientation if exif == "apply" else 1
-        info = PictureInfo(info.format, info.width_px, info.height_px, orientation)
         with self._room.take(info.width_px * info.height_px):
-            require_whole(data, info, name=name)
+            used = require_whole(data, info, name=name)
+            info = dataclasses.replace(info, orientation=orientation, used=used)
             # The two decoders of common JPEGs are one library.
             if info.format != "JPEG" or not is_common(data):
                 with told_by_tensorflow(info, name=name):
-                    height, width, _ = self._decode(tf.constant(data), tf.constant(orientation)).shape
+                    height, width, _ = self._decode(
+                        tf.constant(cleaned(data, used)), tf.constant(orientation)
+                    ).shape
                 require_size(height, width, info, name=name)
         return info
 
 
-def require_whole(data: bytes, info: PictureInfo, *, name: str) -> None:
+def require_whole(data: bytes, info: PictureInfo, *, name: str) -> int | None:
     """Refuses a JPEG that has lost pixels; of all other formats TensorFlow tells when it decodes them.
+
+    Returns:
+      What `jpeg_check.used_codes` does; None for other formats.
 
     Raises:
       BadPictureError: it has.
       TrainerError: there is too little memory to tell.
     """
-    if info.format != "JPEG":
-        return
     try:
-        problem = jpeg_problem(data)
+        return used_codes(data) if info.format == "JPEG" else None
     except MemoryError:
         raise _too_little_memory(info) from None
-    if problem:
-        raise BadPictureError(name, problem)
+    except ValueError as error:
+        raise BadPictureError(name, str(error)) from None
 
 
 @contextlib.contextmanager
