@@ -20,7 +20,7 @@ NOT_IDENTITY = {
     "format", "top_k", "threshold", "find_lr_range", "find_lr_steps", "find_lr_phase", "report_dir", "model",
     "saliency", "explain_class", "ig_steps", "num_explained", "formats", "export_dir", "calibration_pictures",
     "max_accuracy_drop", "figures_every", "bind", "port", "max_upload_mb", "histograms_every",
-    "profile_steps", "embeddings", "extend",
+    "profile_steps", "embeddings", "extend", "verbose",
 }  # fmt: skip
 # Another valid value than the default, where one cannot be guessed from the type.
 OTHER = {

@@ -183,6 +183,9 @@ def test_what_else_is_in_the_folder_of_a_report_stays(trained, tmp_path, run_mai
     folder, new = tmp_path / "train", make_flower_folder(tmp_path / "new", n=2)
     shutil.copytree(trained.workdir / "train", folder)
     (folder / "notes.txt").write_text("mine")
+    # Of other programs, and of the run, dated in the year 2286.
+    for name in ("99.other", "abc", "9999999999.elsewhere.1.0.v2"):
+        (folder / f"events.out.tfevents.{name}").write_bytes(b"theirs")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert any("tfevents" in name for name in before)
     arguments = [f"--workdir={trained.workdir}", f"--report_dir={folder}", f"--source=folder:{new}"]

@@ -5,6 +5,9 @@ import csv
 import io
 import json
 import shutil
+import subprocess
+import sys
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -161,6 +164,36 @@ def test_pictures_of_an_earlier_call_go_and_others_stay(trained, explain, tmp_pa
     assert sorted(path.name for path in out.iterdir()) == sorted(
         ["0001-003.png", "0009-mine.png", "explain.jsonl", "explain_manifest.json", *edited]
     )
+
+
+def test_what_a_process_left_that_was_killed_is_removed_and_a_living_one_is_waited_for(
+    trained, explain, tmp_path
+):
+    out = tmp_path / "out"
+    code = """
+import os, sys
+from pathlib import Path
+from trainer.commands import explain
+with explain._part(Path(sys.argv[1])) as part:
+    (part / "0001-000.png").write_bytes(b"half")
+    print(part.name, flush=True)
+    sys.stdin.read()
+    os.kill(os.getpid(), 9)
+"""
+    out.mkdir()
+    command = [sys.executable, "-c", code, str(out)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        left = out / other.stdout.readline().strip()
+        timer = threading.Timer(0.5, lambda: (out / "lives").write_text(str(left.exists())))
+        timer.start()
+        killer = threading.Timer(1, other.stdin.close)
+        killer.start()
+        assert explain(trained.source / "red" / "000.jpg")[0] == 0
+        killer.join()
+    assert (out / "lives").read_text() == "True"
+    assert sorted(path.name for path in out.iterdir()) == [
+        "0001-000.png", "explain.jsonl", "explain_manifest.json", "lives",
+    ]  # fmt: skip
 
 
 def test_what_is_not_ours_stays_and_a_failure_changes_nothing(trained, explain, tmp_path, monkeypatch):

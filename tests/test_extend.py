@@ -1,14 +1,15 @@
 """`train --extend`: what goes on from a shorter run is the run that was as long from the start."""
 
+import itertools
 import json
 import os
-import re
 import shutil
 
 import pytest
 
 from tests.conftest import call_main, make_flower_folder
 from tests.run_results import differences, results, without_older
+from trainer.commands import loop_wiring
 from trainer.loop import hooks
 
 SETTINGS = (
@@ -82,6 +83,36 @@ def test_it_is_the_run_that_was_as_long_from_the_start(train, flags, short, long
     assert noted["step"] == begins_at
 
 
+@pytest.mark.parametrize("every", ["2steps", "3steps"])
+def test_weights_that_were_best_only_where_the_run_ended_do_not_stand_in_the_way(
+    train, every, tmp_path, monkeypatch, capfd
+):
+    """A run that gets better with each evaluation; with 3 steps, none but the last is before it ends."""
+    workdir, flags = tmp_path / "run", (*FROZEN, f"--evaluate_every={every}", "--save_every=1steps")
+    better = itertools.count()
+
+    def measures(scored, class_names):
+        return {"accuracy": next(better) / 100, "loss": 1.0}
+
+    monkeypatch.setattr(loop_wiring, "measures", measures)
+    long, short = "--frozen_for=7steps", "--frozen_for=5steps" if every == "2steps" else "--frozen_for=2steps"
+    assert train(workdir, *flags, long) == 0
+    expected = [path.name for path in sorted((workdir / "checkpoints/best").iterdir())]
+    shutil.rmtree(workdir)
+    assert train(workdir, *flags, short) == 0
+    shutil.copytree(workdir, tmp_path / "older")
+    assert train(workdir, *flags, long, "--extend") == 0
+    assert [path.name for path in sorted((workdir / "checkpoints/best").iterdir())] == expected
+    if every == "2steps":
+        # As of a version that kept no other best.
+        for path in (tmp_path / "older/checkpoints/best").glob("ckpt-4*"):
+            path.unlink()
+        capfd.readouterr()
+        assert train(tmp_path / "older", *flags, long, "--extend") == 1
+        told = ": the best weights are of step 5, which the longer plan does not evaluate. Choose"
+        assert told in capfd.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def finished(train, tmp_path_factory):
     """finished(*flags) -> workdir of a run of them, which nobody may change."""
@@ -117,13 +148,14 @@ def test_a_plan_that_begins_with_other_steps_is_refused(finished, train, capfd):
     assert not differences(results(workdir), before)
 
 
-def test_a_run_that_evaluates_by_a_share_of_its_length_is_refused(finished, train, capfd):
-    flags = (*FROZEN, "--frozen_for=4steps", "--evaluate_every=50%")
-    workdir = finished(*flags)
-    capfd.readouterr()
-    assert train(workdir, *flags, "--frozen_for=12steps", "--extend") == 1
-    told = r": the best weights are of step [24], which the longer plan does not evaluate\. Choose"
-    assert re.search(told, capfd.readouterr().err)
+def test_a_run_that_evaluates_by_a_share_of_its_length_is_evaluated_anew(train, tmp_path):
+    workdir, flags = tmp_path / "run", (*FROZEN, "--evaluate_every=50%")
+    assert train(workdir, *flags, "--frozen_for=12steps") == 0
+    expected = left(workdir)
+    shutil.rmtree(workdir)
+    assert train(workdir, *flags, "--frozen_for=4steps") == 0
+    assert train(workdir, *flags, "--frozen_for=12steps", "--extend") == 0
+    assert not differences(without_older(left(workdir)), without_older(expected))
 
 
 def test_longer_phases_are_refused_without_it_and_other_options_with_it(finished, train, capfd):

@@ -17,8 +17,10 @@ def test_of_many_classes_the_smallest_and_the_largest_are_told():
     }
     assert told_counts(counts) == (
         "23 classes of 0 to 29, 1 of them empty; fewest: none 0, Canis lupus fam…beagle, by day 5, "
-        "Canis lupus fam… boxer, by day 6; most: class 017 27, class 018 28, class 019 29"
+        "Canis lupus fam… boxer, by day 6; most: class 017 27, class 018 28, class 019 29; "
+        "--verbose lists all"
     )
+    assert told_counts(counts, all_of=True) == ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
 def test_a_thousand_classes_make_no_long_line(tmp_path, tiny_backbone, run_main):
@@ -30,11 +32,20 @@ def test_a_thousand_classes_make_no_long_line(tmp_path, tiny_backbone, run_main)
             folder.mkdir(parents=True)
             for i in range(1 + (k == 7)):
                 (folder / f"{i}.png").write_bytes(picture.read_bytes())
-    status, out, err = run_main(
-        "inspect", f"--source=folder:{tmp_path / 'pictures'}", f"--backbone=savedmodel:{tiny_backbone}",
+    options = [
+        f"--source=folder:{tmp_path / 'pictures'}", f"--backbone=savedmodel:{tiny_backbone}",
         "--image_size=8", "--precision=float32",
-    )  # fmt: skip
+    ]  # fmt: skip
+    status, out, err = run_main("inspect", *options)
     assert (status, err) == (0, "")
     assert max(map(len, out.splitlines())) < 500
     assert "  train         1,001  (1,000 classes of 1 to 2; fewest: a class of thin…" in out
     assert "  validation       11  (1,000 classes of 0 to 2, 990 of them empty; fewest: " in out
+    status, out, err = run_main("inspect", *options, "--verbose")
+    assert (status, err) == (0, "")
+    [*_, of_train, of_validation] = [
+        line for line in out.splitlines() if line.startswith(("  train ", "  vali"))
+    ]
+    assert of_train.count("a class of things with a long name, number ") == 1000
+    assert of_validation.count("a class of things with a long name, number ") == 1000
+    assert "number 006 1, a class of things with a long name, number 007 2, a class" in of_train

@@ -24,6 +24,7 @@ from trainer.options import (
     ExportConfig,
     FindLrConfig,
     GuardConfig,
+    InspectConfig,
     ModelConfig,
     PlanConfig,
     PredictConfig,
@@ -52,6 +53,7 @@ class Config:
     explain: ExplainConfig = ExplainConfig()
     export: ExportConfig = ExportConfig()
     serve: ServeConfig = ServeConfig()
+    inspect: InspectConfig = InspectConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()
     find_lr: FindLrConfig = FindLrConfig()
 

@@ -157,13 +157,16 @@ def test_places_that_are_none(tmp_path):
         ("file", "is a link or a file"),
         ("link", "is a link or a file"),
         ("file/below", "lies below a file"),
-        ("photos", "holds something else than an export"),
         ("taken", r"holds a\.tflite, which this command did not write"),
     ):
         with pytest.raises(TrainerError, match=message):
             require_export_place(tmp_path / name, files=["a.tflite"], num_bytes=0)
     with pytest.raises(TrainerError, match="are missing"):
         require_export_place(tmp_path / "new", files=[], num_bytes=10**18)
+    # Whose notes they are: they stay beside it.
+    require_export_place(tmp_path / "photos", files=["a.tflite"], num_bytes=0)
+    found = export(tmp_path / "photos", b_tflite="b")
+    assert found == {"parity.json": "{}", "b.tflite": "b", "a.jpg": ""}
     (tmp_path / "empty").mkdir()
     require_export_place(tmp_path / "empty", files=[], num_bytes=0)
     require_export_place(tmp_path / "deep" / "new", files=[], num_bytes=0)

@@ -24,6 +24,7 @@ from tensorboard.backend.event_processing.event_file_loader import RawEventFileL
 
 from tests.record.events import Running, scalars, steps_of
 from trainer.record import event_files
+from trainer.record.report_place import report_manifest
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
 from trainer.values import TrainerError
@@ -262,6 +263,26 @@ def test_files_dated_later_than_now_are_still_read_first(tmp_path, caplog, monke
             path.rename(path.with_name(f"events.out.tfevents.{year}.elsewhere.1.0.v2"))
     assert scalars(workdir.root / "train")["loss"] == [(1, 1.0), (2, 2.0), (3, 3.0)]
     assert "dated later than it is now" in caplog.text
+
+
+def test_only_the_event_files_of_the_run_are_cut_back(tmp_path):
+    workdir = made(tmp_path / "run")
+    train = workdir.root / "train"
+    summaries = Summaries(workdir)
+    for step in (1, 5):
+        summaries.scalars("train", step, {"loss": float(step)})
+    of_report = summaries.score(train, 5, {"accuracy": 0.5}, {})
+    report_manifest(train).add([of_report.name])
+    summaries.close()
+    # The same as the run's own, but for its name.
+    theirs = train / "events.out.tfevents.99.other"
+    theirs.write_bytes(of_report.read_bytes())
+    before = of_report.read_bytes()
+    Summaries(workdir).cut_back(1)
+    assert of_report.read_bytes() == theirs.read_bytes() == before
+    of_report.unlink()
+    theirs.unlink()
+    assert scalars(train) == {"loss": [(1, 1.0)]}
 
 
 def noise():

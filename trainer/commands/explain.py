@@ -1,11 +1,13 @@
 """`explain`: draws over pictures, or over the worst mistakes of a run, what its network goes by."""
 
+import contextlib
 import csv
 import functools
 import hashlib
 import json
 import logging
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +23,7 @@ from trainer.config import Config
 from trainer.data.bad_pictures import BadPictureError, shown_name
 from trainer.data.files import Found, find_pictures, read_file
 from trainer.data.opening import open_configured
+from trainer.file_lock import file_lock
 from trainer.files import PART_PREFIX, make_folder, move, write_bytes, write_text
 from trainer.flags import CommandLine
 from trainer.paths import local_path
@@ -32,6 +35,7 @@ from trainer.values import TrainerError
 
 _log = logging.getLogger("trainer")
 _LINES, _SHEET = "explain.jsonl", "contact_sheet.png"
+_PART = f"{PART_PREFIX}explain"
 _MOST_ON_SHEET = 100
 # Attributions that miss the gain by more than this share of it are told.
 _TOLERATED = 0.1
@@ -78,8 +82,8 @@ def run(line: CommandLine) -> int:
     folder = _make_folder(line.config.benchmark.output, workdir, chosen)
     batch_size = config.plan.batch_size
     explanations = Explanations(open_network(workdir, config), config, batch_size=batch_size)
-    with tempfile.TemporaryDirectory(prefix=PART_PREFIX, dir=folder) as part:
-        written = _Written(folder, Path(part), explanations)
+    with _part(folder) as part:
+        written = _Written(folder, part, explanations)
         with counting(config.run.progress, "explanations", len(chosen)) as more:
             for begin in range(0, len(chosen), batch_size):
                 batch = chosen[begin : begin + batch_size]
@@ -148,6 +152,16 @@ def _make_folder(output: str, workdir: Workdir, chosen: Sequence[Chosen]) -> Pat
     files = [_file(number, one.name) for number, one in enumerate(chosen, 1)]
     _manifest(folder).require_free([_LINES, _SHEET, *files], flag=flag)
     return folder
+
+
+@contextlib.contextmanager
+def _part(folder: Path) -> Iterator[Path]:
+    """Yields a new folder in one that is explained into; what a process that died left behind is removed."""
+    with file_lock(folder / f"{_PART}.lock", waiting_for=str(folder)) as lock:
+        for left in folder.glob(f"{_PART}-*") if lock else ():
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=f"{_PART}-", dir=folder) as part:
+            yield Path(part)
 
 
 def _manifest(folder: Path) -> Manifest:

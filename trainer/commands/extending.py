@@ -56,18 +56,34 @@ def extend(experiment: Experiment, workdir: Workdir, checkpoints: Checkpoints) -
         return before, after
 
     step, why = _same_until(recorded, checkpoints.whole_steps(), both)
-    best = checkpoints.best_step()
     if step is None:
         raise _refusal(workdir, why)
-    if best >= step and not both(recorded.run.evaluate_every)[1].now(best):
-        why = f"the best weights are of step {best:,}, which the longer plan does not evaluate"
+    best = _best_of_both(checkpoints, step, evaluated=both(recorded.run.evaluate_every)[1])
+    if best is None:
+        at = checkpoints.best_steps()[-1]
+        why = f"the best weights are of step {at:,}, which the longer plan does not evaluate"
         raise _refusal(workdir, why)
     if why:
         told = "goes back to" if step < reached else "goes on from"
         _log.info("--extend: %s; %s step %s", why, told, f"{step:,}")
     checkpoints.go_back(step)
+    if best:
+        checkpoints.keep_best(best)
     _log.info("extended from %s to %s steps", f"{old.total_steps:,}", f"{new.total_steps:,}")
     return {"step": step, "total_steps": [old.total_steps, new.total_steps]}
+
+
+def _best_of_both(checkpoints: Checkpoints, step: int, *, evaluated: Every) -> list[int] | None:
+    """Returns the steps of the best checkpoints that the longer plan, too, may have.
+
+    None where the one is lost that is the best at `step`. Empty where there is none at that step: the next
+    evaluation then takes the place of whatever is there.
+    """
+    found = [at for at in checkpoints.best_steps() if at < step or evaluated.now(at)]
+    known = int(checkpoints.values(checkpoints.find(str(step)))["best/step"])
+    if known < 0 or (found and found[-1] >= known):
+        return found
+    return None
 
 
 def _refusal(workdir: Workdir, why: str) -> TrainerError:

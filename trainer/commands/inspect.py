@@ -30,7 +30,8 @@ def run(line: CommandLine) -> int:
     print(f"configuration (identity {config.identity()})\n{_indented(to_flagfile(config))}")
     print(f"splits: {experiment.splits.how}")
     for split, indices in experiment.splits.indices.items():
-        print(f"  {split:<11}{len(indices):>8,}  ({told_counts(experiment.class_counts(split))})")
+        counts = told_counts(experiment.class_counts(split), all_of=config.inspect.verbose)
+        print(f"  {split:<11}{len(indices):>8,}  ({counts})")
     print(f"\nbackbone: {experiment.backbone.name}")
     for field in dataclasses.fields(contract):
         print(f"  {field.name:<14}{getattr(contract, field.name)}")
@@ -48,9 +49,9 @@ def run(line: CommandLine) -> int:
     return 0
 
 
-def told_counts(counts: Mapping[str, int]) -> str:
-    """Returns how many examples each class has; of many classes, the smallest and the largest."""
-    if len(counts) <= MOST_CLASSES:
+def told_counts(counts: Mapping[str, int], *, all_of: bool = False) -> str:
+    """Returns how many examples each class has; of many classes, the smallest and the largest or `all_of`."""
+    if all_of or len(counts) <= MOST_CLASSES:
         return ", ".join(f"{name} {count:,}" for name, count in counts.items())
     by_size = sorted(counts, key=lambda name: counts[name])
     ends = by_size[:ENDS_SHOWN] + by_size[-ENDS_SHOWN:]
@@ -64,7 +65,7 @@ def told_counts(counts: Mapping[str, int]) -> str:
     return (
         f"{len(counts):,} classes of {smallest:,} to {largest:,}"
         + (f", {empty:,} of them empty" if empty else "")
-        + f"; fewest: {few}; most: {many}"
+        + f"; fewest: {few}; most: {many}; --verbose lists all"
     )
 
 

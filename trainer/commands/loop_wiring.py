@@ -48,6 +48,8 @@ def run_loop(
             Duration.parse(text), plan, num_examples=len(indices["train"]), batch_size=config.plan.batch_size
         )
 
+    evaluations = every(config.run.evaluate_every)
+
     def examples(step: int) -> list[str]:
         at = experiment.pipeline.positions(indices["train"], step=step)
         return [experiment.source.ids[i] for i in at.tolist()]
@@ -62,7 +64,9 @@ def run_loop(
 
     def save_best(state: TrainState) -> None:
         guard.check_weights(state)
-        checkpoints.save_best(state.variables(), step=state.step, base=base_of(state))
+        # What is best only because the run ends here is not best in a longer one: see `extending`.
+        is_last = state.step == plan.total_steps and not evaluations.is_multiple(state.step)
+        checkpoints.save_best(state.variables(), step=state.step, base=base_of(state), in_place=not is_last)
 
     def save_once(state: TrainState) -> None:
         # What Save has written at this step is what a run that nobody stops leaves: it holds nothing of an
@@ -105,7 +109,7 @@ def run_loop(
         hook.Log(every(config.run.log_every), **writing),
         *_histograms(experiment, summaries, every),
         hook.Save(every(config.run.save_every), save=save, every_secs=config.run.save_every_secs),
-        hook.Evaluate(every(config.run.evaluate_every), evaluate=evaluate, then=judges, **writing),
+        hook.Evaluate(evaluations, evaluate=evaluate, then=judges, **writing),
         *judges,
         *figures,
         hook.Stop(requested=stop.requested, save=save_once),

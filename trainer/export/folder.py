@@ -40,10 +40,6 @@ def require_export_place(folder: Path, *, files: Sequence[str], num_bytes: int) 
     make_folder(folder.parent, flag=flag, wrong="lies below a file: it must be a folder")
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise TrainerError(f"{flag} is a link or a file: it must be a folder of its own")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / PARITY).is_file():
-        raise TrainerError(
-            f"{flag} holds something else than an export (there is no {PARITY} in it): name another folder"
-        )
     known = {name.split("/")[0] for name in _manifest(folder).files}
     for name in (*files, *BESIDE_MODELS):
         if os.path.lexists(folder / name) and name not in known:

@@ -79,7 +79,11 @@ class Every:
 
     def now(self, step: int) -> bool:
         """Returns whether something is due at `step`; nothing is before the first update."""
-        return step > 0 and (step % self.interval_steps == 0 or step in self._ends)
+        return step > 0 and (self.is_multiple(step) or step in self._ends)
+
+    def is_multiple(self, step: int) -> bool:
+        """Returns whether something is due at `step`, or would be, not only because a phase ends there."""
+        return step % self.interval_steps == 0
 
 
 class QuietHook:

@@ -10,6 +10,7 @@ from trainer.options.commands import (
     ExplainConfig,
     ExportConfig,
     FindLrConfig,
+    InspectConfig,
     PredictConfig,
     ServeConfig,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "ExportConfig",
     "FindLrConfig",
     "GuardConfig",
+    "InspectConfig",
     "ModelConfig",
     "PlanConfig",
     "PredictConfig",

@@ -127,6 +127,13 @@ class ServeConfig:
 
 
 @dataclass(frozen=True)
+class InspectConfig:
+    """Inspect"""
+
+    verbose: bool = option(False, "List all classes in inspect, however many.", identity=False)
+
+
+@dataclass(frozen=True)
 class BenchmarkConfig:
     """Benchmark"""
 

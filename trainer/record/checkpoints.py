@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,20 +72,37 @@ class Checkpoints:
                 found.append(self.step_of(name))
         return found
 
-    def best_step(self) -> int:
-        """Returns the step of the best checkpoint; -1 where there is none."""
-        return max([-1, *map(self.step_of, self._best.names())])
-
     def go_back(self, step: int) -> None:
         """Removes the checkpoints after that of a step, which must be there."""
         names = self._latest.names()
         if any(self.step_of(name) > step for name in names):
             self._latest.keep([name for name in names if self.step_of(name) <= step], among=names)
 
-    def save_best(self, variables: Mapping[str, tf.Variable], *, step: int, base: Base | None = None) -> None:
-        """Saves as the best, in place of the one before. Arguments and errors are those of `save`."""
+    def save_best(
+        self,
+        variables: Mapping[str, tf.Variable],
+        *,
+        step: int,
+        base: Base | None = None,
+        in_place: bool = True,
+    ) -> None:
+        """Saves as the best, in place of the one before, or beside it.
+
+        Arguments and errors are those of `save`.
+        """
         name = self._save(self._best, variables, step, base)
-        self._best.keep([name], among=self._best.names())
+        names = self._best.names()
+        before = [] if in_place else [other for other in names if self.step_of(other) < step][-1:]
+        self._best.keep([*before, name], among=names)
+
+    def best_steps(self) -> list[int]:
+        """Returns the steps of the best checkpoint and of those beside it, the newest last."""
+        return [self.step_of(name) for name in self._best.names()]
+
+    def keep_best(self, steps: Sequence[int]) -> None:
+        """Removes the best checkpoints of all but one or more steps; the newest of these is the best one."""
+        names = self._best.names()
+        self._best.keep([name for name in names if self.step_of(name) in steps], among=names)
 
     def exist(self) -> bool:
         """Returns whether anything has been saved, damaged since or not."""

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -15,10 +16,13 @@ from google.protobuf.message import DecodeError
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 
 from trainer.files import move, sync, write_bytes
+from trainer.record.report_place import report_manifest
 
 _log = logging.getLogger("trainer")
 # Around the content of a record: its length and two checksums.
 _FRAME_BYTES = 16
+# Seconds, host, process and a counter: as `tf.summary` calls its files. Ten digits sort as numbers do.
+_NAME = re.compile(r"events\.out\.tfevents\.\d{10}\..+\.\d+\.\d+\.v2", re.DOTALL)
 # What an event file may hold without showing anything.
 _SHOWS_NOTHING = ("file_version", "session_log", None)
 
@@ -30,15 +34,16 @@ class EventFile:
     are counted, and looked for in the file.
     """
 
-    def __init__(self, folder: Path, *, create: Callable[[str], Any], after: str = ""):
-        """Opens a file whose name sorts behind those in the folder.
+    def __init__(self, folder: Path, *, create: Callable[[str], Any], after: str = "", alone: bool = False):
+        """Opens a file whose name sorts behind those of the run in the folder.
 
         Args:
           folder: where; it is made if it is not there.
           create: makes a writer for a folder, as `tf.summary.create_file_writer` does.
           after: name of a file that was there, and that the new one sorts behind, too.
+          alone: whether it goes on with no other, so that its name may be any.
         """
-        self._writer, self.path = _open(folder, create=create, after=after)
+        self._writer, self.path = _open(folder, create=create, after=after, alone=alone)
         # TensorFlow begins each file with the version of its format.
         self._num_written, self._num_found = 1, 0
         self._end = 0
@@ -107,8 +112,14 @@ class EventFile:
 
 
 def event_files(folder: Path) -> list[Path]:
-    """Returns the event files of a folder in the order in which TensorBoard reads them."""
-    return sorted(folder.glob("events.out.tfevents.*"))
+    """Returns the event files of a run in a folder, in the order in which TensorBoard reads them.
+
+    Those of other programs, and of an evaluation with this folder as its --report_dir, are left alone.
+    """
+    of_reports = report_manifest(folder).files
+    return sorted(
+        path for path in folder.glob("*") if _NAME.fullmatch(path.name) and path.name not in of_reports
+    )
 
 
 def cut(path: Path, *, last_step: int) -> None:
@@ -149,14 +160,14 @@ def _whole_events(path: Path) -> Iterator[tuple[Any, int]]:
             yield event, end
 
 
-def _open(folder: Path, *, create: Callable[[str], Any], after: str) -> tuple[Any, Path]:
+def _open(folder: Path, *, create: Callable[[str], Any], after: str, alone: bool) -> tuple[Any, Path]:
     """Makes a writer, and finds its file."""
-    # Names carry seconds, host, process and a counter as text: within a second, 10 sorts before 9.
+    # Names carry text: within a second, 10 sorts before 9.
     for _ in range(25):
         older = event_files(folder)
         writer = create(str(folder))
         [path] = set(event_files(folder)) - set(older)
-        if path.name > max([after, *(other.name for other in older)]):
+        if alone or path.name > max([after, *(other.name for other in older)]):
             return writer, path
         writer.close()
         path.unlink()
@@ -170,7 +181,7 @@ def _open(folder: Path, *, create: Callable[[str], Any], after: str) -> tuple[An
     for i, path in enumerate(older):
         ending = path.name.removeprefix("events.out.tfevents.")
         move(path, folder / f"events.out.tfevents.{now - len(older) + i:010d}.{ending}")
-    return _open(folder, create=create, after="")
+    return _open(folder, create=create, after="", alone=alone)
 
 
 def _why_not_written(path: Path) -> OSError:

@@ -92,7 +92,7 @@ class Summaries:
         self, folder: Path, step: int, values: Mapping[str, float], figures: Mapping[str, bytes]
     ) -> Path:
         """Writes a score and its figures (PNG) into a new event file of a folder, and returns its path."""
-        with self._writing(str(folder), step, num_events=len(values) + len(figures)):
+        with self._writing(str(folder), step, num_events=len(values) + len(figures), alone=True):
             for tag, value in values.items():
                 tf.summary.scalar(tag, value)
             for name, png in figures.items():
@@ -117,8 +117,8 @@ class Summaries:
     def cut_back(self, step: int | None, *, with_options: bool = False) -> None:
         """Forgets what will be written again after a restore at `step`, before anything is written.
 
-        That is what lies after the step, the evaluation of the step, which comes after its
-        checkpoint, and the final scores. None: there is no checkpoint; everything is forgotten.
+        That is, in the files of the run, what lies after the step, the evaluation of the step, which comes
+        after its checkpoint, and the final scores. None: there is no checkpoint; everything is forgotten.
         A TensorBoard that is running forgets the same as soon as it reads what is written next.
 
         Args:
@@ -158,13 +158,13 @@ class Summaries:
             del self._files[split]
 
     @contextlib.contextmanager
-    def _writing(self, split: str, step: int, *, num_events: int = 1) -> Iterator[None]:
+    def _writing(self, split: str, step: int, *, num_events: int = 1, alone: bool = False) -> Iterator[None]:
         """What `tf.summary` is called for within the block, `num_events` times, goes to a split."""
         with self._told(split):
             if split not in self._files:
                 again, after = self._restarts.pop(split, (None, ""))
                 folder = self._workdir.root / split
-                file = EventFile(folder, create=tf.summary.create_file_writer, after=after)
+                file = EventFile(folder, create=tf.summary.create_file_writer, after=after, alone=alone)
                 if again is not None:
                     file.begin_again(again)
                 self._files[split] = file
