@@ -43,9 +43,10 @@ def test_a_thousand_classes_make_no_long_line(tmp_path, tiny_backbone, run_main)
     assert "  validation       11  (1,000 classes of 0 to 2, 990 of them empty; fewest: " in out
     status, out, err = run_main("inspect", *options, "--verbose")
     assert (status, err) == (0, "")
-    [*_, of_train, of_validation] = [
-        line for line in out.splitlines() if line.startswith(("  train ", "  vali"))
-    ]
+    of_train, of_validation = (
+        next(line for line in out.splitlines() if line.startswith(f"  {split} "))
+        for split in ("train", "validation")
+    )
     assert of_train.count("a class of things with a long name, number ") == 1000
     assert of_validation.count("a class of things with a long name, number ") == 1000
     assert "number 006 1, a class of things with a long name, number 007 2, a class" in of_train
