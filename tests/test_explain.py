@@ -184,6 +184,7 @@ with explain._part(Path(sys.argv[1])) as part:
     command = [sys.executable, "-c", code, str(out)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         left = out / other.stdout.readline().strip()
+        assert left.name.startswith(".part-")
         timer = threading.Timer(0.5, lambda: (out / "lives").write_text(str(left.exists())))
         timer.start()
         killer = threading.Timer(1, other.stdin.close)
