@@ -23,7 +23,7 @@ tf.config.set_logical_device_configuration(
 
 from tests.conftest import make_flower_folder  # noqa: E402
 from tests.feature_runs import metrics, weights  # noqa: E402
-from trainer.loop import hooks  # noqa: E402
+from trainer.loop import standard_callbacks  # noqa: E402
 from trainer.main import main  # noqa: E402
 
 BATCH_NORM = 4
@@ -61,13 +61,13 @@ def kill_at(step):
         if state.step == step:
             raise Killed
 
-    hooks.Stop.__call__ = look
+    standard_callbacks.Stop.__call__ = look
     try:
         train("killed")
     except Killed:
         return
     finally:
-        hooks.Stop.__call__ = stop_call
+        standard_callbacks.Stop.__call__ = stop_call
     raise AssertionError("the run was not killed")
 
 
@@ -90,7 +90,7 @@ def rows(name):
     return [{k: v for k, v in row.items() if k not in timing} for row in metrics(ROOT / name)]
 
 
-stop_call = hooks.Stop.__call__
+stop_call = standard_callbacks.Stop.__call__
 make_flower_folder(ROOT / "pictures")
 found = {"whole": train("whole"), "uncached": train("uncached", "--feature_cache=off")}
 kill_at(BATCH_NORM - 1)

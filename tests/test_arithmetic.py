@@ -313,7 +313,7 @@ def used(monkeypatch):
 
 
 def stop_after_one_step(patch):
-    from trainer.loop.hooks import Stop
+    from trainer.loop.standard_callbacks import Stop
 
     looks = []
     patch.setattr(StopSignal, "requested", lambda self: looks.append(self) or len(looks) == 1)

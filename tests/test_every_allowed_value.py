@@ -11,7 +11,7 @@ from trainer.combinations import check_options
 from trainer.config import Config
 from trainer.data.augment import make_augment
 from trainer.flags import parse, to_flagfile
-from trainer.loop.hooks import Every
+from trainer.loop.callbacks import Every
 from trainer.loop.limits import make_limit
 from trainer.loop.phases import make_plan
 from trainer.model.heads import Head

@@ -15,7 +15,7 @@ from tests.conftest import make_flower_folder
 from tests.continuations import Killed, told_faults, while_recovering
 from tests.interruptions import Kill, changed, read_disk, torn
 from trainer.commands import loop_wiring
-from trainer.loop import hooks
+from trainer.loop import standard_callbacks
 from trainer.runtime import StopSignal
 from trainer.values import Interrupted
 
@@ -157,17 +157,17 @@ def kept_checkpoints(run):
 
 def test_stopped_after_any_step_and_continued(run, monkeypatch):
     """One run is stopped after each step; from each of these moments another goes on to the end."""
-    call, stopped = hooks.Stop.__call__, []
+    call, stopped = standard_callbacks.Stop.__call__, []
 
     def stop(self, state):
         self._requested = lambda: "enough"
         call(self, state)
 
     # Otherwise about once a second, which is after all nine.
-    monkeypatch.setattr(hooks.Stop, "next_due", lambda self, step: step + 1)
+    monkeypatch.setattr(standard_callbacks.Stop, "next_due", lambda self, step: step + 1)
     run.put_back(None)
     with run.warm(), monkeypatch.context() as patch:
-        patch.setattr(hooks.Stop, "__call__", stop)
+        patch.setattr(standard_callbacks.Stop, "__call__", stop)
         for step in range(1, TOTAL_STEPS + 1):
             assert run.start() == 75
             assert max(kept_checkpoints(run)) == step
@@ -177,7 +177,7 @@ def test_stopped_after_any_step_and_continued(run, monkeypatch):
 
 def test_stopped_wherever_it_asks_whether_to_stop(run, monkeypatch):
     """Between steps, and between the batches of an evaluation."""
-    monkeypatch.setattr(hooks.Stop, "next_due", lambda self, step: step + 1)
+    monkeypatch.setattr(standard_callbacks.Stop, "next_due", lambda self, step: step + 1)
     for at in itertools.count(1):
         looks = itertools.count(1)
 
@@ -213,8 +213,8 @@ def test_another_seed_gives_another_run_of_the_same_splits(run):
 def test_a_state_is_checked_before_it_is_saved_and_saved_before_it_is_scored(run, monkeypatch):
     orders = []
 
-    def record(state, *, hooks, **others):
-        orders.append([type(hook).__name__ for hook in hooks])
+    def record(state, *, callbacks, **others):
+        orders.append([type(callback).__name__ for callback in callbacks])
         raise Interrupted("enough")
 
     monkeypatch.setattr(loop_wiring, "train", record)

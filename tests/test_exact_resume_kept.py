@@ -14,7 +14,7 @@ from tests.conftest import make_flower_folder
 from tests.continuations import Killed, told_faults, while_recovering
 from tests.feature_runs import tiny_net
 from tests.interruptions import torn
-from trainer.loop import hooks
+from trainer.loop import standard_callbacks
 from trainer.precision import Choice, choice, supported
 
 COMMON = ("--image_size=8", "--batch_size=4", "--progress=plain")
@@ -82,7 +82,7 @@ def by_time(tmp_path_factory, tiny_backbone):
     """A checkpoint is written whenever the run looks at the clock, which is after each step."""
     pictures = make_flower_folder(tmp_path_factory.mktemp("pictures"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hooks.Stop, "next_due", lambda self, step: step + 1)
+        patch.setattr(standard_callbacks.Stop, "next_due", lambda self, step: step + 1)
         run = Killed(
             (
                 f"--source=folder:{pictures}", f"--backbone=savedmodel:{tiny_backbone}", "--head=linear",

@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import call_main, make_flower_folder
 from tests.run_results import differences, results, without_older
 from trainer.commands import loop_wiring
-from trainer.loop import hooks
+from trainer.loop import standard_callbacks
 
 SETTINGS = (
     "--image_size=8", "--splits=10,4,4", "--batch_size=4", "--head=mlp(6)", "--log_every=2steps",
@@ -37,14 +37,14 @@ def train(tiny_backbone, tmp_path_factory):
 
 def stop_at(monkeypatch, step):
     """Has a run stop there, as Ctrl-C does."""
-    call = hooks.Stop.__call__
+    call = standard_callbacks.Stop.__call__
 
     def stop(self, state):
         self._requested = lambda: "enough" if state.step == step else ""
         call(self, state)
 
-    monkeypatch.setattr(hooks.Stop, "next_due", lambda self, at: at + 1)
-    monkeypatch.setattr(hooks.Stop, "__call__", stop)
+    monkeypatch.setattr(standard_callbacks.Stop, "next_due", lambda self, at: at + 1)
+    monkeypatch.setattr(standard_callbacks.Stop, "__call__", stop)
 
 
 def left(workdir):

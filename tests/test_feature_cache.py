@@ -484,7 +484,7 @@ def test_a_run_killed_while_it_computes_is_simply_started_again(cached, options,
 
 def stopping(*arguments, after):
     """Runs the program; it is asked to stop after so many steps of its own."""
-    from trainer.loop.hooks import Stop
+    from trainer.loop.standard_callbacks import Stop
     from trainer.runtime import StopSignal
 
     looks, look = [], Stop.__call__

@@ -11,7 +11,7 @@ from PIL import Image
 from tests.conftest import make_flower_folder
 from tests.feature_runs import metrics, weights
 from trainer.commands import train
-from trainer.loop import hooks
+from trainer.loop import standard_callbacks
 
 STEPS = 12
 
@@ -117,7 +117,7 @@ def test_a_loss_that_explodes_is_noticed(arguments, run_main):
 
 
 def test_time_is_up(arguments, tmp_path, run_main, monkeypatch):
-    monkeypatch.setattr(hooks.Stop, "next_due", lambda self, step: step + 1)
+    monkeypatch.setattr(standard_callbacks.Stop, "next_due", lambda self, step: step + 1)
     going_on = ("--on_nonfinite=rollback", "--max_rollbacks=9")
     options = ("--split_seed=1", "--feature_cache=off", *going_on, "--max_minutes=0.000001")
     for step in (1, 2):

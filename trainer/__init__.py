@@ -3,6 +3,9 @@
 import os
 from typing import Any
 
+from trainer import register
+
+__all__ = ["load", "register"]
 __version__ = "0.1.0"
 
 

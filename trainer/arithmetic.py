@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from trainer import plugins, register
 from trainer.experiment import Experiment
 from trainer.loop.phases import Phase
 from trainer.loop.state import TrainState
@@ -181,5 +182,5 @@ def speed_key(experiment: Experiment, phase: Phase, cut: Cut | None) -> dict[str
         ],
         "bn": phase.spec.bn,
         "cut": cut.name if cut else "",
-        "code": code_digest(*MEASURED),
+        "code": code_digest(*MEASURED, plugins=plugins.sources(*register.KINDS)),
     }

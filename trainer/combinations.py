@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from trainer.config import Config
 from trainer.data.augment import make_augment
 from trainer.loop.averages import AVERAGES
+from trainer.loop.callbacks import CALLBACKS
 from trainer.loop.gradient_rules import GRADIENT_RULES
 from trainer.loop.losses import LOSSES, check_class_weights
 from trainer.loop.metrics import make_metrics
@@ -15,7 +16,7 @@ from trainer.loop.optimizers import choose_optimizer
 from trainer.loop.schedules import choose_schedule
 from trainer.model.heads import HEADS
 from trainer.phase_specs import PhaseSpec, phase_specs
-from trainer.values import UsageError
+from trainer.values import UsageError, parse_calls
 
 _log = logging.getLogger("trainer")
 # Below this, averages over a batch say little of a data set (Wu & He, 2018, arXiv 1803.08494, figure 1).
@@ -32,6 +33,8 @@ def check_options(config: Config) -> None:
     OBJECTIVES.choose(config.update.objective)
     GRADIENT_RULES.choose(config.update.gradient_rule)
     make_metrics(config.update.metrics)
+    for call in parse_calls(config.run.callbacks):
+        CALLBACKS.choose(call)
     HEADS.choose(config.model.head) if config.model.head != "auto" else None
     check_class_weights(config.update.class_weights)
     check_rules(config.update.lr_multiplier)

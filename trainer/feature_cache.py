@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer import plugins
 from trainer.caches import cache_root
 from trainer.data.augment import Augment
 from trainer.data.feature_store import FeatureCacheError, FeatureStore
@@ -111,6 +112,7 @@ class FeatureCache:
             decoding=config.data.decode,
             network=network,
             view=view,
+            plugins=plugins.sources("augmentation") if view else [],
         )
         describe = (
             f"{config.data.source} {split}, {experiment.backbone.name} to {cut.name}, {network['precision']}"

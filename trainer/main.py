@@ -18,7 +18,12 @@ def main(argv: Sequence[str]) -> int:
         print(f"trainer: {problem}", file=sys.stderr)
         return 1
     if {"--help", "-h", "--helpshort", "--helpfull"} & set(argv):
-        print(flags.help_text(full="--helpfull" in argv), end="")
+        full = "--helpfull" in argv
+        print(flags.help_text(full=full), end="")
+        if full:
+            from trainer import commands
+
+            print(commands.named_help(argv), end="")
         return 0
     lines = _log_to_stdout()
     try:

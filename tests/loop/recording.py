@@ -1,7 +1,7 @@
-"""Hooks that write, save and evaluate nowhere, and remember that they were asked to."""
+"""Callbacks that write, save and evaluate nowhere, and remember that they were asked to."""
 
 from tests.loop.toys import dataset_of, plan_of, random_batches, run_of
-from trainer.loop import hooks
+from trainer.loop import callbacks, standard_callbacks
 from trainer.loop.guard import Guard
 from trainer.loop.judges import Best
 from trainer.loop.loop import train
@@ -11,7 +11,7 @@ TWO_PHASES = ("name=a; for=4steps; train=head; lr=0.1", "name=b; for=6steps; tra
 
 
 def every(text, plan=None):
-    return hooks.Every(Duration.parse(text), plan or plan_of(*TWO_PHASES), num_examples=4, batch_size=4)
+    return callbacks.Every(Duration.parse(text), plan or plan_of(*TWO_PHASES), num_examples=4, batch_size=4)
 
 
 class Recorder:
@@ -42,8 +42,8 @@ class Recorder:
         return self.scores.pop(0) if self.scores else {"accuracy": 0.5, "loss": 1.0}
 
 
-class Visits(hooks.QuietHook):
-    """Where the loop came back to the hooks, and what `look` saw there."""
+class Visits(callbacks.Callback):
+    """Where the loop came back to the callbacks, and what `look` saw there."""
 
     def __init__(self, *due, look=lambda state: None):
         self.due, self.steps, self.seen, self._look = due, [], [], look
@@ -56,21 +56,21 @@ class Visits(hooks.QuietHook):
         self.seen.append(self._look(state))
 
 
-def all_hooks(recorder, plan, *, log="3steps", save="5steps", evaluate="5steps", requested=lambda: False):
+def all_callbacks(recorder, plan, *, log="3steps", save="5steps", evaluate="5steps", requested=lambda: False):
     best = Best(save_best=recorder.save_best)
     told = {"writer": recorder, "progress": recorder}
     return [
         Guard(examples=lambda step: []),
-        hooks.Log(every(log, plan), **told),
-        hooks.Save(every(save, plan), save=recorder.save),
-        hooks.Evaluate(every(evaluate, plan), evaluate=recorder.evaluate, then=[best], **told),
+        standard_callbacks.Log(every(log, plan), **told),
+        standard_callbacks.Save(every(save, plan), save=recorder.save),
+        standard_callbacks.Evaluate(every(evaluate, plan), evaluate=recorder.evaluate, then=[best], **told),
         best,
         # A clock that stands still lets Stop ask for one step, then ten times as many.
-        hooks.Stop(requested=requested, save=recorder.save, clock=lambda: 0.0),
+        standard_callbacks.Stop(requested=requested, save=recorder.save, clock=lambda: 0.0),
     ]
 
 
-def run_loop(state, hook_list, *, batches=None, on_phase=lambda state: None, **options):
+def run_loop(state, callback_list, *, batches=None, on_phase=lambda state: None, **options):
     batches = batches or random_batches(state.plan.total_steps)
 
     def dataset(phase, step):
@@ -80,6 +80,6 @@ def run_loop(state, hook_list, *, batches=None, on_phase=lambda state: None, **o
         state,
         batches=dataset,
         make_run=lambda state, phase: run_of(state, **options),
-        hooks=hook_list,
+        callbacks=callback_list,
         on_phase=on_phase,
     )

@@ -6,7 +6,7 @@ import pytest
 
 from tests.loop.recording import TWO_PHASES, Recorder, Visits, run_loop
 from tests.loop.toys import state_of
-from trainer.loop import hooks
+from trainer.loop import standard_callbacks
 from trainer.loop.guard import Guard
 from trainer.loop.judges import Best
 
@@ -41,9 +41,9 @@ def test_best_keeps_the_highest_accuracy_and_then_the_lowest_loss(scores, saved)
 
 def test_stop_saves_and_raises_at_the_step_it_is_asked():
     recorder, state = Recorder(), state_of(*TWO_PHASES)
-    stop = hooks.Stop(requested=lambda: state.step >= 6, save=recorder.save)
+    stop = standard_callbacks.Stop(requested=lambda: state.step >= 6, save=recorder.save)
     every_step = Visits(*range(1, 11))
-    with pytest.raises(hooks.Interrupted, match="stopped at step 6 of 10"):
+    with pytest.raises(standard_callbacks.Interrupted, match="stopped at step 6 of 10"):
         run_loop(state, [Guard(examples=lambda step: []), every_step, stop])
     assert recorder.events == [("save", 6)]
     assert every_step.steps == [1, 2, 3, 4, 5, 6]
@@ -52,7 +52,7 @@ def test_stop_saves_and_raises_at_the_step_it_is_asked():
 @pytest.mark.parametrize("secs_per_step", [0.0004, 0.01, 0.3, 0.999, 5.0])
 def test_stop_looks_about_once_a_second(secs_per_step):
     now = [0.0]
-    stop = hooks.Stop(requested=lambda: False, save=lambda state: None, clock=lambda: now[0])
+    stop = standard_callbacks.Stop(requested=lambda: False, save=lambda state: None, clock=lambda: now[0])
     step, intervals = 0, []
     for _ in range(12):
         ahead = stop.next_due(step) - step

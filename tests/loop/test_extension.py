@@ -3,8 +3,8 @@
 import pytest
 
 from trainer.config import Config
+from trainer.loop.callbacks import Every
 from trainer.loop.extension import first_other_step, why_other_updates
-from trainer.loop.hooks import Every
 from trainer.loop.phases import make_plan
 from trainer.phase_specs import phase_specs
 from trainer.values import Duration

@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from tests.loop.recording import TWO_PHASES, Recorder, all_hooks, every, run_loop
+from tests.loop.recording import TWO_PHASES, Recorder, all_callbacks, every, run_loop
 from tests.loop.toys import dataset_of, random_batches, run_of, state_of, values
-from trainer.loop import hooks
+from trainer.loop import standard_callbacks
 from trainer.loop.guard import Guard, NonFinite
 from trainer.values import TrainerError
 
@@ -18,8 +18,8 @@ def with_bad(step, value, count=10):
     return batches
 
 
-def hooks_with(guard, recorder, state, **options):
-    return [guard, *all_hooks(recorder, state.plan, save="1steps", log="1steps", **options)[1:]]
+def callbacks_with(guard, recorder, state, **options):
+    return [guard, *all_callbacks(recorder, state.plan, save="1steps", log="1steps", **options)[1:]]
 
 
 @pytest.mark.parametrize(("value", "told"), [(np.nan, "nan"), (np.inf, "nan")])
@@ -27,7 +27,7 @@ def test_a_loss_that_is_not_finite_is_never_saved(value, told):
     recorder, state = Recorder(), state_of(*TWO_PHASES)
     guard = Guard(examples=lambda step: [f"picture {step}-{i}" for i in range(70)])
     with pytest.raises(NonFinite) as caught:
-        run_loop(state, hooks_with(guard, recorder, state), batches=with_bad(5, value))
+        run_loop(state, callbacks_with(guard, recorder, state), batches=with_bad(5, value))
     text = str(caught.value)
     assert text.startswith(f"the loss is not finite ({told}) at step 5 (phase b, learning rate 0.2); ")
     assert "The batch: picture 5-0, picture 5-1, " in text
@@ -45,12 +45,12 @@ def test_a_loss_above_the_limit_counts_as_one_that_is_not_finite():
     with pytest.raises(NonFinite, match=r"the loss of 1\.0986\d* is above --max_loss=1.09 at step 0"):
         run_loop(
             state,
-            hooks_with(Guard(examples=lambda step: [], max_loss=1.09), recorder, zero_head(state)),
+            callbacks_with(Guard(examples=lambda step: [], max_loss=1.09), recorder, zero_head(state)),
             max_loss=1.09,
         )
     assert not [kind for kind, _ in recorder.events if kind == "save"]
     state = zero_head(state_of(*TWO_PHASES))
-    run_loop(state, hooks_with(limit(9.0), recorder, state), max_loss=9.0)
+    run_loop(state, callbacks_with(limit(9.0), recorder, state), max_loss=9.0)
     assert state.step == 10
 
 
@@ -108,7 +108,7 @@ def test_a_batch_that_is_left_out_changes_nothing_but_the_step(chunks):
 def test_saving_by_the_clock():
     now, saved = [0.0], []
     state = state_of("for=100steps; train=head")
-    save = hooks.Save(
+    save = standard_callbacks.Save(
         every("100steps", state.plan),
         save=lambda s: saved.append(s.step),
         every_secs=60,
@@ -120,7 +120,7 @@ def test_saving_by_the_clock():
         now[0] = secs
         save(state)
     assert saved == [3, 5, 100, 102]
-    never = hooks.Save(
+    never = standard_callbacks.Save(
         every("100steps", state.plan), save=lambda s: saved.append(s.step), clock=lambda: 1e9 * now[0]
     )
     now[0] = 1e9

@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 
-from tests.loop.recording import Recorder, all_hooks, run_loop
+from tests.loop.recording import Recorder, all_callbacks, run_loop
 from tests.loop.toys import dataset_of, random_batches, run_of, state_of
 from trainer.loop.judges import EarlyStop, Plateau
 from trainer.loop.standstill import Standstill
@@ -18,10 +18,10 @@ def scores(*losses, accuracy=0.5):
 def judged(state, judge, *, losses, evaluate="1steps", recorder=None):
     """Trains with one judge, and returns what was asked of writers and savers."""
     recorder = recorder or Recorder(scores(*losses))
-    hook_list = all_hooks(recorder, state.plan, log="1steps", evaluate=evaluate)
-    best = hook_list[4]
-    hook_list[3]._then = [best, judge]
-    run_loop(state, [*hook_list[:5], judge, hook_list[5]])
+    callback_list = all_callbacks(recorder, state.plan, log="1steps", evaluate=evaluate)
+    best = callback_list[4]
+    callback_list[3]._then = [best, judge]
+    run_loop(state, [*callback_list[:5], judge, callback_list[5]])
     return recorder
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.loop.recording import Recorder, all_hooks
+from tests.loop.recording import Recorder, all_callbacks
 from tests.loop.toys import batch_of, dataset_of, random_batches, run_of, state_of, values
 from trainer.loop.guard import Guard
 from trainer.loop.loop import train
@@ -126,7 +126,7 @@ def test_the_rate_is_that_of_the_step_whatever_was_left_out_before(monkeypatch):
         logged.append(values["learning_rate"])
 
     monkeypatch.setattr(recorder, "scalars", log)
-    hook = all_hooks(recorder, state.plan, log="1steps", save="9steps", evaluate="9steps")[1]
+    callback = all_callbacks(recorder, state.plan, log="1steps", save="9steps", evaluate="9steps")[1]
     for step in range(9):
         state.loss_scale.scale.assign(2.0**127 if step < 3 else 1.0)
         before = bias.numpy()
@@ -135,7 +135,7 @@ def test_the_rate_is_that_of_the_step_whatever_was_left_out_before(monkeypatch):
         moved.append(np.abs(bias.numpy() - before).sum())
         for variable in state.trained.values():
             variable.assign(tf.zeros_like(variable))
-        hook(state)
+        callback(state)
     rates = [0.5 * min(step + 1, 8) / 8 for step in range(9)]
     assert (state.step, int(state.optimizer.iterations)) == (9, 6)
     assert moved[:3] == [0, 0, 0]
@@ -184,7 +184,7 @@ def test_the_loop_logs_steps_and_stops_as_ever():
             state,
             batches=lambda phase, step: dataset_of(*[HOPELESS] * 9),
             make_run=lambda state, phase: run_of(state, precision="float16"),
-            hooks=all_hooks(recorder, state.plan, save="1steps", log="1steps"),
+            callbacks=all_callbacks(recorder, state.plan, save="1steps", log="1steps"),
         )
     assert [step for kind, step in recorder.events if kind == "save"] == [1]
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.loop.recording import TWO_PHASES, Recorder, Visits, all_hooks, every, run_loop
+from tests.loop.recording import TWO_PHASES, Recorder, Visits, all_callbacks, every, run_loop
 from tests.loop.toys import dataset_of, random_batches, run_of, state_of
-from trainer.loop import hooks
+from trainer.loop import standard_callbacks
 from trainer.loop.judges import EarlyStop
 from trainer.loop.loop import train
 from trainer.loop.watching import Figures, Histograms, Profile, profile_range, real_values
@@ -35,8 +35,8 @@ def test_distributions_of_what_holds_real_numbers():
     named["counter"] = tf.Variable(3, dtype=tf.int64)
     named["text"] = tf.Variable("word")
     seen = {}
-    hook = Histograms(every("2steps", state.plan), write=seen.__setitem__)
-    run_loop(state, [hook])
+    callback = Histograms(every("2steps", state.plan), write=seen.__setitem__)
+    run_loop(state, [callback])
     assert list(seen) == [2, 3]
     assert {name: value.shape for name, value in seen[3].items()} == {
         name: tuple(named[name].shape) for name in ("head/logits/kernel", "head/logits/bias")
@@ -46,7 +46,7 @@ def test_distributions_of_what_holds_real_numbers():
     assert set(real_values(named)) == set(seen[3])
 
 
-def go(state, hook_list, *, around=lambda run: run, on_phase=lambda state: None):
+def go(state, callback_list, *, around=lambda run: run, on_phase=lambda state: None):
     """The loop with updates that do nothing but count."""
 
     def run(iterator, num_steps):
@@ -57,7 +57,7 @@ def go(state, hook_list, *, around=lambda run: run, on_phase=lambda state: None)
         state,
         batches=lambda phase, step: tf.data.Dataset.range(1),
         make_run=lambda state, phase: around(run),
-        hooks=hook_list,
+        callbacks=callback_list,
         on_phase=on_phase,
     )
 
@@ -68,22 +68,22 @@ class Drawn:
     def __init__(self, figures, *, evaluate, phases=TWO_PHASES, start=0, early=None):
         self.state, self.steps, recorder = state_of(*phases), [], Recorder()
         plan = self.state.plan
-        hook = Figures(
+        callback = Figures(
             every(figures, plan),
             evaluations=every(evaluate, plan),
             draw=lambda scored, step: self.steps.append((scored, step)),
         )
-        recorder.evaluate = lambda: self._evaluate(hook)
-        all_of_them = all_hooks(recorder, plan, evaluate=evaluate)
+        recorder.evaluate = lambda: self._evaluate(callback)
+        all_of_them = all_callbacks(recorder, plan, evaluate=evaluate)
         judges = [early] if early else []
         all_of_them[3]._then.extend(judges)
-        all_of_them[-1:-1] = [*judges, hook]
+        all_of_them[-1:-1] = [*judges, callback]
         if start:
             self.state.jump(start)
         go(self.state, all_of_them)
 
-    def _evaluate(self, hook):
-        hook.keep(f"evaluation of {self.state.step}", step=self.state.step)
+    def _evaluate(self, callback):
+        callback.keep(f"evaluation of {self.state.step}", step=self.state.step)
         return {"accuracy": 0.5, "loss": 1.0}
 
 
@@ -148,20 +148,22 @@ def profiled(first, last, *, start=0, stop_at=0):
     if start:
         state.jump(start)
     profiler, visits = Fake(state), Visits(stop_at)
-    stop = hooks.Stop(requested=lambda: "enough" * (state.step == stop_at), save=lambda state: None)
+    stop = standard_callbacks.Stop(
+        requested=lambda: "enough" * (state.step == stop_at), save=lambda state: None
+    )
     stop.next_due = lambda step: 2**62
-    hook = Profile(first, last, profiler=profiler)
+    callback = Profile(first, last, profiler=profiler)
     try:
         go(
             state,
-            [hook, visits, stop],
-            around=lambda run: hook.around(run, state),
+            [callback, visits, stop],
+            around=lambda run: callback.around(run, state),
             on_phase=lambda state: profiler.events.append(("phase", state.phase.spec.name)),
         )
-    except hooks.Interrupted:
+    except standard_callbacks.Interrupted:
         pass
     finally:
-        hook.close()
+        callback.close()
     return [event for event in profiler.events if event[0] != "phase"], profiler.events, visits.steps
 
 
@@ -200,12 +202,12 @@ def test_a_run_that_ends_within_them_leaves_no_profiler_running():
 
 def test_the_numbers_are_those_of_a_run_that_nobody_watched():
     watched, plain = state_of(*TWO_PHASES), state_of(*TWO_PHASES)
-    hook, batches = Profile(3, 7, profiler=Fake(watched)), random_batches(10)
+    callback, batches = Profile(3, 7, profiler=Fake(watched)), random_batches(10)
     train(
         watched,
         batches=lambda phase, step: dataset_of(*batches[step : phase.stop_step]),
-        make_run=lambda state, phase: hook.around(run_of(state), state),
-        hooks=[hook],
+        make_run=lambda state, phase: callback.around(run_of(state), state),
+        callbacks=[callback],
     )
     run_loop(plain, [Visits()], batches=batches)
     for name, variable in plain.variables().items():

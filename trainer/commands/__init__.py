@@ -6,12 +6,16 @@ state to save when it is told to stop.
 
 import importlib
 import os
+import textwrap
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
+from trainer import plugins, register
 from trainer.flags import CommandLine
 from trainer.machine import unsupported_system
 from trainer.paths import settle_home
+from trainer.record.workdir import Workdir
 from trainer.runtime import StopSignal, require_one_machine, start_tensorflow
 from trainer.values import TrainerError, UsageError
 
@@ -29,12 +33,40 @@ def run(line: CommandLine) -> int:
     if line.command in TRAINING:
         require_one_machine()
     if line.command != "train":
-        return _load(line.command).run(line)
+        room = _load(line.command)
+        if line.command not in WITHOUT_TENSORFLOW:
+            _load_plugins(line)
+        return room.run(line)
     run = line.config.run
     signals = [name for name in run.stop_signals.split(",") if name]
     # Before TensorFlow, whose import takes seconds in which a signal may come, too.
     with StopSignal.installed(signals, max_minutes=run.max_minutes) as stop:
-        return _load(line.command).run(line, stop)
+        room = _load(line.command)
+        plugins.load_plugins(run.plugin)
+        return room.run(line, stop)
+
+
+def _load_plugins(line: CommandLine) -> None:
+    """Loads what --plugin names, and what the run was trained with."""
+    plugins.load_plugins(line.config.run.plugin)
+    workdir = Workdir(line.config.run.workdir)
+    if line.config.run.workdir and workdir.run_json.exists():
+        plugins.load_copies(workdir.plugins, workdir.read_facts().get("plugins", []))
+
+
+def named_help(argv: Sequence[str]) -> str:
+    """Returns what can be asked for by name, that of the plugins in a command line included."""
+    _load("inspect")
+    plugins.load_plugins([text.partition("=")[2] for text in argv if text.startswith("--plugin=")])
+    lines: list[str] = []
+    for registry in register.registries().values():
+        lines += ["", f"{registry.what} (--{registry.flag.removeprefix('--')}):"]
+        for name in registry:
+            entry = registry[name]
+            plugin = f"[plugin {entry.plugin}]" if entry.plugin else ""
+            text = " ".join(filter(None, [entry.help, entry.source, plugin]))
+            lines += [f"  {entry.usage()}", *(f"      {line}" for line in textwrap.wrap(text, width=78))]
+    return "\n".join(lines) + "\n"
 
 
 def load(workdir: str | os.PathLike[str], *, checkpoint: str) -> Any:

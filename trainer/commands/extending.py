@@ -7,8 +7,8 @@ from typing import Any
 
 from trainer.config import Config
 from trainer.experiment import Experiment
+from trainer.loop.callbacks import Every
 from trainer.loop.extension import first_other_step, why_other_updates
-from trainer.loop.hooks import Every
 from trainer.loop.phases import make_plan
 from trainer.phase_specs import is_auto, phase_specs
 from trainer.record.checkpoints import Checkpoints

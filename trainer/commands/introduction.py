@@ -20,6 +20,7 @@ from trainer.loop.evaluator import Evaluation
 from trainer.loop.phases import Phase
 from trainer.loop.state import TrainState
 from trainer.loop.watching import profile_range, real_values
+from trainer.plugins import load_plugins
 from trainer.provenance import code, versions
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
@@ -38,7 +39,10 @@ def record(experiment: Experiment, workdir: Workdir, stages: Stages) -> None:
       UsageError: --profile_steps is not of this plan.
     """
     # The flagfile of the run is for the run as it is, not for making it longer.
-    config = experiment.asked.replace(extend=False)
+    plugins = load_plugins(experiment.asked.run.plugin)
+    recorded = workdir.keep_plugins({plugin.name: plugin.source for plugin in plugins})
+    copies = [str(workdir.plugins.absolute() / plugin.name) for plugin in plugins]
+    config = experiment.asked.replace(extend=False, plugin=copies)
     if config.run.profile_steps:
         profile_range(config.run.profile_steps, total_steps=experiment.plan.total_steps)
     record = experiment.split_record()
@@ -54,6 +58,7 @@ def record(experiment: Experiment, workdir: Workdir, stages: Stages) -> None:
         contract=dataclasses.asdict(experiment.backbone.contract),
         versions=versions(),
         precision=stages.arithmetic.decided,
+        **({"plugins": recorded} if recorded else {}),
         **{"code": code(), "code_changes": [], "rollbacks": [], **kept},
     )
     sizes = ", ".join(f"{name} {len(rows):,}" for name, rows in record.items())

@@ -1,4 +1,4 @@
-"""The training loop of a run with its hooks, and what they are handed."""
+"""The training loop of a run with its callbacks, and what they are handed."""
 
 import math
 from collections.abc import Callable
@@ -8,12 +8,13 @@ from trainer.commands.evaluate import base_of
 from trainer.commands.introduction import draw_evaluation, show_pictures
 from trainer.commands.scoring import measures
 from trainer.experiment import Experiment
-from trainer.loop import hooks as hook
 from trainer.loop import watching
+from trainer.loop.callbacks import CALLBACKS, Callback, Every, RunView
 from trainer.loop.guard import Guard
-from trainer.loop.judges import Best, EarlyStop, Plateau
+from trainer.loop.judges import Best, EarlyStop, Judge, Plateau
 from trainer.loop.loop import train
 from trainer.loop.phases import Phase
+from trainer.loop.standard_callbacks import Evaluate, Log, Save, Stop
 from trainer.loop.state import TrainState
 from trainer.loop.step import Run
 from trainer.model.freezing import summary
@@ -24,7 +25,7 @@ from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
 from trainer.runtime import StopSignal
 from trainer.stages import Stages
-from trainer.values import Duration, Interrupted
+from trainer.values import Duration, Interrupted, parse_calls
 
 
 class _Asked(KeyboardInterrupt):
@@ -43,8 +44,8 @@ def run_loop(
     experiment = stages.experiment
     config, plan, indices = experiment.config, experiment.plan, experiment.splits.indices
 
-    def every(text: str) -> hook.Every:
-        return hook.Every(
+    def every(text: str) -> Every:
+        return Every(
             Duration.parse(text), plan, num_examples=len(indices["train"]), batch_size=config.plan.batch_size
         )
 
@@ -88,7 +89,7 @@ def run_loop(
 
     stages.between_batches = leave_if_asked
     best, plateau = Best(save_best=save_best), Plateau(say=progress.say)
-    judges: list[hook.Judge] = [best, plateau]
+    judges: list[Judge] = [best, plateau]
     if metric := config.update.early_stop:
         patience, min_change = config.update.patience, config.update.min_change
         judges.append(
@@ -102,17 +103,20 @@ def run_loop(
             one.keep(scored, step=stages.state.step)
         return measures(scored, experiment.source.class_names)
 
+    before_save, after = _registered(stages, summaries, progress, every)
     writing: dict = {"writer": summaries, "progress": progress}
-    hooks: list[hook.Hook] = [
+    callbacks: list[Callback] = [
         *profile,
         guard,
-        hook.Log(every(config.run.log_every), **writing),
+        Log(every(config.run.log_every), **writing),
         *_histograms(experiment, summaries, every),
-        hook.Save(every(config.run.save_every), save=save, every_secs=config.run.save_every_secs),
-        hook.Evaluate(evaluations, evaluate=evaluate, then=judges, **writing),
+        *before_save,
+        Save(every(config.run.save_every), save=save, every_secs=config.run.save_every_secs),
+        Evaluate(evaluations, evaluate=evaluate, then=judges, **writing),
         *judges,
         *figures,
-        hook.Stop(requested=stop.requested, save=save_once),
+        *after,
+        Stop(requested=stop.requested, save=save_once),
     ]
 
     def make_run(state: TrainState, phase: Phase) -> Run:
@@ -126,7 +130,7 @@ def run_loop(
             stages.state,
             batches=lambda phase, step: stages.current().training(step),
             make_run=make_run,
-            hooks=hooks,
+            callbacks=callbacks,
             on_phase=on_phase,
         )
     except _Asked as asked:
@@ -148,8 +152,27 @@ def run_loop(
     stages.between_batches = lambda: None
 
 
+def _registered(
+    stages: Stages, summaries: Summaries, progress: Progress, every: Callable[[str], Every]
+) -> tuple[list[Callback], list[Callback]]:
+    """Returns the callbacks that --callbacks names: those that come before Save, and the others."""
+    found: dict[bool, list[Callback]] = {True: [], False: []}
+    for call in parse_calls(stages.experiment.config.run.callbacks):
+        choice = CALLBACKS.choose(call)
+        before_save = bool(choice.entry.facts.get("before_save"))
+        view = RunView(
+            stages.experiment,
+            every=every,
+            scalar=partial(summaries.scalar, "train" if before_save else "validation"),
+            evaluate=lambda: stages.evaluate("validation"),
+            say=progress.say,
+        )
+        found[before_save].append(choice(run=view))
+    return found[True], found[False]
+
+
 def _profile(experiment: Experiment) -> list[watching.Profile]:
-    """Returns the hook that --profile_steps asks for, if it does."""
+    """Returns the callback that --profile_steps asks for, if it does."""
     run = experiment.config.run
     if not run.profile_steps:
         return []
@@ -158,17 +181,17 @@ def _profile(experiment: Experiment) -> list[watching.Profile]:
 
 
 def _histograms(
-    experiment: Experiment, summaries: Summaries, every: Callable[[str], hook.Every]
+    experiment: Experiment, summaries: Summaries, every: Callable[[str], Every]
 ) -> list[watching.Histograms]:
-    """Returns the hook that --histograms_every asks for, if it does."""
+    """Returns the callback that --histograms_every asks for, if it does."""
     text = experiment.config.run.histograms_every
     return [watching.Histograms(every(text), write=partial(summaries.histograms, "train"))] if text else []
 
 
 def _figures(
-    experiment: Experiment, summaries: Summaries, every: Callable[[str], hook.Every]
+    experiment: Experiment, summaries: Summaries, every: Callable[[str], Every]
 ) -> list[watching.Figures]:
-    """Returns the hook that --figures_every asks for, if it does."""
+    """Returns the callback that --figures_every asks for, if it does."""
     run = experiment.config.run
     if not run.figures_every:
         return []

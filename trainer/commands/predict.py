@@ -21,6 +21,7 @@ from trainer.export.about import About, is_model, read_about
 from trainer.export.opened import open_model
 from trainer.flags import CommandLine
 from trainer.paths import local_path
+from trainer.plugins import load_copies
 from trainer.record.predictions import FORMATS, Prediction, choose_format, opened
 from trainer.record.progress import counting
 from trainer.record.workdir import Workdir
@@ -108,6 +109,7 @@ def load(workdir: str | os.PathLike[str], *, checkpoint: str = "best") -> "Predi
         model = open_model(workdir)
         return Predictor(model, Config().replace(**_of_pictures(model.about)))
     run = Workdir(os.fspath(local_path(workdir, flag=os.fspath(workdir), for_tensorflow=True)))
+    load_copies(run.plugins, run.read_facts().get("plugins", []))
     return _predictor_of(run, run.read_config().replace(checkpoint=str(checkpoint)))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from trainer.arithmetic import speed_key
 from trainer.caches import cache_root
 from trainer.feature_cache import cut_of_features
-from trainer.loop.hooks import Every
+from trainer.loop.callbacks import Every
 from trainer.loop.phases import Phase
 from trainer.model.cuts import WHOLE
 from trainer.precision import machine, supported

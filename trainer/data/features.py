@@ -139,6 +139,7 @@ def feature_key(
     decoding: str,
     network: dict[str, str],
     view: dict[str, Any],
+    plugins: Sequence[bytes] = (),
 ) -> dict[str, Any]:
     """Returns everything that features depend on, so that a change of any of it is another entry.
 
@@ -150,6 +151,7 @@ def feature_key(
       decoding: exact or scaled.
       network: digests of the function and of the weights up to the cut, its name, and the arithmetic.
       view: augmentation, seed and epoch of an augmented view; empty for plain pictures.
+      plugins: source of what comes from outside and computes them.
     """
     pictures = hashlib.sha256(json.dumps(source.class_names).encode())
     for at in indices.tolist():
@@ -161,7 +163,7 @@ def feature_key(
         "decoding": decoding,
         "pictures": pictures.hexdigest(),
         "view": view,
-        "code": code_digest(*COMPUTING, alone=WIRING),
+        "code": code_digest(*COMPUTING, alone=WIRING, plugins=plugins),
         # Kernels, decoders and resizing may round differently in another version.
         "versions": {**versions(), "tensorflow": tf.__version__},
     }

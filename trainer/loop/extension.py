@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from trainer.loop.hooks import Every
+from trainer.loop.callbacks import Every
 from trainer.loop.phases import Phase, PhaseSchedule, Plan
 
 

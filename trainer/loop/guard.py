@@ -1,8 +1,9 @@
-"""The first hook: numbers that nobody can go on with end the run before anything is saved from them."""
+"""The first callback: numbers that nobody can go on with end the run before anything is saved from them."""
 
 import math
 from collections.abc import Callable, Sequence
 
+from trainer.loop.callbacks import Callback
 from trainer.loop.state import TrainState
 from trainer.values import TrainerError
 
@@ -28,8 +29,11 @@ class NonFinite(TrainerError):
         )
 
 
-class Guard:
-    """Stops a run whose numbers have become unfit to go on with, before anything is saved from it."""
+class Guard(Callback):
+    """Stops a run whose numbers have become unfit to go on with, before anything is saved from it.
+
+    Never due by itself: a call for many updates ends where something is wrong.
+    """
 
     def __init__(
         self,
@@ -49,13 +53,6 @@ class Guard:
         if what := state.unfit.describe(max_loss=self._max_loss):
             step = int(state.unfit.step.numpy())
             raise NonFinite(what, state, step=step, examples=self._examples(step))
-
-    def next_due(self, step: int) -> int:
-        # A run of steps ends by itself where something is wrong.
-        return 2**62
-
-    def resume(self, state: TrainState) -> None:
-        pass
 
     def check_weights(self, state: TrainState) -> None:
         """Makes sure that what is about to be saved is finite; the last update may have ruined it."""

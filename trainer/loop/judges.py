@@ -1,13 +1,13 @@
-"""Hooks that go by the numbers of an evaluation: the best weights, the learning rate, the end of a phase."""
+"""Callbacks that go by evaluations: the best weights, the learning rate, the end of a phase."""
 
 import math
 from collections.abc import Callable, Mapping
 
-from trainer.loop.hooks import QuietHook
+from trainer.loop.callbacks import Callback
 from trainer.loop.state import TrainState
 
 
-class Judge(QuietHook):
+class Judge(Callback):
     """Acts on the numbers of an evaluation that has just been made; when one is made again, again."""
 
     _offered: Mapping[str, float] | None = None

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from trainer.loop.hooks import Hook
+from trainer.loop.callbacks import Callback
 from trainer.loop.phases import Phase
 from trainer.loop.state import TrainState
 from trainer.loop.step import Run
@@ -16,7 +16,7 @@ def train(
     *,
     batches: Callable[[Phase, int], tf.data.Dataset],
     make_run: Callable[[TrainState, Phase], Run],
-    hooks: Sequence[Hook],
+    callbacks: Sequence[Callback],
     on_phase: Callable[[TrainState], None] = lambda state: None,
 ) -> None:
     """Trains from the state's step to the end of its plan.
@@ -25,16 +25,16 @@ def train(
       state: where to start; changed in place.
       batches: (phase, first step) -> dataset of batches from that step to the end of the phase.
       make_run: makes the function that does updates, anew for each phase.
-      hooks: what happens between updates, in this order.
+      callbacks: what happens between updates, in this order.
       on_phase: told of each phase before its first update.
 
     Raises:
-      Interrupted: a hook ended the run after saving.
-      TrainerError: a hook found the state unfit to go on with.
+      Interrupted: a callback ended the run after saving.
+      TrainerError: a callback found the state unfit to go on with.
     """
     running: Phase | None = None
-    for hook in hooks:
-        hook.resume(state)
+    for callback in callbacks:
+        callback.resume(state)
     while (step := state.step) < state.plan.total_steps:
         phase = state.phase
         if phase is not running:
@@ -44,13 +44,13 @@ def train(
             run(iterator, tf.constant(1))  # Untimed: it traces and compiles.
         else:
             # All updates up to the next moment at which something is due are one call.
-            stop = min(phase.stop_step, *(hook.next_due(step) for hook in hooks))
+            stop = min(phase.stop_step, *(callback.next_due(step) for callback in callbacks))
             timed(run, state, iterator, stop - step)
         if state.step == phase.stop_step < state.plan.total_steps:
-            # Before the hooks, so that what they save starts the next phase.
+            # Before the callbacks, so that what they save starts the next phase.
             state.enter(state.plan.phase_at(state.step))
-        for hook in hooks:
-            hook(state)
+        for callback in callbacks:
+            callback(state)
 
 
 def timed(run: Run, state: TrainState, iterator: tf.data.Iterator, num_steps: int) -> None:

@@ -78,7 +78,7 @@ class _FusedAdam(tf_keras.optimizers.Adam):
         )
 
 
-def _per_variable(rule: type[tf_keras.optimizers.Optimizer], **options: Any) -> tf_keras.optimizers.Optimizer:
+def per_variable(rule: type[tf_keras.optimizers.Optimizer], **options: Any) -> tf_keras.optimizers.Optimizer:
     """Returns an optimizer of a rule, with rates and decay as in `_PerVariable`."""
     return type(rule.__name__, (_PerVariable, rule), {})(**options)
 
@@ -86,13 +86,13 @@ def _per_variable(rule: type[tf_keras.optimizers.Optimizer], **options: Any) -> 
 @OPTIMIZERS.register("adam", source="arXiv 1412.6980")
 def _adam(*, spec: PhaseSpec, **common: Any) -> tf_keras.optimizers.Optimizer:
     """Adam (Kingma & Ba, 2015, arXiv 1412.6980)."""
-    return _per_variable(_FusedAdam, **common)
+    return per_variable(_FusedAdam, **common)
 
 
 @OPTIMIZERS.register("adamw", source="arXiv 1711.05101", weight_decay=True)
 def _adamw(*, spec: PhaseSpec, **common: Any) -> tf_keras.optimizers.Optimizer:
     """Adam with decoupled weight decay (Loshchilov & Hutter, 2019, arXiv 1711.05101)."""
-    return _per_variable(tf_keras.optimizers.Adam, decay=spec.weight_decay, **common)
+    return per_variable(tf_keras.optimizers.Adam, decay=spec.weight_decay, **common)
 
 
 @OPTIMIZERS.register(
@@ -101,13 +101,13 @@ def _adamw(*, spec: PhaseSpec, **common: Any) -> tf_keras.optimizers.Optimizer:
 def _sgd(*, spec: PhaseSpec, **common: Any) -> tf_keras.optimizers.Optimizer:
     """Gradient descent with momentum, or with Nesterov's (Sutskever et al., 2013, ICML, section 2)."""
     moves = {"momentum": spec.momentum, "nesterov": spec.nesterov, "decay": spec.weight_decay}
-    return _per_variable(tf_keras.optimizers.SGD, **moves, **common)
+    return per_variable(tf_keras.optimizers.SGD, **moves, **common)
 
 
 @OPTIMIZERS.register("rmsprop", source="Tieleman & Hinton, 2012")
 def _rmsprop(*, spec: PhaseSpec, **common: Any) -> tf_keras.optimizers.Optimizer:
     """RMSprop (Tieleman & Hinton, 2012, lecture 6.5 of Neural Networks for Machine Learning)."""
-    return _per_variable(tf_keras.optimizers.RMSprop, **common)
+    return per_variable(tf_keras.optimizers.RMSprop, **common)
 
 
 @OPTIMIZERS.register("lion", source="arXiv 2302.06675, algorithm 2", weight_decay=True)
@@ -117,7 +117,7 @@ def _lion(*, spec: PhaseSpec, **common: Any) -> tf_keras.optimizers.Optimizer:
     Its steps are as long as the learning rate, which wants to be 3 to 10 times lower than for AdamW, and
     the weight decay higher by as much (section 5).
     """
-    return _per_variable(tf_keras.optimizers.Lion, decay=spec.weight_decay, **common)
+    return per_variable(tf_keras.optimizers.Lion, decay=spec.weight_decay, **common)
 
 
 def choose_optimizer(spec: PhaseSpec) -> Choice[tf_keras.optimizers.Optimizer]:

@@ -113,7 +113,7 @@ class TrainState:
         self.metrics = Means(["loss", *metrics, "gradient_norm"])
         self.objective = dict(objective)
         self.unfit = Unfit()
-        # Held always, so that checkpoints look the same under all options: see `loss_scaling`, `hooks`.
+        # Held always, so that checkpoints look the same under all options: see `loss_scaling`, `callbacks`.
         self.loss_scale = LossScale()
         self.lr_factor = tf.Variable(1.0, trainable=False, name="lr_factor")
         self.plateau, self.early = Standstill("plateau"), Standstill("early")

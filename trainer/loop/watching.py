@@ -1,4 +1,4 @@
-"""Hooks that show how a run is doing: distributions of the weights, figures of evaluations, a profile."""
+"""Callbacks that show how a run is doing: distributions of the weights, figures of evaluations, a profile."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -8,15 +8,15 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
+from trainer.loop.callbacks import Callback, Every
 from trainer.loop.evaluator import Evaluation
-from trainer.loop.hooks import Every, QuietHook
 from trainer.loop.state import TrainState
 from trainer.loop.step import Run
 from trainer.values import UsageError
 
 
-class Histograms(QuietHook):
-    """Writes the distributions of all variables. Before Save: see `hooks`."""
+class Histograms(Callback):
+    """Writes the distributions of all variables. Before Save: see `callbacks`."""
 
     def __init__(self, every: Every, *, write: Callable[[int, Mapping[str, np.ndarray]], None]):
         """Notes what to do.
@@ -40,10 +40,10 @@ def real_values(variables: Mapping[str, tf.Variable]) -> dict[str, np.ndarray]:
     return {name: variable.numpy() for name, variable in variables.items() if variable.dtype.is_floating}
 
 
-class Figures(QuietHook):
+class Figures(Callback):
     """Draws the first evaluation at or after each due step, and the last one of each phase.
 
-    After the hooks that may end a phase early: what they end it after is the last one.
+    After the callbacks that may end a phase early: what they end it after is the last one.
     """
 
     def __init__(self, every: Every, *, evaluations: Every, draw: Callable[[Evaluation, int], None]):
@@ -84,11 +84,11 @@ class Profiler(Protocol):
     def discard(self) -> None: ...
 
 
-class Profile(QuietHook):
+class Profile(Callback):
     """Has a profiler watch the updates from `first` to `last`, both of them, each in a call of its own.
 
-    Of a run that goes on in the middle of them, those that are left. Before all other hooks: what these do
-    is not part of it.
+    Of a run that goes on in the middle of them, those that are left. Before all other callbacks: what
+    these do is not part of it.
     """
 
     def __init__(self, first: int, last: int, *, profiler: Profiler):

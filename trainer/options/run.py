@@ -16,6 +16,16 @@ class RunConfig:
         short=True,
         path=FOR_TENSORFLOW,
     )
+    plugin: tuple[str, ...] = option(
+        (),
+        "Code of your own to load first, a file or a module, repeatable: what it registers can be asked for "
+        "by name. It is run with your rights, and copied into --workdir.",
+        identity=False,
+        short=True,
+    )
+    callbacks: str = option(
+        "", "What happens between updates besides, such as what a plugin registers.", identity=False
+    )
     extend: bool = option(
         False,
         "Go on with the run in --workdir under longer phases, as if they had been as long from the start; "

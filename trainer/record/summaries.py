@@ -53,6 +53,11 @@ class Summaries:
         with _told_of(f"{path} cannot be written"), open(path, "a") as file:
             file.write(json.dumps(line) + "\n")
 
+    def scalar(self, split: str, tag: str, value: float, step: int) -> None:
+        """Writes one number into the event files alone."""
+        with self._writing(split, step):
+            tf.summary.scalar(tag, value)
+
     def image(self, split: str, tag: str, png: bytes, *, step: int) -> None:
         """Writes one picture, given as an encoded PNG."""
         with self._writing(split, step):

@@ -1,15 +1,25 @@
 """Every path under --workdir, written so that a crash leaves the old file or the new one."""
 
 import contextlib
+import hashlib
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from trainer.config import Config
 from trainer.file_lock import file_lock
-from trainer.files import Shape, make_folder, read_json, remove_parts, require_shape, write_json, write_text
+from trainer.files import (
+    Shape,
+    make_folder,
+    read_json,
+    remove_parts,
+    require_shape,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from trainer.paths import local_path
 from trainer.values import TrainerError, UsageError
 
@@ -40,6 +50,7 @@ _FACTS = _RUN | {
     "code_changes": [{str: object}],
     "rollbacks": [{"what": str, "step": int}],
     "extensions?": [{"step": int}],
+    "plugins?": [{"name": str, "sha256": str}],
 }
 _SPLITS = {"format": int, "splits": {str: [(str, str, str)]}}
 
@@ -54,6 +65,7 @@ class Workdir:
     train/ validation/ test/   event files
     checkpoints/     the latest ones; best/ below it
     report/          the evaluation of a split
+    plugins/         copies of the code that --plugin named
     """
 
     def __init__(self, path: str):
@@ -64,6 +76,7 @@ class Workdir:
         self.metrics_jsonl = self.root / "metrics.jsonl"
         self.checkpoints = self.root / "checkpoints"
         self.report = self.root / "report"
+        self.plugins = self.root / "plugins"
 
     def make(self) -> None:
         """Creates the folder.
@@ -128,6 +141,28 @@ class Workdir:
                 f"{way_on if only_lengths else ''}Choose another --workdir; {other} begins with the weights "
                 "of this run"
             )
+
+    def keep_plugins(self, plugins: Mapping[str, bytes]) -> list[dict[str, str]]:
+        """Writes copies of {name: source}; returns what is to be recorded of them.
+
+        Raises:
+          TrainerError: the run began with others.
+        """
+        now = [
+            {"name": name, "sha256": hashlib.sha256(source).hexdigest()} for name, source in plugins.items()
+        ]
+        was = self.read_facts().get("plugins", [] if self.run_json.exists() else now)
+        if was != now:
+            names = [f"{one['name']} {one['sha256'][:8]}" for one in was]
+            others = [f"{one['name']} {one['sha256'][:8]}" for one in now]
+            raise TrainerError(
+                f"{self.root} holds a run with other plugins: {', '.join(names) or 'none'}, now "
+                f"{', '.join(others) or 'none'}. Those it began with are in {self.plugins}; choose another "
+                "--workdir for others"
+            )
+        for name, source in plugins.items():
+            write_bytes(self.plugins / name, source)
+        return now
 
     def note_code(self, code: dict[str, Any], *, step: int) -> list[str]:
         """Records that the run goes on under other code than before; returns what differs, in words."""

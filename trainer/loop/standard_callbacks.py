@@ -1,35 +1,12 @@
-"""What happens between updates, and when.
-
-The order is a contract: Profile > Guard > Log > Histograms > Save > Evaluate > Best > Plateau > EarlyStop >
-Figures > Stop. A state is checked before it is saved, and saved before anything costly is done with it. What
-train's event files hold of a step is written before Save, so that a checkpoint counts it; what comes after is
-made again when a run goes on from there. `judges` has those that go by evaluations, `watching` those that
-show how a run is doing.
-"""
+"""Callbacks of every run: Log, Save, Evaluate and Stop. Their order is in `callbacks`."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from trainer.loop.phases import Plan
+from trainer.loop.callbacks import Callback, Every
 from trainer.loop.state import Stopwatch, TrainState
-from trainer.values import Duration, Interrupted
-
-
-class Hook(Protocol):
-    """Something that is due at some steps."""
-
-    def next_due(self, step: int) -> int:
-        """Returns the first step after `step` at which the loop must come back to this hook."""
-        ...
-
-    def __call__(self, state: TrainState) -> None:
-        """Acts if it is due at the state's step. Called whenever the loop comes back."""
-        ...
-
-    def resume(self, state: TrainState) -> None:
-        """Makes up for what comes after Save at the step of the restored checkpoint."""
-        ...
+from trainer.values import Interrupted
 
 
 class Writer(Protocol):
@@ -47,56 +24,13 @@ class Progress(Protocol):
     def evaluated(self, step: int, validation: Mapping[str, float]) -> None: ...
 
 
-class Judge(Hook, Protocol):
-    """A hook that goes by the numbers of evaluations; `judges` has them."""
+class Judge(Protocol):
+    """A callback that goes by the numbers of evaluations; `judges` has them."""
 
     def offer(self, values: Mapping[str, float]) -> None: ...
 
 
-class Every:
-    """Steps that are multiples of a duration, and the last step of each phase."""
-
-    def __init__(self, every: Duration, plan: Plan, *, num_examples: int, batch_size: int):
-        self.interval_steps = every.to_steps(
-            num_examples=num_examples, batch_size=batch_size, total_steps=plan.total_steps
-        )
-        self._ends = {phase.stop_step for phase in plan.phases}
-
-    def next(self, step: int) -> int:
-        """Returns the first due step after `step`."""
-        multiple = (step // self.interval_steps + 1) * self.interval_steps
-        return min([multiple, *(end for end in self._ends if end > step)])
-
-    def last(self, step: int) -> int:
-        """Returns the last due step before `step`; 0 where there is none."""
-        multiple = (step - 1) // self.interval_steps * self.interval_steps
-        return max([multiple, *(end for end in self._ends if end < step)])
-
-    def count(self, start: int, stop: int) -> int:
-        """Returns how many due steps there are after `start` up to `stop`."""
-        ends = sum(start < end <= stop and end % self.interval_steps > 0 for end in self._ends)
-        return max(stop // self.interval_steps - start // self.interval_steps, 0) + ends
-
-    def now(self, step: int) -> bool:
-        """Returns whether something is due at `step`; nothing is before the first update."""
-        return step > 0 and (self.is_multiple(step) or step in self._ends)
-
-    def is_multiple(self, step: int) -> bool:
-        """Returns whether something is due at `step`, or would be, not only because a phase ends there."""
-        return step % self.interval_steps == 0
-
-
-class QuietHook:
-    """Never due by itself, and with nothing to make up for."""
-
-    def next_due(self, step: int) -> int:
-        return 2**62
-
-    def resume(self, state: TrainState) -> None:
-        pass
-
-
-class Log(QuietHook):
+class Log(Callback):
     """Writes loss, accuracy, rates and times since the last log, and moves the progress on."""
 
     def __init__(self, every: Every, *, writer: Writer, progress: Progress):
@@ -123,7 +57,7 @@ class Log(QuietHook):
         state.stopwatch = Stopwatch()
 
 
-class Save(QuietHook):
+class Save(Callback):
     """Writes a checkpoint when one is due, by steps or because the last one is old."""
 
     def __init__(
@@ -148,8 +82,8 @@ class Save(QuietHook):
             self._saved_at = self._clock()
 
 
-class Evaluate(QuietHook):
-    """Scores the validation split, and hands its numbers on to the hooks after it that go by them."""
+class Evaluate(Callback):
+    """Scores the validation split, and hands its numbers on to the callbacks after it that go by them."""
 
     def __init__(
         self,
@@ -179,7 +113,7 @@ class Evaluate(QuietHook):
         self(state)
 
 
-class Stop(QuietHook):
+class Stop(Callback):
     """Ends the run when asked to: looks once a second, saves, and raises `Interrupted`."""
 
     def __init__(

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tests.loop.recording import TWO_PHASES, Recorder, Visits, all_hooks, every, run_loop
+from tests.loop.recording import TWO_PHASES, Recorder, Visits, all_callbacks, every, run_loop
 from tests.loop.toys import random_batches, state_of
-from trainer.loop import hooks
 from trainer.loop import loop as loop_room
+from trainer.loop import standard_callbacks
 from trainer.loop.guard import Guard
 from trainer.values import TrainerError
 
@@ -34,8 +34,8 @@ def test_due_at_multiples_and_at_the_end_of_each_phase(text, due):
 def test_the_order_at_a_step_where_everything_is_due():
     recorder = Recorder()
     state = state_of("for=2steps; train=head")
-    stop_at_the_end = all_hooks(recorder, state.plan, requested=lambda: state.step == 2)
-    with pytest.raises(hooks.Interrupted, match="stopped at step 2 of 2"):
+    stop_at_the_end = all_callbacks(recorder, state.plan, requested=lambda: state.step == 2)
+    with pytest.raises(standard_callbacks.Interrupted, match="stopped at step 2 of 2"):
         run_loop(state, stop_at_the_end)
     at_the_end = recorder.events[recorder.events.index(("progress", 2)) :]
     assert at_the_end == [
@@ -56,7 +56,7 @@ def test_a_gradient_that_is_not_finite_at_the_end_of_a_phase_is_told_with_that_p
     batches = random_batches(10)
     batches[3]["image"][0] = np.inf
     with pytest.raises(TrainerError, match=r"step 3 \(phase a, learning rate 0.1\)"):
-        run_loop(state, all_hooks(recorder, state.plan), batches=batches)
+        run_loop(state, all_callbacks(recorder, state.plan), batches=batches)
     assert not [event for event in recorder.events if event[0].startswith("save")]
 
 
@@ -91,11 +91,11 @@ def test_each_phase_begins_with_a_fresh_optimizer():
     assert visits.seen == [*in_a, (0, False, "b"), *((i, True, "b") for i in range(1, 7))]
 
 
-def test_hooks_that_make_up_for_a_restore_are_asked_before_the_first_update():
+def test_callbacks_that_make_up_for_a_restore_are_asked_before_the_first_update():
     recorder, state = Recorder(), state_of(*TWO_PHASES)
     state.jump(5)
     state.optimizer.iterations.assign(1)
-    run_loop(state, all_hooks(recorder, state.plan, evaluate="5steps"))
+    run_loop(state, all_callbacks(recorder, state.plan, evaluate="5steps"))
     assert recorder.events[:4] == [
         ("evaluate", None),
         ("write validation", 5),
@@ -105,7 +105,7 @@ def test_hooks_that_make_up_for_a_restore_are_asked_before_the_first_update():
     assert ("write validation", 10) in recorder.events
     state, recorder = state_of(*TWO_PHASES), Recorder()
     state.jump(6)
-    run_loop(state, all_hooks(recorder, state.plan, evaluate="5steps"))
+    run_loop(state, all_callbacks(recorder, state.plan, evaluate="5steps"))
     assert recorder.events[0][0] == "progress"
 
 
@@ -121,7 +121,7 @@ def test_the_speed_that_is_logged_counts_no_padding(monkeypatch):
 
     recorder.scalars = note
     # The loop comes back after steps 1, 3, 4, 5, 7, 8 and 9; the first step is not timed.
-    run_loop(state, [all_hooks(recorder, state.plan, log="4steps")[1], Visits(3, 5, 7)])
+    run_loop(state, [all_callbacks(recorder, state.plan, log="4steps")[1], Visits(3, 5, 7)])
     assert speeds == {4: (3 + 4 + 3) / 4, 8: (4 + 3 + 4 + 3) / 6, 9: 4 / 2}
 
 
@@ -129,7 +129,7 @@ def test_what_log_writes_is_since_the_last_log():
     recorder, state = Recorder(), state_of("for=3steps; train=head; lr=0.1; warmup=2steps")
     writes = []
     recorder.scalars = lambda split, step, values, timing=None: writes.append((step, values, timing))
-    run_loop(state, all_hooks(recorder, state.plan, log="1steps", evaluate="100steps")[:2])
+    run_loop(state, all_callbacks(recorder, state.plan, log="1steps", evaluate="100steps")[:2])
     assert [step for step, _, _ in writes] == [1, 2, 3]
     assert [values["learning_rate"] for _, values, _ in writes] == pytest.approx([0.05, 0.1, 0.1])
     for step, values, timing in writes:

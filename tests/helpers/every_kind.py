@@ -1,0 +1,105 @@
+"""A plugin with one idea of each kind; it imports what the extension API offers and nothing else of ours."""
+
+from typing import Annotated
+
+import tensorflow as tf
+
+import trainer
+from trainer.data.augment import Change
+from trainer.loop.callbacks import Callback
+from trainer.loop.gradient_rules import moved
+from trainer.loop.objectives import Terms
+
+
+@trainer.register.loss("squared")
+def squared(scale: Annotated[float, trainer.register.Bounds(above=0)] = 1.0):
+    """Squared difference of the probabilities from the label's."""
+
+    def loss(logits, labels, targets):
+        shares = tf.one_hot(labels, logits.shape[-1]) if targets is None else targets
+        return scale * tf.reduce_sum((tf.nn.softmax(logits) - shares) ** 2, axis=-1)
+
+    return loss
+
+
+@trainer.register.objective("learnt_scale", source="nobody")
+class LearntScale:
+    """The loss times a factor that is learnt, with a count of the calls."""
+
+    metric_names = ("scaled",)
+
+    def __init__(self, weight: float = 1.0, *, loss):
+        self._loss, self._weight = loss, weight
+        first = tf.VariableAggregation.ONLY_FIRST_REPLICA
+        self.variables = {
+            "calls": tf.Variable(0, trainable=False, dtype=tf.int64, aggregation=first),
+            "log_scale": tf.Variable(0.5),
+        }
+
+    def __call__(self, forward, batch, seed):
+        self.variables["calls"].assign_add(1)
+
+        def score(features, labels):
+            logits = forward.logits(features)
+            return logits, self._loss(logits, labels, None)
+
+        features = forward.features(batch["image"])
+        # Another draw each update.
+        features += 0.01 * tf.random.stateless_normal(tf.shape(features), seed)
+        logits, losses = forward.float32(score, features, batch["label"])
+        scale = self.variables["log_scale"]
+        scaled = self._weight * tf.exp(-scale) * losses + scale
+        return Terms(scaled, logits, {"scaled": scaled})
+
+
+@trainer.register.gradient_rule("sam", source="arXiv 2010.01412")
+def sam(rho: Annotated[float, trainer.register.Bounds(above=0)] = 0.05):
+    """Gradients where the loss nearby is largest."""
+
+    def rule(compute, variables):
+        first = compute()
+        norm = tf.linalg.global_norm(first.gradients) + 1e-12
+        worst = moved(variables, [rho / norm * gradient for gradient in first.gradients], compute)
+        return first._replace(gradients=worst.gradients)
+
+    return rule
+
+
+@trainer.register.metric("top")
+def top(k: int = 2):
+    """Share of examples whose label is among the k largest logits."""
+    return lambda logits, batch: tf.cast(tf.math.in_top_k(batch["label"], logits, k), tf.float32)
+
+
+@trainer.register.augmentation("dim")
+def dim(most: float = 0.5):
+    """Darkens pictures by up to `most`."""
+    return Change(1, lambda images, draws: images * (1 - most * draws[:, :, None, None]))
+
+
+@trainer.register.schedule("saw")
+def saw(depth: float = 0.5):
+    """Falls by `depth` at every second update."""
+    return lambda step, num_steps: 1.0 - depth * tf.math.floormod(step, 2.0)
+
+
+@trainer.register.head("narrow")
+def narrow():
+    """One hidden layer of four."""
+    return [4]
+
+
+@trainer.register.callback("kernel_norm", before_save=True)
+class KernelNorm(Callback):
+    """The norm of the logits' kernel, every few steps."""
+
+    def __init__(self, every_steps: int = 2, *, run):
+        self._every_steps, self._run = every_steps, run
+
+    def next_due(self, step):
+        return (step // self._every_steps + 1) * self._every_steps
+
+    def __call__(self, state):
+        if state.step % self._every_steps == 0:
+            kernel = state.classifier.named_variables["head/logits/kernel"]
+            self._run.scalar("kernel_norm", float(tf.norm(kernel)), state.step)

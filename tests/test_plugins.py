@@ -1,0 +1,246 @@
+"""Code from outside: each kind of idea through the door, killed and resumed, evaluated, refused."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import trainer
+from tests.conftest import make_flower_folder
+from tests.continuations import Killed, told_faults
+from tests.loop.toys import batch_of, dataset_of, run_of, softmax, state_of
+from trainer import plugins
+from trainer.values import UsageError
+
+SOURCE = Path(__file__).parent / "helpers" / "every_kind.py"
+PHASES = (
+    "--phase=name=a; for=4steps; train=head; lr=0.05; augment=flip,dim; lr_schedule=saw(0.25)",
+    "--phase=name=b; for=5steps; train=all; lr=0.02; optimizer=sgd; bn=batch; augment=flip,mixup(0.5)",
+)
+SETTINGS = (
+    "--image_size=8", "--splits=10,4,4", "--batch_size=4", "--head=narrow", "--log_every=2steps",
+    "--evaluate_every=3steps", "--save_every=3steps", "--precision=float32", "--progress=plain",
+    "--embeddings=0", "--objective=learnt_scale(0.5)", "--loss=squared(2)", "--gradient_rule=sam(0.1)",
+    "--metrics=confidence,top(1)", "--callbacks=kernel_norm(3)",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def without_plugins():
+    """No test finds what another has loaded."""
+    forget()
+    yield
+    forget()
+
+
+def forget():
+    for name in list(plugins._loaded):
+        plugins._forget(name)
+
+
+@pytest.fixture(scope="module")
+def run(tiny_backbone, tmp_path_factory):
+    """Went through unbroken, and has been observed; the plugin that it was given is gone."""
+    forget()
+    folder = tmp_path_factory.mktemp("plugins")
+    pictures = make_flower_folder(folder / "pictures")
+    for path in pictures.rglob("*.jpg"):
+        os.utime(path, (1e9, 1e9))
+    plugin = shutil.copy(SOURCE, folder / "mine.py")
+    options = (
+        f"--source=folder:{pictures}", f"--backbone=savedmodel:{tiny_backbone}", f"--plugin={plugin}",
+        *SETTINGS, *PHASES,
+    )  # fmt: skip
+    return Killed(options, folder / "killed")
+
+
+def test_each_idea_leaves_its_mark(run):
+    lines = [json.loads(line) for line in run.expected["metrics.jsonl"].splitlines()]
+    train = [line for line in lines if line["split"] == "train"]
+    assert {"loss", "accuracy", "confidence", "top(k=1)", "scaled", "learning_rate", "gradient_norm"} <= {
+        *train[0]
+    }
+    for line in train:
+        # The largest logit is the label's: that is accuracy.
+        assert line["top(k=1)"] == line["accuracy"]
+        assert line["scaled"] == line["loss"]
+    assert all(line["top(k=1)"] == line["accuracy"] for line in lines if line["split"] == "validation")
+    rates = {line["step"]: line["learning_rate"] for line in train}
+    assert (rates[2], rates[4]) == pytest.approx((0.0375, 0.0375))
+    assert [step for step, _ in run.expected["TensorBoard, train: kernel_norm"]] == [3, 6, 9]
+
+
+def test_state_is_kept_in_checkpoints_and_what_can_be_trained_is(run):
+    run.put_back(None)
+    assert run.start() == 0
+    reader = tf.train.load_checkpoint(str(run.workdir / "checkpoints" / "ckpt-9"))
+    found = {
+        name.split("/.ATTRIBUTES")[0]: reader.get_tensor(name)
+        for name in reader.get_variable_to_shape_map()
+        if "objective" in name
+    }
+    values = {name.rsplit("/", 1)[-1].split(".S")[-1]: value for name, value in found.items()}
+    calls = next(value for name, value in found.items() if name.endswith("calls"))
+    # Twice an update, as the gradient rule asks for.
+    assert calls == 18, values
+    scales = [v for name, v in found.items() if name.endswith("log_scale") and "ptimizer" not in name]
+    assert scales
+    assert abs(scales[0] - 0.5) > 1e-3
+
+
+def test_killed_and_resumed_it_is_the_same_run(run):
+    after = [kill for kill in run.kills if any("ckpt-3.index" in name for name in kill.disk)]
+    late = [kill for kill in run.kills if any("ckpt-6.index" in name for name in kill.disk)]
+    told_faults(run, [after[0], late[len(late) // 2]], warm=False)
+
+
+def finished(run):
+    run.put_back(run.kills[-1])
+    assert run.start() == 0
+    return run.workdir
+
+
+def test_a_run_brings_its_plugins(run, tmp_path, monkeypatch, run_main):
+    workdir = finished(run)
+    assert (workdir / "plugins" / "mine.py").read_bytes() == SOURCE.read_bytes()
+    assert f"--plugin={workdir}/plugins/mine.py\n" in (workdir / "flagfile.flags").read_text()
+    monkeypatch.chdir(tmp_path)
+    forget()
+    scored = json.loads((workdir / "report" / "metrics.json").read_text())
+    status, out, err = run_main("evaluate", f"--workdir={workdir}", f"--report_dir={tmp_path / 'again'}")
+    assert (status, err) == (0, "")
+    assert f"{workdir}/plugins/mine.py, code that came with the run, is loaded" in out
+    again = json.loads((tmp_path / "again" / "metrics.json").read_text())
+    assert again["accuracy"] == scored["accuracy"]
+    assert again["loss"] == scored["loss"]
+    forget()
+    [prediction] = trainer.load(workdir).predict([next(workdir.parent.parent.rglob("red/000.jpg"))])
+    assert prediction.label in ("red", "green", "blue")
+    forget()
+    status, out, err = run_main("export", f"--workdir={workdir}", "--formats=saved_model")
+    assert (status, err) == (0, ""), out
+
+
+def test_another_plugin_is_another_run(run, tmp_path, run_main):
+    workdir = finished(run)
+    edited = tmp_path / "mine.py"
+    edited.write_text(SOURCE.read_text() + "\n# Edited.\n")
+    options = [option for option in run.arguments if not str(option).startswith("--plugin=")]
+    for other, told in ((f"--plugin={edited}", r"now mine\.py "), ("--seed=0", "now none")):
+        forget()
+        ideas = [] if other != "--seed=0" else [
+            "--objective=supervised", "--loss=cross_entropy", "--gradient_rule=plain", "--callbacks=",
+        ]  # fmt: skip
+        status, _, err = run_main(*options, other, *ideas)
+        assert status in (1, 2)
+        assert "holds a run with other" in err or "is not one of" in err, (told, err)
+    forget()
+    copy = workdir / "plugins" / "mine.py"
+    copy.write_text(copy.read_text() + "\nraise SystemError\n")
+    status, _, err = run_main("evaluate", f"--workdir={workdir}")
+    assert (status, err) == (
+        1, f"trainer: {copy} is not the plugin that the run was trained with: it was changed\n"
+    )  # fmt: skip
+    copy.unlink()
+    status, _, err = run_main("evaluate", f"--workdir={workdir}")
+    assert (status, err) == (1, f"trainer: {copy} is missing, a plugin that the run was trained with\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def f(:\n", r"mine\.py cannot be loaded: SyntaxError: .* \(line 1\)$"),
+        (
+            "import os\n\n1 / 0\n",
+            r"mine\.py cannot be loaded: ZeroDivisionError: division by zero \(line 3\)$",
+        ),
+        (
+            "import trainer\n@trainer.register.loss('focal')\ndef f():\n    'Mine.'\n",
+            r"mine\.py: plugin mine\.py registers the loss 'focal', and there is one already$",
+        ),
+        (
+            "import trainer\n@trainer.register.loss('mine')\ndef f(sizes: list[int]):\n    'Mine.'\n",
+            r"mine\.py cannot be loaded: TypeError: .*: sizes must be annotated as int, float, bool or ",
+        ),
+    ],
+)
+def test_a_plugin_that_fails_is_one_line(text, message, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message) as caught:
+        plugins.load_plugins([str(path)])
+    assert str(caught.value).startswith(f"--plugin={path}")
+    assert "\n" not in str(caught.value)
+    assert "mine" not in trainer.register.registries()["loss"]
+
+
+def test_what_is_no_plugin_is_refused(tmp_path):
+    (tmp_path / "a").mkdir()
+    for name in ("mine.py", "a/mine.py"):
+        (tmp_path / name).write_text("")
+    for texts, message in (
+        (["there/is/none.py"], "--plugin=there/is/none.py: No such file or directory"),
+        (
+            ["no_such_module"],
+            "--plugin=no_such_module is neither a file such as my_idea.py nor a module that",
+        ),
+        ([f"{tmp_path}/mine.py", f"{tmp_path}/a/mine.py"], "there is another plugin called mine.py"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            plugins.load_plugins(texts)
+        assert message in str(caught.value)
+
+
+def test_a_module_is_a_plugin_and_an_edited_file_is_loaded_again(tmp_path, monkeypatch):
+    (tmp_path / "ideas_of_mine").mkdir()
+    (tmp_path / "ideas_of_mine" / "__init__.py").write_text("")
+    path = tmp_path / "ideas_of_mine" / "mine.py"
+    text = "import trainer\n@trainer.register.metric('mine')\ndef mine():\n    '{}'\n    return None\n"
+    path.write_text(text.format("One."))
+    monkeypatch.syspath_prepend(tmp_path)
+    [plugin] = plugins.load_plugins(["ideas_of_mine.mine"])
+    assert plugin.source == path.read_bytes()
+    metrics = trainer.register.registries()["metric"]
+    assert (metrics["mine"].help, metrics["mine"].plugin) == ("One.", "mine.py")
+    assert plugins.sources("metric") == [path.read_bytes()]
+    assert plugins.sources("augmentation") == []
+    path.write_text(text.format("Two."))
+    plugins.load_plugins([str(path)])
+    assert metrics["mine"].help == "Two."
+
+
+def test_it_stands_in_the_help(run_main):
+    status, out, _ = run_main("--helpfull", f"--plugin={SOURCE}")
+    assert status == 0
+    assert "\nobjective (--objective):\n  supervised\n" in out
+    assert "\n  learnt_scale(weight=1.0)\n" in out
+    assert "Gradients where the loss nearby is largest. arXiv 2010.01412 [plugin every_kind.py]" in " ".join(
+        out.split()
+    )
+
+
+def test_sharpness_aware_gradients_by_hand():
+    """w - lr g(w + rho g(w) / |g(w)|), of softmax regression."""
+    plugins.load_plugins([str(SOURCE)])
+    sam = trainer.register.registries()["gradient_rule"].choose("sam(0.3)")()
+    features, labels = np.array([[1.0, 0.2, 0.0], [0.1, 0.5, 1.0]]), np.array([0, 2])
+    state = state_of("for=9steps; train=head; lr=0.5; optimizer=sgd; momentum=0")
+    kernel, bias = (v.numpy() for v in state.classifier.head.weights)
+
+    def gradients(kernel, bias):
+        difference = (softmax(features @ kernel + bias) - np.eye(3)[labels]) / 2
+        return features.T @ difference, difference.sum(axis=0)
+
+    first = gradients(kernel, bias)
+    norm = np.sqrt(sum((g**2).sum() for g in first))
+    worst = gradients(*(v + 0.3 / norm * g for v, g in zip((kernel, bias), first, strict=True)))
+    run_of(state, gradient_rule=sam)(iter(dataset_of(batch_of(features, labels))), tf.constant(1))
+    for variable, before, gradient in zip(state.classifier.head.weights, (kernel, bias), worst, strict=True):
+        np.testing.assert_allclose(variable, before - 0.5 * gradient, rtol=1e-5, atol=1e-6)
+    loss = -np.log(softmax(features @ kernel + bias)[[0, 1], labels]).mean()
+    assert state.metrics.read()["loss"] == pytest.approx(loss, rel=1e-5)
+    assert state.metrics.count("loss") == 2

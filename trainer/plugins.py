@@ -1,0 +1,159 @@
+"""Code from outside: loading it, knowing what it was, and keeping a copy with the run.
+
+A plugin is code that the user chose to run. That of a run is loaded from its copy in the workdir, which is
+said each time: whoever opens a run that somebody else sent runs their code.
+"""
+
+import contextlib
+import hashlib
+import importlib
+import importlib.util
+import logging
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer import register
+from trainer.paths import local_path
+from trainer.registry import registering
+from trainer.values import TrainerError, UsageError
+
+_log = logging.getLogger("trainer")
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A file of code. `name` is that of the file, by which a run knows it; `source` is what was loaded."""
+
+    name: str
+    path: Path
+    source: bytes
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.source).hexdigest()
+
+
+_loaded: dict[str, Plugin] = {}
+
+
+def load_plugins(texts: Sequence[str]) -> list[Plugin]:
+    """Loads what --plugin names, each once, in order.
+
+    Raises:
+      UsageError: there is no such file or module, two have one name, or it fails when it is run.
+    """
+    plugins: list[Plugin] = []
+    for text in texts:
+        flag = f"--plugin={text}"
+        plugin = Plugin(*_found(text, flag=flag))
+        if any(other.name == plugin.name for other in plugins):
+            raise UsageError(f"{flag}: there is another plugin called {plugin.name}: give one another name")
+        plugins.append(plugin)
+        _load(plugin, module="" if _is_path(text) else text, flag=flag)
+    return plugins
+
+
+def load_copies(folder: Path, recorded: Iterable[dict[str, Any]]) -> list[Plugin]:
+    """Loads the plugins of a run from its workdir, and says so.
+
+    Args:
+      folder: of the copies.
+      recorded: [{"name", "sha256"}], what the run recorded.
+
+    Raises:
+      TrainerError: a copy is missing, or is not what was recorded.
+    """
+    plugins = []
+    for one in recorded:
+        path = folder / Path(one["name"]).name
+        if not path.is_file():
+            raise TrainerError(f"{path} is missing, a plugin that the run was trained with")
+        plugin = Plugin(path.name, path, path.read_bytes())
+        if plugin.sha256 != one["sha256"]:
+            raise TrainerError(f"{path} is not the plugin that the run was trained with: it was changed")
+        if _loaded.get(plugin.name) != plugin:
+            _log.info("plugin:      %s, code that came with the run, is loaded", path)
+        _load(plugin, module="", flag=str(path))
+        plugins.append(plugin)
+    return plugins
+
+
+def sources(*kinds: str) -> list[bytes]:
+    """Returns the sources of the loaded plugins that register something of these kinds, for keys."""
+    names = {
+        registry[name].plugin
+        for kind, registry in register.registries().items()
+        if kind in kinds
+        for name in registry
+    }
+    return [_loaded[name].source for name in sorted(names - {""})]
+
+
+def _is_path(text: str) -> bool:
+    return text.endswith(".py") or "/" in text
+
+
+def _found(text: str, *, flag: str) -> tuple[str, Path, bytes]:
+    path = local_path(text, flag=flag) if _is_path(text) else _file_of_module(text, flag=flag)
+    try:
+        return path.name, path, path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{flag}: {error.strerror}") from None
+
+
+def _file_of_module(text: str, *, flag: str) -> Path:
+    spec = None
+    with contextlib.suppress(ImportError, ValueError):
+        spec = importlib.util.find_spec(text)
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        raise UsageError(f"{flag} is neither a file such as my_idea.py nor a module that can be imported")
+    return Path(spec.origin)
+
+
+def _load(plugin: Plugin, *, module: str, flag: str) -> None:
+    before = _loaded.get(plugin.name)
+    if before is not None and before.sha256 == plugin.sha256:
+        return
+    if before is not None:
+        # It was edited, as in a notebook.
+        _forget(plugin.name)
+    name = module or f"trainer_plugin_{plugin.path.stem}"
+    try:
+        with registering(plugin.name):
+            if module:
+                sys.modules.pop(module, None)
+                importlib.import_module(module)
+            else:
+                spec: Any = importlib.util.spec_from_file_location(name, plugin.path)
+                made = importlib.util.module_from_spec(spec)
+                sys.modules[name] = made
+                spec.loader.exec_module(made)
+    except Exception as error:
+        _forget(plugin.name)
+        sys.modules.pop(name, None)
+        if isinstance(error, UsageError):
+            raise UsageError(f"{flag}: {error}") from None
+        where = _line_of(error, plugin.path)
+        raise UsageError(f"{flag} cannot be loaded: {type(error).__name__}: {error}{where}") from error
+    _loaded[plugin.name] = plugin
+
+
+def _forget(name: str) -> None:
+    for registry in register.registries().values():
+        registry.forget(name)
+    _loaded.pop(name, None)
+
+
+def _line_of(error: BaseException, path: Path) -> str:
+    """Returns the line of the plugin at which it failed."""
+    if isinstance(error, SyntaxError):
+        return f" (line {error.lineno})"
+    frame, line = error.__traceback__, None
+    while frame is not None:
+        if frame.tb_frame.f_code.co_filename == str(path):
+            line = frame.tb_lineno
+        frame = frame.tb_next
+    return f" (line {line})" if line else ""

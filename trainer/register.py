@@ -1,0 +1,169 @@
+"""The decorators by which a plugin adds to the framework: `@trainer.register.loss("mine")`.
+
+A plugin is a Python file, or an importable module, named by --plugin. What it registers is asked for by name
+like everything else: `--loss=mine(2)` calls the function with its first parameter 2. Parameters are annotated
+as int, float, bool or str, perhaps with bounds, `Annotated[float, Bounds(at_least=0)]`; the first paragraph
+of the docstring is the help. Keyword-only parameters are given by the framework, to whoever names them; each
+decorator says which there are. docs/extending.md has an example of each.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from trainer.registry import Bounds, Registry
+
+__all__ = [
+    "Bounds", "augmentation", "average", "callback", "gradient_rule", "head", "loss", "metric", "objective",
+    "optimizer", "registries", "schedule",
+]  # fmt: skip
+
+F = TypeVar("F", bound=Callable[..., Any])
+Decorator = Callable[[F], F]
+# {kind: where its registry is}. Rooms import TensorFlow, so they are imported when they are asked for.
+_REGISTRIES = {
+    "loss": "trainer.loop.losses:LOSSES",
+    "objective": "trainer.loop.objectives:OBJECTIVES",
+    "gradient_rule": "trainer.loop.gradient_rules:GRADIENT_RULES",
+    "metric": "trainer.loop.metrics:METRICS",
+    "schedule": "trainer.loop.schedules:SCHEDULES",
+    "optimizer": "trainer.loop.optimizers:OPTIMIZERS",
+    "average": "trainer.loop.averages:AVERAGES",
+    "callback": "trainer.loop.callbacks:CALLBACKS",
+    "augmentation": "trainer.data.augment:AUGMENTATIONS",
+    "head": "trainer.model.heads:HEADS",
+}
+
+
+KINDS = tuple(_REGISTRIES)
+
+
+def _registry(kind: str) -> Registry[Any]:
+    module, _, name = _REGISTRIES[kind].partition(":")
+    found: Registry[Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def registries() -> dict[str, Registry[Any]]:
+    """Returns {kind: all that is registered of it}; imports TensorFlow."""
+    return {kind: _registry(kind) for kind in _REGISTRIES}
+
+
+def loss(name: str, *, source: str = "") -> Decorator:
+    """Registers what makes a `loop.losses.Loss`: (logits [B, K], labels [B], targets [B, K] or None) -> [B].
+
+    Offered: `smoothing`, the share of --label_smoothing. A loss that does not take it gets smoothed targets.
+
+    Args:
+      name: for --loss.
+      source: the paper or site it follows.
+    """
+    return _registry("loss").register(name, source=source)
+
+
+def objective(name: str, *, source: str = "") -> Decorator:
+    """Registers what makes a `loop.objectives.Objective`: (forward, batch, seed) -> Terms.
+
+    Offered: `loss`, that of --loss; `num_classes`; `experiment`, with the pictures, splits and network of the
+    run. Variables are made in the strategy's scope: do so here, and hold them in an attribute `variables`.
+
+    Args:
+      name: for --objective.
+      source: the paper or site it follows.
+    """
+    return _registry("objective").register(name, source=source)
+
+
+def gradient_rule(name: str, *, source: str = "") -> Decorator:
+    """Registers what makes a `loop.gradient_rules.GradientRule`: (compute, variables) -> Computed.
+
+    Args:
+      name: for --gradient_rule.
+      source: the paper or site it follows.
+    """
+    return _registry("gradient_rule").register(name, source=source)
+
+
+def metric(name: str, *, source: str = "") -> Decorator:
+    """Registers what makes a `loop.metrics.Metric`: (logits [B, K], batch) -> [B] float32.
+
+    Args:
+      name: for --metrics.
+      source: the paper or site it follows.
+    """
+    return _registry("metric").register(name, source=source)
+
+
+def callback(name: str, *, source: str = "", before_save: bool = False) -> Decorator:
+    """Registers what makes a `loop.callbacks.Callback`.
+
+    Offered: `run`, a `loop.callbacks.RunView` with what a callback may use.
+
+    Args:
+      name: for --callbacks.
+      source: the paper or site it follows.
+      before_save: its place. Before Save, what it writes of a step counts for the checkpoint of that step.
+        Else it comes after Evaluate and whoever goes by evaluations, and what it writes of the step of a
+        checkpoint must be made again by `resume`.
+    """
+    return _registry("callback").register(name, source=source, before_save=before_save)
+
+
+def augmentation(name: str, *, source: str = "") -> Decorator:
+    """Registers what makes a `data.augment.Change`, of single pictures, or a `Mixing` of two.
+
+    Args:
+      name: for --augment.
+      source: the paper or site it follows.
+    """
+    return _registry("augmentation").register(name, source=source)
+
+
+def schedule(name: str, *, source: str = "", rises: bool = False) -> Decorator:
+    """Registers what makes a `loop.schedules.Course`: (updates since the warm-up, their number) -> factor.
+
+    Args:
+      name: for --lr_schedule.
+      source: the paper or site it follows.
+      rises: whether it begins low by itself, so that there can be no warm-up.
+    """
+    return _registry("schedule").register(name, source=source, rises=rises)
+
+
+def average(name: str, *, source: str = "") -> Decorator:
+    """Registers what makes a `loop.averages.Average`: number of updates -> share that the average keeps.
+
+    Offered: `num_steps` and `steps_per_epoch` of the phase.
+
+    Args:
+      name: for --average.
+      source: the paper or site it follows.
+    """
+    return _registry("average").register(name, source=source)
+
+
+def optimizer(
+    name: str, *, source: str = "", weight_decay: bool = False, momentum: bool = False
+) -> Decorator:
+    """Registers what makes a tf_keras optimizer.
+
+    Offered: `spec`, the phase's options; `learning_rate`; `jit_compile`; and what
+    `loop.optimizers.per_variable` wants, `multipliers` and `factor`.
+
+    Args:
+      name: for --optimizer.
+      source: the paper or site it follows.
+      weight_decay: whether it has one, as --weight_decay says.
+      momentum: whether it has one, as --momentum says.
+    """
+    return _registry("optimizer").register(name, source=source, weight_decay=weight_decay, momentum=momentum)
+
+
+def head(name: str, *, source: str = "") -> Decorator:
+    """Registers what gives the widths of the hidden layers of a head, a list of int.
+
+    Args:
+      name: for --head.
+      source: the paper or site it follows.
+    """
+    return _registry("head").register(name, source=source)
