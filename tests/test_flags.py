@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -97,9 +98,12 @@ def test_only_some_commands_take_paths():
         (["--batchsize=3"], "Unknown command line flag 'batchsize'. Did you mean: batch_size ?"),
         (["--colour=red"], "Unknown command line flag 'colour'"),
         (["--bn=off"], "flag --bn=off: value should be one of <frozen|batch>"),
-        (["--seed=x"], "flag --seed=x: invalid literal for int() with base 10: 'x'"),
-        (["--batch_size=2.5"], "flag --batch_size=2.5: invalid literal for int() with base 10: '2.5'"),
-        (["--dropout=x"], "flag --dropout=x: could not convert string to float: 'x'"),
+        (["--seed=x"], "flag --seed=x: it must be a whole number below 2**63, in digits from 0 to 9"),
+        (
+            ["--batch_size=2.5"],
+            "flag --batch_size=2.5: it must be a whole number below 2**63, in digits from 0 to 9",
+        ),
+        (["--dropout=x"], "flag --dropout=x: it must be a number, such as 0.5 or 1e-3"),
         (["--seed"], "Missing value for flag --seed"),
         (["trian"], f"'trian' is no command; there are {', '.join(flags.COMMANDS)} (see --help)"),
         (["train", "x"], "unexpected argument 'x' after 'train'; options start with --"),
@@ -112,6 +116,31 @@ def test_only_some_commands_take_paths():
 )
 def test_wrong_command_lines(argv, message):
     assert refusal(*argv) == message
+
+
+@pytest.mark.parametrize(
+    ("argv", "meant"),
+    [
+        (["explain", "--explain_dir=x"], "output"),
+        (["--explain_dir=x", "explain"], "output"),
+        (["predict", "--output_dir=x"], "output"),
+        (["predict", "--exportdir=x"], "output"),
+        (["evaluate", "--out=x"], "report_dir"),
+        (["evaluate", "--report-dir=x"], "report_dir"),
+        (["export", "--output_dir=x"], "export_dir"),
+        (["train", "--output_dir=x"], "workdir"),
+        (["train", "--log_dir=x"], "workdir"),
+        (["find_lr", "--finder_range=x"], "find_lr_range"),
+        (["train", "--explain_clas=x"], None),
+        (["train", "--frozen=x"], "frozen_for"),
+        (["train", "--flagfiles=x"], "flagfile"),
+        (["serve", "--output_dir=x"], None),
+    ],
+)
+def test_what_may_be_meant_is_an_option_of_the_command(argv, meant):
+    name = next(word for word in argv if word.startswith("--")).removeprefix("--").removesuffix("=x")
+    told = f". Did you mean: {meant} ?" if meant else ""
+    assert refusal(*argv) == f"Unknown command line flag {name!r}{told}"
 
 
 def test_a_flagfile_with_comments_and_blank_lines(tmp_path):
@@ -136,13 +165,19 @@ def test_a_flagfile_with_comments_and_blank_lines(tmp_path):
 
 def test_flagfiles_that_cannot_be_read(tmp_path):
     missing = tmp_path / "no.flags"
-    wanted = f"Unable to open flagfile: [Errno 2] No such file or directory: '{missing}'"
-    assert refusal(f"--flagfile={missing}") == wanted
-    wanted = f"Unable to open flagfile: [Errno 21] Is a directory: '{tmp_path}'"
-    assert refusal(f"--flagfile={tmp_path}") == wanted
+    assert refusal(f"--flagfile={missing}") == f"--flagfile={missing}: No such file or directory"
+    assert refusal("--flagfile", missing) == f"--flagfile={missing}: No such file or directory"
+    assert refusal(f"--flagfile={tmp_path}") == f"--flagfile={tmp_path}: Is a directory"
+    assert refusal("--flagfile") == "--flagfile with no argument"
     picture = tmp_path / "picture.jpg"
     picture.write_bytes(b"\xff\xd8\xff\xe0")
-    assert refusal(f"--flagfile={picture}") == "--flagfile names a file that is no text in UTF-8"
+    assert refusal(f"--flagfile={picture}") == f"--flagfile={picture}: it is no text in UTF-8"
+    # One of several.
+    outer = tmp_path / "outer.flags"
+    outer.write_text(f"--seed=3\n--flagfile={picture}\n")
+    assert refusal(f"--flagfile={outer}") == f"--flagfile={picture}: it is no text in UTF-8"
+    outer.write_text(f"--flagfile={outer}\n")
+    assert refusal(f"--flagfile={outer}") == f"--flagfile={outer}: it leads back to itself"
     typo = tmp_path / "typo.flags"
     typo.write_text("--backbonne=x\n")
     assert refusal(f"--flagfile={typo}") == "Unknown command line flag 'backbonne'. Did you mean: backbone ?"
@@ -230,7 +265,15 @@ def test_a_flagfile_that_begins_with_a_byte_order_mark(text, tmp_path):
 def test_a_flagfile_in_another_encoding_is_one_line(encoding, tmp_path):
     path = tmp_path / "mine.flags"
     path.write_bytes("--seed=7\n--batch_size=8\n".encode(encoding))
-    assert refusal(f"--flagfile={path}") == "--flagfile names a file that is no text in UTF-8"
+    assert refusal(f"--flagfile={path}") == f"--flagfile={path}: it is no text in UTF-8"
+
+
+def test_a_flagfile_whose_name_is_not_utf8(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.flags")
+    assert refusal(f"--flagfile={path}") == f"--flagfile={path}: No such file or directory"
+    with open(path, "w") as file:
+        file.write("--seed=7\n")
+    assert parse(f"--flagfile={path}").given == {"seed": 7}
 
 
 def test_help_is_short_and_helpfull_complete():

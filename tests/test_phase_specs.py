@@ -1,11 +1,14 @@
 """--phase read, and what --schedule stands for."""
 
 import re
+from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from trainer.config import Config, PlanConfig
-from trainer.phase_specs import SCHEDULES, PhaseSpec, is_auto, phase_specs
+from trainer.phase_specs import SCHEDULES, PhaseSpec, is_auto, phase_specs, phase_text
 from trainer.values import Call, Duration, UsageError, parse_calls
 
 
@@ -44,6 +47,64 @@ def test_schedules():
     assert {*wanted, "gradual(N)", "auto"} == set(SCHEDULES)
     for schedule, phases in wanted.items():
         assert specs(schedule=schedule, **plan) == phases
+
+
+PATTERNS = ["head", "all", "not:.*bias head", "a;b .*=c", "top_share=0.5", "  backbone/x  head/ "]
+
+
+def plans():
+    """Options that phases are made of, as validation takes them."""
+    lengths = st.builds(
+        "{}{}".format,
+        st.integers(1, 10**15 - 1) | st.just("0.5"),
+        st.sampled_from(["epochs", "steps", "examples"]),
+    )
+    numbers = st.floats(0, 1e30)
+    optimizer = st.fixed_dictionaries(
+        {"optimizer": st.sampled_from(["adam", "rmsprop"])}
+    ) | st.fixed_dictionaries(
+        {
+            "optimizer": st.just("sgd"),
+            "momentum": st.floats(1e-9, 1),
+            "nesterov": st.booleans(),
+            "weight_decay": numbers,
+        }
+    )
+    trains = st.fixed_dictionaries(
+        {"schedule": st.sampled_from(["finetune", "two_phase"])},
+    ).flatmap(
+        lambda schedule: st.one_of(
+            st.fixed_dictionaries({"finetune_train": st.sampled_from(PATTERNS)}),
+            st.fixed_dictionaries({"from_layer": st.sampled_from(["-8", "block 3/conv"])}),
+            st.fixed_dictionaries({"unfreeze_top_layers": st.integers(1, 99)}),
+        ).map(lambda more: schedule | more)
+    )
+    schedules = trains | st.fixed_dictionaries(
+        {"schedule": st.sampled_from(["frozen", "gradual(2)", "gradual(7)"])}
+    )
+    common = st.fixed_dictionaries(
+        {
+            "frozen_for": lengths, "finetune_for": lengths, "frozen_learning_rate": numbers,
+            "finetune_learning_rate": numbers, "bn": st.sampled_from(["frozen", "batch"]),
+            "lr_schedule": st.sampled_from(["constant", "step(0.3,0.7)", " cosine "]),
+            "warmup": st.sampled_from(["0steps", "12.5%", "3epochs"]),
+            "augment": st.sampled_from(["", "flip, crop(0.5)", " flip"]),
+            "average": st.sampled_from(["", "ema(0.9)", "swa"]),
+        }
+    )  # fmt: skip
+    return st.tuples(schedules, optimizer, common).map(lambda parts: parts[0] | parts[1] | parts[2])
+
+
+@settings(max_examples=200, deadline=None)
+@given(plan=plans())
+def test_a_phase_that_is_written_in_full_is_the_same_phase(plan):
+    wanted = specs(**plan)
+    written = [phase_text(spec) for spec in wanted]
+    assert specs(*written) == specs(*written, optimizer="lion", average="swa", bn="batch", augment="zoom")
+    regexes = [tuple(text.replace(";", r"\x3b") for text in spec.train) for spec in wanted]
+    assert specs(*written) == [
+        replace(spec, train=train) for spec, train in zip(wanted, regexes, strict=True)
+    ]
 
 
 def test_a_phase_takes_what_it_leaves_out_from_the_options():

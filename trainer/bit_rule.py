@@ -6,9 +6,12 @@ trained by SGD with momentum 0.9 from a rate of 0.003 at batches of 512, divided
 linear warm-up. How long, how large and whether pictures are mixed depends on the data.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 from trainer.config import Config
+from trainer.options.model import ZERO
+from trainer.phase_specs import phase_specs, phase_text
 
 BATCH_SIZE = 512
 LEARNING_RATE = 0.003
@@ -41,6 +44,12 @@ def bit_rule(*, num_examples: int, area_px: float) -> Rule:
     return Rule(500, (6_000, 12_000, 18_000), 20_000, cropped, crop_area, mixup=0.1)
 
 
+def rule_head(head: str) -> str:
+    """Returns the head that is trained for one that is asked for: its logits start at zero."""
+    head = RULE_HEAD if head == "auto" else head
+    return head if head.startswith(ZERO) else ZERO + head
+
+
 def apply_rule(config: Config, rule: Rule) -> Config:
     """Returns the options with which the rule is followed; --image_size and --head stay if they are given.
 
@@ -60,11 +69,15 @@ def apply_rule(config: Config, rule: Rule) -> Config:
         "warmup": f"{rule.warmup_steps * BATCH_SIZE}examples",
         "optimizer": "sgd",
         "momentum": "0.9",
+        "nesterov": "false",
         "weight_decay": "0",
         "augment": augment,
     }
+    text = "; ".join(f"{key}={value}" for key, value in phase.items())
+    # With what is left to the other options, so that what is printed is the whole phase.
+    [spec] = phase_specs(dataclasses.replace(config.plan, phase=(text,)))
     return config.replace(
-        phase=("; ".join(f"{key}={value}" for key, value in phase.items()),),
-        head=RULE_HEAD if config.model.head == "auto" else config.model.head,
+        phase=(phase_text(spec),),
+        head=rule_head(config.model.head),
         image_size=config.model.image_size or rule.image_size_px,
     )

@@ -202,8 +202,8 @@ def _validate(config: Config) -> None:
     if (steps := config.run.profile_steps) and not re.fullmatch("[0-9]{1,18}(-[0-9]{1,18})?", steps):
         raise UsageError(f"--profile_steps={steps} is not the number of an update, or two such as 100-110")
     _check_signals(config.run.stop_signals)
-    parse_calls(config.model.head)
-    parse_calls(config.update.loss)
+    for name, such_as in (("head", "linear or mlp(512)"), ("loss", "cross_entropy or focal(2)")):
+        parse_calls(config.flat()[name], flag=f"--{name}", such_as=such_as)
     phase_specs(config.plan)
     _check_together(config)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainer.bit_rule import RULE_HEAD, apply_rule, bit_rule
+from trainer.bit_rule import apply_rule, bit_rule, rule_head
 from trainer.combinations import check_options, check_together
 from trainer.config import Config
 from trainer.data.augment import Augment, make_augment
@@ -137,7 +137,8 @@ class Experiment:
         rule = bit_rule(num_examples=len(train), area_px=area)
         settled = apply_rule(config, rule)
         _log.info(
-            "schedule:    BiT-HyperRule for %s pictures of about %s px: head %s, %d px, --phase='%s'",
+            "schedule:    BiT-HyperRule for %s pictures of about %s px: --head='%s' --image_size=%d "
+            "--phase='%s'",
             f"{len(train):,}", f"{area:,.0f}", settled.model.head, settled.model.image_size,
             settled.plan.phase[0],
         )  # fmt: skip
@@ -273,13 +274,12 @@ def make_classifier(config: Config, backbone: Backbone, *, num_classes: int) -> 
         num_logits=1 if model.logits == "one" else num_classes,
         dropout=model.dropout,
         seed=config.run.seed,
-        zero_logits=is_auto(config.plan),
     )
     return Classifier(backbone, head)
 
 
 def head_of(config: Config) -> str:
     """Returns the head that is asked for, or what `auto` stands for."""
-    if config.model.head != "auto":
-        return config.model.head
-    return RULE_HEAD if is_auto(config.plan) else DEFAULT_HEAD
+    if is_auto(config.plan):
+        return rule_head(config.model.head)
+    return DEFAULT_HEAD if config.model.head == "auto" else config.model.head

@@ -1,17 +1,21 @@
 """absl flags from the fields of Config: the only reader of flags."""
 
 import dataclasses
+import difflib
+import functools
 import re
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import flags as absl_flags
 
+from trainer.addresses import read_backbone, read_source
 from trainer.config import Config
 from trainer.options.declare import FOR_TENSORFLOW
 from trainer.paths import local_path
-from trainer.values import UsageError
+from trainer.values import UsageError, as_number
 
 COMMANDS = {
     "train": "train, evaluate on the test split and write a report (what happens without a command)",
@@ -26,8 +30,25 @@ COMMANDS = {
     "find_lr": "train some updates at a rising learning rate, draw the loss, and propose a rate",
     "inspect": "show configuration, splits, contract, variables and plan, and stop",
 }
-_BYTE_ORDER_MARK = "\N{BYTE ORDER MARK}"
-_COMMENT = re.compile(r"\s*(#|//|$)")
+# The commands that go by the options of a section; those of the other sections are for all.
+_GO_BY = {
+    "evaluate": ("evaluate", "predict", "explain", "export", "serve"),
+    "predict": ("predict",),
+    "explain": ("explain",),
+    "export": ("export",),
+    "serve": ("serve",),
+    "benchmark": ("benchmark", "doctor", "compare", "predict", "explain"),
+    "find_lr": ("find_lr",),
+}
+# The option that says where a command writes, and what else it may be called.
+_RESULTS = {
+    "train": "workdir", "find_lr": "workdir", "evaluate": "report_dir", "export": "export_dir",
+    **dict.fromkeys(_GO_BY["benchmark"], "output"),
+}  # fmt: skip
+_LIKE_RESULTS = re.compile(
+    rf"(out|output|results?|save|report|log|model|run|{'|'.join(COMMANDS)})_?(dir|directory|folder|path|file|to)?"
+)
+_FLAGFILE = re.compile("--?flagfile(?:=(.*))?", re.DOTALL)
 TAKE_PATHS = ("predict", "explain", "compare")
 # What they write there is for programs: what is logged goes elsewhere.
 ANSWER_ON_STDOUT = ("predict",)
@@ -46,8 +67,8 @@ def make_flags() -> absl_flags.FlagValues:
     values = absl_flags.FlagValues()
     define: dict[str, Any] = {
         "str": absl_flags.DEFINE_string,
-        "int": absl_flags.DEFINE_integer,
-        "float": absl_flags.DEFINE_float,
+        "int": functools.partial(absl_flags.DEFINE, _Whole()),
+        "float": functools.partial(absl_flags.DEFINE, _Real()),
         "bool": absl_flags.DEFINE_boolean,
         "tuple": absl_flags.DEFINE_multi_string,
     }
@@ -62,6 +83,25 @@ def make_flags() -> absl_flags.FlagValues:
             define[kind](field.name, list(value) if kind == "tuple" else value, help_text, **common)
     values.set_gnu_getopt(True)  # The command may stand before or after the flags.
     return values
+
+
+class _Whole(absl_flags.IntegerParser):
+    def convert(self, argument: Any) -> int:
+        try:
+            # Python takes any digits of Unicode, and _ between them.
+            if isinstance(argument, str) and (not argument.isascii() or "_" in argument):
+                raise ValueError
+            return super().convert(argument)
+        except ValueError:
+            raise ValueError("it must be a whole number below 2**63, in digits from 0 to 9") from None
+
+
+class _Real(absl_flags.FloatParser):
+    def convert(self, argument: Any) -> float:
+        try:
+            return as_number(argument) if isinstance(argument, str) else super().convert(argument)
+        except ValueError:
+            raise ValueError("it must be a number, such as 0.5 or 1e-3") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,13 +128,13 @@ def parse(argv: Sequence[str]) -> CommandLine:
     """
     values = make_flags()
     try:
-        rest = values([argv[0], *_read_flagfiles(values, argv[1:])])[1:]
+        arguments = _with_flagfiles(argv[1:])
+        rest = values([argv[0], *arguments])[1:]
+    except absl_flags.UnrecognizedFlagError as error:
+        command = next((word for word in arguments if word in COMMANDS), "train")
+        raise UsageError(_unknown(error.flagname, command)) from None
     except absl_flags.Error as error:
         raise UsageError(_told(error)) from None
-    except UnicodeDecodeError:
-        raise UsageError("--flagfile names a file that is no text in UTF-8") from None
-    except OSError as error:
-        raise UsageError(f"--flagfile={error.filename}: {error.strerror}") from None
     command, *extra = rest or ["train"]
     if command not in COMMANDS:
         raise UsageError(f"{command!r} is no command; there are {', '.join(COMMANDS)} (see --help)")
@@ -109,31 +149,73 @@ def parse(argv: Sequence[str]) -> CommandLine:
     return line
 
 
-def _read_flagfiles(values: absl_flags.FlagValues, arguments: Sequence[str]) -> list[str]:
-    """Returns the arguments with the lines of flagfiles in their place.
+def _with_flagfiles(arguments: Sequence[str], *, inside: tuple[Path, ...] = ()) -> list[str]:
+    """Returns the arguments with the flags in flagfiles in their place.
 
-    absl knows no byte order mark, with which some editors begin a text: it would be a part of the first flag.
+    absl reads them by the locale, knows no byte order mark, and does not say which file is wrong.
+
+    Args:
+      arguments: of the command line, or the lines of a flagfile.
+      inside: the flagfiles that these come from, the outermost first.
     """
-    found = values.read_flags_from_files(arguments)
-    if any("\0" in line for line in found):
-        raise UsageError("--flagfile names a file that is no text in UTF-8")
-    lines = [line.removeprefix(_BYTE_ORDER_MARK) for line in found]
-    if lines == found:
-        return lines
-    # Only now can such a first line be told from a comment; and it may name another flagfile.
-    shown = [line for line, was in zip(lines, found, strict=True) if line == was or not _COMMENT.match(line)]
-    return _read_flagfiles(values, shown)
+    found: list[str] = []
+    left = list(arguments)
+    while left:
+        argument = left.pop(0)
+        if argument == "--":
+            return [*found, argument, *left]
+        if not (match := _FLAGFILE.fullmatch(argument)):
+            found.append(argument)
+            continue
+        if match[1] is None and not left:
+            raise UsageError("--flagfile with no argument")
+        if name := left.pop(0) if match[1] is None else match[1].strip():
+            path = local_path(name, flag=f"--flagfile={name}")
+            if path in inside:
+                raise UsageError(f"--flagfile={name}: it leads back to itself")
+            found += _with_flagfiles(_lines(path, name), inside=(*inside, path))
+    return found
+
+
+def _lines(flagfile: Path, name: str) -> list[str]:
+    """Returns the lines of a flagfile without comments and blank ones."""
+    try:
+        text = flagfile.read_text(encoding="utf-8-sig")
+        if "\0" in text:
+            raise ValueError("as in UTF-16")
+    except OSError as error:
+        raise UsageError(f"--flagfile={name}: {error.strerror}") from None
+    except ValueError:
+        raise UsageError(f"--flagfile={name}: it is no text in UTF-8") from None
+    lines = (line.strip() for line in text.split("\n"))
+    return [line for line in lines if line and not line.startswith(("#", "//"))]
 
 
 def _check_paths(line: CommandLine) -> None:
-    """Makes sure that what is to be a path on this machine can be one."""
+    """Makes sure that what is to be a path on this machine can be one, before TensorFlow is imported."""
     for _, field in _fields():
         kind, value = field.metadata["path"], line.config.flat()[field.name]
         if kind and value:
             local_path(value, flag=f"--{field.name}={value}", for_tensorflow=kind == FOR_TENSORFLOW)
+    if source := line.config.data.source:
+        read_source(source)
+    if backbone := line.config.model.backbone:
+        read_backbone(backbone)
     # Of a picture that is an address, predict and explain say how it is to be had.
     for path in line.paths if line.command == "compare" else ():
         local_path(path, flag=path)
+
+
+def _unknown(name: str, command: str) -> str:
+    """Returns the message that there is no flag of a name, with those that may be meant of a command."""
+    flags = ["flagfile", "help", "helpfull"]
+    flags += [field.name for section, field in _fields() if command in _GO_BY.get(section, COMMANDS)]
+    close = difflib.get_close_matches(name, flags, cutoff=0.85)
+    if not close and command in _RESULTS and _LIKE_RESULTS.fullmatch(name):
+        close = [_RESULTS[command]]
+    close = close or difflib.get_close_matches(name, flags, cutoff=0.7)
+    close = close or [flag for flag in flags if len(name) > 2 and flag.startswith(name)]
+    return f"Unknown command line flag {name!r}" + (f". Did you mean: {', '.join(close)} ?" if close else "")
 
 
 def _told(error: absl_flags.Error) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -10,6 +11,9 @@ from typing import NoReturn
 
 from trainer import flags, machine, runtime
 from trainer.values import Interrupted, TrainerError, failure_in_words
+
+# Longer than a SHA-256. What is behind it in a message would not be read.
+_LONG_NUMBER = re.compile("[0-9]{65,}")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -35,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
 
         return commands.run(line) or int(lines.lost)
     except TrainerError as error:
-        print(f"trainer: {error}", file=sys.stderr)
+        print(f"trainer: {_LONG_NUMBER.sub(_shortened, str(error))}", file=sys.stderr)
         return error.exit_status
     except BrokenPipeError:
         _close_stdout()  # The reader, such as `head`, has left.
@@ -55,6 +59,10 @@ def main(argv: Sequence[str]) -> int:
             raise
         print(f"trainer: {told}", file=sys.stderr)
         return 1
+
+
+def _shortened(number: re.Match[str]) -> str:
+    return f"{number[0][:10]}...({len(number[0]):,} digits)"
 
 
 def _place(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.values import Call, Calls, Duration, UsageError, parse_calls
+from trainer.values import Call, Calls, Duration, UsageError, as_number, parse_calls
 
 SCHEDULES = ("frozen", "finetune", "two_phase", "gradual(N)", "auto")
 BN_MODES = ("frozen", "batch")
@@ -20,7 +20,7 @@ WAYS_TO_TRAIN = ("train", "from_layer", "unfreeze_top_layers")
 # What --schedule=auto says of its one phase; from_layer and unfreeze_top_layers it refuses by itself.
 RULED = (
     "frozen_for", "finetune_for", "frozen_learning_rate", "finetune_learning_rate", "finetune_train",
-    "lr_schedule", "warmup", "optimizer", "momentum", "weight_decay", "augment",
+    "lr_schedule", "warmup", "optimizer", "momentum", "nesterov", "weight_decay", "augment",
 )  # fmt: skip
 
 
@@ -77,9 +77,32 @@ def phase_specs(plan: Any) -> list[PhaseSpec]:
     return specs
 
 
+def phase_text(spec: PhaseSpec) -> str:
+    """Returns the value of --phase that says a phase in full, whatever the other options are."""
+    way, equals, value = spec.train[0].partition("=")
+    # What stands between parts, a regex can say otherwise.
+    what = {way: value} if equals and way in WAYS_TO_TRAIN else {"train": " ".join(spec.train)}
+    values = {
+        "name": spec.name,
+        "for": spec.duration,
+        **{key: text.replace(";", r"\x3b") for key, text in what.items()},
+        "lr": repr(spec.learning_rate),
+        "lr_schedule": spec.lr_schedule,
+        "warmup": spec.warmup,
+        "optimizer": spec.optimizer,
+        "momentum": repr(spec.momentum),
+        "nesterov": str(spec.nesterov).lower(),
+        "weight_decay": repr(spec.weight_decay),
+        "bn": spec.bn,
+        "augment": spec.augment,
+        "average": spec.average or "",
+    }
+    return "; ".join(f"{key}={value}" for key, value in values.items())
+
+
 def _scheduled(plan: Any) -> dict[str, dict[str, Any]]:
     """Returns {name of a phase: its part of what a --phase would say}."""
-    calls = parse_calls(plan.schedule)
+    calls = parse_calls(plan.schedule, flag="--schedule", such_as="two_phase or gradual(4)")
     call = calls[0] if len(calls) == 1 else Call("")
     frozen = {"for": plan.frozen_for, "lr": plan.frozen_learning_rate, "train": "head", "bn": "frozen"}
     finetune = {"for": plan.finetune_for, "lr": plan.finetune_learning_rate, **_finetune_train(plan)}
@@ -170,7 +193,7 @@ def _phase_spec(name: str, values: dict[str, Any], plan: Any) -> PhaseSpec:
 
     def number(key: str, default: float) -> float:
         try:
-            value = float(values.get(key, default))
+            value = as_number(str(values.get(key, default)))
         except ValueError:
             raise UsageError(f"{key}={values[key]} is not a number") from None
         if not 0 <= value < float("inf"):

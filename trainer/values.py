@@ -145,6 +145,17 @@ class Duration:
         return f"{digits.removesuffix('.0')}{self.unit}"
 
 
+def as_number(text: str) -> float:
+    """Returns the number that a text is, in digits from 0 to 9; Python's `float` takes any of Unicode, and _.
+
+    Raises:
+      ValueError: it is none.
+    """
+    if not text.isascii() or "_" in text:
+        raise ValueError(f"{text!r} is not a number")
+    return float(text)
+
+
 def parse_pair(text: str, *, flag: str, what: str) -> tuple[float, float]:
     """Reads two numbers with a comma between them, the lower one first.
 
@@ -157,7 +168,7 @@ def parse_pair(text: str, *, flag: str, what: str) -> tuple[float, float]:
       UsageError: the text is not two finite numbers in rising order.
     """
     try:
-        low, high = map(float, text.split(","))
+        low, high = map(as_number, text.split(","))
     except ValueError:
         raise UsageError(f"{flag}={text} is not two {what}") from None
     if not -math.inf < low < high < math.inf:
@@ -186,8 +197,13 @@ class Calls(tuple[Call, ...]):
         return ",".join(map(str, self))
 
 
-def parse_calls(text: str) -> Calls:
+def parse_calls(text: str, *, flag: str = "", such_as: str = "flip,crop(0.6)") -> Calls:
     """Reads a list such as `flip,crop(0.6)`; arguments are numbers, True, False or texts in quotes.
+
+    Args:
+      text: what is read.
+      flag: what messages begin with, such as `--augment`.
+      such_as: what messages end with.
 
     Raises:
       UsageError: the text is not such a list.
@@ -200,7 +216,8 @@ def parse_calls(text: str) -> Calls:
             raise ValueError("the text closes the bracket around it")
         return Calls(map(_call, tree.elts))
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
-        raise UsageError(f"{text!r} is not a list of names with arguments, such as flip,crop(0.6)") from None
+        what = f"{flag}={text}" if flag else repr(text)
+        raise UsageError(f"{what} is not a list of names with arguments, such as {such_as}") from None
 
 
 def _call(node: ast.expr) -> Call:

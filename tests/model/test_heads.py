@@ -74,11 +74,11 @@ def test_kernels_are_glorot_uniform_by_seed_and_biases_zero():
 
 
 def test_logits_can_start_at_zero():
-    plain, zero = (weights(make("mlp(4)", seed=3, zero_logits=zero)) for zero in (False, True))
+    plain, zero = (weights(make(head, seed=3)) for head in ("mlp(4)", "zero_mlp(4)"))
     assert plain["head/logits/kernel"].any()
     assert not zero["head/logits/kernel"].any()
     np.testing.assert_array_equal(zero["head/dense_0/kernel"], plain["head/dense_0/kernel"])
-    np.testing.assert_array_equal(make("linear", zero_logits=True)(tf.ones([2, 6])), np.zeros([2, 3]))
+    np.testing.assert_array_equal(make("zero_linear")(tf.ones([2, 6])), np.zeros([2, 3]))
 
 
 @pytest.mark.parametrize(
@@ -98,8 +98,8 @@ def test_layers_in_the_order_in_which_they_are_applied(text, dropout, names):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is not one of linear, mlp"),
-        ("conv(3)", "--head=conv(3) is not one of linear, mlp"),
+        ("", "is not one of linear, zero_linear, mlp, zero_mlp"),
+        ("conv(3)", "--head=conv(3) is not one of linear, zero_linear, mlp, zero_mlp"),
         ("linear,linear", "is not one of"),
         ("linear(3)", "--head=linear(3): linear takes no arguments, and there is 3 besides"),
         ("mlp", "--head=mlp: there must be a width, as in mlp(1024,512)"),
@@ -108,7 +108,7 @@ def test_layers_in_the_order_in_which_they_are_applied(text, dropout, names):
         ("mlp(4,-1)", "widths=-1 must be a whole number"),
         ("mlp(2.5)", "widths=2.5 must be a whole number"),
         ("mlp('wide')", "widths='wide' must be a whole number"),
-        ("mlp(", "is not one of linear, mlp"),
+        ("mlp(", "is not one of linear, zero_linear, mlp, zero_mlp"),
     ],
 )
 def test_other_heads_are_refused(text, message):

@@ -4,6 +4,7 @@ import glob
 import os
 import re
 import stat
+import urllib.request
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from trainer.paths import expanded
 # No decoder takes more; a file with a hole in it can be as large as it likes.
 _MAX_BYTES = 2**31 - 1
 _LISTED = "-"
+_FILE = "file://"
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _COPIES_WITH = {"http": "curl -O", "https": "curl -O", "gs": "gcloud storage cp", "s3": "aws s3 cp"}
 
@@ -37,12 +39,12 @@ def find_pictures(paths: Iterable[str], *, lines: Iterable[bytes] = ()) -> Itera
     `a/**/*.jpg` stands for what a shell would make of it, sorted. No file is opened.
 
     Args:
-      paths: `~` is expanded; `-` stands for `lines`.
+      paths: `~` is expanded, and file:///x is /x; `-` stands for `lines`.
       lines: paths of files and folders, one a line, read when their turn comes; taken as they are.
     """
     seen = set()
     for path in paths:
-        for found in _listed(lines) if path == _LISTED else _named(expanded(path, flag=path)):
+        for found in _listed(lines) if path == _LISTED else _named(_as_path(path)):
             whole = os.path.abspath(found.path)
             if whole not in seen:
                 seen.add(whole)
@@ -87,6 +89,13 @@ def _listed(lines: Iterable[bytes]) -> Iterator[Found]:
     for line in lines:
         if path := os.fsdecode(line.removesuffix(b"\n").removesuffix(b"\r")):
             yield from _at(path)
+
+
+def _as_path(text: str) -> str:
+    # What a file manager hands over; one with another host in it stays an address.
+    if text.startswith((f"{_FILE}/", f"{_FILE}localhost/")) and not os.path.lexists(text):
+        return urllib.request.url2pathname(text.removeprefix(_FILE).removeprefix("localhost"))
+    return expanded(text, flag=text)
 
 
 def _named(path: str) -> Iterator[Found]:

@@ -1,6 +1,6 @@
 """Where pictures come from: the Source protocol and the registry of schemes.
 
-A new kind of source is one file beside this one and one line in `open_source`.
+A new kind of source is one file beside this one, one line in `open_source`, and its scheme in `addresses.py`.
 """
 
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from typing import Protocol
 
 import numpy as np
 
+from trainer.addresses import read_source
 from trainer.caches import cache_root
 from trainer.data.encoded import DEFAULT_BUDGET_BYTES, EncodedStore
-from trainer.values import UsageError
 
 
 class Source(Protocol):
@@ -123,41 +123,35 @@ def open_source(address: str, options: SourceOptions) -> Source:
     """Opens `SCHEME:REST`.
 
     Raises:
-      UsageError: the address names no known scheme.
+      UsageError: the address cannot be read; see `read_source`.
       TrainerError: the source cannot be had; the message says what was tried.
     """
-    scheme, colon, rest = address.partition(":")
+    scheme, rest = read_source(address)
     # Imported on demand: importing tfds alone costs a quarter of a second.
-    if colon and rest:
-        if scheme == "folder":
-            from trainer.data.folder import open_folder
+    if scheme == "folder":
+        from trainer.data.folder import open_folder
 
-            return open_folder(rest, name=address, budget_bytes=options.memory_budget_bytes)
-        if scheme == "archive":
-            from trainer.data.archive import open_archive
+        return open_folder(rest, name=address, budget_bytes=options.memory_budget_bytes)
+    if scheme == "archive":
+        from trainer.data.archive import open_archive
 
-            return open_archive(
-                rest,
-                name=address,
-                checksum=options.checksum,
-                cache_dir=options.cache_dir,
-                budget_bytes=options.memory_budget_bytes,
-            )
-        if scheme == "tfds":
-            from trainer.data.tfds import open_tfds
+        return open_archive(
+            rest,
+            name=address,
+            checksum=options.checksum,
+            cache_dir=options.cache_dir,
+            budget_bytes=options.memory_budget_bytes,
+        )
+    if scheme == "tfds":
+        from trainer.data.tfds import open_tfds
 
-            return open_tfds(rest, name=address, data_dir=options.data_dir, store=options.new_store())
-        if scheme == "synthetic":
-            from trainer.data.synthetic import open_synthetic
+        return open_tfds(rest, name=address, data_dir=options.data_dir, store=options.new_store())
+    from trainer.data.synthetic import open_synthetic
 
-            return open_synthetic(
-                rest,
-                name=address,
-                num_examples=options.synthetic_examples,
-                seed=options.synthetic_seed,
-                store=options.new_store(),
-            )
-    raise UsageError(
-        f"--source={address} is none of tfds:NAME[/CONFIG][:VERSION], folder:PATH, archive:PATH_OR_URL, "
-        "synthetic:flowers"
+    return open_synthetic(
+        rest,
+        name=address,
+        num_examples=options.synthetic_examples,
+        seed=options.synthetic_seed,
+        store=options.new_store(),
     )

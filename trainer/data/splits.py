@@ -13,8 +13,9 @@ from trainer.data.sources import Source
 from trainer.values import TrainerError, UsageError
 
 SPLIT_NAMES = ("train", "validation", "test")
-# Not what else Unicode has for digits, nor more than Python turns into a number.
-_NUMBER = "[0-9]{1,15}"
+# Not what else Unicode has for digits.
+_NUMBER = "[0-9]+"
+_MOST_DIGITS = 15
 SHARES_BY_DEFAULT = "80%,10%,10%"
 
 
@@ -82,6 +83,14 @@ def _default_spec(source: Source) -> str:
     return "train[:90%],train[90%:],test" if {"train", "test"} <= set(named) else SHARES_BY_DEFAULT
 
 
+def _number(text: str) -> Fraction:
+    """Returns a number of any length; of one larger than any number of pictures, another such one."""
+    whole, _, part = text.partition(".")
+    if len(whole.lstrip("0")) > _MOST_DIGITS:
+        return Fraction(10**_MOST_DIGITS)
+    return Fraction(f"{whole[-_MOST_DIGITS:]}.{part[: 2 * _MOST_DIGITS]}")
+
+
 def _counts(parts: Sequence[str], total: int, spec: str) -> list[int]:
     """Turns shares and counts into numbers of examples.
 
@@ -95,15 +104,15 @@ def _counts(parts: Sequence[str], total: int, spec: str) -> list[int]:
         if part == "rest" and i == len(parts) - 1:
             counts.append(rest)
         elif match := re.fullmatch(rf"({_NUMBER}(?:\.{_NUMBER})?)%", part):
-            share = Fraction(match[1])
+            share = _number(match[1])
             if share > share_left:
                 raise UsageError(f"--splits={spec} adds up to more than 100%")
             half = 0 if i == 0 else Fraction(1, 2)
             counts.append(int(rest * share / share_left + half) if share_left else 0)
             share_left -= share
         elif re.fullmatch(_NUMBER, part):
-            counts.append(int(part))
-            share_left -= Fraction(100 * int(part), total)
+            counts.append(int(_number(part)))
+            share_left -= Fraction(100 * counts[-1], total)
         else:
             raise UsageError(
                 f"--splits={spec}: {part!r} is no share (80%), count (1835), rest or range (train[:80%])"
@@ -128,7 +137,8 @@ def _named_range(part: str, ranges: dict[str, np.ndarray], source: str) -> np.nd
         if not text:
             return default
         # Half up, like the shares; two ranges that meet at one bound never overlap.
-        at = int(Fraction(text[:-1]) * len(whole) / 100 + Fraction(1, 2)) if text[-1] == "%" else int(text)
+        number = _number(text.removesuffix("%"))
+        at = int(number * len(whole) / 100 + Fraction(1, 2)) if text[-1] == "%" else int(number)
         if at > len(whole):
             raise UsageError(f"--splits: {part} overruns the {len(whole):,} pictures of {match[1]}")
         return at

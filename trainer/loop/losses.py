@@ -10,7 +10,7 @@ import tensorflow as tf
 import tf_keras
 
 from trainer.registry import Bounds, Registry
-from trainer.values import Call, UsageError
+from trainer.values import Call, UsageError, as_number
 
 Loss = Callable[[tf.Tensor, tf.Tensor, tf.Tensor | None], tf.Tensor]
 """(logits [B, K] float32, labels [B] int64, targets [B, K] float32 or None) -> losses [B] float32.
@@ -185,7 +185,7 @@ def _after(text: str, name: str) -> str | None:
 
 def _weight(text: str, number: str) -> float:
     try:
-        weight = float(number)
+        weight = as_number(number)
     except ValueError:
         weight = math.nan
     if not SMALLEST <= weight <= LARGEST:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 
 from trainer.model.layers import Layer
-from trainer.values import UsageError
+from trainer.values import UsageError, as_number
 
 NUM_GROUPS = 12
 """Groups of layers that --layer_decay makes of a network."""
@@ -96,7 +96,7 @@ def _parse(rule: str) -> tuple[re.Pattern[str], float]:
     # A name may hold a '=', a number cannot.
     regex, equals, number = rule.rpartition("=")
     try:
-        factor = float(number)
+        factor = as_number(number)
     except ValueError:
         factor = math.nan
     if not equals or not regex.strip() or not (math.isfinite(factor) and factor > 0):

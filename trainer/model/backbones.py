@@ -1,6 +1,7 @@
 """Pretrained networks behind one interface: `hub:`, `savedmodel:`, `keras:`, `efficientnet_lite0`.
 
-A new kind of backbone is one file beside this one and one line in `open_backbone`.
+A new kind of backbone is one file beside this one, one line in `open_backbone`, and its scheme in
+`addresses.py`.
 """
 
 from collections.abc import Callable, Collection
@@ -9,6 +10,7 @@ from typing import Protocol
 import tensorflow as tf
 import tf_keras
 
+from trainer.addresses import read_backbone
 from trainer.model.cuts import Cut
 from trainer.model.layers import Layer
 from trainer.values import Contract, UsageError
@@ -119,8 +121,8 @@ def open_backbone(
       UsageError: the address names nothing known, or does not go with another option.
       TrainerError: the network cannot be had or used; the message says what was tried.
     """
-    scheme, _, rest = address.partition(":")
-    is_module = scheme in ("hub", "savedmodel") and rest
+    scheme, rest = read_backbone(address)
+    is_module = scheme in ("hub", "savedmodel")
     if is_module and weights != "imagenet":
         raise UsageError(f"--weights={weights}: {address} brings its own weights; leave --weights away")
     if value_range is not None and not is_module:
@@ -141,15 +143,10 @@ def open_backbone(
             value_range=value_range,
             default_size=published_size(rest),
         )
-    if scheme == "keras" and rest:
+    if scheme == "keras":
         from trainer.model.keras_apps import open_keras_application
 
         return open_keras_application(rest, weights=weights, image_size=image_size)
-    if address == "efficientnet_lite0":
-        from trainer.model.efficientnet_lite0 import open_efficientnet_lite0
+    from trainer.model.efficientnet_lite0 import open_efficientnet_lite0
 
-        return open_efficientnet_lite0(weights=weights, image_size=image_size)
-    raise UsageError(
-        f"--backbone={address} is none of efficientnet_lite0, hub:HANDLE (an address or a folder), "
-        "savedmodel:PATH, keras:NAME"
-    )
+    return open_efficientnet_lite0(weights=weights, image_size=image_size)

@@ -7,18 +7,21 @@ import tf_keras
 
 from trainer.model.dropout import Draws, dropout
 from trainer.model.layers import HEAD, Layer
+from trainer.options.model import ZERO
 from trainer.registry import Bounds, Registry
 from trainer.values import UsageError
 
 HEADS: Registry[list[int]] = Registry("head", flag="--head")
 
 
+@HEADS.register(f"{ZERO}linear")
 @HEADS.register("linear")
 def linear() -> list[int]:
     """Features straight to logits."""
     return []
 
 
+@HEADS.register(f"{ZERO}mlp")
 @HEADS.register("mlp")
 def mlp(*widths: Annotated[int, Bounds(at_least=1, at_most=1_000_000)]) -> list[int]:
     """Hidden layers of these widths, each with ReLU, before the logits."""
@@ -34,22 +37,23 @@ class Head(tf_keras.layers.Layer):
     Glorot uniform by (seed, layer), biases at zero.
     """
 
-    def __init__(self, text: str, *, num_logits: int, dropout: float, seed: int, zero_logits: bool = False):
+    def __init__(self, text: str, *, num_logits: int, dropout: float, seed: int):
         """Makes the head that `text`, e.g. `mlp(512)`, names.
 
         Args:
-          text: of `HEADS`, such as `mlp(512)`.
+          text: of `HEADS`, such as `mlp(512)`; of one that begins with `zero_`, the kernel of the logits
+            starts at zero, so that training begins with all classes equally likely (BiT, Kolesnikov et al.
+            2020, arXiv 1912.11370).
           num_logits: K; one, z, stands for the two classes with the logits 0 and z (see `Classifier`).
           dropout: share of the last features dropped in training.
           seed: of the kernels.
-          zero_logits: whether the kernel of the logits starts at zero, so that training begins with all
-            classes equally likely (BiT, Kolesnikov et al. 2020, arXiv 1912.11370).
 
         Raises:
           UsageError: there is no such head.
         """
         super().__init__(name="head")
-        widths = HEADS.choose(text)()
+        choice = HEADS.choose(text)
+        widths = choice()
 
         def dense(i: int, units: int, name: str, activation: str | None) -> tf_keras.layers.Dense:
             initializer = tf_keras.initializers.GlorotUniform(seed=(1000 * seed + i) % 2**63)
@@ -57,7 +61,7 @@ class Head(tf_keras.layers.Layer):
 
         self.hidden = [dense(i, width, f"dense_{i}", "relu") for i, width in enumerate(widths)]
         self.logits = dense(len(widths), num_logits, "logits", None)
-        if zero_logits:
+        if choice.name.startswith(ZERO):
             self.logits.kernel_initializer = tf_keras.initializers.Zeros()
         self.dropout = dropout
 

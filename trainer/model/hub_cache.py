@@ -5,13 +5,13 @@ import datetime
 import hashlib
 import logging
 import os
-import re
 import secrets
 import socket
 import ssl
 import urllib.parse
 from pathlib import Path
 
+from trainer.addresses import module_address
 from trainer.archives.unpack import BadArchiveError, remove_left_overs, unpack
 from trainer.caches import cache_root, hub_cache_root
 from trainer.downloads import download
@@ -30,17 +30,7 @@ _CHINA, _ARCHIVES_IN_CHINA = (
     "https://hub.tensorflow.google.cn/",
     "https://gcs.tensorflow.google.cn/tfhub-modules/%s.tar.gz",
 )
-# What kagglehub calls a model of Kaggle: OWNER/MODEL/FRAMEWORK/VARIATION[/VERSION].
-_KAGGLE_HANDLE = re.compile(
-    r"(?P<model>[\w-]+/[\w.-]+)/(?P<framework>tensorflow[12]|tf-?lite|tfjs|keras|pytorch|jax|flax|transformers"
-    r"|other)/(?P<variation>[\w.-]+)(?P<version>/\d+)?",
-    re.IGNORECASE,
-)
 _HDF5 = b"\x89HDF\r\n\x1a\n"
-
-
-def is_remote(handle: str) -> bool:
-    return handle.startswith(("https://", "http://"))
 
 
 def module_folder(handle: str, *, flag: str, cache_dir: str = "", remote: bool = True) -> Path:
@@ -57,16 +47,11 @@ def module_folder(handle: str, *, flag: str, cache_dir: str = "", remote: bool =
       UsageError: it is of a kind that holds no SavedModel.
       TrainerError: it cannot be had; the message says what was tried and the ways out.
     """
-    if is_remote(handle):
-        if not remote:
-            raise UsageError(
-                f"{flag}: expected a folder or an archive; of an address, --backbone=hub:{handle}"
-            )
-        return fetched_folder(handle, cache_dir=cache_dir)
-    path = local_path(handle, flag=flag)
-    if remote and not path.exists() and (address := _kaggle_address(handle, flag=flag)):
-        logger.info("%s: a model of Kaggle, %s", handle, address)
+    if address := module_address(handle, flag=flag, remote=remote):
+        if address != handle:
+            logger.info("%s: a model of Kaggle, %s", handle, address)
         return fetched_folder(address, cache_dir=cache_dir)
+    path = local_path(handle, flag=flag)
     if path.is_file():
         _check_kind(path, flag=flag)
         return _unpacked_folder(path, flag=flag, cache_dir=cache_dir)
@@ -77,28 +62,6 @@ def module_folder(handle: str, *, flag: str, cache_dir: str = "", remote: bool =
     if defect:
         raise TrainerError(f"{flag}: {path} is not a whole SavedModel: {defect}")
     return path
-
-
-def _kaggle_address(handle: str, *, flag: str) -> str:
-    """Returns the address of what kagglehub would call by `handle`; '' where it is no such name.
-
-    Raises:
-      UsageError: the model is of another framework, or of no version.
-    """
-    match = _KAGGLE_HANDLE.fullmatch(handle.strip("/"))
-    if not match:
-        return ""
-    if not match["framework"].lower().startswith("tensorflow"):
-        raise UsageError(
-            f"{flag}: a model of Kaggle for {match['framework']}; expected one for TensorFlow2, which is a "
-            "SavedModel"
-        )
-    if not match["version"]:
-        raise UsageError(f"{flag}: add the version of the model, as in hub:{handle.strip('/')}/1")
-    framework = "TensorFlow" + match["framework"][-1]
-    return (
-        f"https://www.kaggle.com/models/{match['model']}/{framework}/{match['variation']}{match['version']}"
-    )
 
 
 def _check_kind(path: Path, *, flag: str) -> None:

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tf_keras
 
 from trainer.model.variable_names import lasting_layer_names
-from trainer.values import UsageError
+from trainer.values import UsageError, as_number
 
 HEAD = "head/"
 """What names of the head's layers and variables begin with."""
@@ -101,7 +101,7 @@ def top_share(value: str, layers: Sequence[Layer]) -> Sequence[Layer]:
       UsageError: the share is not above 0 and at most 1.
     """
     try:
-        share = float(value)
+        share = as_number(value)
     except ValueError:
         share = math.nan
     if not 0 < share <= 1:

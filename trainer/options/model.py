@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from trainer.options.declare import FOR_TENSORFLOW, LOCAL, option
 
+# Begins the name of a head whose logits start at zero.
+ZERO = "zero_"
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -36,8 +39,8 @@ class ModelConfig:
     )
     head: str = option(
         "auto",
-        "Layers after the backbone: linear, or mlp(WIDTH,...) with ReLU. auto: mlp(512), or what "
-        "--schedule=auto says.",
+        "Layers after the backbone: linear, or mlp(WIDTH,...) with ReLU; zero_linear and zero_mlp(WIDTH,...) "
+        "start with logits of zero. auto: mlp(512), or what --schedule=auto says.",
         short=True,
     )
     logits: str = option(
