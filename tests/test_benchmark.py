@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.conftest import call_main, make_flower_folder
 from trainer import flags, machine
@@ -16,6 +18,7 @@ from trainer import stages as stages_module
 from trainer.commands import benchmark
 from trainer.commands.evaluate import make_stages
 from trainer.experiment import Experiment
+from trainer.precision import arithmetic, supported
 
 PICTURES_TRAIN, BATCH_SIZE, STEPS_AN_EPOCH = 13, 4, 4
 
@@ -119,6 +122,24 @@ def test_an_update_counts_the_pictures_it_had(measured, monkeypatch, precision):
     assert updates(rest) == (PICTURES_TRAIN - BATCH_SIZE * (done % STEPS_AN_EPOCH) if rest else 0)
     assert updates(STEPS_AN_EPOCH - 1) == PICTURES_TRAIN - 1
     assert [updates(1), updates(1), updates(2 * STEPS_AN_EPOCH)] == [1, BATCH_SIZE, 2 * PICTURES_TRAIN]
+
+
+@pytest.mark.skipif(
+    "bfloat16" not in supported(), reason="TensorFlow's rewriter does no bfloat16 on this machine"
+)
+def test_the_head_stays_float32_in_what_is_measured(measured, monkeypatch):
+    """As it does in the step: the rewriter would take its product, too."""
+    experiment = Experiment(flags.parse(["trainer", *measured.command, "--head=mlp(64)"]).config)
+    seen = []
+    monkeypatch.setattr(
+        benchmark, "in_precision", lambda function, precision: seen.append(function) or function
+    )
+    benchmark._forward(experiment, "bfloat16")
+    images = tf.random.stateless_uniform([BATCH_SIZE, 8, 8, 3], [0, 0])
+    with arithmetic("bfloat16"):
+        logits = seen[0](images).numpy()
+    rounded = tf.cast(tf.cast(logits, "bfloat16"), "float32").numpy()
+    assert np.mean(rounded == logits) < 0.5
 
 
 @pytest.mark.parametrize("phase", ["train=head", "train=all; lr=1e30; optimizer=sgd"])

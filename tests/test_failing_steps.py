@@ -9,8 +9,10 @@ from PIL import Image
 
 from tests.conftest import make_flower_folder
 from tests.feature_runs import metrics, weights
+from trainer.serving.server import Listener
 
 STEPS = 9
+PAGES = ("/predict", "/explain")
 REASONS = {
     "assertion": r"TensorFlow failed: assertion failed: \[a picture is too bright:\] \[.*\]",
     "memory": r"out of memory: there is no room for a tensor of shape \[1099511627776,16\] \(float\)\. "
@@ -20,7 +22,10 @@ REASONS = {
 
 
 class Faulty:
-    """A network that fails for a white picture as long as there is a file of the name of a fault."""
+    """A network that fails for a white picture as long as there is a file of the name of a fault.
+
+    If there is one named `any`, too, then for any picture but a black one.
+    """
 
     def __init__(self, folder):
         self.folder, self.path = folder, folder / "module"
@@ -34,10 +39,15 @@ class Faulty:
 
     def _features(self, inputs, training=False):
         light = tf.reduce_mean(inputs, [1, 2])
+
+        def there(name):
+            return tf.size(tf.io.matching_files(str(self.folder / name))) > 0
+
         is_bright = tf.reduce_any(tf.reduce_min(light, axis=1) > 0.98)
+        is_bright |= tf.reduce_any(light > 0.1) & there("any")
 
         def fails(fault):
-            return is_bright & (tf.size(tf.io.matching_files(str(self.folder / fault))) > 0)
+            return is_bright & there(fault)
 
         checks = [tf.debugging.Assert(~fails("assertion"), ["a picture is too bright:", light])]
         with tf.control_dependencies(checks):
@@ -54,7 +64,7 @@ def faulty(tmp_path_factory):
 def fault(faulty):
     """Sets faults; none is left for the next test."""
     yield lambda name: (faulty.folder / name).touch()
-    for name in REASONS:
+    for name in (*REASONS, "any"):
         (faulty.folder / name).unlink(missing_ok=True)
 
 
@@ -121,18 +131,47 @@ def test_features_and_evaluations_that_fail(arguments, fault, tmp_path, run_main
 
 
 @pytest.mark.parametrize(
-    ("command", "name"), [("evaluate", "assertion"), ("predict", "memory"), ("explain", "assertion")]
-)
+    ("command", "name"),
+    [
+        ("evaluate", "assertion"), ("predict", "memory"), ("explain", "assertion"), ("export", "memory"),
+        ("export", "assertion"),
+    ],
+)  # fmt: skip
 def test_other_commands_that_fail(undisturbed, pictures, fault, tmp_path, run_main, command, name):
     given = {
         "evaluate": ["--eval_split=train", f"--report_dir={tmp_path / 'report'}"],
         "predict": [pictures / "red" / "000.png"],
+        "export": ["--formats=saved_model", f"--export_dir={tmp_path / 'export'}"],
         "explain": [pictures / "red" / "000.png", f"--output={tmp_path / 'explained'}"],
     }[command]
     fault(name)
+    if command == "export":
+        fault("any")  # It needs only pictures of validation.
     status, _, err = run_main(command, *given, f"--workdir={undisturbed}")
     assert re.fullmatch(f"trainer: {REASONS[name]}\n", err), err
     assert status == 1
+    assert not (tmp_path / "export").exists()
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_a_page_that_fails(undisturbed, pictures, fault, name, monkeypatch, run_main):
+    """Whoever asked is told, and the next one gets an answer."""
+    answers = []
+
+    def ask(listener, app):
+        client = app.test_client()
+        for picture in ("red/000.png", "red/001.jpg"):
+            data = (pictures / picture).read_bytes()
+            answers.extend(client.post(path, data=data, base_url=listener.url) for path in PAGES)
+
+    # Before the first picture: from then on TensorFlow takes what is there for a constant.
+    fault(name)
+    monkeypatch.setattr(Listener, "serve", ask)
+    status, _, err = run_main("serve", f"--workdir={undisturbed}", "--port=0")
+    assert (status, err) == (0, "")
+    assert [answer.status_code for answer in answers] == [500, 500, 200, 200]
+    for answer in answers[:2]:
+        assert re.fullmatch(REASONS[name], answer.json["error"]), answer.json
 
 
 def test_all_else_that_tensorflow_fails_with_is_a_line_too(run_main, monkeypatch):

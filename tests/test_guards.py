@@ -12,6 +12,8 @@ from tests.conftest import make_flower_folder
 from tests.feature_runs import metrics, weights
 from trainer.commands import train
 from trainer.loop import standard_callbacks
+from trainer.record.workdir import Workdir
+from trainer.values import TrainerError
 
 STEPS = 12
 
@@ -114,6 +116,23 @@ def test_a_loss_that_explodes_is_noticed(arguments, run_main):
     status, _, err = run_main(*arguments, *other, "--max_loss=0.5")
     assert status == 1
     assert re.match(r"trainer: the loss of [\d.]+ is above --max_loss=0.5 at step 0 \(phase frozen, ", err)
+
+
+def test_a_run_whose_layers_were_counted_otherwise_is_not_gone_on_with(arguments, run_main, monkeypatch):
+    going_on = ("--split_seed=1", "--on_nonfinite=rollback", "--max_rollbacks=9")
+    assert run_main(*arguments, *going_on)[0] == 0
+    asked = []
+
+    def refuse(workdir, count, specs):
+        asked.append((count, [spec.name for spec in specs]))
+        raise TrainerError("they are others")
+
+    monkeypatch.setattr(Workdir, "check_layers", refuse)
+    for command in ("train", "evaluate"):
+        status, _, err = run_main(command, *arguments, *going_on)
+        assert (status, err.splitlines()[-1]) == (1, "trainer: they are others")
+    # A SavedModel shows none.
+    assert asked == [(0, ["frozen"])] * 2
 
 
 def test_time_is_up(arguments, tmp_path, run_main, monkeypatch):

@@ -229,6 +229,18 @@ def _call(node: ast.expr) -> Call:
     raise ValueError(f"not a name or a call: {ast.dump(node)}")
 
 
+# A Contract as JSON has it, for `files.require_shape`.
+CONTRACT_SHAPE = {
+    "height_px": int,
+    "width_px": int,
+    "value_range": (float, float),
+    "feature_width": int,
+    "any_size": bool,
+    "resize": str,
+    "dtype": str,
+}
+
+
 @dataclass(frozen=True)
 class Contract:
     """What a backbone wants to be fed and what it gives, so that nobody has to guess.

@@ -22,6 +22,11 @@ def classifier(tiny_backbone):
 IMAGES = np.random.default_rng(0).random((4, 8, 8, 3)).astype(np.float32)
 
 
+def logits(classifier, *, draws=None, **training):
+    """As a step of training has them."""
+    return classifier.logits(classifier.features(IMAGES, draws=draws, **training), draws=draws)
+
+
 def test_variables_have_lasting_names_in_order(classifier):
     assert list(classifier.named_variables) == [
         "backbone/conv/kernel",
@@ -87,9 +92,9 @@ def test_nothing_is_random_or_moves_without_being_asked(classifier):
 
 def test_draws_of_dropout_drops_features(classifier):
     plain = classifier(IMAGES)
-    dropped = classifier(IMAGES, draws=draws([0, 1], 4))
+    dropped = logits(classifier, draws=draws([0, 1], 4))
     assert not np.array_equal(plain, dropped)
-    np.testing.assert_array_equal(dropped, classifier(IMAGES, draws=draws([0, 1], 4)))
+    np.testing.assert_array_equal(dropped, logits(classifier, draws=draws([0, 1], 4)))
 
 
 def test_draws_of_dropout_reaches_a_keras_backbone_for_one_call():
@@ -99,22 +104,22 @@ def test_draws_of_dropout_reaches_a_keras_backbone_for_one_call():
     classifier = Classifier(backbone, Head("linear", num_logits=3, dropout=0.0, seed=0))
     training = {"backbone_trains": True, "bn_batch": True}
     plain, *dropped = (
-        classifier(IMAGES, **training, draws=seed and draws(seed, 4))
+        logits(classifier, **training, draws=seed and draws(seed, 4))
         for seed in (None, [0, 1], [0, 1], [0, 2])
     )
     np.testing.assert_array_equal(plain, classifier(IMAGES))
     np.testing.assert_array_equal(dropped[0], dropped[1])
-    assert len({logits.numpy().tobytes() for logits in (plain, *dropped)}) == 3
-    np.testing.assert_array_equal(classifier(IMAGES, **training), plain)
+    assert len({found.numpy().tobytes() for found in (plain, *dropped)}) == 3
+    np.testing.assert_array_equal(logits(classifier, **training), plain)
     # Stored statistics go without.
-    np.testing.assert_array_equal(classifier(IMAGES, backbone_trains=True, draws=draws([0, 1], 4)), plain)
+    np.testing.assert_array_equal(logits(classifier, backbone_trains=True, draws=draws([0, 1], 4)), plain)
 
 
 def test_batch_statistics_move_only_when_asked_for(classifier):
     mean = classifier.named_variables["backbone/bn/moving_mean"]
-    classifier(IMAGES, backbone_trains=True, bn_batch=False)
+    logits(classifier, backbone_trains=True, bn_batch=False)
     np.testing.assert_array_equal(mean, [0.0, 0.0])
-    classifier(IMAGES, backbone_trains=True, bn_batch=True)
+    logits(classifier, backbone_trains=True, bn_batch=True)
     batch_mean = IMAGES.mean(axis=(0, 1, 2)) @ np.array(KERNEL, np.float32)
     np.testing.assert_allclose(mean, 0.5 * batch_mean, rtol=1e-5)
 
@@ -138,6 +143,6 @@ def test_logits_are_float32_whatever_the_features_are(classifier):
     assert classifier(IMAGES).dtype == tf.float32
     half = Classifier(HalfPrecision(), Head("mlp(4)", num_logits=2, dropout=0.5, seed=0))
     for drawn in (None, draws([0, 1], 4)):
-        logits = half(IMAGES, draws=drawn)
-        assert logits.dtype == tf.float32
-        assert logits.shape == (4, 2)
+        found = logits(half, draws=drawn)
+        assert found.dtype == tf.float32
+        assert found.shape == (4, 2)

@@ -191,7 +191,7 @@ def test_the_cut_below_block_11_gives_the_same_gradients_of_what_trains(backbone
     found = []
     for x, place in ((images, None), (cut.below(images), cut)):
         with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(binary(x, cut=place, backbone_trains=True)[:, 1])
+            loss = tf.reduce_sum(binary.logits(binary.features(x, cut=place, backbone_trains=True))[:, 1])
         found.append(tape.gradient(loss, binary.named_variables))
     whole, above = found
     assert len(chosen) == 58

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from tests.record.runs import FACTS
 from trainer import file_lock, files
 from trainer.config import Config
 from trainer.files import read_json, write_bytes, write_json
+from trainer.phase_specs import phase_specs
 from trainer.record.workdir import Workdir
 from trainer.values import TrainerError, UsageError
 
@@ -205,6 +207,38 @@ def test_a_run_that_cannot_be_read_is_one_line(workdir, content, message):
     assert str(workdir.run_json) in str(caught.value)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("way", ["from_layer=-8", "from_layer=120", "unfreeze_top_layers=9"])
+@pytest.mark.parametrize("layers", [None, 98])
+def test_layers_that_are_counted_otherwise_by_now_are_refused(workdir, way, layers):
+    """None: EfficientNet-Lite0 before its layers were recorded, without those that have no variables."""
+    config = Config().replace(phase=["for=2steps; train=head; name=top", f"for=2steps; {way}; name=rest"])
+    specs = phase_specs(config.plan)
+    workdir.check_layers(155, specs)  # Nothing is there yet.
+    run = {**FACTS, **({"layers": layers} if layers else {})}
+    workdir.write_run(config, flagfile="", **run)
+    there = "had 98" if layers else "counted others"
+    message = (
+        rf"{re.escape(str(workdir.root))} holds a run of another version: phase rest trains {way}, and of "
+        rf"155 layers these are not those that it trained \(the version that began it {there}\)\. Use that"
+    )
+    with pytest.raises(TrainerError, match=message):
+        workdir.check_layers(155, specs)
+    # By name, or by their share of those with variables, they are the same.
+    named = Config().replace(
+        phase=["for=2steps; from_layer=blocks_14/expand", "for=2steps; train=top_share=0.5"]
+    )
+    workdir.check_layers(155, phase_specs(named.plan))
+
+
+def test_layers_that_are_counted_as_before_are_not_refused(workdir):
+    config = Config().replace(phase=["for=2steps; from_layer=-8"])
+    workdir.write_run(config, flagfile="", **FACTS, layers=155)
+    workdir.check_layers(155, phase_specs(config.plan))
+    # Of other networks that count was never another.
+    workdir.write_run(config.replace(backbone="keras:MobileNet"), flagfile="", **FACTS)
+    workdir.check_layers(90, phase_specs(config.plan))
 
 
 def test_other_code_is_noted_with_the_step_from_which_it_ran(workdir):

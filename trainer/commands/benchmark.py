@@ -19,7 +19,7 @@ from trainer.loop.phases import Phase
 from trainer.loop.state import Stopwatch
 from trainer.machine import machine, peak_memory_mb
 from trainer.paths import local_path
-from trainer.precision import in_precision
+from trainer.precision import apart, in_precision
 from trainer.provenance import versions
 from trainer.stages import Stages
 from trainer.values import TrainerError
@@ -112,13 +112,19 @@ def _taking(dataset: tf.data.Dataset) -> Callable[[int], int]:
 
 
 def _forward(experiment: Experiment, precision: str) -> Callable[[int], int]:
-    """Returns what runs the network a number of times on the first batch, divided over the devices."""
+    """Returns what runs the network a number of times on the first batch, divided over the devices.
+
+    As in the step, only the backbone computes in `precision`.
+    """
     strategy, size = experiment.strategy, experiment.config.plan.batch_size
     first = experiment.splits.indices["train"][:size]
     [batch] = strategy.experimental_distribute_dataset(experiment.pipeline.once(first))
-    network = tf.function(
-        lambda images: strategy.run(experiment.classifier.call, args=(images,)), autograph=False
-    )
+    classifier = experiment.classifier
+
+    def logits(images: tf.Tensor) -> tf.Tensor:
+        return apart(classifier.logits, classifier.features(images))
+
+    network = tf.function(lambda images: strategy.run(logits, args=(images,)), autograph=False)
     forward = in_precision(network, precision)
 
     def work(count: int) -> int:

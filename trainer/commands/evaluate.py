@@ -35,6 +35,8 @@ def run(line: CommandLine) -> int:
     checkpoints = Checkpoints(workdir.checkpoints, keep=config.run.keep_checkpoints)
     path = checkpoints.find(config.evaluate.checkpoint)
     experiment = Experiment(config)
+    specs = [phase.spec for phase in experiment.plan.phases]
+    workdir.check_layers(len(experiment.classifier.named_layers), specs)
     split = config.evaluate.eval_split
     if "eval_split" not in line.given and split not in experiment.splits.indices:
         split = main_split(experiment)

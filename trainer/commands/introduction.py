@@ -55,6 +55,7 @@ def record(experiment: Experiment, workdir: Workdir, stages: Stages) -> None:
         config,
         flagfile=to_flagfile(config),
         class_names=experiment.source.class_names,
+        layers=len(experiment.classifier.named_layers),
         contract=dataclasses.asdict(experiment.backbone.contract),
         versions=versions(),
         precision=stages.arithmetic.decided,

@@ -138,6 +138,8 @@ def _begin(
     experiment: Experiment, workdir: Workdir, checkpoints: Checkpoints, summaries: Summaries
 ) -> Stages:
     """Makes the state of the run: where its latest checkpoint is, else at the beginning."""
+    specs = [phase.spec for phase in experiment.plan.phases]
+    workdir.check_layers(len(experiment.classifier.named_layers), specs)
     stages = make_stages(
         experiment,
         decided=workdir.read_facts().get("precision", {}),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.files import require_shape
-from trainer.values import Contract, TrainerError, UsageError
+from trainer.values import CONTRACT_SHAPE, Contract, TrainerError, UsageError
 
 FORMAT = 1
 NAME = "export.json"
@@ -18,15 +18,7 @@ NAME = "export.json"
 _MAX_BYTES = 10**8
 _SHAPE = {
     "class_names": [str],
-    "contract": {
-        "height_px": int,
-        "width_px": int,
-        "value_range": (float, float),
-        "feature_width": int,
-        "any_size": bool,
-        "resize": str,
-        "dtype": str,
-    },
+    "contract": CONTRACT_SHAPE,
     "exif": str,
     "decoding": str,
     "temperature": float | None,

@@ -45,32 +45,9 @@ class Classifier(tf_keras.Model):
         """Decides for every variable whether it trains; see `freezing.freezing_table`."""
         return freezing.freezing_table(self.named_variables, patterns, layers=self.named_layers)
 
-    def call(
-        self,
-        images: tf.Tensor,
-        *,
-        cut: Cut | None = None,
-        backbone_trains: bool = False,
-        bn_batch: bool = False,
-        draws: Draws | None = None,
-    ) -> tf.Tensor:
-        """Maps images [B, H, W, 3] in the contract's range to logits [B, K] float32.
-
-        A head with one logit z gives [0, z], whose softmax is [1 - sigmoid(z), sigmoid(z)]: cross-entropy
-        of two classes is binary cross-entropy from the logit, and class 1 is chosen where z > 0.
-
-        Args:
-          images: as the backbone's contract says; with a cut, [B, *cut.shape]: what lies below it gave.
-          cut: where to begin instead of at the pictures.
-          backbone_trains: whether gradients of backbone variables will be taken.
-          bn_batch: whether BatchNorm uses and moves towards the batch's statistics.
-          draws: while training, all dropout is drawn from them, that inside a Keras backbone, which
-            bn_batch switches on, too. None means no dropout.
-        """
-        features = self.features(
-            images, cut=cut, backbone_trains=backbone_trains, bn_batch=bn_batch, draws=draws
-        )
-        return self.logits(features, draws=draws)
+    def call(self, images: tf.Tensor, *, cut: Cut | None = None) -> tf.Tensor:
+        """Maps images to logits [B, K] float32 by what has been learned: `logits` of `features`."""
+        return self.logits(self.features(images, cut=cut))
 
     def features(
         self,
@@ -81,12 +58,29 @@ class Classifier(tf_keras.Model):
         bn_batch: bool = False,
         draws: Draws | None = None,
     ) -> tf.Tensor:
-        """Maps images to features [B, D] float32: the first part of `call`, with its arguments."""
+        """Maps images [B, H, W, 3] in the contract's range to features [B, D] float32.
+
+        Args:
+          images: as the backbone's contract says; with a cut, [B, *cut.shape]: what lies below it gave.
+          cut: where to begin instead of at the pictures.
+          backbone_trains: whether gradients of backbone variables will be taken.
+          bn_batch: whether BatchNorm uses and moves towards the batch's statistics.
+          draws: while training, the dropout inside a Keras backbone, which bn_batch switches on, is drawn
+            from them. None means no dropout.
+        """
         network = cut.above if cut else self.backbone
         with drawing_from(draws):
             return network(images, training=backbone_trains, bn_batch=bn_batch)
 
     def logits(self, features: tf.Tensor, *, draws: Draws | None = None) -> tf.Tensor:
-        """Maps features [B, D] to logits [B, K] float32: the second part of `call`."""
+        """Maps features [B, D] to logits [B, K] float32.
+
+        A head with one logit z gives [0, z], whose softmax is [1 - sigmoid(z), sigmoid(z)]: cross-entropy
+        of two classes is binary cross-entropy from the logit, and class 1 is chosen where z > 0.
+
+        Args:
+          features: of the backbone.
+          draws: while training, dropout is drawn from them. None means no dropout.
+        """
         logits = tf.cast(self.head(features, draws=draws), tf.float32)
         return tf.pad(logits, [[0, 0], [1, 0]]) if logits.shape[-1] == 1 else logits

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,8 @@ from trainer.files import (
     write_text,
 )
 from trainer.paths import local_path
-from trainer.values import TrainerError, UsageError
+from trainer.phase_specs import PhaseSpec
+from trainer.values import CONTRACT_SHAPE, TrainerError, UsageError
 
 # Of run.json and splits.json. 2: a checkpoint counts by its record.
 FORMAT = 3
@@ -30,13 +32,7 @@ _RUN = {"format": int, "config": {str: object}}
 _FACTS = _RUN | {
     "identity": str,
     "class_names": [str],
-    "contract": {
-        "height_px": int,
-        "width_px": int,
-        "value_range": (float, float),
-        "feature_width": int,
-        "any_size": bool,
-    },
+    "contract": CONTRACT_SHAPE,
     "precision": {
         str: {
             "precision": str,
@@ -51,7 +47,9 @@ _FACTS = _RUN | {
     "rollbacks": [{"what": str, "step": int}],
     "extensions?": [{"step": int}],
     "plugins?": [{"name": str, "sha256": str}],
+    "layers?": int,
 }
+_COUNTED = re.compile("(not:)?(from_layer=-?|unfreeze_top_layers=)[0-9]+")
 _SPLITS = {"format": int, "splits": {str: [(str, str, str)]}}
 
 
@@ -163,6 +161,33 @@ class Workdir:
         for name, source in plugins.items():
             write_bytes(self.plugins / name, source)
         return now
+
+    def check_layers(self, count: int, phases: Sequence[PhaseSpec]) -> None:
+        """Makes sure that layers which a phase counts are those that the run began with.
+
+        Args:
+          count: how many layers backbone and head have now.
+          phases: of the plan.
+
+        Raises:
+          TrainerError: they are others; the message names the phase.
+        """
+        facts = self.read_facts()
+        if not facts:
+            return
+        was = facts.get("layers")
+        if was is None:
+            # The only one that was counted otherwise before: without layers that have no variables.
+            was = count if facts["config"].get("backbone") != "efficientnet_lite0" else "others"
+        counted = [spec for spec in phases if any(map(_COUNTED.fullmatch, spec.train))]
+        if counted and was != count:
+            there = "counted others" if was == "others" else f"had {was}"
+            raise TrainerError(
+                f"{self.root} holds a run of another version: phase {counted[0].name} trains "
+                f"{' '.join(counted[0].train)}, and of {count} layers these are not those that it trained "
+                f"(the version that began it {there}). Use that version, or another --workdir; "
+                f"{shlex.quote(f'--init_from={self.root}')} begins with the weights of this run"
+            )
 
     def note_code(self, code: dict[str, Any], *, step: int) -> list[str]:
         """Records that the run goes on under other code than before; returns what differs, in words."""
