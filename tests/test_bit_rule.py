@@ -46,8 +46,8 @@ def test_the_rate_is_that_of_the_rule_at_its_own_batch_size(num_examples):
         for step in (start, stop - 1):
             assert phase.learning_rate(step) == pytest.approx(0.003 * 0.1**number, rel=1e-4)
     assert phase.learning_rate(0) == pytest.approx(0.003 / rule.warmup_steps, rel=1e-4)
-    assert (phase.spec.optimizer, phase.spec.momentum, phase.spec.weight_decay) == ("sgd", 0.9, 0.0)
-    assert ("mixup(0.1)" in phase.spec.augment) == (num_examples >= 20_000)
+    assert (str(phase.spec.optimizer), phase.spec.momentum, phase.spec.weight_decay) == ("sgd", 0.9, 0.0)
+    assert ("mixup(0.1)" in str(phase.spec.augment)) == (num_examples >= 20_000)
 
 
 def test_another_batch_size_sees_as_many_pictures_at_a_rate_in_proportion():
