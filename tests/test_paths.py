@@ -1,13 +1,15 @@
 """What a user writes for a path: addresses, `~`, patterns; and a cache where there is no home."""
 
+import contextlib
 import os
 import pwd
+import re
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from trainer.caches import cache_root, hub_cache_root
+from trainer.caches import cache_root, hub_cache_root, keras_folder
 from trainer.paths import home, local_path, pattern_in, settle_home, temporary_home
 from trainer.values import UsageError
 
@@ -21,6 +23,18 @@ from trainer.values import UsageError
         ("hdfs://name/run", "not hdfs://: mount the bucket and give the path below the mount point"),
         ("https://host/run", "expected a path on this machine, not an address: download it first"),
         ("file:///data/run", "write the path alone, without file://"),
+        # As pathlib writes an address.
+        (
+            "gs:/bucket/run",
+            "mount the bucket with gcsfuse and give the path below the mount point (of a folder "
+            "that is so named, write ./gs:/bucket/run)",
+        ),
+        (Path("S3://bucket/run"), "not s3://: mount the bucket with mount-s3 or s3fs and"),
+        (
+            Path("hdfs://name/run"),
+            "not hdfs://: mount the bucket and give the path below the mount point (of ",
+        ),
+        (Path("file:///data/run"), "write the path alone, without file:// (of a folder that is so named, "),
         ("~nobody-here/run", "there is no user nobody-here (of a folder that is so named, write ./~nobody-h"),
     ],
 )
@@ -38,6 +52,8 @@ def test_what_is_a_path(tmp_path, monkeypatch):
     assert local_path("run", flag="") == tmp_path / "run"
     assert local_path("~/run", flag="") == tmp_path / "run"
     assert local_path("./gs:/bucket", flag="") == tmp_path / "gs:" / "bucket"
+    assert local_path("run:/1", flag="") == tmp_path / "run:" / "1"
+    assert local_path(tmp_path / "gs:" / "bucket", flag="") == tmp_path / "gs:" / "bucket"
     assert local_path("./~/run", flag="") == tmp_path / "~" / "run"
     assert local_path("a[1]", flag="") == tmp_path / "a[1]"
 
@@ -128,8 +144,9 @@ def nowhere(tmp_path, monkeypatch):
     (tmp_path / "tmp").mkdir()
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    for name in ("HOME", "XDG_CACHE_HOME", "TFHUB_CACHE_DIR"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("HOME", "XDG_CACHE_HOME", "TFHUB_CACHE_DIR", "TFDS_DATA_DIR", "KERAS_HOME", "MPLCONFIGDIR"):
+        monkeypatch.setenv(name, "")  # What was not set before is not set after the test, either.
+        monkeypatch.delenv(name)
     return tmp_path / "tmp" / f"hub-trainer-{os.getuid()}"
 
 
@@ -145,7 +162,10 @@ def warned(caplog):
     return take
 
 
-@pytest.mark.parametrize("value", [None, "", "/", "relative", "/nonexistent/home"])
+NO_HOMES = [None, "", "/", "//", "relative", "/nonexistent/home"]
+
+
+@pytest.mark.parametrize("value", NO_HOMES)
 def test_without_a_home_caches_are_in_a_temporary_folder_with_one_warning(
     value, nowhere, warned, monkeypatch
 ):
@@ -159,11 +179,29 @@ def test_without_a_home_caches_are_in_a_temporary_folder_with_one_warning(
     assert not list(Path.cwd().iterdir())
 
 
-def test_a_home_that_cannot_be_written(nowhere, warned, monkeypatch, tmp_path):
-    closed = tmp_path / "closed"
-    closed.mkdir()
-    monkeypatch.setenv("HOME", str(closed))
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != closed)
+@pytest.fixture
+def closed(nowhere, tmp_path, monkeypatch):
+    """A home folder that cannot be written: whoever runs the tests, `os.access` says so."""
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    access = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: not (Path(path) == folder and mode & os.W_OK) and access(path, mode)
+    )
+    monkeypatch.setenv("HOME", str(folder))
+    return folder
+
+
+def kept_below(folder):
+    return {
+        "XDG_CACHE_HOME": str(folder / ".cache"),
+        "TFDS_DATA_DIR": str(folder / "tensorflow_datasets"),
+        "KERAS_HOME": str(folder / ".keras"),
+        "MPLCONFIGDIR": str(folder / ".config" / "matplotlib"),
+    }
+
+
+def test_a_home_that_cannot_be_written(nowhere, closed, warned):
     assert cache_root() == nowhere / ".cache" / "hub-trainer"
     assert warned() == [
         f"{closed} cannot be written: caches are kept in {nowhere}/.cache/hub-trainer, which a reboot may "
@@ -172,6 +210,33 @@ def test_a_home_that_cannot_be_written(nowhere, warned, monkeypatch, tmp_path):
     # What is kept there can still be read.
     (closed / ".cache" / "hub-trainer").mkdir(parents=True)
     assert cache_root() == closed / ".cache" / "hub-trainer"
+
+
+def test_libraries_are_given_other_places_than_a_home_that_cannot_be_written(nowhere, closed, warned):
+    settle_home()
+    assert warned() == [
+        f"{closed} cannot be written: caches and data sets are kept in {nowhere}, which a reboot may delete; "
+        "set HOME"
+    ]
+    wanted = kept_below(nowhere)
+    assert {name: os.environ[name] for name in wanted} == wanted
+    assert cache_root() == nowhere / ".cache" / "hub-trainer"
+    # There may be pictures.
+    assert local_path("~/photos", flag="") == closed / "photos"
+    settle_home()
+    assert warned() == []
+
+
+def test_what_is_in_a_home_that_cannot_be_written_or_named_elsewhere_stays(
+    nowhere, closed, warned, monkeypatch, tmp_path
+):
+    before = dict(os.environ)
+    for below in (".cache/hub-trainer", "tensorflow_datasets", ".keras"):
+        (closed / below).mkdir(parents=True)
+    monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path))
+    settle_home()
+    assert warned() == []
+    assert dict(os.environ) == {**before, "MPLCONFIGDIR": str(tmp_path)}
 
 
 def test_a_relative_cache_home_is_ignored_and_an_absolute_one_need_not_exist(nowhere, monkeypatch, tmp_path):
@@ -191,17 +256,48 @@ def test_a_cache_home_that_is_a_pattern(nowhere, warned, monkeypatch, tmp_path):
         hub_cache_root()
 
 
-def test_libraries_find_a_home(nowhere, warned):
-    with pytest.raises(UsageError, match=r"^--workdir=~/run: \$HOME is not set, and this user has no home"):
+@pytest.mark.parametrize("value", NO_HOMES)
+def test_libraries_find_a_home(value, nowhere, warned, monkeypatch):
+    if value is not None:
+        monkeypatch.setenv("HOME", value)
+    why = "$HOME is not set, and this user has no home folder"
+    if value is not None:
+        why = f"$HOME is {value!r}, which is no home folder"
+    refused = rf"^--workdir=~/run: {re.escape(why)}: write the whole path \(of a folder that"
+    with pytest.raises(UsageError, match=refused):
         local_path("~/run", flag="--workdir=~/run")
     assert home() is None
     settle_home()
     assert os.environ["HOME"] == str(nowhere)
     assert home() == nowhere
-    assert len(warned()) == 1
+    assert warned() == [
+        f"{why}: caches and data sets are kept in {nowhere}, which a reboot may delete; set HOME"
+    ]
     settle_home()
     assert cache_root() == nowhere / ".cache" / "hub-trainer"
+    assert keras_folder() == nowhere / ".keras"
     assert warned() == []
+    # It is no place of the user's.
+    with pytest.raises(UsageError, match=refused):
+        local_path("~/run", flag="--workdir=~/run")
+
+
+def test_where_keras_keeps_weights_is_told_as_it_is(closed, tmp_path, monkeypatch):
+    from tf_keras.src.utils import data_utils
+
+    def keeps():
+        # It asks for a file that is there already, and whose name tells nothing.
+        with monkeypatch.context() as patch:
+            made = []
+            patch.setattr(data_utils, "_makedirs_exist_ok", made.append)
+            with contextlib.suppress(Exception):
+                data_utils.get_file("x", "file:///nonexistent", cache_subdir="models")
+            return made[0]
+
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "elsewhere"))
+    assert str(keras_folder() / "models") == keeps() == "/tmp/.keras/models"
+    (closed / ".keras").mkdir()
+    assert str(keras_folder() / "models") == keeps() == f"{closed}/.keras/models"
 
 
 def test_the_temporary_home_of_another_user_is_not_used(nowhere, tmp_path):

@@ -5,7 +5,7 @@ import logging
 import os
 from pathlib import Path
 
-from trainer.paths import home, local_path, pattern_in, temporary_home
+from trainer.paths import home, local_path, no_home, pattern_in, temporary_home, why_unusable
 
 _log = logging.getLogger("trainer")
 
@@ -28,17 +28,13 @@ def cache_root(flag: str = "") -> Path:
         return local_path(flag, flag=f"--cache_dir={flag}")
     named = os.environ.get("XDG_CACHE_HOME", "")
     # A relative one is to be ignored: XDG Base Directory Specification, "Environment variables".
-    if os.path.isabs(named):
-        root, user_home = Path(named), None
-    else:
-        user_home = home() or Path("/")
-        root = user_home / ".cache"
-    root /= "hub-trainer"
-    if why := _unusable(root, user_home):
-        instead = temporary_home() / ".cache" / "hub-trainer"
-        _warn(f"{why}: caches are kept in {instead}, which a reboot may delete; set --cache_dir=FOLDER")
-        return instead
-    return root
+    parts = (named,) if os.path.isabs(named) else (found, ".cache") if (found := home()) else ()
+    root = Path(*parts, "hub-trainer")
+    if not (why := _why_not(root) if parts else no_home()):
+        return root
+    instead = temporary_home() / ".cache" / "hub-trainer"
+    _warn(f"{why}: caches are kept in {instead}, which a reboot may delete; set --cache_dir=FOLDER")
+    return instead
 
 
 def hub_cache_root(flag: str = "") -> Path:
@@ -52,19 +48,17 @@ def hub_cache_root(flag: str = "") -> Path:
     return cache_root(flag) / "tfhub_modules"
 
 
-def _unusable(root: Path, user_home: Path | None) -> str:
-    """Returns why a folder below a home, if any, can neither be read nor made; empty where it can."""
+def keras_folder() -> Path:
+    """Returns the folder that Keras keeps downloaded weights in; $KERAS_HOME is of its settings alone."""
+    folder = (home() or Path("/tmp")) / ".keras"
+    # Where it cannot be written, not even what is there is taken.
+    return Path("/tmp/.keras") if why_unusable(folder / "new") else folder
+
+
+def _why_not(root: Path) -> str:
     if found := pattern_in(root):
         return f"TensorFlow reads {found} in {root} as a pattern"
-    # Not Path.exists, which raises where a folder above is closed.
-    if os.path.exists(root):
-        return ""
-    if user_home and (user_home == Path("/") or not os.path.isdir(user_home)):
-        return f"there is no home folder ($HOME={os.environ.get('HOME', '')})"
-    above = next(folder for folder in root.parents if os.path.lexists(folder))
-    return (
-        "" if os.path.isdir(above) and os.access(above, os.W_OK | os.X_OK) else f"{above} cannot be written"
-    )
+    return why_unusable(root)
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """`tfds:NAME[/CONFIG][:VERSION]`: a data set of TensorFlow Datasets, unshuffled and undecoded."""
 
 import contextlib
+import difflib
 import logging
 import os
 import re
@@ -24,6 +25,9 @@ from trainer.values import TrainerError, UsageError
 
 _log = logging.getLogger("trainer")
 _VERSION = r":(?:\d+|\*)(?:\.(?:\d+|\*)){2}"
+_NAME = re.compile(
+    rf"(\w+)(?:(?:/|(?!{_VERSION}(?:/|$)):)([\w*+.-]+?))?({_VERSION})?((?:/\w+=.+)?)", re.ASCII
+)
 # What tfds puts where a label is kept back.
 _NOT_PUBLIC = -1
 
@@ -143,9 +147,7 @@ def _tfds_name(rest: str, *, name: str) -> str:
     Raises:
       UsageError: it is neither.
     """
-    match = re.fullmatch(
-        rf"(\w+)(?:(?:/|(?!{_VERSION}(?:/|$)):)([\w+.-]+?))?({_VERSION})?((?:/\w+=.+)?)", rest
-    )
+    match = _NAME.fullmatch(rest)
     if not match:
         raise UsageError(
             f"--source={name}: expected NAME, NAME/CONFIG or NAME:CONFIG, and after it :VERSION, such as "
@@ -156,7 +158,12 @@ def _tfds_name(rest: str, *, name: str) -> str:
 
 
 def _builder(rest: str, *, name: str, data_dir: str) -> Any:
-    folder = expanded(data_dir, flag=f"--data_dir={data_dir}") or None
+    flag = f"--data_dir={data_dir}"
+    if (scheme := scheme_of(data_dir)) and "://" not in data_dir:
+        raise UsageError(
+            f"{flag}: an address begins with {scheme}:// (of a folder that is so named, write ./{data_dir})"
+        )
+    folder = expanded(data_dir, flag=flag) or None
     try:
         builder = tfds.builder(_tfds_name(rest, name=name), data_dir=folder)
         _require_no_pattern(builder, name=name)
@@ -168,8 +175,27 @@ def _builder(rest: str, *, name: str, data_dir: str) -> Any:
         close = next((line.strip() for line in lines if "did you mean" in line.lower()), "")
         raise UsageError(f"--source={name}: tfds knows no data set of this name. {close}".rstrip()) from None
     except Exception as error:
-        text = " ".join(str(error).split())
-        raise UsageError(f"--source={name}: tfds cannot open it: {text[:400]}") from None
+        # Before its reason tfds repeats the name, in its own way.
+        text = re.sub(r'^Failed to construct dataset "\w+", builder_kwargs "\{.*?\}": ', "", str(error))
+        told = _unknown_config(rest) or f"tfds cannot open it: {' '.join(text.split())[:400]}"
+        raise UsageError(f"--source={name}: {told}") from None
+
+
+def _unknown_config(rest: str) -> str:
+    """Returns that a data set has no such configuration, if so, and which ones it has."""
+    match = _NAME.fullmatch(rest)
+    data_set, config = match.group(1, 2) if match else ("", "")
+    try:
+        known = list(tfds.builder_cls(data_set).builder_configs)
+    except Exception:  # One without code, or what kept it from being opened.
+        return ""
+    if not config or config in known:
+        return ""
+    near = difflib.get_close_matches(config, known) or known
+    told = f"{data_set} has no configuration {config}"
+    told += f" (it has {_few(tuple(near))})" if near else ", nor any other"
+    is_version = re.fullmatch(r"[\d*.]+", config)
+    return told + ("; a VERSION has three numbers, such as 3.0.1 or 3.*.*" if is_version else "")
 
 
 def _require_no_pattern(builder: Any, *, name: str) -> None:

@@ -5,10 +5,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from trainer.caches import cache_root, hub_cache_root
+from trainer.caches import cache_root, hub_cache_root, keras_folder
 from trainer.doctor.findings import Finding, ok, problem, warning
 from trainer.files import told_size
-from trainer.paths import local_path, scheme_of
+from trainer.paths import home, local_path, scheme_of
 from trainer.values import UsageError
 
 # {folder below the cache: what it costs to remove it}
@@ -51,10 +51,10 @@ def check_caches(*, cache_dir: str = "", data_dir: str = "", limit_gb: float = 2
     except UsageError as error:
         found.append(problem(str(error), "--cache_dir is used instead where it is given"))
     # As tfds and Keras find them.
-    prepared = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    keras = os.environ.get("KERAS_HOME") or "~/.keras"
+    usual = os.path.join(home() or "/", "tensorflow_datasets")
+    prepared = data_dir or os.environ.get("TFDS_DATA_DIR") or usual
     found.append(_elsewhere(prepared, what="prepared data sets of tfds"))
-    found.append(_elsewhere(keras, what="weights of keras: networks"))
+    found.append(_elsewhere(str(keras_folder()), what="weights of keras: networks"))
     return found
 
 

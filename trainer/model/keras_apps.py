@@ -18,6 +18,7 @@ import h5py
 import tensorflow as tf
 import tf_keras
 
+from trainer.caches import keras_folder
 from trainer.model.batch_norm import pool_batch_norm
 from trainer.model.cuts import Cut, network_cut, whole_cut, why_no_cut
 from trainer.model.dropout import seed_dropout
@@ -186,7 +187,7 @@ def _build(constructor: Any, name: str, size: int, *, fetch: bool) -> tf_keras.M
         )
 
     if fetch:
-        # Keras falls back to the temporary folder where this one is missing.
+        # Where it is missing, Keras takes another.
         with contextlib.suppress(OSError):
             _downloads().mkdir(parents=True, exist_ok=True)
     try:
@@ -214,7 +215,7 @@ def _build(constructor: Any, name: str, size: int, *, fetch: bool) -> tf_keras.M
 
 
 def _downloads() -> Path:
-    return Path.home() / ".keras" / "models"
+    return keras_folder() / "models"
 
 
 def _drop_broken_downloads() -> bool:
