@@ -6,12 +6,9 @@
 
 import contextlib
 import dataclasses
-import difflib
 import hashlib
 import json
 import math
-import re
-import signal
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -33,8 +30,9 @@ from trainer.options import (
     SpeedConfig,
     UpdateConfig,
 )
-from trainer.phase_specs import LARGEST, RULED, is_auto, phase_specs
-from trainer.values import Duration, UsageError, parse_calls
+from trainer.phase_specs import RULED, is_auto, phase_specs
+from trainer.registry import Bounds
+from trainer.values import Duration, UsageError
 
 
 @dataclass(frozen=True)
@@ -132,12 +130,13 @@ class Config:
             taken = {k: tuple(v) if isinstance(v, list) else v for k, v in taken.items()}
             for field in dataclasses.fields(kind):
                 if field.name in taken:
-                    _check_type(field, taken[field.name])
+                    _check(field, taken[field.name])
             sections[section.name] = kind(**taken)
         if left:
             raise UsageError(f"unknown option {sorted(left)[0]!r}")
         config = cls(**sections)
-        _validate(config)
+        phase_specs(config.plan)
+        _check_together(config)
         return config
 
     def _fields(self) -> list[tuple[Any, dataclasses.Field]]:
@@ -145,67 +144,43 @@ class Config:
         return [(section, f) for section in sections for f in dataclasses.fields(section)]
 
 
-def _check_type(field: dataclasses.Field, value: Any) -> None:
-    """Refuses what no flag could have given: values also come from files and from Python."""
-    wanted = type(field.default)
+def _check(field: dataclasses.Field, value: Any) -> None:
+    """Makes sure that a value is what an option was declared to take: it may come from a file, or Python.
+
+    Raises:
+      UsageError: it is not; the message begins with the flag and the value.
+    """
+    wanted, declared = type(field.default), field.metadata
     fits = type(value) is wanted or (wanted is float and type(value) is int)
     if wanted is tuple and fits:
         fits = all(isinstance(one, str) for one in value)
     if not fits:
         words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
         raise UsageError(f"--{field.name}={value!r} must be {words.get(wanted, 'a list of texts')}")
+    # The flagfile of a run has one option a line.
+    if any({"\n", "\0"} & set(text) for text in (value if wanted is tuple else (str(value),))):
+        raise UsageError(f"--{field.name}={value!r} must be on one line, and hold no zero byte")
+    if declared["choices"] and value not in declared["choices"]:
+        raise UsageError(f"--{field.name}={value} is not one of {', '.join(declared['choices'])}")
+    if wanted in (int, float):
+        _check_number(field.name, value, declared["bounds"])
+    try:
+        wrong = declared["check"](value) if declared["check"] else ""
+    except UsageError as error:
+        raise UsageError(f"--{field.name}={error}") from None
+    if wrong:
+        told = f"{value:g}" if wanted is float else value
+        raise UsageError(f"--{field.name}={told}{wrong}")
 
 
-def _validate(config: Config) -> None:
-    for section, f in config._fields():
-        value = getattr(section, f.name)
-        if f.metadata["choices"] and value not in f.metadata["choices"]:
-            wanted = ", ".join(f.metadata["choices"])
-            raise UsageError(f"--{f.name}={value} is not one of {wanted}")
-        # The flagfile of a run has one option a line.
-        if any({"\n", "\0"} & set(text) for text in (value if isinstance(value, tuple) else (str(value),))):
-            raise UsageError(f"--{f.name}={value!r} must be on one line, and hold no zero byte")
-    for name, low in _AT_LEAST.items():
-        value = config.flat()[name]
-        if value < low:
-            raise UsageError(f"--{name}={_told(value)} must be {low} or more")
-        if not math.isfinite(value):
-            raise UsageError(f"--{name}={value} must be a number, {low} or more")
-        if isinstance(value, int) and value >= 2**63:
-            raise UsageError(f"--{name}={value} must be below 2**63")
-    for name, value in (
-        ("dropout", config.model.dropout),
-        ("label_smoothing", config.update.label_smoothing),
-    ):
-        if not 0 <= value < 1:
-            raise UsageError(f"--{name}={value:g} must be from 0 up to, but not, 1")
-    if not 0 < config.update.layer_decay <= 1:
-        raise UsageError(f"--layer_decay={config.update.layer_decay:g} must be above 0 up to 1")
-    for name in ("assert_accuracy_at_least", "threshold", "max_accuracy_drop"):
-        if not 0 <= (share := config.flat()[name]) <= 1:
-            raise UsageError(f"--{name}={share:g} must be from 0 up to 1")
-    for name, high in _AT_MOST.items():
-        if (value := config.flat()[name]) > high:
-            raise UsageError(f"--{name}={_told(value)} must be {_told(high)} or less")
-    for name in ("clip_norm", "clip_value"):
-        if 0 < (limit := config.flat()[name]) < 1 / LARGEST:
-            raise UsageError(f"--{name}={limit:g} must be {1 / LARGEST:g} or more, or 0 for no limit")
-    for name in ("log_every", "evaluate_every", "save_every", "histograms_every", "figures_every"):
-        if not config.flat()[name] and name in ("histograms_every", "figures_every"):
-            continue  # Never.
-        duration = Duration.parse(config.flat()[name], flag=f"--{name}")
-        if duration.amount <= 0:
-            raise UsageError(f"--{name}={duration} must be more than 0")
-    checkpoint = config.evaluate.checkpoint
-    if checkpoint not in ("best", "latest") and not re.fullmatch("[0-9]{1,18}", checkpoint):
-        raise UsageError(f"--checkpoint={checkpoint} is not best, latest or a step number")
-    if (steps := config.run.profile_steps) and not re.fullmatch("[0-9]{1,18}(-[0-9]{1,18})?", steps):
-        raise UsageError(f"--profile_steps={steps} is not the number of an update, or two such as 100-110")
-    _check_signals(config.run.stop_signals)
-    for name, such_as in (("head", "linear or mlp(512)"), ("loss", "cross_entropy or focal(2)")):
-        parse_calls(config.flat()[name], flag=f"--{name}", such_as=such_as)
-    phase_specs(config.plan)
-    _check_together(config)
+def _check_number(name: str, value: float, bounds: Bounds) -> None:
+    told = f"{value:g}" if isinstance(value, float) else str(value)
+    if not math.isfinite(value):
+        raise UsageError(f"--{name}={told} must be {f'a number {bounds}'.strip()}")
+    if not bounds.allow(value):
+        raise UsageError(f"--{name}={told} must be {bounds}")
+    if isinstance(value, int) and value >= 2**63:
+        raise UsageError(f"--{name}={told} must be below 2**63")
 
 
 def _check_together(config: Config) -> None:
@@ -218,33 +193,3 @@ def _check_together(config: Config) -> None:
         raise UsageError("--clip_norm and --clip_value both limit the gradients: give one")
     if plan.phase and (plan.from_layer or plan.unfreeze_top_layers):
         raise UsageError("--from_layer and --unfreeze_top_layers are of --schedule: a --phase has its own")
-
-
-def _told(value: float) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _check_signals(text: str) -> None:
-    # SIGKILL and SIGSTOP reach no program, SIGINT is always one.
-    known = sorted({s.name for s in signal.Signals} - {"SIGKILL", "SIGSTOP", "SIGINT"})
-    for name in filter(None, text.split(",")):
-        if name not in known:
-            close = ", ".join(difflib.get_close_matches(name.upper(), known)) or "SIGTERM, SIGUSR1, SIGUSR2"
-            raise UsageError(
-                f"--stop_signals={text}: {name!r} is no signal that can be waited for; close: {close}"
-            )
-
-
-_AT_LEAST = {
-    "batch_size": 1, "image_size": 0, "synthetic_examples": 1, "keep_checkpoints": 1, "seed": 0,
-    "split_seed": 0, "synthetic_seed": 0, "memory_budget_mb": 0, "feature_views": 0, "cache_limit_gb": 0,
-    "repeats": 1, "max_pixels": 1, "save_every_secs": 0, "max_minutes": 0, "max_rollbacks": 0, "max_loss": 0,
-    "top_k": 1, "ig_steps": 1, "num_explained": 1, "calibration_pictures": 1, "port": 0, "max_upload_mb": 1,
-    "embeddings": 0,
-    "unfreeze_top_layers": 0, "accumulate": 1, "clip_norm": 0, "clip_value": 0, "patience": 1,
-    "min_change": 0, "find_lr_steps": 10,
-}  # fmt: skip
-# Pixels of a side: ten times those of a large network, and no memory holds much more.
-_AT_MOST = {
-    "port": 65_535, "image_size": 10_000, "clip_norm": LARGEST, "clip_value": LARGEST, "max_loss": LARGEST,
-}  # fmt: skip

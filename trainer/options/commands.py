@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from trainer.options.declare import FOR_TENSORFLOW, LOCAL, option
+from trainer.options.declare import AT_LEAST_1, FOR_TENSORFLOW, LOCAL, SHARE, option, which_checkpoint
+from trainer.registry import Bounds
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class EvaluateConfig:
         "Checkpoint to evaluate, predict with, explain or export: best, latest, or a step number.",
         identity=False,
         short=True,
+        check=which_checkpoint,
     )
     report_dir: str = option(
         "",
@@ -55,12 +57,14 @@ class PredictConfig:
         "How many classes are named for a picture, the most probable ones; CSV has the probabilities of all.",
         identity=False,
         short=True,
+        bounds=AT_LEAST_1,
     )
     threshold: float = option(
         0.0,
         "A prediction with a lower probability than this is marked as uncertain, from 0 to 1.",
         identity=False,
         short=True,
+        bounds=SHARE,
     )
 
 
@@ -80,10 +84,16 @@ class ExplainConfig:
         "", "Class whose probability is explained; default the predicted one.", identity=False
     )
     ig_steps: int = option(
-        64, "Points on the path of integrated gradients: more are more exact.", identity=False
+        64,
+        "Points on the path of integrated gradients: more are more exact.",
+        identity=False,
+        bounds=AT_LEAST_1,
     )
     num_explained: int = option(
-        16, "How many of the worst mistakes explain shows when no pictures are named.", identity=False
+        16,
+        "How many of the worst mistakes explain shows when no pictures are named.",
+        identity=False,
+        bounds=AT_LEAST_1,
     )
 
 
@@ -102,7 +112,10 @@ class ExportConfig:
         "", "Folder that export writes; default export/ below --workdir.", identity=False, path=FOR_TENSORFLOW
     )
     calibration_pictures: int = option(
-        200, "Training pictures that the ranges of int8 are taken from.", identity=False
+        200,
+        "Training pictures that the ranges of int8 are taken from.",
+        identity=False,
+        bounds=AT_LEAST_1,
     )
     max_accuracy_drop: float = option(
         1.0,
@@ -110,6 +123,7 @@ class ExportConfig:
         "validation: a share from 0 to 1.",
         identity=False,
         short=True,
+        bounds=SHARE,
     )
 
 
@@ -122,8 +136,19 @@ class ServeConfig:
         "Address that serve listens on. Any other lets others on the network use the page.",
         identity=False,
     )
-    port: int = option(8000, "Port that serve listens on; 0: any that is free.", identity=False, short=True)
-    max_upload_mb: int = option(20, "The largest picture file that serve takes, in MiB.", identity=False)
+    port: int = option(
+        8000,
+        "Port that serve listens on; 0: any that is free.",
+        identity=False,
+        short=True,
+        bounds=Bounds(at_least=0, at_most=65_535),
+    )
+    max_upload_mb: int = option(
+        20,
+        "The largest picture file that serve takes, in MiB.",
+        identity=False,
+        bounds=AT_LEAST_1,
+    )
 
 
 @dataclass(frozen=True)
@@ -144,7 +169,12 @@ class BenchmarkConfig:
         identity=False,
         path=LOCAL,
     )
-    repeats: int = option(5, "How often each thing is measured.", identity=False)
+    repeats: int = option(
+        5,
+        "How often each thing is measured.",
+        identity=False,
+        bounds=AT_LEAST_1,
+    )
 
 
 @dataclass(frozen=True)
@@ -152,7 +182,12 @@ class FindLrConfig:
     """Learning-rate finder"""
 
     find_lr_range: str = option("1e-6,1", "Lowest and highest rate that find_lr tries.", identity=False)
-    find_lr_steps: int = option(100, "Updates from the lowest rate to the highest.", identity=False)
+    find_lr_steps: int = option(
+        100,
+        "Updates from the lowest rate to the highest.",
+        identity=False,
+        bounds=Bounds(at_least=10),
+    )
     find_lr_phase: str = option(
         "", "Phase whose rate is looked for, by name; default the first one.", identity=False
     )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from trainer.options.declare import option
+from trainer.options.declare import AT_LEAST_0, AT_LEAST_1, option
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,9 @@ class DataConfig:
         choices=("auto", "source", "permuted"),
     )
     split_seed: int = option(
-        42, "Seed of the permutation; apart from --seed, so that runs with other seeds share splits."
+        42,
+        "Seed of the permutation; apart from --seed, so that runs with other seeds share splits.",
+        bounds=AT_LEAST_0,
     )
     drop_duplicates: bool = option(
         False, "Leave pictures out of an earlier split that are byte for byte in a later one."
@@ -49,6 +51,7 @@ class DataConfig:
         100_000_000,
         "A picture with more pixels than this is a bad one, however small its file.",
         identity=False,
+        bounds=AT_LEAST_1,
     )
     data_dir: str = option(
         "", "Folder of prepared tfds data sets; default $TFDS_DATA_DIR or tfds's own.", identity=False
@@ -65,6 +68,15 @@ class DataConfig:
         "Encoded pictures, and features, are held in memory up to this many MB each; beyond it they are "
         "read from files.",
         identity=False,
+        bounds=AT_LEAST_0,
     )
-    synthetic_examples: int = option(1000, "How many pictures synthetic:flowers draws.")
-    synthetic_seed: int = option(0, "Seed of the drawn pictures.")
+    synthetic_examples: int = option(
+        1000,
+        "How many pictures synthetic:flowers draws.",
+        bounds=AT_LEAST_1,
+    )
+    synthetic_seed: int = option(
+        0,
+        "Seed of the drawn pictures.",
+        bounds=AT_LEAST_0,
+    )

@@ -1,11 +1,79 @@
 """How an option is declared. Standard library only."""
 
-from collections.abc import Sequence
+import difflib
+import re
+import signal
+from collections.abc import Callable, Sequence
 from dataclasses import field
 from typing import Any
 
+from trainer.registry import LARGEST, Bounds
+from trainer.values import Duration, UsageError, parse_calls
+
 LOCAL = "local"
 FOR_TENSORFLOW = "for TensorFlow"
+ANY = Bounds()
+AT_LEAST_0, AT_LEAST_1 = Bounds(at_least=0), Bounds(at_least=1)
+SHARE = Bounds(at_least=0, at_most=1)
+
+Check = Callable[[Any], str]
+"""A value of the right type -> what is wrong with it, as it goes on after `--name=value`; empty: nothing."""
+
+
+def more_than_0(value: str) -> str:
+    """Checks a duration.
+
+    Raises:
+      UsageError: it is none.
+    """
+    return "" if Duration.parse(value).amount > 0 else " must be more than 0"
+
+
+def never_or_more_than_0(value: str) -> str:
+    """Checks a duration that may be empty, for never."""
+    return more_than_0(value) if value else ""
+
+
+def calls(such_as: str) -> Check:
+    """Returns the check of names with arguments; whether there are such names is known when rooms are."""
+
+    def check(value: str) -> str:
+        try:
+            parse_calls(value)
+        except UsageError:
+            return f" is not a list of names with arguments, such as {such_as}"
+        return ""
+
+    return check
+
+
+def which_checkpoint(value: str) -> str:
+    """Checks the name of a checkpoint."""
+    is_one = value in ("best", "latest") or re.fullmatch("[0-9]{1,18}", value)
+    return "" if is_one else " is not best, latest or a step number"
+
+
+def updates(value: str) -> str:
+    """Checks the number of an update, or two; empty for none."""
+    is_one = not value or re.fullmatch("[0-9]{1,18}(-[0-9]{1,18})?", value)
+    return "" if is_one else " is not the number of an update, or two such as 100-110"
+
+
+def signals(value: str) -> str:
+    """Checks names of signals, with commas between them."""
+    # SIGKILL and SIGSTOP reach no program, SIGINT is always one.
+    known = sorted({s.name for s in signal.Signals} - {"SIGKILL", "SIGSTOP", "SIGINT"})
+    for name in filter(None, value.split(",")):
+        if name not in known:
+            close = ", ".join(difflib.get_close_matches(name.upper(), known)) or "SIGTERM, SIGUSR1, SIGUSR2"
+            return f": {name!r} is no signal that can be waited for; close: {close}"
+    return ""
+
+
+def safe_limit(value: float) -> str:
+    """Checks a limit on numbers in float32; 0 is none."""
+    is_safe = value == 0 or 1 / LARGEST <= value <= LARGEST
+    return "" if is_safe else f" must be from {1 / LARGEST:g} to {LARGEST:g}, or 0 for no limit"
 
 
 def option(
@@ -13,6 +81,8 @@ def option(
     help: str,
     *,
     choices: Sequence[str] = (),
+    bounds: Bounds = ANY,
+    check: Check | None = None,
     identity: bool = True,
     short: bool = False,
     path: str = "",
@@ -23,6 +93,8 @@ def option(
       default: its value when no flag sets it; its type is the flag's type.
       help: one line, with the unit where there is one.
       choices: the allowed values of an enum.
+      bounds: of a number; a whole one is below 2**63 besides.
+      check: of what bounds cannot say.
       identity: whether the numbers of a run depend on it, so that a run may not be resumed
         under another value.
       short: whether `--help` shows it; `--helpfull` shows all.
@@ -32,6 +104,8 @@ def option(
     metadata = {
         "help": help,
         "choices": tuple(choices),
+        "bounds": bounds,
+        "check": check,
         "identity": identity,
         "short": short,
         "path": path,

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from trainer.options.declare import FOR_TENSORFLOW, LOCAL, option
+from trainer.options.declare import FOR_TENSORFLOW, LOCAL, calls, option
+from trainer.registry import Bounds
 
 # Begins the name of a head whose logits start at zero.
 ZERO = "zero_"
@@ -21,7 +22,10 @@ class ModelConfig:
         "imagenet", "Weights of a keras: backbone: imagenet, none, or a weights file.", path=LOCAL
     )
     image_size: int = option(
-        0, "Side of the pictures the network sees, in px; 0: what the backbone asks for.", short=True
+        0,
+        "Side of the pictures the network sees, in px; 0: what the backbone asks for.",
+        short=True,
+        bounds=Bounds(at_least=0, at_most=10_000),
     )
     init_from: str = option(
         "",
@@ -42,6 +46,7 @@ class ModelConfig:
         "Layers after the backbone: linear, or mlp(WIDTH,...) with ReLU; zero_linear and zero_mlp(WIDTH,...) "
         "start with logits of zero. auto: mlp(512), or what --schedule=auto says.",
         short=True,
+        check=calls("linear or mlp(512)"),
     )
     logits: str = option(
         "per_class",
@@ -49,4 +54,8 @@ class ModelConfig:
         "cross-entropy, decided at 0).",
         choices=("per_class", "one"),
     )
-    dropout: float = option(0.0, "Share of the last features dropped in training, 0 to 1.")
+    dropout: float = option(
+        0.0,
+        "Share of the last features dropped in training, 0 to 1.",
+        bounds=Bounds(at_least=0, below=1),
+    )

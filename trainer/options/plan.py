@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from trainer.options.declare import option
+from trainer.options.declare import AT_LEAST_0, AT_LEAST_1, calls, option, safe_limit
 from trainer.phase_specs import BN_MODES
+from trainer.registry import Bounds
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,9 @@ class PlanConfig:
         short=True,
     )
     unfreeze_top_layers: int = option(
-        0, "What trains in fine-tuning: the last N layers, counted over backbone and head."
+        0,
+        "What trains in fine-tuning: the last N layers, counted over backbone and head.",
+        bounds=AT_LEAST_0,
     )
     bn: str = option(
         "frozen",
@@ -73,7 +76,12 @@ class PlanConfig:
         "Weights that are scored and kept: an exponential average (ema(0.999)), the mean over the ends of "
         "the epochs in the last quarter of each phase (swa(0.25)), or the last ones.",
     )
-    batch_size: int = option(32, "Examples per update, over all devices.", short=True)
+    batch_size: int = option(
+        32,
+        "Examples per update, over all devices.",
+        short=True,
+        bounds=AT_LEAST_1,
+    )
 
 
 @dataclass(frozen=True)
@@ -81,19 +89,35 @@ class UpdateConfig:
     """Updates, in all phases"""
 
     accumulate: int = option(
-        1, "Parts of each batch that are computed one after another: the same update in less memory."
+        1,
+        "Parts of each batch that are computed one after another: the same update in less memory.",
+        bounds=AT_LEAST_1,
     )
     objective: str = option(
-        "supervised", "What an update makes smaller: the loss of the labels, or what a plugin registers."
+        "supervised",
+        "What an update makes smaller: the loss of the labels, or what a plugin registers.",
+        check=calls("supervised"),
     )
-    loss: str = option("cross_entropy", "Loss of an example: cross_entropy, or focal(2).")
+    loss: str = option(
+        "cross_entropy",
+        "Loss of an example: cross_entropy, or focal(2).",
+        check=calls("cross_entropy or focal(2)"),
+    )
     gradient_rule: str = option(
-        "plain", "Which gradients an update takes: those at the weights, or what a plugin registers."
+        "plain",
+        "Which gradients an update takes: those at the weights, or what a plugin registers.",
+        check=calls("plain"),
     )
     metrics: str = option(
-        "", "What is measured of the examples besides loss and accuracy, such as confidence."
+        "",
+        "What is measured of the examples besides loss and accuracy, such as confidence.",
+        check=calls("confidence"),
     )
-    label_smoothing: float = option(0.0, "Share of each label spread evenly over all classes, 0 to 1.")
+    label_smoothing: float = option(
+        0.0,
+        "Share of each label spread evenly over all classes, 0 to 1.",
+        bounds=Bounds(at_least=0, below=1),
+    )
     class_weights: str = option(
         "", "Weights of the classes in the loss: balanced, or such as roses=2,tulips=0.5."
     )
@@ -101,14 +125,32 @@ class UpdateConfig:
         (), "REGEX=FACTOR on the learning rate of variables, repeatable; the first that matches counts."
     )
     layer_decay: float = option(
-        1.0, "Factor on the learning rate from each of 12 groups of layers to the one below it, 0 to 1."
+        1.0,
+        "Factor on the learning rate from each of 12 groups of layers to the one below it, 0 to 1.",
+        bounds=Bounds(above=0, at_most=1),
     )
-    clip_norm: float = option(0.0, "Largest norm of all gradients together; 0: no limit.")
-    clip_value: float = option(0.0, "Largest absolute value in a gradient; 0: no limit.")
+    clip_norm: float = option(
+        0.0,
+        "Largest norm of all gradients together; 0: no limit.",
+        check=safe_limit,
+    )
+    clip_value: float = option(
+        0.0,
+        "Largest absolute value in a gradient; 0: no limit.",
+        check=safe_limit,
+    )
     early_stop: str = option(
         "",
         "Measure of the validation split whose standstill ends a phase.",
         choices=("", "loss", "accuracy", "auc"),
     )
-    patience: int = option(5, "Evaluations without change for the better until --early_stop acts.")
-    min_change: float = option(0.0, "Smallest change for the better that --early_stop counts.")
+    patience: int = option(
+        5,
+        "Evaluations without change for the better until --early_stop acts.",
+        bounds=AT_LEAST_1,
+    )
+    min_change: float = option(
+        0.0,
+        "Smallest change for the better that --early_stop counts.",
+        bounds=AT_LEAST_0,
+    )

@@ -2,7 +2,19 @@
 
 from dataclasses import dataclass
 
-from trainer.options.declare import FOR_TENSORFLOW, option
+from trainer.options.declare import (
+    AT_LEAST_0,
+    AT_LEAST_1,
+    FOR_TENSORFLOW,
+    SHARE,
+    calls,
+    more_than_0,
+    never_or_more_than_0,
+    option,
+    signals,
+    updates,
+)
+from trainer.registry import LARGEST, Bounds
 
 
 @dataclass(frozen=True)
@@ -24,7 +36,10 @@ class RunConfig:
         short=True,
     )
     callbacks: str = option(
-        "", "What happens between updates besides, such as what a plugin registers.", identity=False
+        "",
+        "What happens between updates besides, such as what a plugin registers.",
+        identity=False,
+        check=calls("mine(2)"),
     )
     extend: bool = option(
         False,
@@ -32,55 +47,85 @@ class RunConfig:
         "refused where the updates so far would have been others.",
         identity=False,
     )
-    seed: int = option(0, "Seed of initial weights, order and augmentation.", short=True)
-    log_every: str = option("10steps", "How often loss and accuracy are written.", identity=False)
+    seed: int = option(
+        0,
+        "Seed of initial weights, order and augmentation.",
+        short=True,
+        bounds=AT_LEAST_0,
+    )
+    log_every: str = option(
+        "10steps",
+        "How often loss and accuracy are written.",
+        identity=False,
+        check=more_than_0,
+    )
     # Part of the identity: which weights are the best depends on when they are looked at.
-    evaluate_every: str = option("1epochs", "How often the validation split is evaluated.")
-    save_every: str = option("1epochs", "How often a checkpoint is written.", identity=False)
+    evaluate_every: str = option(
+        "1epochs",
+        "How often the validation split is evaluated.",
+        check=more_than_0,
+    )
+    save_every: str = option(
+        "1epochs",
+        "How often a checkpoint is written.",
+        identity=False,
+        check=more_than_0,
+    )
     save_every_secs: float = option(
         600.0,
         "A checkpoint is written, too, when the last one is this many seconds old; 0: never.",
         identity=False,
+        bounds=AT_LEAST_0,
     )
     keep_checkpoints: int = option(
-        3, "How many of the latest checkpoints are kept, besides the best.", identity=False
+        3,
+        "How many of the latest checkpoints are kept, besides the best.",
+        identity=False,
+        bounds=AT_LEAST_1,
     )
     figures_every: str = option(
         "5epochs",
         "How often the confusion matrix and the reliability diagram of validation are drawn for TensorBoard, "
         "besides at the end of each phase; empty: never.",
         identity=False,
+        check=never_or_more_than_0,
     )
     histograms_every: str = option(
         "",
         "How often the distributions of all variables are written for TensorBoard; default never.",
         identity=False,
+        check=never_or_more_than_0,
     )
     profile_steps: str = option(
         "",
         "Updates that TensorFlow's profiler watches, such as 100-110, for TensorBoard's PROFILE tab.",
         identity=False,
+        check=updates,
     )
     embeddings: int = option(
         500,
         "How many validation pictures TensorBoard's projector shows by their features; 0: none.",
         identity=False,
+        bounds=AT_LEAST_0,
     )
     max_minutes: float = option(
         0.0,
         "Save and stop, with status 75, after this many minutes; the same command goes on. 0: no limit.",
         identity=False,
+        bounds=AT_LEAST_0,
     )
     assert_accuracy_at_least: float = option(
         0.0,
         "The run fails, with status 1, when its last score is lower: a share from 0 to 1.",
         identity=False,
+        bounds=SHARE,
     )
     stop_signals: str = option(
         "SIGTERM,SIGUSR1",
         "Signals besides Ctrl-C on which a run saves and stops with status 75, such as the one that SLURM's "
         "--signal announces the end of a job with.",
         identity=False,
+        check=signals,
     )
     strategy: str = option(
         "auto",
@@ -115,7 +160,15 @@ class GuardConfig:
         choices=("fail", "rollback"),
         identity=False,
     )
-    max_rollbacks: int = option(3, "How many batches of a run rollback leaves out at most.", identity=False)
+    max_rollbacks: int = option(
+        3,
+        "How many batches of a run rollback leaves out at most.",
+        identity=False,
+        bounds=AT_LEAST_0,
+    )
     max_loss: float = option(
-        0.0, "A training loss above this counts as one that is not finite; 0: no limit.", identity=False
+        0.0,
+        "A training loss above this counts as one that is not finite; 0: no limit.",
+        identity=False,
+        bounds=Bounds(at_least=0, at_most=LARGEST),
     )

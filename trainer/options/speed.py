@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from trainer.options.declare import option
+from trainer.options.declare import AT_LEAST_0, option
+from trainer.registry import Bounds
 from trainer.values import PRECISIONS
 
 
@@ -26,8 +27,13 @@ class SpeedConfig:
         short=True,
     )
     feature_views: int = option(
-        0, "How many augmented views of each picture a frozen phase keeps; epoch e sees view e modulo this."
+        0,
+        "How many augmented views of each picture a frozen phase keeps; epoch e sees view e modulo this.",
+        bounds=AT_LEAST_0,
     )
     cache_limit_gb: float = option(
-        20.0, "Most GB of features kept; those not used for longest go first.", identity=False
+        20.0,
+        "Most GB of features kept; those not used for longest go first.",
+        identity=False,
+        bounds=Bounds(at_least=0, at_most=1e9),
     )
