@@ -239,6 +239,10 @@ def test_every_package_that_training_imports_is_tried_and_each_broken_one_named(
     for name in ("PIL", "scipy", "sklearn", "matplotlib", "tqdm"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(f"raise ImportError('no {name} here')\n")
+    # What other commands than train need.
+    for name in ("flask", "ai_edge_litert"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(f"raise ImportError('no {name} here')\n")
     # Of this one, only a part is broken.
     (tmp_path / "pyarrow").mkdir()
     (tmp_path / "pyarrow" / "__init__.py").write_text("__version__ = '1'\n")
@@ -251,6 +255,42 @@ def test_every_package_that_training_imports_is_tried_and_each_broken_one_named(
     ):  # fmt: skip
         found = about(problems, f"{name} cannot be imported: ImportError: ")
         assert found.advice.endswith(f"pip install --force-reinstall {project}")
+    for name, project, user in (
+        ("flask", "Flask", "serve"),
+        ("ai_edge_litert", "ai-edge-litert", "export, "),
+    ):
+        found = about(findings, f"{name} cannot be imported: ImportError: no {name} here: needed by {user}")
+        assert found.mark == "warning"
+        assert found.advice.lower().endswith(f"pip install --force-reinstall {project}".lower())
+
+
+def test_parts_that_are_imported_late_and_by_name_are_tried_too(tmp_path, monkeypatch):
+    """As matplotlib does when it draws, and tfds when it is asked for anything."""
+    (tmp_path / "sitecustomize.py").write_text("""
+import sys
+
+class Broken:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("matplotlib.backends.backend_agg", "tensorflow_datasets.core"):
+            raise ImportError(f"undefined symbol in {name}")
+
+sys.meta_path.insert(0, Broken())
+""")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    findings = hardware.check_tensorflow(probe.finish(probe.start()))
+    found = about(
+        findings, "matplotlib cannot be imported: ImportError: undefined symbol in matplotlib.backends"
+    )
+    assert found.mark == "problem"
+    assert about(findings, "tensorflow_datasets cannot be imported: ").mark == "warning"
+
+
+def test_a_python_that_cannot_be_started(tmp_path, monkeypatch):
+    (tmp_path / "python").write_text("")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    [found] = hardware.check_tensorflow(probe.finish(probe.start()))
+    reason = "Python cannot be started as a process of its own: Permission denied: "
+    assert (found.mark, f"{reason}{tmp_path / 'python'}" in found.text) == ("problem", True)
 
 
 def choice(machine, secs, *, at):

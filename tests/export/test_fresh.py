@@ -1,6 +1,7 @@
 """Models run in a process of their own: what goes there, what comes back, and what goes wrong."""
 
 import ast
+import sys
 import time
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from trainer.export import check_model, fresh
+from trainer.export.folder import put_in_place
 from trainer.export.fresh import run_model
 from trainer.values import TrainerError
 
@@ -122,3 +124,17 @@ def test_a_process_that_hangs_is_ended(count, run):
     with pytest.raises(TrainerError, match=r"model does not run .*: nothing happened for 0.5 s"):
         run("__import__('time').sleep(60)", pictures(1) * count, patience_secs=0.5)
     assert time.monotonic() - begun < 30
+
+
+def test_a_python_that_cannot_be_started_is_no_fault_of_the_folder(run, tmp_path, monkeypatch):
+    (tmp_path / "python").write_text("")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with (
+        pytest.raises(
+            TrainerError, match=r"^Python cannot be started as a process of its own, .*: Perm"
+        ) as caught,
+        put_in_place(tmp_path / "export"),
+    ):
+        run("", pictures())
+    assert str(caught.value).endswith(f"Permission denied: {tmp_path / 'python'}")
+    assert not (tmp_path / "export").exists()

@@ -51,7 +51,7 @@ def run(line: CommandLine) -> int:
     return 1 if count(sections, "problem") else 0
 
 
-def _waited_for(process: subprocess.Popen) -> dict[str, Any]:
+def _waited_for(process: subprocess.Popen | str) -> dict[str, Any]:
     """Returns what the process found; on a terminal, a line says meanwhile what is waited for."""
     waiting = "trying TensorFlow ..." if sys.stdout.isatty() else ""
     print(waiting, end="\r" * bool(waiting), flush=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.doctor.findings import Finding, ok, problem, warning
-from trainer.doctor.installed import pip_install
+from trainer.doctor.installed import NEEDED_ONLY_BY, pip_install
 from trainer.files import told_size
 from trainer.machine import INSTRUCTION_SETS, cores, processor
 from trainer.runtime import require_one_machine
@@ -104,7 +104,8 @@ def check_tensorflow(probed: Mapping[str, Any]) -> list[Finding]:
             continue
         project = next(iter(of_packages.get(name, [])), name)
         advice = f"mend what is said of packages above; else {pip_install('--force-reinstall', project)}"
-        found.append(problem(text, advice))
+        user = NEEDED_ONLY_BY.get(name.replace("_", "-"))
+        found.append(warning(f"{text}: needed by {user}", advice) if user else problem(text, advice))
     if "failed" in probed:
         stage = next((s for s in ("imports", "devices", "speeds") if s not in probed), "its end")
         what = {"imports": "importing it", "devices": "looking for devices", "speeds": "computing with it"}

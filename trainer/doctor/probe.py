@@ -4,6 +4,7 @@ It prints a line of JSON for each stage that it comes through: imports, devices,
 """
 
 import functools
+import importlib.util
 import json
 import os
 import signal
@@ -20,26 +21,40 @@ TIMEOUT_SECS = 180.0
 # As in the middle of a ResNet-50, at a batch of 8: some 30 to 300 ms on a processor.
 _IMAGES, _KERNEL, _NUM_CONVOLUTIONS = (8, 56, 56, 64), (3, 3, 64, 64), 4
 _ON_TENSORFLOW = ("tensorflow", "tf_keras", "tensorboard", "tensorflow_hub", "tensorflow_datasets")
+# What one command needs, where it is installed: {package: statements}.
+_OF_COMMANDS = {
+    "flask": ["import flask"],
+    "werkzeug": ["from werkzeug.serving import make_server"],
+    "flatbuffers": ["import flatbuffers"],
+    "ai_edge_litert": ["from ai_edge_litert.interpreter import Interpreter"],
+}
 WHAT = f"{_NUM_CONVOLUTIONS} convolutions, {_IMAGES[-1]} channels, batch {_IMAGES[0]}"
 
 
-def start() -> subprocess.Popen:
-    """Starts the process."""
+def start() -> subprocess.Popen | str:
+    """Starts the process; returns why it cannot be, if so."""
     here = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH", ""), here]))
-    return subprocess.Popen(
-        [sys.executable, "-m", "trainer.doctor.probe"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        env={**os.environ, "PYTHONPATH": path},
-    )
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "trainer.doctor.probe"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env={**os.environ, "PYTHONPATH": path},
+        )
+    except OSError as error:
+        return (
+            f"Python cannot be started as a process of its own: {error.strerror or error}: {sys.executable}"
+        )
 
 
-def finish(process: subprocess.Popen) -> dict[str, Any]:
-    """Waits for the process; returns what the stages said, and under "failed" why one did not end, if so."""
+def finish(process: subprocess.Popen | str) -> dict[str, Any]:
+    """Waits for what `start` returned; returns what the stages said, and under "failed" why one did not."""
+    if isinstance(process, str):
+        return {"failed": process}
     try:
         out, err = process.communicate(timeout=TIMEOUT_SECS)
         why = _told_end(process.returncode, err)
@@ -86,7 +101,7 @@ def _say(stage: str, found: Any) -> None:
 
 
 def _imports() -> dict[str, dict[str, Any]]:
-    """Imports what training imports: {"secs": {package: seconds}, "errors": {package: what it says}}."""
+    """Imports what is needed: {"secs": {package: seconds}, "errors": {package: what it says}}."""
     from trainer import runtime
 
     # This one is a process of its own.
@@ -103,6 +118,10 @@ def _imports() -> dict[str, dict[str, Any]]:
             errors[name] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
     wanted = imported_by_training()
+    # Parts that are imported late and by name: by the first figure, and by the first use of tfds.
+    wanted["matplotlib"] += ["from trainer.record import figures", "figures.png_bytes(figures.Figure())"]
+    wanted["tensorflow_datasets"] += ["tfds.core.DatasetBuilder"]
+    wanted |= {name: lines for name, lines in _OF_COMMANDS.items() if importlib.util.find_spec(name)}
     wanted["tensorflow_hub"] = ["from trainer.hub import hub"]  # As training does, without pkg_resources.
     attempt("tensorflow", runtime.start_tensorflow)
     # Before what is built on TensorFlow and imports some of them, too: each is named for its own faults.
@@ -117,8 +136,9 @@ def _imports() -> dict[str, dict[str, Any]]:
 
 
 def _run(statements: Sequence[str]) -> None:
+    names: dict[str, Any] = {}
     for statement in statements:
-        exec(statement, {})  # They are our own.
+        exec(statement, names)  # They are our own.
 
 
 def _devices() -> dict[str, Any]:

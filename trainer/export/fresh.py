@@ -76,9 +76,10 @@ def run_model(
             str(output),
         ]
         with open(Path(folder) / "said", "w+b") as said:
-            process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=said, stderr=said, cwd=folder, env=_environment()
-            )
+            with python_starts():
+                process = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=said, stderr=said, cwd=folder, env=_environment()
+                )
             count, hangs = _feed(process, pictures, watch, patience_secs)
             said.seek(0)
             lines = said.read().decode(errors="replace").strip().splitlines()
@@ -91,6 +92,22 @@ def run_model(
                 f"{model.name} ({name}) answers {len(answer.class_ids):,} of {count:,} pictures"
             )
     return answers
+
+
+@contextlib.contextmanager
+def python_starts() -> Iterator[None]:
+    """Says what it is when Python cannot be started: whoever writes files would take it for one of them.
+
+    Raises:
+      TrainerError: so it is.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise TrainerError(
+            f"Python cannot be started as a process of its own, in which models are made and checked: "
+            f"{error.strerror or error}: {sys.executable}"
+        ) from None
 
 
 def _feed(

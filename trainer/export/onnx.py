@@ -10,6 +10,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from trainer.export.about import LABELS_NAME, NAME, About
+from trainer.export.fresh import python_starts
 from trainer.export.saved_model import save
 from trainer.values import TrainerError, UsageError
 
@@ -60,7 +61,8 @@ def write_onnx(file: Path, network: Callable[[tf.Tensor], tf.Tensor], *, about: 
             "--output",
             str(Path(folder) / "onnx"),
         ]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+        with python_starts():
+            done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
         if done.returncode:
             said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
             raise TrainerError(
