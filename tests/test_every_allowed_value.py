@@ -1,6 +1,7 @@
 """Values that the options allow make what they are for; others are refused in one line."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from trainer.combinations import check_options
 from trainer.config import Config
 from trainer.data.augment import make_augment
+from trainer.feature_cache import FeatureCache
 from trainer.flags import parse, to_flagfile
 from trainer.loop.callbacks import Every
 from trainer.loop.limits import make_limit
@@ -141,6 +143,16 @@ def test_a_number_is_refused_or_used_in_float32(name, value):
     # And so as a line of a flagfile.
     lines = [line for line in to_flagfile(config).splitlines() if line.startswith(f"--{name}=")]
     assert parse(["trainer", "--optimizer=sgd", *lines]).config.flat()[name] == value
+
+
+@SMALL
+@given(st.floats())
+@example(1e308)
+@example(1e300)
+def test_a_limit_of_the_cache_is_refused_or_a_number_of_bytes(value):
+    config = allowed(cache_limit_gb=value)
+    if config:
+        FeatureCache(SimpleNamespace(config=config), watch=None, between_batches=None)
 
 
 @SMALL

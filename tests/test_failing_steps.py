@@ -1,5 +1,6 @@
 """Faults of TensorFlow's operations in the middle of the work: one line with the reason, and nothing lost."""
 
+import json
 import re
 
 import numpy as np
@@ -109,6 +110,12 @@ def test_a_step_that_fails_is_told_in_a_line_and_the_run_goes_on_from_the_last_c
     failed_at = len(saved)
     assert saved == [f"ckpt-{step}" for step in range(1, failed_at + 1)]
     assert 1 <= failed_at < 3  # An epoch has three steps, and one of them the white picture.
+    # The last checkpoint is whole.
+    status, _, err = run_main(
+        "evaluate", f"--workdir={workdir}", "--checkpoint=latest", f"--report_dir={tmp_path / 'report'}"
+    )
+    assert (status, err) == (0, "")
+    assert json.loads((tmp_path / "report" / "metrics.json").read_text())["step"] == failed_at
     (faulty.folder / name).unlink()
     status, out, err = run_main(*arguments, f"--workdir={workdir}")
     assert (status, err) == (0, "")
