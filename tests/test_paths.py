@@ -114,7 +114,7 @@ def test_export_needs_a_temporary_folder_that_tensorflow_finds(tmp_path, run_mai
 
 def test_pictures_may_lie_in_such_folders(tmp_path, flower_folder):
     from trainer.data.files import find_pictures
-    from trainer.data.folder import open_folder
+    from trainer.data.sources.folder import open_folder
 
     root = flower_folder(tmp_path / "my [1] photos*?")
     (root / "red").rename(root / "red [a-z]")

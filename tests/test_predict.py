@@ -27,10 +27,10 @@ from trainer.commands import finished
 from trainer.config import Config
 from trainer.data.bad_pictures import shown_name
 from trainer.data.files import Found, find_pictures
-from trainer.data.folder import open_folder
 from trainer.data.loading import Loader
 from trainer.data.pipeline import Pipeline
 from trainer.data.scan import scan
+from trainer.data.sources.folder import open_folder
 from trainer.model.weights import assign_weights
 from trainer.precision import supported
 from trainer.record.predictions import FORMATS, Prediction, choose_format

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from trainer.config import Config
 from trainer.data.augment import make_augment
+from trainer.data.sources import SOURCES
 from trainer.loop.averages import AVERAGES
 from trainer.loop.callbacks import CALLBACKS
 from trainer.loop.gradient_rules import GRADIENT_RULES
@@ -14,6 +15,7 @@ from trainer.loop.multipliers import check_rules
 from trainer.loop.objectives import OBJECTIVES
 from trainer.loop.optimizers import choose_optimizer
 from trainer.loop.schedules import choose_schedule
+from trainer.model.backbones import BACKBONES
 from trainer.model.heads import HEADS
 from trainer.phase_specs import PhaseSpec, phase_specs
 from trainer.values import UsageError, parse_calls
@@ -29,6 +31,8 @@ def check_options(config: Config) -> None:
     Raises:
       UsageError: it does not; the message says what there is.
     """
+    SOURCES.choose(config.data.source).check()
+    BACKBONES.choose(config.model.backbone).check()
     LOSSES.choose(config.update.loss)
     OBJECTIVES.choose(config.update.objective)
     GRADIENT_RULES.choose(config.update.gradient_rule)

@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from trainer import plugins
 from trainer.bit_rule import apply_rule, bit_rule, rule_head
 from trainer.combinations import check_options, check_together
 from trainer.config import Config
@@ -162,7 +163,9 @@ class Experiment:
         self.source = open_configured(self.config)
         # Before the pictures are looked at, which may take long.
         splits = make_splits(self.source, data.splits, order=data.split_order, seed=data.split_seed)
-        self.scan, self.left_out = scan_configured(self.source, self.config)
+        self.scan, self.left_out = scan_configured(
+            self.source, self.config, plugins=plugins.sources("source")
+        )
         if self.left_out:
             splits = leave_out(splits, self.scan.bad, self.source)
         groups = shared_pictures(splits.indices, self.scan.digests)

@@ -112,7 +112,7 @@ class FeatureCache:
             decoding=config.data.decode,
             network=network,
             view=view,
-            plugins=plugins.sources("augmentation") if view else [],
+            plugins=plugins.sources("backbone", *(["augmentation"] if view else [])),
         )
         describe = (
             f"{config.data.source} {split}, {experiment.backbone.name} to {cut.name}, {network['precision']}"

@@ -11,7 +11,6 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-from trainer.addresses import read_backbone, read_source
 from trainer.config import Config
 from trainer.options.declare import FOR_TENSORFLOW
 from trainer.paths import local_path
@@ -197,10 +196,6 @@ def _check_paths(line: CommandLine) -> None:
         kind, value = field.metadata["path"], line.config.flat()[field.name]
         if kind and value:
             local_path(value, flag=f"--{field.name}={value}", for_tensorflow=kind == FOR_TENSORFLOW)
-    if source := line.config.data.source:
-        read_source(source)
-    if backbone := line.config.model.backbone:
-        read_backbone(backbone)
     # Of a picture that is an address, predict and explain say how it is to be had.
     for path in line.paths if line.command == "compare" else ():
         local_path(path, flag=path)

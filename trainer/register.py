@@ -9,13 +9,13 @@ decorator says which there are. docs/extending.md has an example of each.
 
 import importlib
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from trainer.registry import Bounds, Registry
 
 __all__ = [
-    "Bounds", "augmentation", "average", "callback", "gradient_rule", "head", "loss", "metric", "objective",
-    "optimizer", "registries", "schedule",
+    "Bounds", "augmentation", "average", "backbone", "callback", "gradient_rule", "head", "loss", "metric",
+    "objective", "optimizer", "registries", "schedule", "source",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -32,10 +32,18 @@ _REGISTRIES = {
     "callback": "trainer.loop.callbacks:CALLBACKS",
     "augmentation": "trainer.data.augment:AUGMENTATIONS",
     "head": "trainer.model.heads:HEADS",
+    "source": "trainer.data.sources:SOURCES",
+    "backbone": "trainer.model.backbones:BACKBONES",
 }
 
 
 KINDS = tuple(_REGISTRIES)
+
+
+class Check(Protocol):
+    """Raises UsageError where an address cannot be one; looks at the text, and opens nothing."""
+
+    def __call__(self, address: str, *, flag: str) -> Any: ...
 
 
 def _registry(kind: str) -> Registry[Any]:
@@ -167,3 +175,38 @@ def head(name: str, *, source: str = "") -> Decorator:
       source: the paper or site it follows.
     """
     return _registry("head").register(name, source=source)
+
+
+def source(name: str, *, source: str = "", address: str = "", check: Check | None = None) -> Decorator:
+    """Registers what opens a `data.sources.Source`, such as a `data.sources.MemorySource`.
+
+    Its one parameter is the address: `--source=mine:a/b` calls it with "a/b". Offered: `name`, the whole
+    text, what messages call the source; `options`, the `data.sources.SourceOptions` with --cache_dir and so
+    on. The order of the pictures, their ids and their bytes must be the same each time: they are what a run
+    is resumed and checked by.
+
+    Args:
+      name: what stands before the colon in --source.
+      source: the paper or site it follows.
+      address: what is written behind the colon, for the help, such as PATH.
+      check: raises UsageError where an address cannot be one, before anything is opened.
+    """
+    return _registry("source").register(name, source=source, address=address, check=check)
+
+
+def backbone(name: str, *, source: str = "", address: str = "", check: Check | None = None) -> Decorator:
+    """Registers what opens a `model.backbones.Backbone`, such as a `model.backbones.KerasBackbone`.
+
+    Its one parameter is the address: `--backbone=mine:small` calls it with "small". Offered: `name`, the
+    whole text, what messages call the network; `image_size` in px, 0 where it is left to the network;
+    `cache_dir`; `weights` and `value_range`, which are refused where a network does not name them. `weights`
+    is "none" where they come from a checkpoint. Weights that are drawn must be the same each time
+    (`model.backbones.reseed`).
+
+    Args:
+      name: what stands before the colon in --backbone, or alone.
+      source: the paper or site it follows.
+      address: what is written behind the colon, for the help, such as NAME.
+      check: raises UsageError where an address cannot be one, before anything is opened.
+    """
+    return _registry("backbone").register(name, source=source, address=address, check=check)

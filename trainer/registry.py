@@ -196,7 +196,29 @@ class Choice(Generic[T]):
         try:
             return self.entry.make(*self.args, **dict(self.named), **given)
         except UsageError as error:
-            raise UsageError(f"{self.said}: {error}") from None
+            # Some are about another option, and say so.
+            said = "" if str(error).startswith("--") else f"{self.said}: "
+            raise UsageError(f"{said}{error}") from None
+
+
+class AddressChoice(Choice[T]):
+    """An entry of an `AddressRegistry` with its address, if any."""
+
+    @property
+    def address(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.address}" if self.address else self.name
+
+    def check(self) -> None:
+        """Makes sure, without opening anything, that the address can be one.
+
+        Raises:
+          UsageError: the entry's fact `check`, a function (address, flag=...), says that it cannot.
+        """
+        if check := self.entry.facts.get("check"):
+            check(self.address, flag=self.said)
 
 
 class Registry(Generic[T]):
@@ -247,6 +269,10 @@ class Registry(Generic[T]):
     def __getitem__(self, name: str) -> Entry[T]:
         return self._entries[name]
 
+    def usage(self, name: str) -> str:
+        """Returns how an entry is asked for, e.g. `focal(gamma=2.0)`."""
+        return self[name].usage()
+
     def choose(self, text: str | Call, *, flag: str = "") -> Choice[T]:
         """Reads the one thing that a text must name.
 
@@ -262,15 +288,59 @@ class Registry(Generic[T]):
             [call] = [text] if isinstance(text, Call) else parse_calls(text)
         except (UsageError, ValueError):
             raise UsageError(f"{said} is not one of {', '.join(self)}") from None
-        entry = self._entries.get(call.name)
-        if entry is None:
-            close = difflib.get_close_matches(call.name, self, n=2)
-            raise UsageError(f"{said} is not one of {', '.join(self)}{_is_it(close)}")
+        entry = self._called(call.name, said)
         try:
             args, named = entry.bind(call)
         except UsageError as error:
             raise UsageError(f"{said}: {error}") from None
         return Choice(entry, args, tuple(named.items()), said)
+
+    def _called(self, name: str, said: str) -> Entry[T]:
+        if entry := self._entries.get(name):
+            return entry
+        close = difflib.get_close_matches(name, self, n=2)
+        usages = ", ".join(map(self.usage, self))
+        raise UsageError(f"{said} is not one of {usages}{_is_it([self.usage(one) for one in close])}")
+
+
+class AddressRegistry(Registry[T]):
+    """Names that an address may stand behind, such as `folder:photos`.
+
+    The address is one text, whatever is in it: the only parameter of the entry. An entry without a parameter
+    takes none, and one whose parameter has a default can do without.
+    """
+
+    def register(self, name: str, *, source: str = "", address: str = "", **facts: Any) -> Callable[[F], F]:
+        """See `Registry.register`; `address` shows what is to be written, default the parameter's name."""
+        add = super().register(name, source=source, address=address, **facts)
+
+        def checked(make: F) -> F:
+            kinds = [one.kind for one in Entry(name, make, "").parameters]
+            if kinds not in ([], [str]):
+                raise TypeError(f"{make}: expected an address as its one parameter, annotated as str")
+            return add(make)
+
+        return checked
+
+    def usage(self, name: str) -> str:
+        """Returns how an entry is asked for, e.g. `folder:PATH`."""
+        entry = self[name]
+        if not entry.parameters:
+            return name
+        [taken] = entry.parameters
+        text = f":{entry.facts['address'] or taken.name.upper()}"
+        return f"{name}{text}" if taken.default is inspect.Parameter.empty else f"{name}[{text}]"
+
+    def choose(self, text: str | Call, *, flag: str = "") -> AddressChoice[T]:
+        """Reads `NAME` or `NAME:ADDRESS`; see `Registry.choose`."""
+        said = f"{flag or self.flag}={text}"
+        name, colon, address = str(text).partition(":")
+        entry = self._called(name, said)
+        if colon and not entry.parameters:
+            raise UsageError(f"{said}: {name} takes no address")
+        if not address and [one for one in entry.parameters if one.default is inspect.Parameter.empty]:
+            raise UsageError(f"{said}: expected {self.usage(name)}")
+        return AddressChoice(entry, (address,) if address else (), (), said)
 
 
 def _is_it(close: list[str]) -> str:

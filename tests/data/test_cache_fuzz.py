@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from trainer.data.feature_store import FeatureStore
-from trainer.data.folder import open_folder
 from trainer.data.scan import scan
+from trainer.data.sources.folder import open_folder
 
 KEY = {"network": "ab12", "view": None}
 ROWS = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.data.trees import FILES, write_tree
 from trainer.data.encoded import EncodedStore, Kept
-from trainer.data.folder import open_folder
+from trainer.data.sources.folder import open_folder
 from trainer.values import TrainerError
 
 

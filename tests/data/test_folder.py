@@ -147,7 +147,7 @@ AS_NOBODY = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
 # Imported before the rights are given up: the interpreter's own files may be root's only.
-from trainer.data.folder import open_folder
+from trainer.data.sources.folder import open_folder
 from trainer.values import TrainerError
 if os.getuid() == 0:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.data.trees import age, write_tree
 from trainer.data.bad_pictures import BadPictureError, name_problem, shown_name
-from trainer.data.folder import FolderSource, open_folder
+from trainer.data.sources.folder import FolderSource, open_folder
 from trainer.values import TrainerError
 
 

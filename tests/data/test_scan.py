@@ -18,10 +18,10 @@ from trainer import provenance
 from trainer.data import scan as scans
 from trainer.data import stamps
 from trainer.data.bad_pictures import BadPictureError
-from trainer.data.folder import FolderSource, open_folder
 from trainer.data.scan import scan
 from trainer.data.sources import MemorySource
-from trainer.data.synthetic import open_synthetic
+from trainer.data.sources.folder import FolderSource, open_folder
+from trainer.data.sources.synthetic import open_synthetic
 from trainer.data.trial import Trial
 from trainer.values import TrainerError
 

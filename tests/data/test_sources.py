@@ -91,7 +91,22 @@ def test_a_small_budget_changes_no_source(address, options, budget_bytes):
     assert list(options.spill_folder.glob("*")) == []
 
 
-@pytest.mark.parametrize("address", ["flowers", "folder:", "ftp:x", ""])
-def test_addresses_of_no_known_scheme(address):
-    with pytest.raises(UsageError, match="is none of tfds:NAME"):
+KNOWN = "folder:PATH, archive:PATH_OR_URL, synthetic:flowers, tfds:NAME[/CONFIG][:VERSION]"
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("flowers", f"--source=flowers is not one of {KNOWN}"),
+        ("ftp:x", f"--source=ftp:x is not one of {KNOWN}"),
+        ("", f"--source= is not one of {KNOWN}"),
+        ("foldr:x", f"--source=foldr:x is not one of {KNOWN}: is it folder:PATH?"),
+        ("folder:", "--source=folder:: expected folder:PATH"),
+        ("folder", "--source=folder: expected folder:PATH"),
+        ("synthetic:roses", "--source=synthetic:roses: only synthetic:flowers can be drawn"),
+    ],
+)
+def test_addresses_of_no_known_scheme(address, message):
+    with pytest.raises(UsageError) as caught:
         open_source(address, SourceOptions())
+    assert str(caught.value) == message

@@ -10,8 +10,8 @@ import pytest
 
 from tests.data.trees import LONG_AGO, age, prepare_tiny, write_tree
 from trainer.data import stamps
-from trainer.data.folder import open_folder
 from trainer.data.sources import open_source
+from trainer.data.sources.folder import open_folder
 from trainer.data.stamps import stamp_files
 
 

@@ -20,7 +20,7 @@ from trainer.loop.evaluator import Evaluator  # noqa: E402
 from trainer.loop.optimizers import make_optimizer  # noqa: E402
 from trainer.loop.phases import PhaseSchedule  # noqa: E402
 from trainer.model.backbones import open_backbone  # noqa: E402
-from trainer.model.keras_apps import KerasBackbone  # noqa: E402
+from trainer.model.backbones.keras import KerasBackbone  # noqa: E402
 from trainer.runtime import make_strategy  # noqa: E402
 
 

@@ -12,11 +12,11 @@ from trainer.loop.evaluator import Evaluator
 from trainer.loop.losses import make_loss
 from trainer.loop.objectives import supervised
 from trainer.loop.state import TrainState
+from trainer.model.backbones.keras import KerasBackbone
 from trainer.model.classifier import Classifier
 from trainer.model.cuts import whole_cut
 from trainer.model.heads import Head
 from trainer.model.initializers import reseed
-from trainer.model.keras_apps import KerasBackbone
 from trainer.precision import in_precision, supported, was_rewritten
 
 SIDE_PX, NUM_CLASSES = 8, 5

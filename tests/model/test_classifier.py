@@ -7,9 +7,9 @@ import tf_keras
 
 from tests.model.modules import KERNEL, draws
 from trainer.model.backbones import open_backbone
+from trainer.model.backbones.keras import KerasBackbone
 from trainer.model.classifier import Classifier
 from trainer.model.heads import Head
-from trainer.model.keras_apps import KerasBackbone
 from trainer.values import Contract, UsageError
 
 

@@ -14,8 +14,8 @@ from tf_keras import layers
 from tests.loop.toys import PixelBackbone
 from trainer.model import cuts
 from trainer.model.backbones import open_backbone
+from trainer.model.backbones.keras import KerasBackbone
 from trainer.model.initializers import reseed
-from trainer.model.keras_apps import KerasBackbone
 
 
 def backbone_of(images, features, size=8):

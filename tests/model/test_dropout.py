@@ -8,10 +8,10 @@ from tf_keras import layers
 
 from tests.loop.toys import dataset_of, random_batches, run_of, state_of, values
 from trainer.model.backbones import open_backbone
+from trainer.model.backbones.keras import KerasBackbone
 from trainer.model.dropout import Draws, drawing_from, dropout, seed_dropout
 from trainer.model.fingerprints import network_fingerprint
 from trainer.model.initializers import reseed
-from trainer.model.keras_apps import KerasBackbone
 from trainer.model.random_operations import stateful_random_ops
 
 IMAGES = np.random.default_rng(0).random((6, 8, 8, 3)).astype(np.float32)

@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from trainer.model import keras_apps
+from trainer.model.backbones import keras as keras_apps
 from trainer.model.backbones import open_backbone
-from trainer.model.keras_apps import KerasBackbone
+from trainer.model.backbones.keras import KerasBackbone
 from trainer.model.random_operations import stateful_random_ops
 from trainer.model.variable_names import lasting_layer_names
 from trainer.values import Contract, TrainerError, UsageError

@@ -12,8 +12,8 @@ from tests.loop.toys import dataset_of, plan_of, random_batches, run_of, state_o
 from tests.model.modules import draws
 from trainer.model import random_operations
 from trainer.model.backbones import open_backbone
+from trainer.model.backbones.keras import KerasBackbone
 from trainer.model.dropout import drawing_from
-from trainer.model.keras_apps import KerasBackbone
 from trainer.model.random_operations import report_random_ops, stateful_random_ops
 from trainer.values import UsageError
 

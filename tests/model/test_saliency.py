@@ -10,10 +10,10 @@ from tf_keras import layers
 
 from tests.model.modules import save_tiny, save_with_signature
 from trainer.model.backbones import open_backbone
+from trainer.model.backbones.keras import KerasBackbone
 from trainer.model.classifier import Classifier
 from trainer.model.heads import Head
 from trainer.model.initializers import reseed
-from trainer.model.keras_apps import KerasBackbone
 from trainer.model.saliency import (
     GRAD_CAM,
     INTEGRATED_GRADIENTS,

@@ -65,7 +65,10 @@ def named_help(argv: Sequence[str]) -> str:
             entry = registry[name]
             plugin = f"[plugin {entry.plugin}]" if entry.plugin else ""
             text = " ".join(filter(None, [entry.help, entry.source, plugin]))
-            lines += [f"  {entry.usage()}", *(f"      {line}" for line in textwrap.wrap(text, width=78))]
+            lines += [
+                f"  {registry.usage(name)}",
+                *(f"      {line}" for line in textwrap.wrap(text, width=78)),
+            ]
     return "\n".join(lines) + "\n"
 
 

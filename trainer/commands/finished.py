@@ -14,7 +14,8 @@ import tensorflow as tf
 from trainer.config import Config
 from trainer.experiment import make_classifier
 from trainer.loop.phases import make_plan
-from trainer.model.backbones import Backbone, open_backbone
+from trainer.model.backbones import BACKBONES, Backbone, open_backbone
+from trainer.model.backbones.base import names
 from trainer.model.classifier import Classifier
 from trainer.model.cuts import whole_cut
 from trainer.model.weights import assign_weights
@@ -110,10 +111,11 @@ def open_network(workdir: Workdir, config: Config) -> Network:
 def _open_backbone(config: Config, recorded: dict[str, Any]) -> Backbone:
     """Opens the network of a run, at the size and range of pixels that it was trained with."""
     model = config.model
+    has_weights = names(BACKBONES.choose(model.backbone).entry, "weights")
     backbone = open_backbone(
         model.backbone,
-        # All weights come from the checkpoint: those of Keras would be fetched for nothing.
-        weights="none" if model.backbone.startswith("keras:") else model.weights,
+        # All weights come from the checkpoint: others would be fetched for nothing.
+        weights="none" if has_weights else model.weights,
         # What had a choice of sizes took one that is square.
         image_size=recorded["height_px"] if recorded["any_size"] else model.image_size,
         value_range=tuple(recorded["value_range"]) if model.value_range else None,

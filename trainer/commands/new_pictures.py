@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer import plugins
 from trainer.commands.finished import Network, open_network
 from trainer.commands.picture_errors import named_pictures
 from trainer.commands.scoring import (
@@ -63,7 +64,7 @@ def evaluate_pictures(workdir: Workdir, recorded: Config, given: Mapping[str, An
     source = open_configured(config.replace(**theirs))
     class_names = tuple(workdir.read_facts()["class_names"])
     label_of = match_classes(source.class_names, class_names, source=source.name)
-    scan, left_out = scan_configured(source, config.replace(**theirs))
+    scan, left_out = scan_configured(source, config.replace(**theirs), plugins=plugins.sources("source"))
     seen = _seen_before(workdir, scan.digests)
     indices = np.array([i for i in range(len(source.ids)) if i not in scan.bad], np.int64)
     labels, digests = label_of[source.labels[indices]], [scan.digests[i] for i in indices.tolist()]

@@ -109,7 +109,7 @@ class _Drawer:
 
 def serve() -> None:
     """Reads lines `SEED START STOP` and writes the pickled pictures [START, STOP), until they end."""
-    from trainer.data.synthetic import draw_picture, label_of
+    from trainer.data.sources.synthetic import draw_picture, label_of
 
     for line in sys.stdin.buffer:
         seed, start, stop = map(int, line.split())

@@ -1,6 +1,7 @@
 """The pictures that a configuration names, opened and looked at."""
 
 import logging
+from collections.abc import Sequence
 
 from trainer.caches import cache_root
 from trainer.config import Config
@@ -30,14 +31,21 @@ def open_configured(config: Config) -> Source:
     return open_source(data.source, options)
 
 
-def scan_configured(source: Source, config: Config) -> tuple[Scan, list[tuple[str, str]]]:
+def scan_configured(
+    source: Source, config: Config, *, plugins: Sequence[bytes] = ()
+) -> tuple[Scan, list[tuple[str, str]]]:
     """Looks at every picture; returns what was found, and the bad ones, [(id, reason)] in order.
+
+    Args:
+      source: whose pictures.
+      config: how.
+      plugins: source of what comes from outside and makes pictures.
 
     Raises:
       TrainerError: there are bad ones, and --on_bad_image says to fail.
     """
     data, recorded = config.data, cache_root(config.run.cache_dir) / "scans"
-    found = scan(source, exif=data.exif, max_pixels=data.max_pixels, recorded=recorded)
+    found = scan(source, exif=data.exif, max_pixels=data.max_pixels, recorded=recorded, plugins=plugins)
     if found.bad and data.on_bad_image == "fail":
         raise refusal(source.name, source.ids, found.bad)
     left_out = [(source.ids[at], reason) for at, reason in sorted(found.bad.items())]

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ import tensorflow as tf
 from trainer.data import headers
 from trainer.data.bad_pictures import BadPictureError
 from trainer.data.headers import MAX_PIXELS
-from trainer.data.sources import Source
+from trainer.data.sources.base import Source
 from trainer.data.trial import Trial
 from trainer.files import PART_PREFIX, write_bytes
 from trainer.provenance import code_digest
@@ -53,7 +53,12 @@ class Scan:
 
 
 def scan(
-    source: Source, *, exif: str = "apply", max_pixels: int = MAX_PIXELS, recorded: Path | None = None
+    source: Source,
+    *,
+    exif: str = "apply",
+    max_pixels: int = MAX_PIXELS,
+    recorded: Path | None = None,
+    plugins: Sequence[bytes] = (),
 ) -> Scan:
     """Decodes every picture for trial, or returns what an earlier scan found where nothing changed.
 
@@ -66,6 +71,7 @@ def scan(
       exif: apply or ignore.
       max_pixels: a picture with more is a bad one.
       recorded: the folder of earlier scans; None neither reads nor writes any.
+      plugins: source of what comes from outside and makes pictures.
 
     Raises:
       TrainerError: a picture vanished meanwhile, or there is too little memory for one.
@@ -73,7 +79,7 @@ def scan(
     stamp = source.stamp() if recorded else None
     if recorded is None or stamp is None:
         return _look_at_all(source, exif, max_pixels)[0]
-    key = _key(source, stamp, exif, max_pixels)
+    key = _key(source, stamp, exif, max_pixels, plugins)
     file = recorded / f"{key}.scan"
     if found := _read_record(file, key, len(source.ids)):
         return found
@@ -114,9 +120,9 @@ def _look_at_all(source: Source, exif: str, max_pixels: int) -> tuple[Scan, bool
     return Scan(digests, turns, bad, used), all(error.lasting for error in errors.values())
 
 
-def _key(source: Source, stamp: str, exif: str, max_pixels: int) -> str:
+def _key(source: Source, stamp: str, exif: str, max_pixels: int, plugins: Sequence[bytes]) -> str:
     """Returns 64 hex digits that differ where a scan could find something else."""
-    code = code_digest("trainer.data.trial", alone=[__name__])
+    code = code_digest("trainer.data.trial", alone=[__name__], plugins=plugins)
     libraries = (PIL.__version__, tf.__version__, simplejpeg.__version__)
     parts = [source.name, stamp, exif, str(max_pixels), code, *libraries, *source.ids]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from trainer.data.encoded import EncodedStore
-from trainer.data.sources import MemorySource
+from trainer.data.sources.base import MemorySource
 from trainer.data.stamps import stamp_files
 from trainer.paths import expanded, local_path, scheme_of
 from trainer.values import TrainerError, UsageError

@@ -11,12 +11,12 @@ import ssl
 import urllib.parse
 from pathlib import Path
 
-from trainer.addresses import module_address
 from trainer.archives.unpack import BadArchiveError, remove_left_overs, unpack
 from trainer.caches import cache_root, hub_cache_root
 from trainer.downloads import download
 from trainer.file_lock import file_lock
 from trainer.files import PART_PREFIX, write_text
+from trainer.model.hub_handles import module_address
 from trainer.model.saved_models import find_defect, move_aside
 from trainer.network import NetworkError
 from trainer.paths import local_path

@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from trainer.hub import hub
-from trainer.model.backbones import LEAVE_FROZEN, require_variables
+from trainer.model.backbones.base import LEAVE_FROZEN, require_variables
 from trainer.model.cuts import Cut, whole_cut
 from trainer.model.folding import Inference
+from trainer.model.hub_cache import module_folder
 from trainer.model.layers import Layer
+from trainer.model.published_sizes import published_size
 from trainer.model.saved_models import first_line, module_digest
 from trainer.model.variable_names import unique_names
 from trainer.values import Contract, TrainerError, UsageError, failure_in_words
@@ -202,6 +204,39 @@ class HubBackbone:
                 "another module with --backbone"
             )
         return output
+
+
+def open_module(
+    handle: str,
+    *,
+    name: str,
+    image_size: int,
+    value_range: tuple[float, float] | None,
+    cache_dir: str,
+    remote: bool = True,
+) -> HubBackbone:
+    """Opens a SavedModel, which is fetched or unpacked where it has to be.
+
+    Args:
+      handle: see `hub_cache.module_folder`.
+      name: what the user called it, for messages.
+      image_size: see `HubBackbone`.
+      value_range: see there.
+      cache_dir: the value of --cache_dir.
+      remote: whether addresses and Kaggle handles are meant, too.
+
+    Raises:
+      UsageError: `handle` is of a kind that holds no SavedModel, or the size is wrong or missing.
+      TrainerError: it cannot be had, or is no module from pictures to features.
+    """
+    folder = module_folder(handle, flag=f"--backbone={name}", cache_dir=cache_dir, remote=remote)
+    return HubBackbone(
+        name,
+        folder,
+        image_size=image_size,
+        value_range=value_range,
+        default_size=published_size(handle),
+    )
 
 
 def _load(name: str, folder: Path) -> Any:

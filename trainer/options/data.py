@@ -11,7 +11,7 @@ class DataConfig:
 
     source: str = option(
         "synthetic:flowers",
-        "Pictures: tfds:NAME[/CONFIG][:VERSION], folder:PATH, archive:PATH_OR_URL or synthetic:flowers.",
+        "Where the pictures come from, such as folder:photos; --helpfull lists what there is.",
         short=True,
     )
     splits: str = option(
@@ -56,7 +56,7 @@ class DataConfig:
     data_dir: str = option(
         "", "Folder of prepared tfds data sets; default $TFDS_DATA_DIR or tfds's own.", identity=False
     )
-    checksum: str = option("", "SHA-256 that an archive: source must have.", identity=False)
+    checksum: str = option("", "SHA-256 that an archive of pictures must have.", identity=False)
     decode: str = option(
         "exact",
         "Decode JPEGs in full, or at 1/2, 1/4 or 1/8 where that is still as large as the network wants: "
@@ -72,7 +72,7 @@ class DataConfig:
     )
     synthetic_examples: int = option(
         1000,
-        "How many pictures synthetic:flowers draws.",
+        "How many pictures are drawn by a source that draws.",
         bounds=AT_LEAST_1,
     )
     synthetic_seed: int = option(

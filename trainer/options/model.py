@@ -15,11 +15,11 @@ class ModelConfig:
 
     backbone: str = option(
         "efficientnet_lite0",
-        "Pretrained network: efficientnet_lite0, hub:HANDLE, savedmodel:PATH or keras:NAME.",
+        "Pretrained network, such as keras:MobileNetV2; --helpfull lists what there is.",
         short=True,
     )
     weights: str = option(
-        "imagenet", "Weights of a keras: backbone: imagenet, none, or a weights file.", path=LOCAL
+        "imagenet", "Weights of a backbone that has a choice: imagenet, none, or a weights file.", path=LOCAL
     )
     image_size: int = option(
         0,
@@ -39,7 +39,7 @@ class ModelConfig:
         choices=("all", "backbone"),
     )
     value_range: str = option(
-        "", "Pixel values a hub: or savedmodel: backbone wants, e.g. -1,1; default 0,1."
+        "", "Pixel values that a backbone wants which leaves it open, e.g. -1,1; default 0,1."
     )
     head: str = option(
         "auto",

@@ -85,11 +85,7 @@ def _is_of(folder: Path, *, source: str, pictures: str) -> bool:
         return place == source_place(source)
     # Of an older version, which did not record where a path led to.
     was = str(found.get("source", ""))
-    return was == source and (was == source_place(was) or not _names_a_path(was))
-
-
-def _names_a_path(source: str) -> bool:
-    return source.startswith(("folder:", "archive:")) and "://" not in source
+    return was == source == source_place(was)
 
 
 def _read(folder: Path) -> dict[str, Any]:

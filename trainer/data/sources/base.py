@@ -1,7 +1,4 @@
-"""Where pictures come from: the Source protocol and the registry of schemes.
-
-A new kind of source is one file beside this one, one line in `open_source`, and its scheme in `addresses.py`.
-"""
+"""What a source of pictures is, and where each kind is registered."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,9 +7,9 @@ from typing import Protocol
 
 import numpy as np
 
-from trainer.addresses import read_source
 from trainer.caches import cache_root
 from trainer.data.encoded import DEFAULT_BUDGET_BYTES, EncodedStore
+from trainer.registry import AddressRegistry
 
 
 class Source(Protocol):
@@ -119,39 +116,23 @@ class MemorySource:
         return self.stamped
 
 
+SOURCES: AddressRegistry[Source] = AddressRegistry("source", flag="--source")
+
+
 def open_source(address: str, options: SourceOptions) -> Source:
-    """Opens `SCHEME:REST`.
+    """Opens one of `SOURCES`.
 
     Raises:
-      UsageError: the address cannot be read; see `read_source`.
+      UsageError: the address names none, or cannot be one.
       TrainerError: the source cannot be had; the message says what was tried.
     """
-    scheme, rest = read_source(address)
-    # Imported on demand: importing tfds alone costs a quarter of a second.
-    if scheme == "folder":
-        from trainer.data.folder import open_folder
-
-        return open_folder(rest, name=address, budget_bytes=options.memory_budget_bytes)
-    if scheme == "archive":
-        from trainer.data.archive import open_archive
-
-        return open_archive(
-            rest,
-            name=address,
-            checksum=options.checksum,
-            cache_dir=options.cache_dir,
-            budget_bytes=options.memory_budget_bytes,
-        )
-    if scheme == "tfds":
-        from trainer.data.tfds import open_tfds
-
-        return open_tfds(rest, name=address, data_dir=options.data_dir, store=options.new_store())
-    from trainer.data.synthetic import open_synthetic
-
-    return open_synthetic(
-        rest,
+    return SOURCES.choose(address)(
         name=address,
+        cache_dir=options.cache_dir,
+        data_dir=options.data_dir,
+        checksum=options.checksum,
+        budget_bytes=options.memory_budget_bytes,
+        store=options.new_store(),
         num_examples=options.synthetic_examples,
         seed=options.synthetic_seed,
-        store=options.new_store(),
     )

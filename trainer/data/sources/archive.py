@@ -12,12 +12,13 @@ from pathlib import Path
 from trainer.archives.unpack import BadArchiveError, remove_left_overs, unpack
 from trainer.caches import cache_root
 from trainer.data.encoded import DEFAULT_BUDGET_BYTES
-from trainer.data.folder import FolderSource, open_folder
+from trainer.data.sources.base import SOURCES
+from trainer.data.sources.folder import FolderSource, open_folder
 from trainer.downloads import download
 from trainer.file_lock import file_lock
 from trainer.files import read_json, write_json
 from trainer.network import NetworkError
-from trainer.paths import local_path
+from trainer.paths import local_path, scheme_of
 from trainer.values import TrainerError, UsageError
 
 # SHA-256 by address, without its scheme.
@@ -30,10 +31,17 @@ KNOWN_CHECKSUMS = {
 _log = logging.getLogger("trainer")
 
 
+def check_archive(address: str, *, flag: str) -> None:
+    """Raises UsageError where an address is neither a path nor one that can be opened."""
+    if scheme_of(address) not in ("http", "https", "file"):
+        local_path(address, flag=flag)
+
+
+@SOURCES.register("archive", address="PATH_OR_URL", check=check_archive)
 def open_archive(
     address: str, *, name: str, checksum: str, cache_dir: str, budget_bytes: int = DEFAULT_BUDGET_BYTES
 ) -> FolderSource:
-    """Downloads (once), checks, unpacks (once) and lists an archive of class folders.
+    """A .tgz, .tar or .zip of such a folder; it is downloaded, checked and unpacked once.
 
     One folder that wraps all class folders is looked through. A downloaded archive must have the
     SHA-256 given, else the known one, else the one it had when it was first downloaded. Where another

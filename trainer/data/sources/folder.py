@@ -11,6 +11,7 @@ from trainer.data.bad_pictures import BadPictureError
 from trainer.data.encoded import DEFAULT_BUDGET_BYTES, EncodedStore, Kept
 from trainer.data.files import read_regular
 from trainer.data.listing import Found, Listing
+from trainer.data.sources.base import SOURCES
 from trainer.data.stamps import stamp_files
 from trainer.paths import local_path
 from trainer.values import TrainerError
@@ -66,13 +67,15 @@ class FolderSource:
             raise TrainerError(f"--source={self.name}: cannot read {path}: {error.strerror}") from None
 
 
+@SOURCES.register("folder", check=local_path)
 def open_folder(path: str, *, name: str, budget_bytes: int = DEFAULT_BUDGET_BYTES) -> FolderSource:
-    """Lists the pictures below `path`, by class and then by path in plain code-point order.
+    """A folder with a folder of pictures for each class, or with train, validation and test folders of such.
 
-    `roses/1.jpg` and `roses/garden/1.jpg` are both of class roses. Where the folders are named
-    train, validation (or val, valid) and test, the classes are looked for inside them and they
-    become the native splits. Hidden files and folders are ignored; so are files with other
-    endings than a picture's, which are counted in the log. Links are followed.
+    Pictures are in the order of their classes, and then of their paths in plain code-point order.
+    `roses/1.jpg` and `roses/garden/1.jpg` are both of class roses. Where the folders are named train,
+    validation (or val, valid) and test, the classes are looked for inside them and they become the native
+    splits. Hidden files and folders are ignored, and files with other endings than a picture's, which the log
+    counts. Links are followed.
 
     What has the name of a picture and cannot be read has an id and a place like all others, so that no
     other picture moves when it is repaired: links to nothing and in circles, pipes, folders named

@@ -12,8 +12,9 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from trainer.model.backbones.base import BACKBONES
+from trainer.model.backbones.keras import KerasBackbone
 from trainer.model.initializers import reseed
-from trainer.model.keras_apps import KerasBackbone
 from trainer.model.lite0_network import build_network
 from trainer.model.torch_weights import read_state_dict
 from trainer.values import TrainerError, UsageError
@@ -26,8 +27,9 @@ IMAGE_SIZE_PX = 224
 MIN_SIZE_PX = 32  # The network halves the picture five times.
 
 
+@BACKBONES.register("efficientnet_lite0", source="arXiv 1905.11946")
 def open_efficientnet_lite0(*, weights: str = "imagenet", image_size: int = 0) -> KerasBackbone:
-    """Builds the network and gives it its weights.
+    """EfficientNet-Lite0 trained on ImageNet; its weights come with the installation.
 
     Args:
       weights: `imagenet`, or `none` for random ones, the same each time.

@@ -1,4 +1,4 @@
-"""What --source and --backbone name: SCHEME:REST, and what REST may be. Standard library only."""
+"""What a module is called: an address, a Kaggle handle, a path. Standard library only."""
 
 import re
 
@@ -15,41 +15,7 @@ _KAGGLE_HANDLE = re.compile(
 _LIKE_A_HANDLE = re.compile(r"[\w-]+(/[\w.-]*[\w-]){1,4}")
 
 
-def read_source(address: str) -> tuple[str, str]:
-    """Returns (scheme, rest) of the value of --source.
-
-    Raises:
-      UsageError: the scheme is not known, or what should be a path is none.
-    """
-    scheme, _, rest = address.partition(":")
-    if scheme not in ("tfds", "folder", "archive", "synthetic") or not rest:
-        raise UsageError(
-            f"--source={address} is none of tfds:NAME[/CONFIG][:VERSION], folder:PATH, archive:PATH_OR_URL, "
-            "synthetic:flowers"
-        )
-    if scheme == "folder" or (scheme == "archive" and scheme_of(rest) not in ("http", "https", "file")):
-        local_path(rest, flag=f"--source={address}")
-    return scheme, rest
-
-
-def read_backbone(address: str) -> tuple[str, str]:
-    """Returns (scheme, rest) of the value of --backbone; of efficientnet_lite0 the rest is empty.
-
-    Raises:
-      UsageError: it is of no known kind, or what should be a module cannot be one.
-    """
-    scheme, _, rest = address.partition(":")
-    if address != "efficientnet_lite0" and (scheme not in ("hub", "savedmodel", "keras") or not rest):
-        raise UsageError(
-            f"--backbone={address} is none of efficientnet_lite0, hub:HANDLE (an address or a folder), "
-            "savedmodel:PATH, keras:NAME"
-        )
-    if scheme in ("hub", "savedmodel"):
-        module_address(rest, flag=f"--backbone={address}", remote=scheme == "hub")
-    return scheme, rest
-
-
-def module_address(handle: str, *, flag: str, remote: bool) -> str:
+def module_address(handle: str, *, flag: str, remote: bool = True) -> str:
     """Returns the address that a module comes from; '' where it is a path on this machine.
 
     Args:

@@ -17,7 +17,7 @@ from trainer.data.blooms import LEAF_COLOURS, draw_leaves, draw_plant
 from trainer.data.drawers import draw_all
 from trainer.data.drawing import CIRCLE, Array, Pen, pick, rotation, shade
 from trainer.data.encoded import EncodedStore, Kept
-from trainer.data.sources import MemorySource
+from trainer.data.sources.base import SOURCES, MemorySource
 from trainer.provenance import code_digest
 from trainer.values import UsageError
 
@@ -52,13 +52,15 @@ class DrawnSource(MemorySource):
                 store.put(index, data)
 
 
+@SOURCES.register("synthetic", address="flowers")
 def open_synthetic(
     kind: str, *, name: str, num_examples: int, seed: int, store: EncodedStore | None = None
 ) -> DrawnSource:
-    """Draws `num_examples` JPEG pictures, sides of 200 to 500 pixels; picture i depends on (seed, i) alone.
+    """Drawn flowers, for machines that can download no photos.
 
-    Each five pictures in a row, counted from the first, show the five classes in some order. A picture
-    is drawn when it is first read, and then kept in `store`.
+    There are `num_examples` JPEGs, sides of 200 to 500 px; picture i depends on (seed, i) alone. Each five
+    pictures in a row, counted from the first, show the five classes in some order. A picture is drawn when it
+    is first read, and then kept in `store`.
 
     Raises:
       UsageError: `kind` is not `flowers`.

@@ -1,8 +1,4 @@
-"""Pretrained networks behind one interface: `hub:`, `savedmodel:`, `keras:`, `efficientnet_lite0`.
-
-A new kind of backbone is one file beside this one, one line in `open_backbone`, and its scheme in
-`addresses.py`.
-"""
+"""What a pretrained network is, and where each kind is registered."""
 
 from collections.abc import Callable, Collection
 from typing import Protocol
@@ -10,9 +6,9 @@ from typing import Protocol
 import tensorflow as tf
 import tf_keras
 
-from trainer.addresses import read_backbone
 from trainer.model.cuts import Cut
 from trainer.model.layers import Layer
+from trainer.registry import AddressRegistry, Entry
 from trainer.values import Contract, UsageError
 
 LEAVE_FROZEN = "use --schedule=frozen, or train=head in --phase"
@@ -100,6 +96,9 @@ def require_variables(backbone: Backbone) -> None:
         raise UsageError(f"{backbone.name} has no variables that could train; {LEAVE_FROZEN}")
 
 
+BACKBONES: AddressRegistry[Backbone] = AddressRegistry("backbone", flag="--backbone")
+
+
 def open_backbone(
     address: str,
     *,
@@ -108,45 +107,32 @@ def open_backbone(
     value_range: tuple[float, float] | None = None,
     cache_dir: str = "",
 ) -> Backbone:
-    """Opens `hub:HANDLE`, `savedmodel:PATH`, `keras:NAME` or `efficientnet_lite0`.
+    """Opens one of `BACKBONES`.
 
     Args:
       address: the value of --backbone.
-      weights: `imagenet`, `none` (random, the same each time) or, for keras:, a weights file.
+      weights: `imagenet`, `none` (random, the same each time) or a weights file, where there is a choice.
       image_size: side in px; 0: what the network asks for.
-      value_range: of the pixels a hub: or savedmodel: module wants; None: (0, 1).
+      value_range: of the pixels, for networks that leave it open; None: what they take it for.
       cache_dir: the value of --cache_dir.
 
     Raises:
       UsageError: the address names nothing known, or does not go with another option.
       TrainerError: the network cannot be had or used; the message says what was tried.
     """
-    scheme, rest = read_backbone(address)
-    is_module = scheme in ("hub", "savedmodel")
-    if is_module and weights != "imagenet":
+    choice = BACKBONES.choose(address)
+    if weights != "imagenet" and not names(choice.entry, "weights"):
         raise UsageError(f"--weights={weights}: {address} brings its own weights; leave --weights away")
-    if value_range is not None and not is_module:
-        raise UsageError(f"--value_range: {address} has its own; only hub: and savedmodel: leave it open")
-    # Imported on demand: each needs only some of tensorflow_hub and tf_keras.
-    if is_module:
-        from trainer.model.hub_cache import module_folder
-        from trainer.model.hub_modules import HubBackbone
-        from trainer.model.published_sizes import published_size
-
-        folder = module_folder(
-            rest, flag=f"--backbone={address}", cache_dir=cache_dir, remote=scheme == "hub"
+    if value_range is not None and not names(choice.entry, "value_range"):
+        usages = " and ".join(
+            BACKBONES.usage(one) for one in BACKBONES if names(BACKBONES[one], "value_range")
         )
-        return HubBackbone(
-            address,
-            folder,
-            image_size=image_size,
-            value_range=value_range,
-            default_size=published_size(rest),
-        )
-    if scheme == "keras":
-        from trainer.model.keras_apps import open_keras_application
+        raise UsageError(f"--value_range: {address} has its own; only {usages} leave it open")
+    return choice(
+        name=address, weights=weights, image_size=image_size, value_range=value_range, cache_dir=cache_dir
+    )
 
-        return open_keras_application(rest, weights=weights, image_size=image_size)
-    from trainer.model.efficientnet_lite0 import open_efficientnet_lite0
 
-    return open_efficientnet_lite0(weights=weights, image_size=image_size)
+def names(entry: Entry[Backbone], option: str) -> bool:
+    """Returns whether what opens a network takes an option, such as `weights`."""
+    return bool({option, "**"} & entry.offered)

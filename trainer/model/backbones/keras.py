@@ -19,6 +19,7 @@ import tensorflow as tf
 import tf_keras
 
 from trainer.caches import keras_folder
+from trainer.model.backbones.base import BACKBONES
 from trainer.model.batch_norm import pool_batch_norm
 from trainer.model.cuts import Cut, network_cut, whole_cut, why_no_cut
 from trainer.model.dropout import seed_dropout
@@ -130,33 +131,6 @@ class KerasBackbone:
         return cut.above(x, training=training, bn_batch=bn_batch)
 
 
-def open_keras_application(name: str, *, weights: str = "imagenet", image_size: int = 0) -> KerasBackbone:
-    """Builds `keras:NAME`; the case of NAME does not matter.
-
-    Weights that are fetched stay in Keras's own folder, ~/.keras/models, which checks them by hash.
-
-    Args:
-      name: a class of tf_keras.applications, e.g. MobileNetV2.
-      weights: `imagenet`, `none` (random, the same each time) or a .h5, .weights.h5 or .keras file.
-      image_size: side in px; 0: the model's own.
-
-    Raises:
-      UsageError: there is no such model, or it cannot take that size.
-      TrainerError: the weights cannot be had or do not fit.
-    """
-    constructor = find_constructor(name)
-    full_name = f"keras:{constructor.__name__}"
-    size = image_size or DEFAULT_SIZES_PX.get(constructor.__name__, 224)
-    path = weights_path(weights)
-    network = _build(constructor, full_name, size, fetch=weights == "imagenet")
-    if weights == "none":
-        reseed(network, seed=0)
-    if path is not None:
-        load_weights(network, path=path, name=full_name)
-    preprocess = sys.modules[constructor.__module__].preprocess_input
-    return KerasBackbone(full_name, network, preprocess, size_px=size)
-
-
 def application_names() -> list[str]:
     """Returns the names of all image models of tf_keras.applications."""
     found = vars(tf_keras.applications).items()
@@ -175,6 +149,39 @@ def find_constructor(name: str) -> Any:
     near = [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, n=3)]
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(by_lower.values())}"
     raise UsageError(f"--backbone=keras:{name}: tf_keras.applications has no such model; {hint}")
+
+
+def check_application(name: str, *, flag: str) -> None:
+    """Raises UsageError where there is no model of that name."""
+    find_constructor(name)
+
+
+@BACKBONES.register("keras", address="NAME", check=check_application)
+def open_keras_application(model: str, *, weights: str = "imagenet", image_size: int = 0) -> KerasBackbone:
+    """An image model of tf_keras.applications; the case of NAME does not matter.
+
+    Weights that are fetched stay in Keras's own folder, ~/.keras/models, which checks them by hash.
+
+    Args:
+      model: a class of tf_keras.applications, e.g. MobileNetV2.
+      weights: `imagenet`, `none` (random, the same each time) or a .h5, .weights.h5 or .keras file.
+      image_size: side in px; 0: the model's own.
+
+    Raises:
+      UsageError: there is no such model, or it cannot take that size.
+      TrainerError: the weights cannot be had or do not fit.
+    """
+    constructor = find_constructor(model)
+    full_name = f"keras:{constructor.__name__}"
+    size = image_size or DEFAULT_SIZES_PX.get(constructor.__name__, 224)
+    path = weights_path(weights)
+    network = _build(constructor, full_name, size, fetch=weights == "imagenet")
+    if weights == "none":
+        reseed(network, seed=0)
+    if path is not None:
+        load_weights(network, path=path, name=full_name)
+    preprocess = sys.modules[constructor.__module__].preprocess_input
+    return KerasBackbone(full_name, network, preprocess, size_px=size)
 
 
 def _build(constructor: Any, name: str, size: int, *, fetch: bool) -> tf_keras.Model:

@@ -1,0 +1,13 @@
+"""`tfds:NAME[/CONFIG][:VERSION]`; `trainer.data.tfds` reads it."""
+
+from trainer.data.encoded import EncodedStore
+from trainer.data.sources.base import SOURCES, Source
+
+
+@SOURCES.register("tfds", address="NAME[/CONFIG][:VERSION]")
+def open_data_set(data_set: str, *, name: str, data_dir: str, store: EncodedStore) -> Source:
+    """A data set of TensorFlow Datasets, prepared where it is not yet."""
+    # To import tensorflow_datasets takes a quarter of a second.
+    from trainer.data.tfds import open_tfds
+
+    return open_tfds(data_set, name=name, data_dir=data_dir, store=store)

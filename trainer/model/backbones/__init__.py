@@ -1,0 +1,23 @@
+"""Pretrained networks behind one interface.
+
+A new kind of backbone is a registered function in a file of this folder, or in a plugin. What it returns is
+often a `KerasBackbone`.
+"""
+
+# All of them, so that they are registered.
+from trainer.model.backbones import efficientnet_lite0, hub, keras, savedmodel
+from trainer.model.backbones.base import BACKBONES, Backbone, open_backbone
+from trainer.model.backbones.keras import KerasBackbone
+from trainer.model.initializers import reseed
+
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "KerasBackbone",
+    "efficientnet_lite0",
+    "hub",
+    "keras",
+    "open_backbone",
+    "reseed",
+    "savedmodel",
+]

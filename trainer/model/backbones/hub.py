@@ -1,0 +1,15 @@
+"""`hub:HANDLE`; `trainer.model.hub_modules` reads it."""
+
+from trainer.model.backbones.base import BACKBONES, Backbone
+from trainer.model.hub_handles import module_address
+
+
+@BACKBONES.register("hub", check=module_address)
+def open_hub(
+    handle: str, *, name: str, image_size: int, value_range: tuple[float, float] | None, cache_dir: str
+) -> Backbone:
+    """A module of TensorFlow Hub or Kaggle by its address, or its folder or archive on this machine."""
+    # To import tensorflow_hub takes long.
+    from trainer.model.hub_modules import open_module
+
+    return open_module(handle, name=name, image_size=image_size, value_range=value_range, cache_dir=cache_dir)
