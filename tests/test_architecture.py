@@ -318,7 +318,7 @@ WRONG = {
     "phase_specs.py": [("from trainer.config import Config", "phase_specs may not import config")],
     "config.py": [
         ("from trainer.runtime import versions", "config.py: config may not import runtime"),
-        ("from .data import folder", "config.py: config may not import data.folder"),
+        ("from .data import sources", "config.py: config may not import data.sources"),
     ],
     "runtime.py": [("from trainer.config import Config", "runtime.py: runtime may not import config")],
     "precision/rewriter.py": [

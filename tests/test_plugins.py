@@ -1,7 +1,7 @@
 """Code from outside: each kind of idea through the door, killed and resumed, evaluated, refused."""
 
 import json
-import os
+import re
 import shutil
 from pathlib import Path
 
@@ -10,7 +10,6 @@ import pytest
 import tensorflow as tf
 
 import trainer
-from tests.conftest import make_flower_folder
 from tests.continuations import Killed, told_faults
 from tests.loop.toys import batch_of, dataset_of, run_of, softmax, state_of
 from trainer import plugins
@@ -43,18 +42,12 @@ def forget():
 
 
 @pytest.fixture(scope="module")
-def run(tiny_backbone, tmp_path_factory):
+def run(tmp_path_factory):
     """Went through unbroken, and has been observed; the plugin that it was given is gone."""
     forget()
     folder = tmp_path_factory.mktemp("plugins")
-    pictures = make_flower_folder(folder / "pictures")
-    for path in pictures.rglob("*.jpg"):
-        os.utime(path, (1e9, 1e9))
     plugin = shutil.copy(SOURCE, folder / "mine.py")
-    options = (
-        f"--source=folder:{pictures}", f"--backbone=savedmodel:{tiny_backbone}", f"--plugin={plugin}",
-        *SETTINGS, *PHASES,
-    )  # fmt: skip
+    options = ("--source=noise:18", "--backbone=tiny:4", f"--plugin={plugin}", *SETTINGS, *PHASES)
     return Killed(options, folder / "killed")
 
 
@@ -118,8 +111,9 @@ def test_a_run_brings_its_plugins(run, tmp_path, monkeypatch, run_main):
     assert again["accuracy"] == scored["accuracy"]
     assert again["loss"] == scored["loss"]
     forget()
-    [prediction] = trainer.load(workdir).predict([next(workdir.parent.parent.rglob("red/000.jpg"))])
-    assert prediction.label in ("red", "green", "blue")
+    (tmp_path / "black.png").write_bytes(tf.io.encode_png(np.zeros([9, 9, 3], np.uint8)).numpy())
+    [prediction] = trainer.load(workdir).predict([tmp_path / "black.png"])
+    assert prediction.label in ("dark", "grey", "bright")
     forget()
     status, out, err = run_main("export", f"--workdir={workdir}", "--formats=saved_model")
     assert (status, err) == (0, ""), out
@@ -148,6 +142,51 @@ def test_another_plugin_is_another_run(run, tmp_path, run_main):
     copy.unlink()
     status, _, err = run_main("evaluate", f"--workdir={workdir}")
     assert (status, err) == (1, f"trainer: {copy} is missing, a plugin that the run was trained with\n")
+
+
+def test_what_is_kept_of_a_plugin_is_made_anew_with_another(tmp_path, run_main):
+    """Its pictures are looked at again, and what its network makes of them is computed again."""
+    plugin, cache = Path(shutil.copy(SOURCE, tmp_path / "mine.py")), tmp_path / "cache"
+    options = [
+        "--source=noise:9", "--backbone=tiny", "--image_size=8", "--splits=5,2,2", "--batch_size=2",
+        "--frozen_for=1epochs", "--feature_cache=require", "--precision=float32", "--embeddings=0",
+        f"--plugin={plugin}", f"--cache_dir={cache}",
+    ]  # fmt: skip
+
+    def kept(name):
+        status, _, err = run_main(*options, f"--workdir={tmp_path / name}")
+        assert (status, err) == (0, "")
+        scans, features = (sorted(p.name for p in (cache / kind).iterdir()) for kind in ("scans", "features"))
+        return [name for name in scans if name.endswith(".scan")], features
+
+    scans, features = kept("first")
+    assert len(scans) == 1
+    assert kept("same") == (scans, features)
+    plugin.write_text(plugin.read_text() + "# Edited.\n")
+    more_scans, more_features = kept("edited")
+    assert len(more_scans) == 2
+    assert len(more_features) == 2 * len(features)
+
+
+def test_addresses_of_a_plugin(tmp_path, run_main):
+    options = [f"--plugin={SOURCE}", f"--workdir={tmp_path / 'run'}", f"--cache_dir={tmp_path / 'cache'}"]
+    for option, message in (
+        ("--source=nois:9", r"--source=nois:9 is not one of .*, noise:COUNT: is it noise:COUNT\?"),
+        ("--source=noise", "--source=noise: expected noise:COUNT"),
+        ("--backbone=tini", r"--backbone=tini is not one of .*, tiny\[:WIDTH\]: is it tiny\[:WIDTH\]\?"),
+    ):
+        status, _, err = run_main(*options, option)
+        assert status == 2
+        assert re.fullmatch(f"trainer: {message}\n", err), err
+    options += ["--source=noise:9", "--splits=5,2,2", "--batch_size=2", "--backbone=tiny"]
+    status, _, err = run_main(*options, "--weights=none")
+    assert (status, err) == (
+        2, "trainer: --weights=none: tiny brings its own weights; leave --weights away\n"
+    )  # fmt: skip
+    status, out, _ = run_main("--helpfull", f"--plugin={SOURCE}")
+    assert status == 0
+    assert "  tiny[:WIDTH]\n      Averages of one convolution. [plugin every_kind.py]\n" in out
+    assert "  folder:PATH\n" in out
 
 
 @pytest.mark.parametrize(

@@ -298,9 +298,12 @@ class Registry(Generic[T]):
     def _called(self, name: str, said: str) -> Entry[T]:
         if entry := self._entries.get(name):
             return entry
-        close = difflib.get_close_matches(name, self, n=2)
-        usages = ", ".join(map(self.usage, self))
-        raise UsageError(f"{said} is not one of {usages}{_is_it([self.usage(one) for one in close])}")
+        close = [self._shown(one) for one in difflib.get_close_matches(name, self, n=2)]
+        raise UsageError(f"{said} is not one of {', '.join(map(self._shown, self))}{_is_it(close)}")
+
+    def _shown(self, name: str) -> str:
+        """Returns how messages show an entry."""
+        return name
 
 
 class AddressRegistry(Registry[T]):
@@ -330,6 +333,8 @@ class AddressRegistry(Registry[T]):
         [taken] = entry.parameters
         text = f":{entry.facts['address'] or taken.name.upper()}"
         return f"{name}{text}" if taken.default is inspect.Parameter.empty else f"{name}[{text}]"
+
+    _shown = usage
 
     def choose(self, text: str | Call, *, flag: str = "") -> AddressChoice[T]:
         """Reads `NAME` or `NAME:ADDRESS`; see `Registry.choose`."""

@@ -2,13 +2,40 @@
 
 from typing import Annotated
 
+import numpy as np
 import tensorflow as tf
+import tf_keras
+from tf_keras import layers
 
 import trainer
 from trainer.data.augment import Change
+from trainer.data.sources import MemorySource
 from trainer.loop.callbacks import Callback
 from trainer.loop.gradient_rules import moved
 from trainer.loop.objectives import Terms
+from trainer.model.backbones import KerasBackbone, reseed
+
+
+@trainer.register.source("noise", address="COUNT")
+def noise(count: str, *, name):
+    """Pictures of noise, brighter from class to class."""
+    labels = np.arange(int(count)) % 3
+    pixels = (
+        np.random.default_rng(0).integers(80, size=(int(count), 10, 12, 3)) + 80 * labels[:, None, None, None]
+    )
+    encoded = [tf.io.encode_png(image).numpy() for image in pixels.astype(np.uint8)]
+    ids = [f"{i:03d}.png" for i in range(int(count))]
+    return MemorySource(name, ("dark", "grey", "bright"), ids, labels, encoded, stamped=count)
+
+
+@trainer.register.backbone("tiny", address="WIDTH")
+def tiny(width: str = "4", *, name, image_size):
+    """Averages of one convolution."""
+    images = tf_keras.Input([image_size, image_size, 3])
+    x = layers.BatchNormalization(name="bn")(layers.Conv2D(int(width), 3, name="conv")(images))
+    network = tf_keras.Model(images, layers.GlobalAveragePooling2D(name="pool")(layers.ReLU(name="relu")(x)))
+    reseed(network, seed=0)
+    return KerasBackbone(name, network, tf.identity, size_px=image_size, value_range=(-1.0, 1.0))
 
 
 @trainer.register.loss("squared")

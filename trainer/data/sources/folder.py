@@ -72,14 +72,13 @@ def open_folder(path: str, *, name: str, budget_bytes: int = DEFAULT_BUDGET_BYTE
     """A folder with a folder of pictures for each class, or with train, validation and test folders of such.
 
     Pictures are in the order of their classes, and then of their paths in plain code-point order.
-    `roses/1.jpg` and `roses/garden/1.jpg` are both of class roses. Where the folders are named train,
-    validation (or val, valid) and test, the classes are looked for inside them and they become the native
-    splits. Hidden files and folders are ignored, and files with other endings than a picture's, which the log
-    counts. Links are followed.
+    `roses/1.jpg` and `roses/garden/1.jpg` are both of class roses. Folders called train, validation (or val,
+    valid) and test hold the classes and become the native splits. Hidden files are ignored, and others
+    without a picture's ending, which the log counts. Links are followed.
 
-    What has the name of a picture and cannot be read has an id and a place like all others, so that no
-    other picture moves when it is repaired: links to nothing and in circles, pipes, folders named
-    x.jpg, and names that cannot be printed, whose ids are as bash reads them, such as $'a\\nb.jpg'.
+    What has the name of a picture and cannot be read has an id and a place like all others, so that no other
+    picture moves when it is repaired: links to nothing and in circles, pipes, folders named x.jpg, and names
+    that cannot be printed, whose ids are as bash reads them, such as $'a\\nb.jpg'.
 
     Args:
       path: the folder; `~` is expanded.
