@@ -149,8 +149,8 @@ def test_what_is_kept_of_a_plugin_is_made_anew_with_another(tmp_path, run_main):
     plugin, cache = Path(shutil.copy(SOURCE, tmp_path / "mine.py")), tmp_path / "cache"
     options = [
         "--source=noise:9", "--backbone=tiny", "--image_size=8", "--splits=5,2,2", "--batch_size=2",
-        "--frozen_for=1epochs", "--feature_cache=require", "--precision=float32", "--embeddings=0",
-        f"--plugin={plugin}", f"--cache_dir={cache}",
+        "--frozen_for=1epochs", "--head=linear", "--feature_cache=require", "--precision=float32",
+        "--embeddings=0", f"--plugin={plugin}", f"--cache_dir={cache}",
     ]  # fmt: skip
 
     def kept(name):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import pytest
 
-from trainer.registry import Bounds, Registry, registering
+from trainer.registry import AddressRegistry, Bounds, Registry, registering
 from trainer.values import UsageError
 
 Share = Annotated[float, Bounds(above=0, below=1)]
@@ -126,3 +126,78 @@ def test_parameters_must_say_what_they_are(registry):
         @registry.register("wrong")
         def wrong(sizes: list[int]):
             """Wrong."""
+
+
+@pytest.fixture
+def places():
+    made = AddressRegistry("place", flag="--place")
+
+    @made.register("folder", address="PATH", check=refuse_spaces)
+    def folder(where: str, *, name):
+        """What is in a folder."""
+        if where == "full":
+            raise UsageError(f"{name} is full")
+        if where == "closed":
+            raise UsageError("--key opens it")
+        if not where.isascii():
+            raise UsageError("letters from a to z")
+        return where, name
+
+    @made.register("cloud")
+    def cloud(region: str = "north"):
+        """Up there."""
+        return region
+
+    @made.register("here")
+    def here():
+        """No address."""
+        return "here"
+
+    return made
+
+
+def refuse_spaces(address, *, flag):
+    if " " in address:
+        raise UsageError(f"{flag}: there is a space in it")
+
+
+def test_an_address_is_taken_as_it_is(places):
+    for address in ("a", "http://a:80/b(1),c=2", "a:b", "(", "'"):
+        choice = places.choose(f"folder:{address}")
+        assert choice(name="x", other=1) == (address, "x")
+        assert (choice.name, choice.address, str(choice)) == ("folder", address, f"folder:{address}")
+    assert [places.choose(text)() for text in ("cloud", "cloud:", "cloud:south", "here")] == [
+        "north", "north", "south", "here",
+    ]  # fmt: skip
+    assert [places.usage(name) for name in places] == ["folder:PATH", "cloud[:REGION]", "here"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("foldr:a", "--place=foldr:a is not one of folder:PATH, cloud[:REGION], here: is it folder:PATH?"),
+        ("folder", "--place=folder: expected folder:PATH"),
+        ("folder:", "--place=folder:: expected folder:PATH"),
+        ("here:a", "--place=here:a: here takes no address"),
+        ("folder:a b", "--place=folder:a b: there is a space in it"),
+        ("folder:full", "folder:full is full"),
+        ("folder:closed", "--key opens it"),
+        ("folder:\u00e9", "--place=folder:\u00e9: letters from a to z"),
+    ],
+)
+def test_addresses_that_are_refused(places, text, message):
+    def open_place():
+        choice = places.choose(text)
+        choice.check()
+        choice(name=text)
+
+    with pytest.raises(UsageError) as caught:
+        open_place()
+    assert str(caught.value) == message
+
+
+def test_an_entry_of_addresses_has_one_text_at_most(places):
+    with pytest.raises(TypeError, match="expected an address as its one parameter"):
+        places.register("two")(lambda one="", two="": None)
+    with pytest.raises(TypeError, match="expected an address as its one parameter"):
+        places.register("number")(lambda one=1: None)

@@ -196,8 +196,8 @@ class Choice(Generic[T]):
         try:
             return self.entry.make(*self.args, **dict(self.named), **given)
         except UsageError as error:
-            # Some are about another option, and say so.
-            said = "" if str(error).startswith("--") else f"{self.said}: "
+            # Some are about another option, or name the thing themselves.
+            said = "" if str(error).startswith(("--", str(self))) else f"{self.said}: "
             raise UsageError(f"{said}{error}") from None
 
 
