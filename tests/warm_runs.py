@@ -113,9 +113,9 @@ class Warm:
             stage.precision = stage._decide_precision()
         return stage
 
-    def _evaluator(self, make: Callable, classifier: Any, *, strategy: Any, cut: Any) -> Any:
+    def _evaluator(self, make: Callable, classifier: Any, *, cut: Any, **how: Any) -> Any:
         key = ("evaluator", cut.name if cut else "")
-        return self._get(key, lambda: make(classifier, strategy=strategy, cut=cut))[0]
+        return self._get(key, lambda: make(classifier, cut=cut, **how))[0]
 
     def _dataset(self, name: str, make: Callable) -> Callable:
         def read(batches: OrderedBatches, indices: Any, how: Any) -> tf.data.Dataset:

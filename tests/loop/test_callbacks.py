@@ -7,8 +7,8 @@ import pytest
 
 from tests.loop.recording import TWO_PHASES, Recorder, Visits, all_callbacks, every, run_loop
 from tests.loop.toys import random_batches, state_of
-from trainer.loop import loop as loop_room
 from trainer.loop import standard_callbacks
+from trainer.loop import stopwatch as stopwatch_room
 from trainer.loop.guard import Guard
 from trainer.values import TrainerError
 
@@ -112,7 +112,7 @@ def test_callbacks_that_make_up_for_a_restore_are_asked_before_the_first_update(
 def test_the_speed_that_is_logged_counts_no_padding(monkeypatch):
     """Batches of 4, of which every second one has 3 examples; each call takes two seconds."""
     clock = iter(range(0, 1000, 2))
-    monkeypatch.setattr(loop_room, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(stopwatch_room, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     recorder, state = Recorder(), state_of("for=9steps; train=head; lr=0.1")
     speeds = {}
 

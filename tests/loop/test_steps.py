@@ -8,9 +8,9 @@ from tests.loop.toys import batch_of, dataset_of, random_batches, run_of, softma
 from tests.model.modules import KERNEL, PENALTY
 from trainer.loop.evaluator import Evaluator
 from trainer.loop.limits import make_limit
-from trainer.loop.loop import timed
 from trainer.loop.losses import make_loss
 from trainer.loop.objectives import supervised
+from trainer.loop.stopwatch import timed
 from trainer.model.backbones import open_backbone
 
 FEATURES = np.array([[1, 0, 0.5], [0, 1, 0.25], [0.5, 0.5, 1], [0, 0, 0]], np.float32)

@@ -14,9 +14,8 @@ from trainer.commands.picture_errors import named_pictures
 from trainer.experiment import Experiment
 from trainer.files import require_place, write_json
 from trainer.flags import CommandLine, to_flagfile
-from trainer.loop.loop import timed
 from trainer.loop.phases import Phase
-from trainer.loop.state import Stopwatch
+from trainer.loop.stopwatch import Stopwatch, timed
 from trainer.machine import machine, peak_memory_mb
 from trainer.paths import local_path
 from trainer.precision import apart, in_precision

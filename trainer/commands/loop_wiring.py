@@ -41,115 +41,141 @@ def run_loop(
       Interrupted: the run was asked to stop, and is saved.
       NonFinite: an update made numbers that nobody can go on with.
     """
-    experiment = stages.experiment
-    config, plan, indices = experiment.config, experiment.plan, experiment.splits.indices
+    _Session(stages, checkpoints, summaries, progress, stop).train()
 
-    def every(text: str) -> Every:
-        return Every(
-            Duration.parse(text), plan, num_examples=len(indices["train"]), batch_size=config.plan.batch_size
-        )
 
-    evaluations = every(config.run.evaluate_every)
+class _Session:
+    """One start of a run, until it ends or is stopped: what the callbacks do is a method each."""
 
-    def examples(step: int) -> list[str]:
-        at = experiment.pipeline.positions(indices["train"], step=step)
+    def __init__(
+        self,
+        stages: Stages,
+        checkpoints: Checkpoints,
+        summaries: Summaries,
+        progress: Progress,
+        stop: StopSignal,
+    ):
+        self._stages, self._experiment, self._config = stages, stages.experiment, stages.experiment.config
+        self._checkpoints, self._summaries, self._progress = checkpoints, summaries, progress
+        self._stop, self._plan = stop, stages.experiment.plan
+        self._evaluations = self._every(self._config.run.evaluate_every)
+        self._guard = Guard(examples=self._examples, max_loss=self._config.guard.max_loss or math.inf)
+        self._profile = _profile(self._experiment)
+        self._figures = _figures(self._experiment, summaries, self._every)
+
+    def train(self) -> None:
+        """Trains to the end of the plan."""
+        stages = self._stages
+        stages.between_batches = self._leave_if_asked
+        try:
+            train(
+                stages.state,
+                batches=lambda phase, step: stages.current().training(step),
+                make_run=self._make_run,
+                callbacks=self._callbacks(),
+                on_phase=self._introduce,
+            )
+        except _Asked as asked:
+            # Only here, where whatever was being scored has put the weights back that are trained.
+            raise self._stopped(str(asked)) from None
+        finally:
+            for one in self._profile:
+                one.close()
+        # What is scored from here on is no state to go on from.
+        stages.between_batches = lambda: None
+
+    def _callbacks(self) -> list[Callback]:
+        """Returns them in their order; see `callbacks`."""
+        run, every, judges = self._config.run, self._every, self._judges()
+        before_save, after = _registered(self._stages, self._summaries, self._progress, every)
+        writing: dict = {"writer": self._summaries, "progress": self._progress}
+        return [
+            *self._profile,
+            self._guard,
+            Log(every(run.log_every), **writing),
+            *_histograms(self._experiment, self._summaries, every),
+            *before_save,
+            Save(every(run.save_every), save=self._save, every_secs=run.save_every_secs),
+            Evaluate(self._evaluations, evaluate=self._evaluate, then=judges, **writing),
+            *judges,
+            *self._figures,
+            *after,
+            Stop(requested=self._stop.requested, save=self._save_once),
+        ]
+
+    def _judges(self) -> list[Judge]:
+        update, say = self._config.update, self._progress.say
+        judges: list[Judge] = [Best(save_best=self._save_best), Plateau(say=say)]
+        if update.early_stop:
+            waits: dict = {"patience": update.patience, "min_change": update.min_change}
+            judges.append(EarlyStop(update.early_stop, **waits, save=self._save_once, say=say))
+        return judges
+
+    def _every(self, text: str) -> Every:
+        num_examples = len(self._experiment.splits.indices["train"])
+        batch_size = self._config.plan.batch_size
+        return Every(Duration.parse(text), self._plan, num_examples=num_examples, batch_size=batch_size)
+
+    def _examples(self, step: int) -> list[str]:
+        """Returns the ids of the batch of a step."""
+        experiment = self._experiment
+        at = experiment.pipeline.positions(experiment.splits.indices["train"], step=step)
         return [experiment.source.ids[i] for i in at.tolist()]
 
-    guard = Guard(examples=examples, max_loss=config.guard.max_loss or math.inf)
-
-    def save(state: TrainState) -> None:
-        guard.check_weights(state)
+    def _save(self, state: TrainState) -> None:
+        self._guard.check_weights(state)
         # First, so that no checkpoint counts what is not yet written.
-        summaries.sync()
-        checkpoints.save(state.variables(), step=state.step, base=base_of(state))
+        self._summaries.sync()
+        self._checkpoints.save(state.variables(), step=state.step, base=base_of(state))
 
-    def save_best(state: TrainState) -> None:
-        guard.check_weights(state)
+    def _save_best(self, state: TrainState) -> None:
+        self._guard.check_weights(state)
         # What is best only because the run ends here is not best in a longer one: see `extending`.
-        is_last = state.step == plan.total_steps and not evaluations.is_multiple(state.step)
-        checkpoints.save_best(state.variables(), step=state.step, base=base_of(state), in_place=not is_last)
+        is_last = state.step == self._plan.total_steps and not self._evaluations.is_multiple(state.step)
+        base = base_of(state)
+        self._checkpoints.save_best(state.variables(), step=state.step, base=base, in_place=not is_last)
 
-    def save_once(state: TrainState) -> None:
+    def _save_once(self, state: TrainState) -> None:
         # What Save has written at this step is what a run that nobody stops leaves: it holds nothing of an
         # evaluation of the step, which is made again.
-        path = checkpoints.latest()
-        if path is None or checkpoints.step_of(path) != state.step:
-            save(state)
+        path = self._checkpoints.latest()
+        if path is None or self._checkpoints.step_of(path) != state.step:
+            self._save(state)
 
-    def on_phase(state: TrainState) -> None:
-        phase = state.phase
-        rows = experiment.classifier.freezing_table(phase.spec.train)
-        progress.say(f"phase {phase.describe()}: {summary(rows)}")
-        if state.step == phase.start_step:
-            show_pictures(experiment, summaries, phase)
+    def _evaluate(self) -> dict[str, float]:
+        scored = self._stages.evaluate("validation")
+        for one in self._figures:
+            one.keep(scored, step=self._stages.state.step)
+        return measures(scored, self._experiment.source.class_names)
 
-    def leave_if_asked() -> None:
-        if why := stop.requested():
-            raise _Asked(why)
-
-    stages.between_batches = leave_if_asked
-    best, plateau = Best(save_best=save_best), Plateau(say=progress.say)
-    judges: list[Judge] = [best, plateau]
-    if metric := config.update.early_stop:
-        patience, min_change = config.update.patience, config.update.min_change
-        judges.append(
-            EarlyStop(metric, patience=patience, min_change=min_change, save=save_once, say=progress.say)
-        )
-    profile, figures = _profile(experiment), _figures(experiment, summaries, every)
-
-    def evaluate() -> dict[str, float]:
-        scored = stages.evaluate("validation")
-        for one in figures:
-            one.keep(scored, step=stages.state.step)
-        return measures(scored, experiment.source.class_names)
-
-    before_save, after = _registered(stages, summaries, progress, every)
-    writing: dict = {"writer": summaries, "progress": progress}
-    callbacks: list[Callback] = [
-        *profile,
-        guard,
-        Log(every(config.run.log_every), **writing),
-        *_histograms(experiment, summaries, every),
-        *before_save,
-        Save(every(config.run.save_every), save=save, every_secs=config.run.save_every_secs),
-        Evaluate(evaluations, evaluate=evaluate, then=judges, **writing),
-        *judges,
-        *figures,
-        *after,
-        Stop(requested=stop.requested, save=save_once),
-    ]
-
-    def make_run(state: TrainState, phase: Phase) -> Run:
-        run: Run = stages.current().make_run()
-        for one in profile:
+    def _make_run(self, state: TrainState, phase: Phase) -> Run:
+        run: Run = self._stages.current().make_run()
+        for one in self._profile:
             run = one.around(run, state)
         return run
 
-    try:
-        train(
-            stages.state,
-            batches=lambda phase, step: stages.current().training(step),
-            make_run=make_run,
-            callbacks=callbacks,
-            on_phase=on_phase,
-        )
-    except _Asked as asked:
-        # Only here, where whatever was being scored has put the weights back that are trained.
-        step = stages.state.step
+    def _introduce(self, state: TrainState) -> None:
+        """Says what the phase is that begins."""
+        phase = state.phase
+        rows = self._experiment.classifier.freezing_table(phase.spec.train)
+        self._progress.say(f"phase {phase.describe()}: {summary(rows)}")
+        if state.step == phase.start_step:
+            show_pictures(self._experiment, self._summaries, phase)
+
+    def _leave_if_asked(self) -> None:
+        if why := self._stop.requested():
+            raise _Asked(why)
+
+    def _stopped(self, why: str) -> Interrupted:
+        """Saves, and returns what is to be said."""
+        step = self._stages.state.step
         if step == 0:
-            raise Interrupted(
-                f"{asked}: stopped before the first step; the same command starts again"
-            ) from None
-        save_once(stages.state)
-        raise Interrupted(
-            f"{asked}: stopped at step {step:,} of {plan.total_steps:,} and saved; the same command goes on "
-            "from there"
-        ) from None
-    finally:
-        for one in profile:
-            one.close()
-    # What is scored from here on is no state to go on from.
-    stages.between_batches = lambda: None
+            return Interrupted(f"{why}: stopped before the first step; the same command starts again")
+        self._save_once(self._stages.state)
+        return Interrupted(
+            f"{why}: stopped at step {step:,} of {self._plan.total_steps:,} and saved; the same command goes "
+            "on from there"
+        )
 
 
 def _registered(

@@ -1,6 +1,5 @@
 """The training loop. Time passes only here."""
 
-import time
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
@@ -9,6 +8,7 @@ from trainer.loop.callbacks import Callback
 from trainer.loop.phases import Phase
 from trainer.loop.state import TrainState
 from trainer.loop.step import Run
+from trainer.loop.stopwatch import timed
 
 
 def train(
@@ -51,15 +51,3 @@ def train(
             state.enter(state.plan.phase_at(state.step))
         for callback in callbacks:
             callback(state)
-
-
-def timed(run: Run, state: TrainState, iterator: tf.data.Iterator, num_steps: int) -> None:
-    """Calls `run` and adds its time, and what it did in that time, to the state's stopwatch."""
-    step, examples, start = state.step, state.metrics.count("loss"), time.perf_counter()
-    waiting_secs = float(run(iterator, tf.constant(num_steps)))
-    state.stopwatch.add(
-        seconds=time.perf_counter() - start,
-        waiting_secs=waiting_secs,
-        num_steps=state.step - step,
-        num_examples=state.metrics.count("loss") - examples,
-    )

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from trainer.loop.callbacks import Callback, Every
-from trainer.loop.state import Stopwatch, TrainState
+from trainer.loop.state import TrainState
+from trainer.loop.stopwatch import Stopwatch
 from trainer.values import Interrupted
 
 

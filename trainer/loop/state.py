@@ -4,7 +4,6 @@ import contextlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 
 import tensorflow as tf
 import tf_keras
@@ -16,27 +15,9 @@ from trainer.loop.multipliers import multipliers
 from trainer.loop.optimizers import make_optimizer
 from trainer.loop.phases import Phase, Plan
 from trainer.loop.standstill import Standstill
+from trainer.loop.stopwatch import Stopwatch
 from trainer.model.classifier import Classifier
 from trainer.model.freezing import trained
-
-
-@dataclass
-class Stopwatch:
-    """Time since the last log, and what was done in it: examples without padding.
-
-    Not part of the state: no number of a run depends on it.
-    """
-
-    seconds: float = 0.0
-    waiting_secs: float = 0.0
-    num_steps: int = 0
-    num_examples: int = 0
-
-    def add(self, *, seconds: float, waiting_secs: float, num_steps: int, num_examples: int) -> None:
-        self.seconds += seconds
-        self.waiting_secs += waiting_secs
-        self.num_steps += num_steps
-        self.num_examples += num_examples
 
 
 class Unfit:
