@@ -14,8 +14,8 @@ from trainer.data.augment import AUGMENTATIONS
 from trainer.files import read_json
 from trainer.loop.averages import AVERAGES
 from trainer.loop.losses import LOSSES
+from trainer.loop.optimizers import OPTIMIZERS
 from trainer.loop.schedules import SCHEDULES
-from trainer.phase_specs import OPTIMIZERS
 from trainer.record import figures
 
 REGISTRIES = {
@@ -197,7 +197,7 @@ def test_mixed_labels_are_shown_as_they_are_trained_on(run, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--augment=flip,blurr"], r"phase frozen: augment: .*'blurr'.*"),
+        (["--augment=flip,blurr"], r"phase frozen: augment=blurr is not one of .*"),
         (["--augment=mixup,flip"], r"phase frozen: .*mixup.*last.*"),
         (
             ["--augment=mixup(0.2)", "--feature_views=2"],

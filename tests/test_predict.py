@@ -328,7 +328,7 @@ def test_options_out_of_range(trained, predict):
     for option, message in (
         ("--top_k=4", "this run knows only 3 classes"),
         ("--top_k=0", "must be 1 or more"),
-        ("--threshold=1.5", "must be from 0 up to 1"),
+        ("--threshold=1.5", "must be from 0 to 1"),
         ("--format=xml", "value should be one of <auto|table|jsonl|csv>"),
     ):
         status, out, err = predict(option, trained.pictures)

@@ -141,7 +141,7 @@ class Stage:
         self.cut = self._find_cut()
         self._below = self._make_below(self.cut)
         self._checked = False
-        self._run: tuple[tuple[object, ...], tf.types.experimental.PolymorphicFunction] | None = None
+        self._runs: dict[tuple[object, ...], tf.types.experimental.PolymorphicFunction] = {}
         self._once: dict[str, tf.data.Dataset] = {}
         self._features: dict[str, FeatureBatches | None] = {}
         self.precision = self._decide_precision()
@@ -246,9 +246,9 @@ class Stage:
         config, state = self._experiment.config, self._all.state
         # Which live as long as the function that was made for them.
         made_for = (id(cut), precision, id(state.optimizer))
-        if self._run and self._run[0] == made_for:
-            return self._run[1]
-        run = make_train_run(
+        if made_for in self._runs:
+            return self._runs[made_for]
+        self._runs[made_for] = make_train_run(
             state,
             self._experiment.recipe,
             strategy=self._experiment.strategy,
@@ -257,8 +257,7 @@ class Stage:
             max_loss=config.guard.max_loss or math.inf,
             left_out=self._all.left_out,
         )
-        self._run = (made_for, run)
-        return run
+        return self._runs[made_for]
 
     def _make_below(self, cut: Cut | None) -> Callable:
         """Makes the function from pictures to what crosses the cut, on all devices."""
