@@ -12,7 +12,7 @@ import pytest
 TRAINER = Path(__file__).parent.parent / "trainer"
 BELOW = {"values", "registry", "paths", "caches", "files", "file_lock", "phase_specs", "options", "config"}
 ALLOWED = {
-    "__init__": {"register"},
+    "__init__": {"register", "options", "values"},
     "register": {"registry"},
     "plugins": {"values", "paths", "registry", "register"},
     "values": set(),
@@ -107,10 +107,11 @@ ALLOWED = {
         "serving",
         "doctor",
     },
+    "api": {"values", "paths", "options", "flags", "commands", "experiment", "data", "record", "export"},
     "main": {"values", "machine", "flags", "runtime", "commands"},
 }
 # What a room may import inside a function, to offer it under its own name: `trainer.load`.
-ON_DEMAND = {"__init__": {"commands"}}
+ON_DEMAND = {"__init__": {"api", "experiment"}}
 # Only commands hands callbacks and the loop what they need.
 WIRED_BY_COMMANDS = {"loop.guard", "loop.standard_callbacks", "loop.judges", "loop.loop"}
 ONLY_IN = {
@@ -185,7 +186,7 @@ def imports(file: str, text: str, modules: set[str]) -> tuple[set[str], set[str]
 
 @functools.cache
 def _import_statements(text: str) -> list[tuple[ast.Import | ast.ImportFrom, bool]]:
-    """Returns [(statement, whether it is in a function)]."""
+    """Returns [(statement, whether it is in a function, or for type checkers alone)]."""
     return [
         (node, nested)
         for node, nested in _nodes(ast.parse(text), False)
@@ -196,7 +197,9 @@ def _import_statements(text: str) -> list[tuple[ast.Import | ast.ImportFrom, boo
 def _nodes(tree: ast.AST, nested: bool):
     for node in ast.iter_child_nodes(tree):
         yield node, nested
-        yield from _nodes(node, nested or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+        never = isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        inside = never or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        yield from _nodes(node, nested or inside)
 
 
 def _absolute(node: ast.ImportFrom, file: str) -> str:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -44,6 +45,25 @@ def test_every_import_is_declared():
     }
     assert missing == {}
     assert "scipy" in third_party_imports()  # The search finds what it is to find.
+
+
+def test_what_is_installed(tmp_path):
+    """Types for type checkers, the page of serve, and the console command."""
+    pytest.importorskip("setuptools")
+    built = ("-q", "build_py", "--build-lib", tmp_path / "lib", "egg_info", "--egg-base", tmp_path)
+    subprocess.run([sys.executable, "setup.py", *built], check=True, cwd=ROOT, capture_output=True)
+    for name in ("py.typed", "serving/page.html", "options/keywords.py"):
+        assert (tmp_path / "lib" / "trainer" / name).is_file()
+    [entries] = tmp_path.glob("*.egg-info/entry_points.txt")
+    assert "hub-trainer = trainer.main:program\n" in entries.read_text() + "\n"
+
+
+def test_the_console_command_ends_as_the_module_does():
+    for arguments, status in ((["--help"], 0), (["trian"], 2)):
+        command = [sys.executable, "-c", "from trainer.main import program; program()", *arguments]
+        module = [sys.executable, "-m", "trainer.main", *arguments]
+        done, wanted = (subprocess.run(c, capture_output=True, text=True) for c in (command, module))
+        assert (done.returncode, done.stdout, done.stderr) == (status, wanted.stdout, wanted.stderr)
 
 
 def test_tensorflow_hub_needs_no_setuptools():

@@ -51,6 +51,8 @@ _FLAGFILE = re.compile("--?flagfile(?:=(.*))?", re.DOTALL)
 TAKE_PATHS = ("predict", "explain", "compare")
 # What they write there is for programs: what is logged goes elsewhere.
 ANSWER_ON_STDOUT = ("predict",)
+# May be given several times.
+REPEATED = frozenset(name for name, value in Config().flat().items() if isinstance(value, tuple))
 _USAGE = """\
 Transfer-learning image classification with the training loop in the open.
 

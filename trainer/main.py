@@ -5,12 +5,11 @@ import logging
 import os
 import re
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
 from trainer import flags, machine, runtime
-from trainer.values import Interrupted, TrainerError, failure_in_words
+from trainer.values import Interrupted, TrainerError, in_words
 
 # Longer than a SHA-256. What is behind it in a message would not be read.
 _LONG_NUMBER = re.compile("[0-9]{65,}")
@@ -44,10 +43,6 @@ def main(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         _close_stdout()  # The reader, such as `head`, has left.
         return 1
-    except OSError as error:
-        # A full disk, a lost network drive: nothing a traceback would explain.
-        print(f"trainer: {error.strerror or error}: {error.filename or _place(error)}", file=sys.stderr)
-        return 1
     except Interrupted as stopped:
         logging.getLogger("trainer").info("%s", stopped)
         return stopped.exit_status
@@ -55,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
         print("trainer: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        if not (told := failure_in_words(error)):
+        if not (told := in_words(error)):
             raise
         print(f"trainer: {told}", file=sys.stderr)
         return 1
@@ -63,12 +58,6 @@ def main(argv: Sequence[str]) -> int:
 
 def _shortened(number: re.Match[str]) -> str:
     return f"{number[0][:10]}...({len(number[0]):,} digits)"
-
-
-def _place(error: BaseException) -> str:
-    """Returns where an error arose that names no file: the line of code says what was tried."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{frame.line} ({os.path.basename(frame.filename)}, line {frame.lineno})"
 
 
 class _Lines(logging.StreamHandler):
@@ -117,6 +106,11 @@ def _leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-if __name__ == "__main__":
+def program() -> NoReturn:
+    """Runs the command line of this process and ends it: `hub-trainer`, and `python -m trainer.main`."""
     runtime.owns_process = True
     _leave(main(sys.argv))
+
+
+if __name__ == "__main__":
+    program()

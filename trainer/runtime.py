@@ -110,7 +110,8 @@ class StopSignal:
     """A wish that the run stops: Ctrl-C, another signal, or that its time is up.
 
     While a block of `deferred` lasts it is a note that the run looks at between steps; otherwise nothing
-    needs saving, and a signal raises `Interrupted` where it comes. A second Ctrl-C ends the process at once.
+    needs saving, and a signal raises `Interrupted` where it comes. A second Ctrl-C ends the program at once;
+    where the process is another's it raises KeyboardInterrupt, and what is not saved is lost.
     """
 
     def __init__(self, *, max_minutes: float = 0.0):
@@ -166,6 +167,8 @@ class StopSignal:
         return self._received or (f"--max_minutes={self._max_minutes:g}" if is_over else "")
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._received and number == signal.SIGINT and not owns_process:
+            raise KeyboardInterrupt
         self._received = self._received or _told_signal(number)
         if not self._deferred:
             raise Interrupted(self._farewell())
@@ -194,6 +197,8 @@ class StopSignal:
         told = False
         while received := signals.recv(64):
             for number in numbers.intersection(received):
+                if not owns_process:
+                    continue
                 if told and number == signal.SIGINT:
                     os._exit(130)
                 if self._deferred and not told:

@@ -6,7 +6,9 @@ Standard library only, and nothing of ours: everything else may import this.
 import ast
 import itertools
 import math
+import os
 import re
+import traceback
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -83,6 +85,18 @@ def failure_in_words(error: BaseException) -> str:
     tensor = re.search(r"shape\s?(\[[\d,]*\]) and type (\w+)", told)
     what = f"there is no room for a tensor of shape {tensor[1]} ({tensor[2]})" if tensor else told
     return f"out of memory: {what}. {LESS_MEMORY}"
+
+
+def in_words(error: Exception) -> str:
+    """Returns the one line that an error is told in; '' where only its traceback helps."""
+    if isinstance(error, TrainerError):
+        return str(error)
+    if isinstance(error, OSError):
+        # A full disk, a lost network drive. Where it names no file, the line of code says what was tried.
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{frame.line} ({os.path.basename(frame.filename)}, line {frame.lineno})"
+        return f"{error.strerror or error}: {error.filename or place}"
+    return failure_in_words(error)
 
 
 LESS_MEMORY = (

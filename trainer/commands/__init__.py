@@ -5,11 +5,9 @@ state to save when it is told to stop.
 """
 
 import importlib
-import os
 import textwrap
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
 
 from trainer import plugins, register
 from trainer.flags import CommandLine
@@ -27,23 +25,38 @@ NEED_NO_WORKDIR = ("inspect", "benchmark", "compare", "doctor")
 
 def run(line: CommandLine) -> int:
     """Runs a command and returns the exit status."""
+    if line.command != "train":
+        return opened(line).run(line)
+    _check(line)
+    run = line.config.run
+    signals = [name for name in run.stop_signals.split(",") if name]
+    # Before TensorFlow, whose import takes seconds in which a signal may come, too.
+    with StopSignal.installed(signals, max_minutes=run.max_minutes) as stop:
+        room = start(line.command)
+        plugins.load_plugins(run.plugin)
+        return room.run(line, stop)
+
+
+def opened(line: CommandLine) -> ModuleType:
+    """Returns the module of a command that is about to work: TensorFlow has started, plugins are loaded.
+
+    Raises:
+      UsageError: the command lacks something, or a plugin cannot be loaded.
+      TrainerError: this machine cannot run it, or a plugin of the run is not what it was.
+    """
+    _check(line)
+    room = start(line.command)
+    if line.command not in WITHOUT_TENSORFLOW:
+        _load_plugins(line)
+    return room
+
+
+def _check(line: CommandLine) -> None:
     needs_none = line.command in NEED_NO_WORKDIR or (line.command == "predict" and line.config.predict.model)
     if not line.config.run.workdir and not needs_none:
         raise UsageError(f"{line.command} needs --workdir=FOLDER: it has no default")
     if line.command in TRAINING:
         require_one_machine()
-    if line.command != "train":
-        room = _load(line.command)
-        if line.command not in WITHOUT_TENSORFLOW:
-            _load_plugins(line)
-        return room.run(line)
-    run = line.config.run
-    signals = [name for name in run.stop_signals.split(",") if name]
-    # Before TensorFlow, whose import takes seconds in which a signal may come, too.
-    with StopSignal.installed(signals, max_minutes=run.max_minutes) as stop:
-        room = _load(line.command)
-        plugins.load_plugins(run.plugin)
-        return room.run(line, stop)
 
 
 def _load_plugins(line: CommandLine) -> None:
@@ -56,7 +69,7 @@ def _load_plugins(line: CommandLine) -> None:
 
 def named_help(argv: Sequence[str]) -> str:
     """Returns what can be asked for by name, that of the plugins in a command line included."""
-    _load("inspect")
+    start("inspect")
     plugins.load_plugins([text.partition("=")[2] for text in argv if text.startswith("--plugin=")])
     lines: list[str] = []
     for registry in register.registries().values():
@@ -72,12 +85,12 @@ def named_help(argv: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def load(workdir: str | os.PathLike[str], *, checkpoint: str) -> Any:
-    """Returns the `predict.Predictor` of a run; see there. `trainer.load` is this function."""
-    return _load("predict").load(workdir, checkpoint=checkpoint)
+def start(command: str) -> ModuleType:
+    """Starts TensorFlow where a command needs it, once a process, and returns the command's module.
 
-
-def _load(command: str) -> ModuleType:
+    Raises:
+      TrainerError: this machine cannot run it.
+    """
     if problem := unsupported_system():
         raise TrainerError(problem)
     settle_home()

@@ -21,9 +21,19 @@ from trainer.values import UsageError
 
 
 def run(line: CommandLine) -> int:
-    """Scores --eval_split, or --source where that is another one; returns the exit status.
+    """Scores what a command line asks for, and returns the exit status."""
+    evaluate(line)
+    return 0
+
+
+def evaluate(line: CommandLine) -> dict[str, Any]:
+    """Scores --eval_split, or --source where that is another one; returns what metrics.json holds.
 
     Without --eval_split, a run without a test split is scored on validation, as training ends.
+
+    Raises:
+      TrainerError: run, checkpoint or pictures cannot be had, or, after the report was written, the accuracy
+        is below --assert_accuracy_at_least.
     """
     workdir = Workdir(line.config.run.workdir)
     recorded = workdir.read_config()
@@ -49,7 +59,7 @@ def run(line: CommandLine) -> int:
         folder = named or workdir.report / ("" if split == main_split(experiment) else split)
         report = score(stages, workdir, split=split, folder=folder)
     require_accuracy(report, at_least=config.run.assert_accuracy_at_least)
-    return 0
+    return report
 
 
 def make_stages(

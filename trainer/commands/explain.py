@@ -10,7 +10,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,17 +69,35 @@ class Answer:
 
 
 def run(line: CommandLine) -> int:
-    """Explains what the paths name, or the worst mistakes; the exit status is 1 if none could be read."""
+    """Explains what a command line asks for; the exit status is 1 if nothing could be read."""
+    _, lines = explain(line, listed=sys.stdin.buffer if sys.stdin else ())
+    return 1 if lines and all(one["error"] for one in lines) else 0
+
+
+def explain(line: CommandLine, *, listed: Iterable[bytes] = ()) -> tuple[Path, list[dict[str, Any]]]:
+    """Explains what the paths name, or the worst mistakes.
+
+    Args:
+      line: with options and paths.
+      listed: the paths that `-` stands for.
+
+    Returns:
+      The folder, and the lines of explain.jsonl in it. Where the run made no mistakes there are none, and
+      nothing is written.
+
+    Raises:
+      TrainerError: run, checkpoint or report cannot be had, or there is something else in the folder.
+    """
     workdir = Workdir(line.config.run.workdir)
     config = workdir.read_config().replace(**line.given)
     workdir.check_same_run(config)
     class_names, wanted = workdir.read_facts()["class_names"], config.explain.explain_class
     label = label_of(wanted, class_names, flag="--explain_class") if wanted else None
-    chosen = _named(line.paths) if line.paths else _worst_mistakes(workdir, config)
+    chosen = _named(line.paths, listed) if line.paths else _worst_mistakes(workdir, config)
     if not chosen:
         _log.info("%s has no mistakes; pictures can be named behind explain", _report(workdir, config))
-        return 0
-    folder = _make_folder(line.config.benchmark.output, workdir, chosen)
+        return _folder(line, workdir), []
+    folder = _make_folder(line, workdir, chosen)
     batch_size = config.plan.batch_size
     explanations = Explanations(open_network(workdir, config), config, batch_size=batch_size)
     with _part(folder) as part:
@@ -90,16 +108,16 @@ def run(line: CommandLine) -> int:
                 for one, answer in zip(batch, _answers(explanations, batch, label), strict=True):
                     written.add(one, answer)
                     more(1)
-        return written.finish()
+        return folder, written.finish()
 
 
-def _named(paths: Sequence[str]) -> list[Chosen]:
+def _named(paths: Sequence[str], listed: Iterable[bytes]) -> list[Chosen]:
     def read(found: Found) -> bytes:
         if found.problem:
             raise BadPictureError(found.path, found.problem)
         return read_file(found.path)
 
-    found = find_pictures(paths, lines=sys.stdin.buffer if sys.stdin else ())
+    found = find_pictures(paths, lines=listed)
     chosen = [Chosen(shown_name(one.path), functools.partial(read, one)) for one in found]
     if not chosen:
         raise TrainerError("there are no pictures: the list of paths is empty")
@@ -144,9 +162,14 @@ def _worst_mistakes(workdir: Workdir, config: Config) -> list[Chosen]:
     return [Chosen(row["id"], functools.partial(read, row["id"]), row["label"]) for row in worst]
 
 
-def _make_folder(output: str, workdir: Workdir, chosen: Sequence[Chosen]) -> Path:
+def _folder(line: CommandLine, workdir: Workdir) -> Path:
+    output = line.config.benchmark.output
+    return local_path(output, flag=f"--output={output}") if output else workdir.root / "explain"
+
+
+def _make_folder(line: CommandLine, workdir: Workdir, chosen: Sequence[Chosen]) -> Path:
     """Returns the folder, in which nothing of somebody else's is in the way."""
-    folder = local_path(output, flag=f"--output={output}") if output else workdir.root / "explain"
+    folder, output = _folder(line, workdir), line.config.benchmark.output
     flag = f"--output={output}" if output else str(folder)
     make_folder(folder, flag=flag, wrong="is a file, or lies below one: it must be a folder")
     files = [_file(number, one.name) for number, one in enumerate(chosen, 1)]
@@ -250,8 +273,8 @@ class _Written:
             "completeness_error": saliency.completeness_error,
         }
 
-    def finish(self) -> int:
-        """Writes the sheet and the lines, puts all in place, says where, and returns the exit status."""
+    def finish(self) -> list[dict[str, Any]]:
+        """Writes the sheet and the lines, puts all in place, says where, and returns the lines."""
         explained = [line for line in self._lines if not line["error"]]
         if len(explained) > 1:
             overlays, titles = zip(*self._sheet, strict=True)
@@ -267,7 +290,7 @@ class _Written:
             )  # fmt: skip
         count = f"{len(explained):,} of {len(self._lines):,} pictures"
         _log.info("%s explained by %s: %s", count, METHOD_NAMES[self._method], self._folder)
-        return 0 if explained else 1
+        return self._lines
 
     def _put_in_place(self) -> None:
         """Moves what was made to where it belongs; what an earlier call left and this one did not, goes."""

@@ -41,7 +41,13 @@ _OVERHEAD_BYTES = 2**22
 
 
 def run(line: CommandLine) -> int:
-    """Exports --checkpoint, and returns the exit status.
+    """Exports what a command line asks for, and returns the exit status."""
+    export(line)
+    return 0
+
+
+def export(line: CommandLine) -> tuple[Path, dict[str, Any]]:
+    """Exports --checkpoint; returns the folder, and what parity.json in it holds.
 
     Raises:
       TrainerError: run, checkpoint or pictures cannot be had; a model cannot be made or run; or, after all
@@ -94,7 +100,7 @@ def run(line: CommandLine) -> int:
             f"{'; '.join(failed)}: that is more than "
             f"--max_accuracy_drop={config.export.max_accuracy_drop:g} allows. All is in {folder / PARITY}"
         )
-    return 0
+    return folder, found
 
 
 def weights_sha256(values: Mapping[str, np.ndarray]) -> str:

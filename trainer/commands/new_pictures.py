@@ -39,8 +39,8 @@ _OF_PICTURES = ("source", "data_dir", "checksum", "synthetic_examples", "synthet
 _OF_SPLITS = ("splits", "split_order", "split_seed", "drop_duplicates", "eval_split")
 
 
-def evaluate_pictures(workdir: Workdir, recorded: Config, given: Mapping[str, Any]) -> int:
-    """Scores all pictures of another source than the run's, each once; returns the exit status.
+def evaluate_pictures(workdir: Workdir, recorded: Config, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores all pictures of another source than the run's, each once; returns what metrics.json holds.
 
     The pictures of the run need not be there.
 
@@ -97,7 +97,7 @@ def evaluate_pictures(workdir: Workdir, recorded: Config, given: Mapping[str, An
     show_score(workdir, folder, network.step, measures(scored, class_names), report.figures)
     tell(report.values, folder, secs=time.perf_counter() - start)
     require_accuracy(report.values, at_least=config.run.assert_accuracy_at_least)
-    return 0
+    return dict(report.values)
 
 
 def _logits(

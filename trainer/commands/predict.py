@@ -17,11 +17,10 @@ from trainer.config import Config
 from trainer.data.bad_pictures import shown_name
 from trainer.data.files import Found, find_pictures
 from trainer.data.loading import Loaded, Loader
-from trainer.export.about import About, is_model, read_about
+from trainer.export.about import About, read_about
 from trainer.export.opened import open_model
 from trainer.flags import CommandLine
 from trainer.paths import local_path
-from trainer.plugins import load_copies
 from trainer.record.predictions import FORMATS, Prediction, choose_format, opened
 from trainer.record.progress import counting
 from trainer.record.workdir import Workdir
@@ -92,25 +91,27 @@ def _predict(
     return 0 if tally.num_read else 1
 
 
-def load(workdir: str | os.PathLike[str], *, checkpoint: str = "best") -> "Predictor":
-    """Opens a run, or a model that `export` wrote, for predictions.
-
-    The pictures it was trained with need not be there.
-
-    Args:
-      workdir: the folder of the run; or a SavedModel folder or .tflite file.
-      checkpoint: of a run: best, latest, or a step number.
+def load_model(path: str | os.PathLike[str]) -> "Predictor":
+    """Opens a model that `export` wrote, a SavedModel folder or .tflite file.
 
     Raises:
-      TrainerError: there is no such run, checkpoint or model, or the network cannot be opened.
+      TrainerError: it cannot be opened.
     """
-    path = local_path(workdir, flag=os.fspath(workdir))
-    if is_model(path):
-        model = open_model(workdir)
-        return Predictor(model, Config().replace(**_of_pictures(model.about)))
-    run = Workdir(os.fspath(local_path(workdir, flag=os.fspath(workdir), for_tensorflow=True)))
-    load_copies(run.plugins, run.read_facts().get("plugins", []))
-    return _predictor_of(run, run.read_config().replace(checkpoint=str(checkpoint)))
+    model = open_model(path)
+    return Predictor(model, Config().replace(**_of_pictures(model.about)))
+
+
+def load_run(workdir: Workdir, *, checkpoint: str) -> "Predictor":
+    """Opens the network of a run. The pictures it was trained with need not be there.
+
+    Args:
+      workdir: of the run, whose plugins are loaded.
+      checkpoint: best, latest, or a step number.
+
+    Raises:
+      TrainerError: there is no such run or checkpoint, or the network cannot be opened.
+    """
+    return _predictor_of(workdir, workdir.read_config().replace(checkpoint=checkpoint))
 
 
 def _predictor_of(workdir: Workdir, config: Config) -> "Predictor":
@@ -182,17 +183,6 @@ class Predictor:
         """
         several = [paths] if isinstance(paths, str | os.PathLike) else paths
         return list(self.stream(find_pictures([os.fspath(path) for path in several])))
-
-    def predict_encoded(self, pictures: Iterable[tuple[str, bytes]]) -> list[Prediction]:
-        """Predicts pictures that are no files, as `predict` does.
-
-        Args:
-          pictures: (name, encoded picture), such as what the `read` of a source gives.
-
-        Returns:
-          One for each, whose `path` is the name.
-        """
-        return list(self.stream(Found(name, data=data) for name, data in pictures))
 
     def stream(self, found: Iterable[Found], *, tally: Tally | None = None) -> Iterator[Prediction]:
         """Yields predictions in the order of what was found, batch by batch; `tally` is kept up to date."""

@@ -43,7 +43,8 @@ def counting(kind: str, what: str, total: int, *, unit: str = "pictures") -> Ite
 
 
 def _wants_bar(kind: str) -> bool:
-    return kind == "bar" or (kind == "auto" and sys.stderr.isatty())
+    # Who calls this from Python, and has not turned logging on, wants to see nothing.
+    return kind == "bar" or (kind == "auto" and sys.stderr.isatty() and _log.isEnabledFor(logging.INFO))
 
 
 class Progress:
