@@ -72,8 +72,14 @@ def loss(name: str, *, source: str = "") -> Decorator:
 def objective(name: str, *, source: str = "") -> Decorator:
     """Registers what makes a `loop.objectives.Objective`: (forward, batch, seed) -> Terms.
 
-    Offered: `loss`, that of --loss; `num_classes`; `experiment`, with the pictures, splits and network of the
-    run. Variables are made in the strategy's scope: do so here, and hold them in an attribute `variables`.
+    Offered: `loss`, that of --loss; `num_classes`; `experiment`, with the pictures (`source`), `splits`,
+    `plan`, `strategy` and options (`config`) of the run, `augment(spec)` and `trained_in_backbone(spec)` of a
+    phase. Variables are made in the strategy's scope: do so here, and hold them in an attribute `variables`.
+    What takes long belongs in a method `start`: this here is done by `evaluate`, too.
+
+    What an objective computes of a batch goes example by example, so that devices and --accumulate can divide
+    it. One that compares the examples of a batch takes those of all devices from `forward.gather`, and
+    refuses --accumulate: raise a `trainer.values.UsageError`, whose message then begins with the flag.
 
     Args:
       name: for --objective.

@@ -13,6 +13,7 @@ from trainer.experiment import Experiment
 from trainer.files import write_bytes, write_json
 from trainer.flags import CommandLine
 from trainer.loop.lr_range import propose, range_spec, rising, smoothed
+from trainer.loop.objectives import start
 from trainer.loop.phases import make_plan
 from trainer.phase_specs import LARGEST, PhaseSpec
 from trainer.record.progress import counting
@@ -77,6 +78,7 @@ def _measure(
     )
     if config.model.init_from:
         take_weights(experiment)
+    start(experiment.recipe.objective)
     rates, losses = [], []
     with experiment.strategy.scope():
         stages = make_stages(experiment, decided={})

@@ -184,6 +184,17 @@ class Predictor:
         several = [paths] if isinstance(paths, str | os.PathLike) else paths
         return list(self.stream(find_pictures([os.fspath(path) for path in several])))
 
+    def predict_encoded(self, pictures: Iterable[tuple[str, bytes]]) -> list[Prediction]:
+        """Predicts pictures that are no files, as `predict` does.
+
+        Args:
+          pictures: (name, encoded picture), such as what the `read` of a source gives.
+
+        Returns:
+          One for each, whose `path` is the name.
+        """
+        return list(self.stream(Found(name, data=data) for name, data in pictures))
+
     def stream(self, found: Iterable[Found], *, tally: Tally | None = None) -> Iterator[Prediction]:
         """Yields predictions in the order of what was found, batch by batch; `tally` is kept up to date."""
         data, batch_size = self._config.data, self._config.plan.batch_size

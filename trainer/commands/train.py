@@ -17,6 +17,7 @@ from trainer.config import Config
 from trainer.experiment import Experiment
 from trainer.flags import CommandLine
 from trainer.loop.guard import NonFinite
+from trainer.loop.objectives import start
 from trainer.options import GuardConfig
 from trainer.provenance import code
 from trainer.record.checkpoints import Checkpoints
@@ -149,6 +150,8 @@ def _begin(
     path = checkpoints.latest()
     # Before anything is written: weights that do not fit bind nobody.
     taken = take_weights(experiment) if experiment.config.model.init_from and path is None else None
+    if path is None:
+        start(experiment.recipe.objective)
     if stages.state.shadows:
         stages.state.shadows.start()
     record(experiment, workdir, stages)

@@ -24,11 +24,13 @@ _COPIES_WITH = {"http": "curl -O", "https": "curl -O", "gs": "gcloud storage cp"
 class Found:
     """A path, and why there can be no picture; empty where only a look into the file can tell.
 
-    `path` is as `os` gives it: bytes that are not UTF-8 are surrogates.
+    `path` is as `os` gives it: bytes that are not UTF-8 are surrogates. Of a picture that is no file, it is a
+    name, and `data` the encoded picture.
     """
 
     path: str
     problem: str = ""
+    data: bytes | None = None
 
 
 def find_pictures(paths: Iterable[str], *, lines: Iterable[bytes] = ()) -> Iterator[Found]:

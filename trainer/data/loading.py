@@ -68,7 +68,8 @@ class Loader(Trial):
         if found.problem:
             return Loaded(found.path, None, found.problem)
         try:
-            return Loaded(found.path, self.pixels(read_file(found.path), name=found.path))
+            data = read_file(found.path) if found.data is None else found.data
+            return Loaded(found.path, self.pixels(data, name=found.path))
         except BadPictureError as error:
             return Loaded(found.path, None, error.reason)
         except TrainerError as error:

@@ -51,6 +51,20 @@ class Forward:
         """
         return function(*args) if self._is_whole else apart(function, *args)
 
+    def gather(self, values: tf.Tensor, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Returns values [b, ...] float32 of a device's examples for those of all devices, [B, ...].
+
+        Row batch["place"] is an example's own; rows of padding are 0. Gradients go back to where a value came
+        from. Not with --accumulate, under which a batch is computed part after part.
+        """
+        real = tf.reshape(batch["mask"], [-1, *[1] * (len(values.shape) - 1)])
+        shape = tf.concat([[self._draws.batch_size], tf.shape(values)[1:]], axis=0)
+        # `where`, as what a network makes of padding need not be finite.
+        rows = tf.where(real > 0, values, 0.0)
+        own = tf.tensor_scatter_nd_add(tf.zeros(shape), batch["place"][:, None], rows)
+        replica = tf.distribute.get_replica_context()
+        return replica.all_reduce(tf.distribute.ReduceOp.SUM, own)
+
 
 class Terms(NamedTuple):
     """What an objective is made of, example by example."""
@@ -67,7 +81,9 @@ class Objective(Protocol):
     """Maps a batch to terms.
 
     It may have an attribute `variables`, {name: tf.Variable}, of what it keeps from update to update; those
-    that are trainable are trained. And one `metric_names`, of the metrics in its terms.
+    that are trainable are trained. And one `metric_names`, of the metrics in its terms. And a method
+    `start()`, which is called before the first update of a run: for what takes long to compute and is kept in
+    `variables`. A run that goes on has these from its checkpoint, and so have `evaluate` and the others.
     """
 
     def __call__(self, forward: Forward, batch: Mapping[str, tf.Tensor], seed: tf.Tensor) -> Terms:
@@ -75,7 +91,8 @@ class Objective(Protocol):
 
         Args:
           forward: the network.
-          batch: see `data.order.Batch`; in the first axis B, with mask [B] 0 for padding.
+          batch: see `data.order.Batch`; in the first axis B, with mask [B] 0 for padding, and place [B]
+            int32, where each example is in the batch of all devices.
           seed: [2] int32, another one for each update; for `tf.random.stateless_*`.
         """
         ...
@@ -103,6 +120,11 @@ def supervised(*, loss: Loss) -> Objective:
 def variables_of(objective: Objective) -> dict[str, tf.Variable]:
     """Returns {name: variable} of what an objective keeps."""
     return dict(getattr(objective, "variables", {}))
+
+
+def start(objective: Objective) -> None:
+    """Prepares an objective for the first update of a run."""
+    getattr(objective, "start", lambda: None)()
 
 
 def metric_names_of(objective: Objective) -> tuple[str, ...]:
