@@ -191,6 +191,10 @@ class Run:
         """Yields predictions in the order of what was found, batch by batch: for what has no end."""
         return self._opened().stream(found)
 
+    def predict_encoded(self, pictures: Iterable[tuple[str, bytes]]) -> "list[Prediction]":
+        """Predicts encoded pictures, given with a name each: does as `predict` does with files."""
+        return self._opened().predict_encoded(pictures)
+
     def evaluate(self, **options: Unpack[Options]) -> dict[str, Any]:
         """Scores a split, or other pictures, and writes a report.
 
