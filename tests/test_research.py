@@ -1,8 +1,8 @@
 """The ideas of experiments/research: by hand, through the door, killed, on two devices, refused."""
 
-import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,11 +21,6 @@ from trainer import flags, plugins
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(FOLDER.glob("*.py"))
-# What docs/extending.md offers.
-API = {
-    "trainer", "trainer.register", "trainer.values", "trainer.loop.objectives", "trainer.loop.gradient_rules",
-    "trainer.loop.callbacks", "trainer.data.augment",
-}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -42,17 +37,11 @@ def forget():
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_an_idea_is_one_short_file_that_imports_what_is_documented(path):
+def test_an_idea_is_one_short_file(path):
     text = path.read_text()
     assert len(text.splitlines()) <= 60
-    imported = set()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ImportFrom):
-            imported.add(node.module)
-        elif isinstance(node, ast.Import):
-            imported |= {alias.name for alias in node.names}
-    assert {name for name in imported if name.startswith("trainer")} <= API
-    assert {name.split(".")[0] for name in imported} <= {"trainer", "tensorflow", "numpy", "typing"}
+    # What of trainer they import, test_extending knows.
+    assert not re.findall(r"^\s*(?:from|import) (?!trainer|tensorflow|numpy|typing)", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
