@@ -117,6 +117,15 @@ def test_a_run_brings_its_plugins(run, tmp_path, monkeypatch, run_main):
     forget()
     status, out, err = run_main("export", f"--workdir={workdir}", "--formats=saved_model")
     assert (status, err) == (0, ""), out
+    forget()
+    explain = ["explain", tmp_path / "black.png", f"--workdir={workdir}", f"--output={tmp_path / 'why'}"]
+    status, out, err = run_main(*explain, "--saliency=brightness(2)")
+    assert (status, err) == (0, ""), out
+    [line] = map(json.loads, (tmp_path / "why" / "explain.jsonl").read_text().splitlines())
+    assert (line["method"], line["box"]) == ("brightness", None)
+    assert "1 of 1 pictures explained by Brightness" in out
+    status, out, err = run_main(*explain, "--saliency=brightnes")
+    assert (status, err.split(": is it ")[-1]) == (2, "brightness?\n")
 
 
 def test_another_plugin_is_another_run(run, tmp_path, run_main):

@@ -15,7 +15,7 @@ from trainer.registry import Bounds, Registry
 
 __all__ = [
     "Bounds", "augmentation", "average", "backbone", "callback", "gradient_rule", "head", "loss", "metric",
-    "objective", "optimizer", "registries", "schedule", "source",
+    "objective", "optimizer", "registries", "saliency", "schedule", "source",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -32,6 +32,7 @@ _REGISTRIES = {
     "callback": "trainer.loop.callbacks:CALLBACKS",
     "augmentation": "trainer.data.augment:AUGMENTATIONS",
     "head": "trainer.model.heads:HEADS",
+    "saliency": "trainer.model.saliency:SALIENCY",
     "source": "trainer.data.sources:SOURCES",
     "backbone": "trainer.model.backbones:BACKBONES",
 }
@@ -216,3 +217,17 @@ def backbone(name: str, *, source: str = "", address: str = "", check: Check | N
       check: raises UsageError where an address cannot be one, before anything is opened.
     """
     return _registry("backbone").register(name, source=source, address=address, check=check)
+
+
+def saliency(name: str, *, source: str = "", title: str = "") -> Decorator:
+    """Registers what makes a `model.saliency.Method`: (pixels [H, W, 3], class) -> `model.saliency.Saliency`.
+
+    Offered: `classifier`, images [B, H, W, 3] as `classifier.backbone.contract` says -> logits [B, K], with
+    the weights of the run; `ig_steps`, of --ig_steps.
+
+    Args:
+      name: for --saliency.
+      source: the paper or site it follows.
+      title: what people call it, on the pictures and the page.
+    """
+    return _registry("saliency").register(name, source=source, title=title)

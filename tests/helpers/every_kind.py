@@ -14,6 +14,7 @@ from trainer.loop.callbacks import Callback
 from trainer.loop.gradient_rules import moved
 from trainer.loop.objectives import Terms
 from trainer.model.backbones import KerasBackbone, reseed
+from trainer.model.saliency import Saliency
 
 
 @trainer.register.source("noise", address="COUNT")
@@ -130,3 +131,10 @@ class KernelNorm(Callback):
         if state.step % self._every_steps == 0:
             kernel = state.classifier.named_variables["head/logits/kernel"]
             self._run.scalar("kernel_norm", float(tf.norm(kernel)), state.step)
+
+
+@trainer.register.saliency("brightness", title="Brightness")
+def brightness(power: int = 1, *, classifier):
+    """What is bright, whatever the class."""
+    low, high = classifier.backbone.contract.value_range
+    return lambda pixels, label: Saliency(((pixels.mean(axis=2) - low) / (high - low)) ** power)

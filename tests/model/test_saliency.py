@@ -18,6 +18,7 @@ from trainer.model.saliency import (
     GRAD_CAM,
     INTEGRATED_GRADIENTS,
     Explainer,
+    check_saliency,
     class_scores,
     grad_cam,
     integrated_gradients,
@@ -269,3 +270,21 @@ def test_maps_of_a_keras_network_are_what_is_averaged_last():
 
     assert_averages(backbone_of(layers.GlobalAveragePooling2D()(x)), shape=(3, 3, 4))
     assert backbone_of(layers.GlobalMaxPooling2D()(x)).feature_maps() is None
+
+
+def test_methods_by_name():
+    classifier = classifier_of(np.eye(3))
+    with pytest.raises(UsageError) as caught:
+        check_saliency("grad_cm")
+    names = "grad_cam, integrated_gradients"
+    assert str(caught.value) == f"--saliency=grad_cm is not one of {names}: is it grad_cam?"
+    check_saliency("auto")
+    explainer = Explainer(classifier, asked="integrated_gradients(3)", steps=8)
+    assert (explainer.method, explainer.title) == (INTEGRATED_GRADIENTS, "integrated gradients")
+    image = RANDOM.random(classifier.backbone.contract.image_shape).astype(np.float32)
+    plain = Explainer(classifier, asked=INTEGRATED_GRADIENTS, steps=3).explain(image, 1)
+    found = explainer.explain(image, 1)
+    np.testing.assert_array_equal(found.heat, plain.heat)
+    assert found.completeness_error == plain.completeness_error
+    with pytest.raises(UsageError, match="steps=-1 must be a whole number 0 or more"):
+        check_saliency("integrated_gradients(-1)")

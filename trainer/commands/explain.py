@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.commands.explanations import METHOD_NAMES, Explanation, Explanations, label_of
+from trainer.commands.explanations import Explanation, Explanations, label_of
 from trainer.commands.finished import open_network
 from trainer.config import Config
 from trainer.data.bad_pictures import BadPictureError, shown_name
@@ -26,6 +26,7 @@ from trainer.data.opening import open_configured
 from trainer.file_lock import file_lock
 from trainer.files import PART_PREFIX, make_folder, move, write_bytes, write_text
 from trainer.flags import CommandLine
+from trainer.model.saliency import check_saliency
 from trainer.paths import local_path
 from trainer.record.manifest import Manifest
 from trainer.record.overlays import contact_sheet, overlay, panels_png
@@ -91,6 +92,7 @@ def explain(line: CommandLine, *, listed: Iterable[bytes] = ()) -> tuple[Path, l
     workdir = Workdir(line.config.run.workdir)
     config = workdir.read_config().replace(**line.given)
     workdir.check_same_run(config)
+    check_saliency(config.explain.saliency)
     class_names, wanted = workdir.read_facts()["class_names"], config.explain.explain_class
     label = label_of(wanted, class_names, flag="--explain_class") if wanted else None
     chosen = _named(line.paths, listed) if line.paths else _worst_mistakes(workdir, config)
@@ -241,6 +243,7 @@ class _Written:
         """
         self._folder, self._part = folder, part
         self._names, self._method = explanations.class_names, explanations.method
+        self._title = explanations.method_title
         self._lines: list[dict[str, Any]] = []
         self._sheet: list[tuple[np.ndarray, str]] = []
 
@@ -255,7 +258,7 @@ class _Written:
         file = _file(len(self._lines), one.name)
         picture, saliency = answer.explanation.picture, answer.explanation.saliency
         told = self._told(one, answer)
-        title = f"{', '.join(told)}\n{Path(one.name).name} · {METHOD_NAMES[self._method]}"
+        title = f"{', '.join(told)}\n{Path(one.name).name} · {self._title}"
         write_bytes(self._part / file, panels_png(picture, saliency.heat, title=title))
         if len(self._sheet) < _MOST_ON_SHEET:
             # Half the size is what it has room for.
@@ -289,7 +292,7 @@ class _Written:
                 "more exact", missed,
             )  # fmt: skip
         count = f"{len(explained):,} of {len(self._lines):,} pictures"
-        _log.info("%s explained by %s: %s", count, METHOD_NAMES[self._method], self._folder)
+        _log.info("%s explained by %s: %s", count, self._title, self._folder)
         return self._lines
 
     def _put_in_place(self) -> None:

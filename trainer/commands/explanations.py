@@ -13,10 +13,9 @@ from trainer.data.headers import inspect_picture
 from trainer.data.jpeg_check import cleaned
 from trainer.data.loading import Loader
 from trainer.data.trial import require_whole
-from trainer.model.saliency import GRAD_CAM, INTEGRATED_GRADIENTS, Explainer, Saliency
+from trainer.model.saliency import Explainer, Saliency
 from trainer.values import UsageError
 
-METHOD_NAMES = {GRAD_CAM: "Grad-CAM", INTEGRATED_GRADIENTS: "integrated gradients"}
 SHOWN_SIDE_PX = 480
 
 
@@ -32,7 +31,8 @@ class Explanation:
 class Explanations:
     """The network of a run, asked about encoded pictures.
 
-    `class_names` are in the order of its outputs, `method` is a key of METHOD_NAMES.
+    `class_names` are in the order of its outputs, `method` is the name of a saliency method,
+    and `method_title` what people call it.
     """
 
     def __init__(self, network: Network, config: Config, *, batch_size: int):
@@ -50,7 +50,7 @@ class Explanations:
         self._network, self._data, self._batch_size = network, config.data, batch_size
         options = config.explain
         self._explainer = Explainer(network.classifier, asked=options.saliency, steps=options.ig_steps)
-        self.method = self._explainer.method
+        self.method, self.method_title = self._explainer.method, self._explainer.title
         self._loader = Loader(
             network.contract,
             exif=self._data.exif,

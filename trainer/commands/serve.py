@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.commands.explanations import METHOD_NAMES, Explanations, label_of
+from trainer.commands.explanations import Explanations, label_of
 from trainer.commands.finished import open_network
 from trainer.data.bad_pictures import BadPictureError
 from trainer.flags import CommandLine
+from trainer.model.saliency import check_saliency
 from trainer.record.overlays import overlay_png
 from trainer.record.workdir import Workdir
 from trainer.serving.app import Network, Overlay, RefusedError, make_app
@@ -23,6 +24,7 @@ def run(line: CommandLine) -> int:
     workdir = Workdir(line.config.run.workdir)
     config = workdir.read_config().replace(**line.given)
     workdir.check_same_run(config)
+    check_saliency(config.explain.saliency)
     options = config.serve
     # First of all: loading the network takes seconds.
     listener = Listener(options.bind, options.port)
@@ -81,7 +83,7 @@ def _asked(explanations: Explanations, about: dict[str, str]) -> Network:
         png = overlay_png(found.picture, found.saliency.heat)
         return Overlay(names[label], float(probabilities[label]), png)
 
-    method = METHOD_NAMES[explanations.method]
+    method = explanations.method_title
     try:
         explanations.rehearse()
     except TrainerError as error:

@@ -6,7 +6,7 @@ Both compute in float32, whatever arithmetic the run predicts in, and with the s
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import tensorflow as tf
@@ -14,6 +14,7 @@ import tensorflow as tf
 from trainer.model.backbones import Backbone
 from trainer.model.classifier import Classifier
 from trainer.model.cuts import Cut
+from trainer.registry import Bounds, Registry
 from trainer.values import TrainerError, UsageError, failure_in_words, told_by_tensorflow
 
 GRAD_CAM, INTEGRATED_GRADIENTS = "grad_cam", "integrated_gradients"
@@ -118,41 +119,123 @@ def integrated_gradients(
     return difference * total / steps, float(after - before)
 
 
-class Explainer:
-    """Finds what speaks for a class in a picture; `method` is GRAD_CAM or INTEGRATED_GRADIENTS.
+Method = Callable[[np.ndarray, int], Saliency]
+"""Pixels [H, W, 3] float32 as the backbone's contract says, and a class's number -> what speaks for it."""
+SALIENCY: Registry[Method] = Registry("saliency method", flag="--saliency")
+AUTO = "auto"
 
-    Both explain the class's logit (see `class_scores`). The line of integrated gradients begins at a picture
-    in the mean colour of the one explained: from black, what is black would get nothing, whatever it shows.
-    With 64 steps the attributions to ten photographs of flowers missed the gain by 4 % (median) this way,
-    and by 34 % with the probability from black, which changes abruptly somewhere on the line.
+
+@SALIENCY.register(GRAD_CAM, source="arXiv 1610.02391", title="Grad-CAM")
+class GradCam:
+    """The last feature maps, each weighted with the gradient of the class in it; fast and coarse."""
+
+    def __init__(self, *, classifier: Classifier):
+        """Finds the maps.
+
+        Raises:
+          UsageError: there are none, or they are of a single place.
+        """
+        cut = _map_cut(classifier.backbone)
+        if cut is None or math.prod(cut.shape[:2]) <= 1:
+            raise UsageError(_no_maps(classifier.backbone, cut))
+        self._classifier, self._cut = classifier, cut
+        self._traced = _traced(classifier, self._cam)
+
+    def __call__(self, pixels: np.ndarray, label: int) -> Saliency:
+        return Saliency(self._traced(tf.constant(pixels[None]), tf.constant(label)).numpy())
+
+    def _cam(self, images: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
+        """Maps images [1, H, W, 3] to heat [H, W] float32."""
+
+        def score(maps: tf.Tensor) -> tf.Tensor:
+            return tf.gather(class_scores(self._classifier(maps, cut=self._cut)), label, axis=1)
+
+        cam = tf.image.resize(grad_cam(self._cut.below(images), score)[..., None], images.shape[1:3])[..., 0]
+        return tf.math.divide_no_nan(cam, tf.reduce_max(cam))
+
+
+@SALIENCY.register(INTEGRATED_GRADIENTS, source="arXiv 1703.01365", title="integrated gradients")
+class IntegratedGradients:
+    """The gradient along a line to the picture, pixel by pixel; of a network only its gradient is needed.
+
+    The line begins at a picture in the mean colour of the one explained: from black, what is black would get
+    nothing, whatever it shows. With 64 steps the attributions to ten photographs of flowers missed the gain
+    by 4 % (median) this way, and by 34 % with the probability from black, which changes abruptly somewhere on
+    the line.
+    """
+
+    def __init__(
+        self, steps: Annotated[int, Bounds(at_least=0)] = 0, *, classifier: Classifier, ig_steps: int
+    ):
+        """Notes how many points the line has; 0: as many as --ig_steps says."""
+        self._classifier, self._steps = classifier, steps or ig_steps
+        self._traced = _traced(classifier, self._gradient)
+
+    def __call__(self, pixels: np.ndarray, label: int) -> Saliency:
+        number = tf.constant(label)
+        attributions, gain = integrated_gradients(
+            lambda points: self._traced(points, number),
+            pixels,
+            baseline=np.broadcast_to(pixels.mean(axis=(0, 1)), pixels.shape),
+            steps=self._steps,
+        )
+        return Saliency(pixel_heat(attributions), gain, abs(float(attributions.sum()) - gain))
+
+    def _gradient(self, images: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Maps images [N, H, W, 3] to scores [N] of a class, and their gradients."""
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            scores = tf.gather(class_scores(self._classifier(images)), label, axis=1)
+        gradients = tape.gradient(scores, images)
+        if gradients is None:
+            raise ValueError("it has no gradient with respect to its pictures")
+        return scores, gradients
+
+
+def _traced(classifier: Classifier, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function of images [N, H, W, 3] and a label that is traced once."""
+    images = tf.TensorSpec([None, *classifier.backbone.contract.image_shape], tf.float32)
+    traced: Callable[..., Any] = tf.function(
+        function, input_signature=[images, tf.TensorSpec([], tf.int32)], autograph=False
+    )
+    return traced
+
+
+def check_saliency(asked: str) -> None:
+    """Raises UsageError unless there is a method that --saliency names."""
+    if asked != AUTO:
+        SALIENCY.choose(asked)
+
+
+class Explainer:
+    """Finds what speaks for a class in a picture by one of `SALIENCY`.
+
+    `method` is its name, and `title` what people call it.
     """
 
     def __init__(self, classifier: Classifier, *, asked: str, steps: int):
-        """Chooses how.
+        """Makes the method.
 
         Args:
           classifier: with the weights that are to be explained; they are taken as they are now.
-          asked: one of the methods, or `auto`: Grad-CAM where the last feature maps can be had and are more
+          asked: the value of --saliency. `auto`: Grad-CAM where the last feature maps can be had and are more
             than a single place, else integrated gradients.
-          steps: points on the line of integrated gradients.
+          steps: the value of --ig_steps.
 
         Raises:
-          UsageError: Grad-CAM is asked for, and there are no such maps.
+          UsageError: there is no such method, or it does not go with the network.
         """
-        self._classifier, self._steps = classifier, steps
-        backbone = classifier.backbone
-        cut = None if asked == INTEGRATED_GRADIENTS else _map_cut(backbone)
-        has_places = cut is not None and math.prod(cut.shape[:2]) > 1
-        if asked == GRAD_CAM and not has_places:
-            raise UsageError(_no_maps(backbone, cut))
-        self.method = GRAD_CAM if has_places else INTEGRATED_GRADIENTS
-        self._cut: Any = cut
-        images = tf.TensorSpec([None, *backbone.contract.image_shape], tf.float32)
-        self._traced = tf.function(
-            self._cam if has_places else self._gradient,
-            input_signature=[images, tf.TensorSpec([], tf.int32)],
-            autograph=False,
-        )
+        self._name = classifier.backbone.name
+        offered = {"classifier": classifier, "ig_steps": steps}
+        choice = SALIENCY.choose(GRAD_CAM if asked == AUTO else asked)
+        try:
+            self._explain = choice(**offered)
+        except UsageError:
+            if asked != AUTO:
+                raise
+            choice = SALIENCY.choose(INTEGRATED_GRADIENTS)
+            self._explain = choice(**offered)
+        self.method, self.title = choice.name, choice.entry.facts.get("title") or choice.name
 
     def explain(self, pixels: np.ndarray, label: int) -> Saliency:
         """Explains a class of a picture.
@@ -164,42 +247,14 @@ class Explainer:
         Raises:
           TrainerError: the network gives no gradient, or TensorFlow fails.
         """
-        number = tf.constant(label)
         try:
-            if self.method == GRAD_CAM:
-                return Saliency(self._traced(tf.constant(pixels[None]), number).numpy())
-            attributions, gain = integrated_gradients(
-                lambda points: self._traced(points, number),
-                pixels,
-                baseline=np.broadcast_to(pixels.mean(axis=(0, 1)), pixels.shape),
-                steps=self._steps,
-            )
+            return self._explain(pixels, label)
         except tf.errors.ResourceExhaustedError as error:
             raise TrainerError(failure_in_words(error)) from None
         # Where there is no gradient, TensorFlow says so by a LookupError, or gives None.
         except (tf.errors.OpError, LookupError, ValueError) as error:
-            name = self._classifier.backbone.name
-            raise TrainerError(f"what {name} says cannot be explained: {told_by_tensorflow(error)}") from None
-        return Saliency(pixel_heat(attributions), gain, abs(float(attributions.sum()) - gain))
-
-    def _cam(self, images: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
-        """Maps images [1, H, W, 3] to heat [H, W] float32."""
-
-        def score(maps: tf.Tensor) -> tf.Tensor:
-            return tf.gather(class_scores(self._classifier(maps, cut=self._cut)), label, axis=1)
-
-        cam = tf.image.resize(grad_cam(self._cut.below(images), score)[..., None], images.shape[1:3])[..., 0]
-        return tf.math.divide_no_nan(cam, tf.reduce_max(cam))
-
-    def _gradient(self, images: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Maps images [N, H, W, 3] to scores [N] of a class, and their gradients."""
-        with tf.GradientTape() as tape:
-            tape.watch(images)
-            scores = tf.gather(class_scores(self._classifier(images)), label, axis=1)
-        gradients = tape.gradient(scores, images)
-        if gradients is None:
-            raise ValueError("it has no gradient with respect to its pictures")
-        return scores, gradients
+            told = told_by_tensorflow(error)
+            raise TrainerError(f"what {self._name} says cannot be explained: {told}") from None
 
 
 def pixel_heat(attributions: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from trainer.options.declare import AT_LEAST_1, FOR_TENSORFLOW, LOCAL, SHARE, option, which_checkpoint
+from trainer.options.declare import AT_LEAST_1, FOR_TENSORFLOW, LOCAL, SHARE, calls, option, which_checkpoint
 from trainer.registry import Bounds
 
 
@@ -74,9 +74,9 @@ class ExplainConfig:
 
     saliency: str = option(
         "auto",
-        "How explain finds what a decision goes by. auto: grad_cam where the network's last feature map is "
-        "known, else integrated_gradients, which asks of a network only its gradient.",
-        choices=("auto", "grad_cam", "integrated_gradients"),
+        "How explain finds what a decision goes by; --helpfull lists what there is. auto: grad_cam where the "
+        "network's last feature map is known, else integrated_gradients.",
+        check=calls("grad_cam"),
         identity=False,
         short=True,
     )
