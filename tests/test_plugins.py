@@ -164,7 +164,7 @@ def test_what_is_kept_of_a_plugin_is_made_anew_with_another(tmp_path, run_main):
 
     def kept(name):
         status, _, err = run_main(*options, f"--workdir={tmp_path / name}")
-        assert (status, err) == (0, "")
+        assert status == 0, err
         scans, features = (sorted(p.name for p in (cache / kind).iterdir()) for kind in ("scans", "features"))
         return [name for name in scans if name.endswith(".scan")], features
 
