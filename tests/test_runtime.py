@@ -1,5 +1,6 @@
 """Signals: an exception where nothing needs saving, a note where something does, and a way out at once."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from trainer import runtime
 from trainer.runtime import StopSignal, require_one_machine
 from trainer.values import Interrupted, UsageError
 
@@ -38,7 +40,8 @@ def work(stop, number, *, told):
     ("number", "told"),
     [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM"), (signal.SIGUSR2, "SIGUSR2")],
 )
-def test_while_it_is_deferred_a_signal_is_a_note(number, told, capfd):
+def test_while_it_is_deferred_a_signal_is_a_note(number, told, capfd, monkeypatch):
+    monkeypatch.setattr(runtime, "owns_process", True)
     with StopSignal.installed(["SIGTERM", "SIGUSR2"]) as stop:
         with pytest.raises(Interrupted, match=f"^{told}: "):
             work(stop, number, told=told)
@@ -46,6 +49,15 @@ def test_while_it_is_deferred_a_signal_is_a_note(number, told, capfd):
         # Who leaves for a reason of his own is not interrupted on top of it.
         with pytest.raises(LookupError), stop.deferred():
             raise LookupError
+
+
+def test_in_a_process_of_somebody_else_nothing_is_written_and_the_second_ctrl_c_is_an_exception(capfd):
+    with StopSignal.installed() as stop, contextlib.suppress(Interrupted), stop.deferred():
+        send(signal.SIGINT)
+        assert stop.requested() == "Ctrl-C"
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_handlers_are_given_back():
@@ -83,7 +95,9 @@ def test_time_runs_out(monkeypatch):
 
 BUSY = """
 import ctypes, signal
+from trainer import runtime
 from trainer.runtime import StopSignal
+runtime.owns_process = True
 with StopSignal.installed(["SIGTERM"]) as stop, stop.deferred():
     print("busy", flush=True)
     # In C, as a long step is: no handler in Python runs until it is over. A signal ends the first call.

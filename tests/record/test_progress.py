@@ -169,7 +169,9 @@ def test_counting_where_nobody_watches_is_plain(said, clock, capfd):
 
 
 PROGRAM = """
+import logging
 import sys
+logging.getLogger("trainer").setLevel(logging.INFO)
 from trainer.record import progress as progress_module
 from trainer.record.progress import Progress, counting
 progress = Progress(sys.argv[1], start_step=10, total_steps=50, steps_per_epoch=10,
