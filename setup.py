@@ -8,10 +8,10 @@ from setuptools import find_packages, setup
 
 def version() -> str:
     """Reads __version__ as text: importing trainer would need its dependencies before they are installed."""
-    text = (Path(__file__).parent / "trainer" / "__init__.py").read_text(encoding="utf-8")
+    text = (Path(__file__).parent / "trainer" / "version.py").read_text(encoding="utf-8")
     found = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
     if not found:
-        raise SystemExit('setup.py: no line __version__ = "..." in trainer/__init__.py')
+        raise SystemExit('setup.py: no line __version__ = "..." in trainer/version.py')
     return found[1]
 
 

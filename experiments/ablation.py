@@ -25,9 +25,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer import flags
-from trainer.files import read_json, write_json, write_text
+from trainer.cli import flags
 from trainer.record.workdir import Workdir
+from trainer.store.files import read_json, write_json, write_text
 from trainer.values import TrainerError, UsageError
 
 HERE = Path(__file__).resolve().parent

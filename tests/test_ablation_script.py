@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer import flags
+from trainer.cli import flags
 from trainer.record.workdir import Workdir
 
 ROOT = Path(__file__).parent.parent

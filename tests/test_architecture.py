@@ -316,16 +316,16 @@ def test_no_exception_from_the_size_of_functions_is_left_over():
 WRONG = {
     "__init__.py": [("from trainer import commands", "__init__.py: __init__ may not import commands")],
     "values.py": [("from trainer import config", "values.py: values may not import config")],
-    "caches.py": [("import trainer.config", "caches.py: caches may not import config")],
-    "phase_specs.py": [("from trainer.config import Config", "phase_specs may not import config")],
+    "caches.py": [("import trainer.cli.config", "caches.py: caches may not import config")],
+    "phase_specs.py": [("from trainer.cli.config import Config", "phase_specs may not import config")],
     "config.py": [
         ("from trainer.runtime import versions", "config.py: config may not import runtime"),
         ("from .data import sources", "config.py: config may not import data.sources"),
     ],
-    "runtime.py": [("from trainer.config import Config", "runtime.py: runtime may not import config")],
+    "runtime.py": [("from trainer.cli.config import Config", "runtime.py: runtime may not import config")],
     "precision/rewriter.py": [
         ("from trainer.runtime import versions", "rewriter.py: precision may not import runtime"),
-        ("from trainer.config import Config", "rewriter.py: precision may not import config"),
+        ("from trainer.cli.config import Config", "rewriter.py: precision may not import config"),
     ],
     "data/order.py": [
         ("import os\nos.path.expanduser('~')", "data/order.py: expanduser belongs only in paths.py"),
@@ -376,7 +376,7 @@ WRONG = {
         ("from tensorflow.train import CheckpointManager", "CheckpointManager belongs only in no file"),
     ],
     "loop/judges.py": [
-        ("from trainer.arithmetic import Arithmetic", "loop may not import arithmetic"),
+        ("from trainer.run.arithmetic import Arithmetic", "loop may not import arithmetic"),
         ("from trainer.record.summaries import Summaries", "loop may not import record.summaries"),
         (
             "from trainer.data import pipeline",
@@ -413,7 +413,7 @@ def test_a_broken_rule_is_noticed(file, text, message):
     assert [line for line in violations(broken) if message in line]
 
 
-@pytest.mark.parametrize("module", ["trainer", "trainer.main", "trainer.flags", "trainer.caches"])
+@pytest.mark.parametrize("module", ["trainer", "trainer.main", "trainer.cli.flags", "trainer.store.places"])
 def test_the_door_loads_no_tensorflow(module):
     heavy = "{'tensorflow', 'numpy', 'tf_keras', 'tensorflow_hub', 'PIL'}"
     code = f"import sys, {module}; sys.exit(', '.join({heavy} & set(sys.modules)) or 0)"

@@ -11,12 +11,12 @@ import tensorflow as tf
 from tests.conftest import make_flower_folder
 from tests.loop.toys import plan_of
 from tests.precision.test_rewriter import options_here
-from trainer.arithmetic import Arithmetic, forward_step, speed_key, train_step
-from trainer.commands.evaluate import make_stages
-from trainer.config import Config
-from trainer.experiment import Experiment
+from trainer.cli.config import Config
 from trainer.precision import choice as choice_module
 from trainer.precision import supported
+from trainer.run.arithmetic import Arithmetic, forward_step, speed_key, train_step
+from trainer.run.experiment import Experiment
+from trainer.run.session import make_stages
 from trainer.runtime import StopSignal
 from trainer.values import TrainerError
 
@@ -300,7 +300,7 @@ def recorded(workdir):
 @pytest.fixture
 def used(monkeypatch):
     """The precisions that functions were made for."""
-    from trainer import stages as stages_module
+    from trainer.run import stages as stages_module
 
     seen, in_precision = [], stages_module.in_precision
 

@@ -14,12 +14,13 @@ import pytest
 import tensorflow as tf
 
 from tests.conftest import call_main, make_flower_folder
-from trainer import flags, machine
-from trainer import stages as stages_module
+from trainer import runtime as machine
+from trainer.cli import flags
 from trainer.commands import benchmark
-from trainer.commands.evaluate import make_stages
-from trainer.experiment import Experiment
 from trainer.precision import arithmetic, supported
+from trainer.run import stages as stages_module
+from trainer.run.experiment import Experiment
+from trainer.run.session import make_stages
 
 PICTURES_TRAIN, BATCH_SIZE, STEPS_AN_EPOCH = 13, 4, 4
 
@@ -320,7 +321,7 @@ def test_cores_are_those_that_this_process_may_use(monkeypatch):
 
 
 GROWING = """
-from trainer.machine import peak_memory_mb
+from trainer.runtime import peak_memory_mb
 before = peak_memory_mb()
 touched = bytearray(b"x" * 200_000_000)
 grown = peak_memory_mb()

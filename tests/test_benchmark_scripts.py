@@ -227,7 +227,7 @@ def test_command_lines_are_valid(program, tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "argv", command[1:])
         assert module.parse_arguments().output == str(tmp_path / "run" / "measured.json")
     else:
-        from trainer import flags
+        from trainer.cli import flags
 
         monkeypatch.chdir(ROOT)
         config = flags.parse(command[2:]).config

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from tests.conftest import make_flower_folder
-from trainer import experiment as experiment_room
-from trainer.bit_rule import BATCH_SIZE, Rule, apply_rule, bit_rule
-from trainer.config import Config
-from trainer.files import read_json
-from trainer.flags import parse
+from trainer.cli.config import Config
+from trainer.cli.flags import parse
+from trainer.cli.phase_specs import RULED, phase_specs
 from trainer.loop.phases import make_plan
-from trainer.phase_specs import RULED, phase_specs
+from trainer.run import experiment as experiment_room
+from trainer.run.bit_rule import BATCH_SIZE, Rule, apply_rule, bit_rule
+from trainer.store.files import read_json
 from trainer.values import UsageError
 
 
@@ -74,7 +74,7 @@ def test_it_trains_and_goes_on(tmp_path, tiny_backbone, run_main, monkeypatch):
         return Rule(2, (4, 6, 8), 10, 16, 0.64, 0.1)
 
     monkeypatch.setattr(experiment_room, "bit_rule", short)
-    monkeypatch.setattr("trainer.bit_rule.BATCH_SIZE", 6)
+    monkeypatch.setattr("trainer.run.bit_rule.BATCH_SIZE", 6)
     pictures = make_flower_folder(tmp_path / "pictures", n=6)
     arguments = (
         f"--source=folder:{pictures}", f"--backbone=savedmodel:{tiny_backbone}", "--schedule=auto",
@@ -113,7 +113,7 @@ def test_the_head_starts_at_zero(tmp_path, tiny_backbone):
 def test_what_it_prints_gives_the_same_run(tmp_path, tiny_backbone, run_main, monkeypatch):
     rule = Rule(2, (4, 6, 8), 10, 16, 0.64, 0.1)
     monkeypatch.setattr(experiment_room, "bit_rule", lambda **given: rule)
-    monkeypatch.setattr("trainer.bit_rule.BATCH_SIZE", 6)
+    monkeypatch.setattr("trainer.run.bit_rule.BATCH_SIZE", 6)
     pictures = make_flower_folder(tmp_path / "pictures", n=6)
     mine = (
         f"--source=folder:{pictures}", f"--backbone=savedmodel:{tiny_backbone}", "--splits=12,6",

@@ -14,8 +14,8 @@ import pytest
 import tensorflow as tf
 
 from tests.conftest import call_main, make_flower_folder
-from trainer import flags
-from trainer.config import Config
+from trainer.cli import flags
+from trainer.cli.config import Config
 from trainer.precision import supported
 
 FIELDS = [f for section in dataclasses.fields(Config) for f in dataclasses.fields(section.default)]

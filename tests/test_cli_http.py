@@ -19,7 +19,7 @@ from tests.model.modules import pack, save_tiny
 from tests.small_disks import small_disk
 from tests.test_cli_errors import contents
 from tests.test_cli_surroundings import without_privileges
-from trainer import network
+from trainer.store import downloads as network
 
 TIMEOUT_SECS = 0.3
 NOISE_BYTES = 200_000

@@ -11,12 +11,12 @@ import tensorflow as tf
 from tests.conftest import make_flower_folder
 from tests.record.events import scalars, steps_of
 from trainer.data.augment import AUGMENTATIONS
-from trainer.files import read_json
 from trainer.loop.averages import AVERAGES
 from trainer.loop.losses import LOSSES
 from trainer.loop.optimizers import OPTIMIZERS
 from trainer.loop.schedules import SCHEDULES
-from trainer.record import figures
+from trainer.report import figures
+from trainer.store.files import read_json
 
 REGISTRIES = {
     "augment": list(AUGMENTATIONS),

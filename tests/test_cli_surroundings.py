@@ -19,8 +19,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import call_main, make_flower_folder
-from trainer import commands, files
+from trainer import commands
 from trainer.runtime import start_tensorflow
+from trainer.store import files
 
 NOBODY = 65534
 
@@ -214,9 +215,9 @@ runpy.run_module("trainer.main", run_name="__main__")
 MACOS = """
 import errno, os
 del errno.EUCLEAN, os.sched_getaffinity
-import trainer.commands.doctor, trainer.data.array_file, trainer.record.checkpoint_record
-from trainer.data.drawers import draw_all
-from trainer.machine import cores
+import trainer.commands.doctor, trainer.store.array_file, trainer.record.checkpoint_files
+from trainer.data.sources.synthetic.workers import draw_all
+from trainer.runtime import cores
 assert cores() == os.cpu_count()
 assert list(draw_all(2, draw=str, seed=0, name="")) == ["0", "1"]
 """

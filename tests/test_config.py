@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from trainer.config import Config
+from trainer.cli.config import Config
 from trainer.values import UsageError
 
 FIELDS = {f.name: f for section in dataclasses.fields(Config) for f in dataclasses.fields(section.default)}

@@ -13,12 +13,15 @@ from pathlib import Path
 import pytest
 
 from tests.record.runs import make_run
-from trainer.config import Config
-from trainer.doctor import hardware, installed, probe, reach, run_folder, storage
+from trainer.cli.config import Config
+from trainer.doctor import hardware, probe, storage
+from trainer.doctor import packages as installed
+from trainer.doctor import storage as reach
+from trainer.doctor import storage as run_folder
 from trainer.doctor.findings import Finding, Section, as_json, shown, verdict
-from trainer.doctor.imports import imported_by_training
-from trainer.doctor.reach import Address, Reach
-from trainer.doctor.speeds import check_precisions
+from trainer.doctor.hardware import check_precisions
+from trainer.doctor.packages import imported_by_training
+from trainer.doctor.storage import Address, Reach
 from trainer.precision import Choice
 from trainer.precision.choice import MEASUREMENT
 from trainer.record.workdir import Workdir
@@ -114,7 +117,7 @@ def test_places_that_are_no_folders_here(monkeypatch, tmp_path):
 
 
 def test_encodings():
-    code = "from trainer.doctor.installed import check_encodings as c; print(c()[0].mark)"
+    code = "from trainer.doctor.packages import check_encodings as c; print(c()[0].mark)"
     plain = {
         **os.environ,
         "LC_ALL": "C",

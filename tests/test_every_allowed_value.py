@@ -8,16 +8,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from trainer.combinations import check_options
-from trainer.config import Config
+from trainer.cli.config import Config
+from trainer.cli.flags import parse, to_flagfile
+from trainer.cli.phase_specs import MOST_PHASES, phase_specs
 from trainer.data.augment import make_augment
-from trainer.feature_cache import FeatureCache
-from trainer.flags import parse, to_flagfile
 from trainer.loop.callbacks import Every
-from trainer.loop.limits import make_limit
+from trainer.loop.gradient_rules import make_limit
 from trainer.loop.phases import make_plan
 from trainer.model.heads import Head
-from trainer.phase_specs import MOST_PHASES, phase_specs
+from trainer.run.combinations import check_options
+from trainer.run.feature_cache import FeatureCache
 from trainer.values import Duration, UsageError, parse_calls
 
 UNITS = st.sampled_from(["epochs", "steps", "examples", "epoch", "step", "example", "%"])

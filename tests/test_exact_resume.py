@@ -14,8 +14,8 @@ import pytest
 from tests.conftest import make_flower_folder
 from tests.continuations import Killed, told_faults, while_recovering
 from tests.interruptions import Kill, changed, read_disk, torn
-from trainer.commands import loop_wiring
 from trainer.loop import standard_callbacks
+from trainer.run import session as loop_wiring
 from trainer.runtime import StopSignal
 from trainer.values import Interrupted
 

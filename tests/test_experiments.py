@@ -14,8 +14,8 @@ import tensorflow as tf
 
 from tests.conftest import make_flower_folder
 from tests.record.events import scalars
-from trainer import flags
-from trainer.files import read_json
+from trainer.cli import flags
+from trainer.store.files import read_json
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = sorted(ROOT.glob("experiments/*.flags"))

@@ -26,7 +26,7 @@ from tests.small_disks import small_disk
 from trainer.commands import export
 from trainer.commands import predict as predict_command
 from trainer.export import tflite
-from trainer.export.fresh import Answers
+from trainer.export.fresh_process import Answers
 from trainer.export.models import FORMATS
 from trainer.values import TrainerError, UsageError
 
@@ -180,8 +180,8 @@ def test_parity_is_what_the_interpreter_gives(exported, predict):
 
 
 def pixels_of(exported):
-    from trainer.data.files import Found
     from trainer.data.loading import Loader
+    from trainer.data.picture_files import Found
     from trainer.values import Contract
 
     contract = Contract(8, 8, (0.0, 1.0), feature_width=2, any_size=True)

@@ -9,8 +9,8 @@ import pytest
 
 from tests.conftest import call_main, make_flower_folder
 from tests.run_results import differences, results, without_older
-from trainer.commands import loop_wiring
 from trainer.loop import standard_callbacks
+from trainer.run import session as loop_wiring
 
 SETTINGS = (
     "--image_size=8", "--splits=10,4,4", "--batch_size=4", "--head=mlp(6)", "--log_every=2steps",

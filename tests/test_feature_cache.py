@@ -27,9 +27,9 @@ from tests.feature_runs import (
     tiny_net,
     weights,
 )
-from trainer import provenance
 from trainer.data import features, pipeline
-from trainer.data.feature_store import FeatureStore, StoredFeatures
+from trainer.store import provenance
+from trainer.store.feature_store import FeatureStore, StoredFeatures
 
 PROJECT = Path(__file__).parents[1]
 SPLITS = ["train", "validation", "test"]
@@ -359,7 +359,7 @@ def test_all_code_that_runs_on_the_way_to_features_is_covered(train):
     assert {package / "data" / "decode.py", package / "model" / "cuts.py"} <= ours
     wiring = {package / f"{name.removeprefix('trainer.')}.py" for name in features.WIRING}
     # These show how far the work is, and end it.
-    told = {package / name for name in ("record/progress.py", "runtime.py", "commands/loop_wiring.py")}
+    told = {package / name for name in ("record/progress.py", "runtime.py", "run/session.py")}
     assert ours - covered - wiring - told == set()
 
 
@@ -411,7 +411,7 @@ def program(text, *arguments):
 # Waits at each split until another process asks for the same.
 TOGETHER = """
 import os, pathlib, sys, time
-from trainer.data.feature_store import FeatureStore
+from trainer.store.feature_store import FeatureStore
 from trainer.main import main
 
 get, here, asked = FeatureStore.get, pathlib.Path(sys.argv.pop(1)), []
@@ -450,7 +450,7 @@ def test_two_runs_at_once_compute_once_and_give_the_same(cached, options, tmp_pa
 # Dies in the middle of the training pictures.
 KILLED = """
 import os, signal, sys
-from trainer.data.feature_store import FeatureStore
+from trainer.store.feature_store import FeatureStore
 from trainer.main import main
 
 get = FeatureStore.get

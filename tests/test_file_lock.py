@@ -11,11 +11,11 @@ import threading
 
 import pytest
 
-from trainer import file_lock as module
-from trainer import files
-from trainer.archives.unpack import remove_left_overs
-from trainer.file_lock import Holder, file_lock, held_by
-from trainer.files import PART_PREFIX
+from trainer.store import files
+from trainer.store import lock as module
+from trainer.store.files import PART_PREFIX
+from trainer.store.lock import Holder, file_lock, held_by
+from trainer.store.unpack import remove_left_overs
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_where_files_cannot_be_locked_one_that_lives_is_known_by_its_text(path, 
 HOLD = """
 import sys, time
 from pathlib import Path
-from trainer.file_lock import file_lock
+from trainer.store.lock import file_lock
 with file_lock(Path(sys.argv[1])) as held:
     print(bool(held), flush=True)
     sys.stdin.read()

@@ -7,8 +7,8 @@ import stat
 
 import pytest
 
-from trainer import files
-from trainer.files import move, set_mode, sync, write_bytes
+from trainer.store import files
+from trainer.store.files import move, set_mode, sync, write_bytes
 
 
 @pytest.fixture

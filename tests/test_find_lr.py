@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import make_flower_folder
 from tests.record.events import scalars, steps_of
-from trainer.files import read_json
+from trainer.store.files import read_json
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from trainer import flags
-from trainer.config import Config
+from trainer.cli import flags
+from trainer.cli.config import Config
 from trainer.runtime import start_tensorflow
 from trainer.values import UsageError
 
@@ -326,5 +326,5 @@ def test_help_of_the_module_as_a_program():
     )
     assert (done.returncode, done.stdout) == (0, flags.help_text(full=False))
     loaded = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
-    assert "trainer.config" in loaded
+    assert "trainer.cli.config" in loaded
     assert not {name for name in loaded if name.split(".")[0] in ("tensorflow", "numpy", "tf_keras")}

@@ -52,7 +52,7 @@ def test_what_is_installed(tmp_path):
     pytest.importorskip("setuptools")
     built = ("-q", "build_py", "--build-lib", tmp_path / "lib", "egg_info", "--egg-base", tmp_path)
     subprocess.run([sys.executable, "setup.py", *built], check=True, cwd=ROOT, capture_output=True)
-    for name in ("py.typed", "serving/page.html", "options/keywords.py"):
+    for name in ("py.typed", "serving/page.html", "cli/keywords.py"):
         assert (tmp_path / "lib" / "trainer" / name).is_file()
     [entries] = tmp_path.glob("*.egg-info/entry_points.txt")
     assert "hub-trainer = trainer.main:program\n" in entries.read_text() + "\n"
@@ -80,7 +80,7 @@ sys.meta_path.insert(0, Hidden())
 from trainer.runtime import start_tensorflow
 start_tensorflow()
 from trainer.model.hub_modules import HubBackbone
-from trainer.hub import hub
+from trainer.model.hub import hub
 assert "pkg_resources" not in sys.modules
 print(hub.__version__, hub.KerasLayer.__name__)
 """

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.caches import cache_root, hub_cache_root, keras_folder
 from trainer.paths import home, local_path, pattern_in, settle_home, temporary_home
+from trainer.store.places import cache_root, hub_cache_root, keras_folder
 from trainer.values import UsageError
 
 
@@ -94,7 +94,7 @@ def test_what_is_refused_tensorflow_would_not_find():
 
 def test_the_functions_for_other_programs_refuse_it_too(tmp_path):
     import trainer
-    from trainer.export.opened import open_model
+    from trainer.export.models import open_model
 
     (tmp_path / "a[1]" / "run").mkdir(parents=True)
     for opened in (trainer.load, open_model):
@@ -113,7 +113,7 @@ def test_export_needs_a_temporary_folder_that_tensorflow_finds(tmp_path, run_mai
 
 
 def test_pictures_may_lie_in_such_folders(tmp_path, flower_folder):
-    from trainer.data.files import find_pictures
+    from trainer.data.picture_files import find_pictures
     from trainer.data.sources.folder import open_folder
 
     root = flower_folder(tmp_path / "my [1] photos*?")

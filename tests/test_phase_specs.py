@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.config import Config, PlanConfig
-from trainer.phase_specs import SCHEDULES, PhaseSpec, is_auto, phase_specs, phase_text
+from trainer.cli.config import Config, PlanConfig
+from trainer.cli.phase_specs import SCHEDULES, PhaseSpec, is_auto, phase_specs, phase_text
 from trainer.values import Call, Duration, UsageError, parse_calls
 
 

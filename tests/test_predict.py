@@ -23,18 +23,18 @@ from tests.conftest import call_main, make_flower_folder
 from tests.data.kinds import KINDS
 from tests.data.pictures import blocks, encode, jpeg
 from tests.data.test_trial import DAMAGED
-from trainer.commands import finished
-from trainer.config import Config
-from trainer.data.bad_pictures import shown_name
-from trainer.data.files import Found, find_pictures
+from trainer.cli.config import Config
+from trainer.data.inspect.bad_pictures import shown_name
+from trainer.data.inspect.scan import scan
 from trainer.data.loading import Loader
+from trainer.data.picture_files import Found, find_pictures
 from trainer.data.pipeline import Pipeline
-from trainer.data.scan import scan
 from trainer.data.sources.folder import open_folder
 from trainer.model.weights import assign_weights
 from trainer.precision import supported
 from trainer.record.predictions import FORMATS, Prediction, choose_format
 from trainer.record.workdir import Workdir
+from trainer.run import finished_run as finished
 from trainer.values import Contract, TrainerError
 
 NAMES = ["blue", "green", "red"]

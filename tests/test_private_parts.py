@@ -12,7 +12,7 @@ import tf_keras
 from tensorflow.python.eager import context
 
 from trainer.export import frozen
-from trainer.model import inference_graphs
+from trainer.model import graphs as inference_graphs
 from trainer.model.folding import fold_batch_norm
 from trainer.precision import rewriter
 from trainer.record.event_files import EventFile

@@ -7,7 +7,8 @@ import subprocess
 
 import pytest
 
-from trainer import __version__, provenance
+from trainer import __version__
+from trainer.store import provenance
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ import pytest
 
 import trainer
 from tests.conftest import make_flower_folder
-from trainer.config import Config
-from trainer.options import keywords
+from trainer.cli import keywords
+from trainer.cli.config import Config
 from trainer.values import TrainerError, UsageError
 
 ROOT = Path(__file__).parent.parent

@@ -17,7 +17,8 @@ from tests.conftest import call_main, make_flower_folder
 from tests.continuations import Killed, told_faults
 from tests.helpers.research import FOLDER, TEACHER_LOGITS, make_objective, make_rule, objective_state
 from tests.loop.toys import batch_of, dataset_of, run_of, softmax, state_of
-from trainer import flags, plugins
+from trainer import plugins
+from trainer.cli import flags
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(FOLDER.glob("*.py"))

@@ -14,14 +14,15 @@ from PIL import Image
 from tests.conftest import make_flower_folder
 from tests.feature_runs import tiny_net
 from tests.model.modules import save_tiny, save_with_signature
-from trainer import feature_cache, flags
-from trainer import stages as stages_module
-from trainer.commands.evaluate import make_stages
+from trainer.cli import flags
 from trainer.data.augment import make_augment
 from trainer.data.features import FeatureBatches
-from trainer.experiment import Experiment
-from trainer.feature_cache import why_uncached
 from trainer.precision import in_precision, supported
+from trainer.run import feature_cache
+from trainer.run import stages as stages_module
+from trainer.run.experiment import Experiment
+from trainer.run.feature_cache import why_uncached
+from trainer.run.session import make_stages
 from trainer.values import UsageError
 
 TOP = "--phase=name=top; for=2epochs; train=head backbone/last.*"

@@ -9,10 +9,10 @@ import shutil
 import pytest
 
 from tests.conftest import call_main, make_flower_folder
-from trainer.commands.scoring import recorded_temperature
-from trainer.files import read_json, require_shape
-from trainer.record.scored import read_report
 from trainer.record.workdir import Workdir
+from trainer.report.scored import read_report
+from trainer.run.scoring import recorded_temperature
+from trainer.store.files import read_json, require_shape
 from trainer.values import TrainerError
 
 WRONG = [[], {}, None, "x", 5, True, [[]], {"x": {}}, -1.5]

@@ -17,13 +17,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer import stages as stages_room
 from trainer.commands import evaluate, train
 from trainer.data.features import FeatureBatches
-from trainer.data.order import OrderedBatches
+from trainer.data.pipeline import OrderedBatches
 from trainer.loop import state as state_room
-from trainer.record import checkpoints, curves, figures
-from trainer.record.report import charts, writer
+from trainer.record import checkpoints
+from trainer.report import curves, figures, writer
+from trainer.report import figures as charts
+from trainer.run import stages as stages_room
 
 DRAWN = (
     "picture_grid", "confusion_figure", "learning_curves", "reliability_figure", "roc_figure",

@@ -9,15 +9,25 @@ import os
 from typing import TYPE_CHECKING, Unpack
 
 from trainer import register
-from trainer.options.keywords import Options
+from trainer.cli.keywords import Options
 from trainer.values import Interrupted, TrainerError, UsageError
 
 if TYPE_CHECKING:
     from trainer.api import Run
-    from trainer.experiment import Experiment
+    from trainer.run.experiment import Experiment
 
-__all__ = ["Interrupted", "Options", "TrainerError", "UsageError", "load", "prepare", "register", "train"]
-__version__ = "0.1.0"
+__all__ = [
+    "Interrupted",
+    "Options",
+    "TrainerError",
+    "UsageError",
+    "__version__",
+    "load",
+    "prepare",
+    "register",
+    "train",
+]
+from trainer.version import __version__
 
 # Without a handler Python writes warnings to standard error; who calls this decides what is shown.
 logging.getLogger("trainer").addHandler(logging.NullHandler())

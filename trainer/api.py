@@ -13,17 +13,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Unpack
 
-from trainer import commands, flags
-from trainer.options.keywords import Options, PathLike
+from trainer import commands
+from trainer.cli import flags
+from trainer.cli.keywords import Options, PathLike
 from trainer.paths import local_path
 from trainer.record.workdir import Workdir
 from trainer.values import TrainerError, UsageError, in_words
 
 if TYPE_CHECKING:
     from trainer.commands.predict import Predictor
-    from trainer.data.files import Found
-    from trainer.experiment import Experiment
+    from trainer.data.picture_files import Found
     from trainer.record.predictions import Prediction
+    from trainer.run.experiment import Experiment
 
 _BEST = "best"
 
@@ -40,7 +41,9 @@ def load(workdir: PathLike, *, checkpoint: str | int = _BEST) -> "Run":
     """Does what `trainer.load` says."""
     with _told():
         commands.start("predict")
-        from trainer.export.about import is_model  # It imports TensorFlow, which has now begun as it should.
+        from trainer.export.metadata import (
+            is_model,  # It imports TensorFlow, which has now begun as it should.
+        )
 
         if is_model(local_path(workdir, flag=os.fspath(workdir))):
             return ExportedRun(workdir)
@@ -53,7 +56,7 @@ def prepare(**options: Unpack[Options]) -> "Experiment":
     line = _line("inspect", options)
     with _told():
         commands.opened(line)
-        from trainer.experiment import Experiment
+        from trainer.run.experiment import Experiment
 
         return Experiment(line.config)
 
@@ -147,7 +150,7 @@ class Run:
         Raises:
           TrainerError: there is no report.
         """
-        from trainer.record.scored import read_report
+        from trainer.report.scored import read_report
 
         return read_report(self._reported("metrics.json"))
 
@@ -157,7 +160,7 @@ class Run:
 
         Those of split `train` are means since the line before; those of `validation` are evaluations.
         """
-        from trainer.record.curves import read_metrics
+        from trainer.report.curves import read_metrics
 
         return read_metrics(self._folder.metrics_jsonl)
 

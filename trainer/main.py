@@ -8,7 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from trainer import flags, machine, runtime
+from trainer import runtime
+from trainer import runtime as machine
+from trainer.cli import flags
 from trainer.values import Interrupted, TrainerError, in_words
 
 # Longer than a SHA-256. What is behind it in a message would not be read.

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import measuring
 
-from trainer.files import read_json
+from trainer.store.files import read_json
 from trainer.values import TrainerError
 
 

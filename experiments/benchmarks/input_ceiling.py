@@ -20,8 +20,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import tensorflow as tf
 
+from trainer.data.inspect.scan import scan
 from trainer.data.pipeline import Pipeline
-from trainer.data.scan import scan
 from trainer.data.sources import Source, SourceOptions, open_source
 from trainer.values import Contract
 

@@ -30,7 +30,7 @@ import tensorflow as tf  # noqa: E402  (its import is part of what a user waits 
 import tensorflow_datasets as tfds  # noqa: E402
 import tf_keras  # noqa: E402
 
-from trainer.hub import hub  # noqa: E402
+from trainer.model.hub import hub  # noqa: E402
 
 HANDLE = "https://tfhub.dev/google/imagenet/inception_v3/feature_vector/4"
 SHUFFLE_BUFFER = 1000

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.data.trees import FILES, add, write_tgz, write_zip
-from trainer.archives import packed as packed_module
-from trainer.archives import unpack
 from trainer.data.sources import SourceOptions, open_source
+from trainer.store import unpack
+from trainer.store import unpack as packed_module
 from trainer.values import TrainerError
 
 

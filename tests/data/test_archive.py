@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.data.trees import FILES, ORDER, OTHERS, add, write_tgz, write_tree, write_zip
-from trainer import files
 from trainer.data.sources import Source, SourceOptions, archive, open_source
-from trainer.file_lock import file_lock
+from trainer.store import files
+from trainer.store.lock import file_lock
 from trainer.values import TrainerError, UsageError
 
 

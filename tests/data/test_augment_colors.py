@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
 
-from trainer.data.augment import colors, levels, make_augment
+from trainer.data.augment import change as levels
+from trainer.data.augment import colors, make_augment
 
 FACTORS = [0.0, 0.4, 1.0, 1.7]
 

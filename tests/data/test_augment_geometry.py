@@ -6,8 +6,8 @@ import tensorflow as tf
 import tf_keras
 
 from trainer.data.augment import AUGMENTATIONS, make_augment
-from trainer.data.augment.boxes import shape_that_fits
-from trainer.data.augment.projective import transform
+from trainer.data.augment.change import shape_that_fits
+from trainer.data.augment.geometry import transform
 
 COUNT, HEIGHT, WIDTH = 200, 12, 16
 NOISE = np.random.default_rng(0).random((5, HEIGHT, WIDTH, 3)).astype(np.float32)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tests.conftest import make_flower_folder
-from trainer.data.bad_pictures import BadPictureError, one_line, refusal, told_left_out
-from trainer.experiment import Experiment
-from trainer.flags import parse
+from trainer.cli.flags import parse
+from trainer.data.inspect.bad_pictures import BadPictureError, one_line, refusal, told_left_out
+from trainer.run.experiment import Experiment
 from trainer.values import TrainerError
 
 

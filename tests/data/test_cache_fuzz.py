@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from trainer.data.feature_store import FeatureStore
-from trainer.data.scan import scan
+from trainer.data.inspect.scan import scan
 from trainer.data.sources.folder import open_folder
+from trainer.store.feature_store import FeatureStore
 
 KEY = {"network": "ab12", "view": None}
 ROWS = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32)

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from trainer.data import drawers
-from trainer.data.drawers import draw_all
-from trainer.data.sources.synthetic import draw_picture, label_of, open_synthetic
+from trainer.data.sources.synthetic import workers as drawers
+from trainer.data.sources.synthetic.source import draw_picture, label_of, open_synthetic
+from trainer.data.sources.synthetic.workers import draw_all
 
 SEED = 5
 
@@ -95,7 +95,7 @@ def test_a_reader_that_stops_ends_the_processes(monkeypatch):
 
 ORPHANS = """
 import os, sys
-from trainer.data import drawers
+from trainer.data.sources.synthetic import workers as drawers
 drawers.MIN_EXAMPLES, drawers.CHUNK = 30, 4
 os.sched_getaffinity = lambda pid: {0, 1}
 started = []
@@ -143,7 +143,7 @@ def test_progress_is_told(monkeypatch, caplog):
 def test_a_source_loads_in_processes_what_it_reads_one_by_one(pictures, monkeypatch):
     source = open_synthetic("flowers", name="x", num_examples=30, seed=SEED)
     assert source.read(7) == pictures[7]
-    monkeypatch.setattr("trainer.data.sources.synthetic.draw_picture", refuse)
+    monkeypatch.setattr("trainer.data.sources.synthetic.source.draw_picture", refuse)
     source.load()
     assert list(source.encoded) == pictures
     monkeypatch.setattr(subprocess, "Popen", refuse)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.trees import FILES, write_tree
-from trainer.data.encoded import EncodedStore, Kept
+from trainer.data.encoded_cache import EncodedStore, Kept
 from trainer.data.sources.folder import open_folder
 from trainer.values import TrainerError
 
@@ -114,7 +114,7 @@ def test_a_folder_keeps_what_fits_and_reads_the_rest_from_disk(tmp_path):
 GROWTH = """
 import sys
 from pathlib import Path
-from trainer.data.encoded import EncodedStore
+from trainer.data.encoded_cache import EncodedStore
 store = EncodedStore(budget_bytes=8 * 2**20, spill_folder=Path(sys.argv[1]))
 def peak():
     # ru_maxrss would be that of the process that started this one, where that is larger.
@@ -164,7 +164,7 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
 LIMITED = """
 import resource, signal, sys
 from pathlib import Path
-from trainer.data.encoded import EncodedStore
+from trainer.data.encoded_cache import EncodedStore
 from trainer.values import TrainerError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
@@ -203,7 +203,7 @@ def test_a_file_cut_short_is_one_line(tmp_path):
 
 def test_a_killed_process_leaves_no_file(tmp_path):
     program = (
-        "import os, sys; from pathlib import Path; from trainer.data.encoded import EncodedStore\n"
+        "import os, sys; from pathlib import Path; from trainer.data.encoded_cache import EncodedStore\n"
         "store = EncodedStore(budget_bytes=0, spill_folder=Path(sys.argv[1]))\n"
         "store.append(b'1' * 9999)\nos.kill(os.getpid(), 9)"
     )

@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer import file_lock
-from trainer.data import array_file, feature_entry, feature_store
-from trainer.data.array_file import Damaged
-from trainer.data.feature_store import FeatureCacheError, FeatureStore
+from trainer.store import array_file, feature_store
+from trainer.store import feature_store as feature_entry
+from trainer.store import lock as file_lock
+from trainer.store.array_file import Damaged
+from trainer.store.feature_store import FeatureCacheError, FeatureStore
 
 KEY = {"network": {"weights": "ab12", "cut": "features"}, "view": None, "size": [8, 8], "rate": 0.5, "n": 1}
 ROWS = np.random.default_rng(0).normal(size=(7, 2, 3)).astype(np.float32)

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from tests.data.test_feature_store import digest, names
-from trainer.data.feature_store import FeatureStore
+from trainer.store.feature_store import FeatureStore
 
 PROJECT = Path(__file__).parent.parent.parent
 # Arguments: folder, name of the key, value of the numbers [4, 3], where to wait for a line of input.
 PROGRAM = """
 import logging, pathlib, sys
 import numpy as np
-from trainer.data.feature_store import FeatureCacheError, FeatureStore
+from trainer.store.feature_store import FeatureCacheError, FeatureStore
 
 logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
 root, name, value, pause = sys.argv[1:]
@@ -184,7 +184,7 @@ def in_own_namespace(script, *arguments):
 ON_FULL_DISK = """
 import pathlib, shutil, sys
 import numpy as np
-from trainer.data.feature_store import FeatureCacheError, FeatureStore
+from trainer.store.feature_store import FeatureCacheError, FeatureStore
 
 root = pathlib.Path(sys.argv[1]) / "features"
 store = FeatureStore(root, limit_bytes=10**8)
@@ -273,7 +273,7 @@ def test_in_a_read_only_folder_what_is_there_can_be_read(root):
 READ_ALL = """
 import pathlib, resource, sys
 import numpy as np
-from trainer.data.feature_store import FeatureStore
+from trainer.store.feature_store import FeatureStore
 
 def compute():
     block = np.ones((1024, 2048), np.float32)

@@ -9,11 +9,11 @@ import pytest
 import tensorflow as tf
 
 from tests.data.test_pipeline import BATCH, COUNT, STEPS_PER_EPOCH, TRAIN, assert_same, ids, make, read
-from trainer import provenance
 from trainer.data.augment import make_augment
 from trainer.data.features import FeatureBatches, compute_features, digest_variables, feature_key
-from trainer.data.scan import Scan
+from trainer.data.inspect.scan import Scan
 from trainer.data.sources import MemorySource
+from trainer.store import provenance
 from trainer.values import Contract
 
 ONE = tf.distribute.get_strategy()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer.data.files import Found, find_pictures
+from trainer.data.picture_files import Found, find_pictures
 
 ADDRESSES = {
     "https://example.com/a.jpg?size=*": "curl -O",

@@ -15,9 +15,9 @@ from PIL import Image
 
 from tests.data.kinds import BLACK, KINDS, exif, png, with_alpha
 from tests.data.pictures import blocks, encode, noise
-from trainer.data.bad_pictures import BadPictureError
 from trainer.data.decode import decode
-from trainer.data.headers import MAX_PIXELS, inspect_picture
+from trainer.data.inspect.bad_pictures import BadPictureError
+from trainer.data.inspect.headers import MAX_PIXELS, inspect_picture
 from trainer.values import TrainerError
 
 
@@ -185,7 +185,7 @@ BOMBS = {
 LOOK = """
 import json, resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (400 * 2**20, 400 * 2**20))
-from trainer.data.headers import inspect_picture
+from trainer.data.inspect.headers import inspect_picture
 from trainer.values import TrainerError
 for line in sys.stdin:
     try:

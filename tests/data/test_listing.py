@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.trees import age, write_tree
-from trainer.data.bad_pictures import BadPictureError, name_problem, shown_name
+from trainer.data.inspect.bad_pictures import BadPictureError, name_problem, shown_name
 from trainer.data.sources.folder import FolderSource, open_folder
 from trainer.values import TrainerError
 

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.data.kinds import KINDS
+from trainer.data.inspect.scan import Scan, scan
 from trainer.data.pipeline import Pipeline
-from trainer.data.scan import Scan, scan
 from trainer.data.sources import MemorySource
 from trainer.values import Contract
 

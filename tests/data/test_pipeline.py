@@ -10,8 +10,8 @@ from PIL import Image
 from tests.data.pictures import encode, noise
 from tests.data.trees import FILES, age, write_tree
 from trainer.data.augment import make_augment
+from trainer.data.inspect.scan import Scan, scan
 from trainer.data.pipeline import Pipeline, find_undecodable
-from trainer.data.scan import Scan, scan
 from trainer.data.sources import MemorySource
 from trainer.data.sources.folder import open_folder
 from trainer.values import Contract, UsageError

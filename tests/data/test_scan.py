@@ -14,15 +14,14 @@ from PIL import Image
 
 from tests.data.pictures import blocks, encode, jpeg
 from tests.data.trees import FILES, LONG_AGO, age, write_tree
-from trainer import provenance
-from trainer.data import scan as scans
-from trainer.data import stamps
-from trainer.data.bad_pictures import BadPictureError
-from trainer.data.scan import scan
+from trainer.data.inspect import scan as scans
+from trainer.data.inspect import scan as stamps
+from trainer.data.inspect.bad_pictures import BadPictureError
+from trainer.data.inspect.scan import Trial, scan
 from trainer.data.sources import MemorySource
 from trainer.data.sources.folder import FolderSource, open_folder
-from trainer.data.sources.synthetic import open_synthetic
-from trainer.data.trial import Trial
+from trainer.data.sources.synthetic.source import open_synthetic
+from trainer.store import provenance
 from trainer.values import TrainerError
 
 

@@ -10,9 +10,9 @@ import tensorflow as tf
 
 from tests.data.pictures import jpeg
 from tests.data.trees import FILES, OTHERS, prepare_tiny, write_tgz, write_tree, write_zip
-from trainer.data.bad_pictures import name_problem
 from trainer.data.decode import decode
-from trainer.data.headers import inspect_picture
+from trainer.data.inspect.bad_pictures import name_problem
+from trainer.data.inspect.headers import inspect_picture
 from trainer.data.sources import Source, SourceOptions, open_source
 from trainer.values import UsageError
 

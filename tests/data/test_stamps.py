@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 
 from tests.data.trees import LONG_AGO, age, prepare_tiny, write_tree
-from trainer.data import stamps
+from trainer.data.inspect import scan as stamps
+from trainer.data.inspect.scan import stamp_files
 from trainer.data.sources import open_source
 from trainer.data.sources.folder import open_folder
-from trainer.data.stamps import stamp_files
 
 
 def test_the_stamp_of_a_tfds_data_set_is_that_of_its_files(options):

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from trainer.data.sources.synthetic import CLASS_NAMES, open_synthetic
+from trainer.data.sources.synthetic.source import CLASS_NAMES, open_synthetic
 from trainer.values import UsageError
 
 
@@ -75,7 +75,7 @@ def test_fewer_are_the_first_of_more(source, count):
 
 def test_same_seed_gives_the_same_bytes_in_another_process(source):
     program = (
-        "import hashlib; from trainer.data.sources.synthetic import open_synthetic as f\n"
+        "import hashlib; from trainer.data.sources.synthetic.source import open_synthetic as f\n"
         "s = f('flowers', name='x', num_examples=30, seed=7)\n"
         "print(hashlib.sha256(b''.join(s.encoded)).hexdigest(), s.labels.tolist())"
     )

@@ -17,14 +17,14 @@ import tensorflow as tf
 
 from tests.data.kinds import JPEGS, KINDS, LOSSLESS, behind_start, chunk, exif, png
 from tests.data.pictures import blocks, encode, noise
-from trainer.data import jpeg_check, trial
-from trainer.data.bad_pictures import BadPictureError
-from trainer.data.headers import inspect_picture
+from trainer.data.inspect import jpeg_check
+from trainer.data.inspect import scan as trial
+from trainer.data.inspect.bad_pictures import BadPictureError
+from trainer.data.inspect.headers import inspect_picture
+from trainer.data.inspect.scan import Trial, scan
 from trainer.data.loading import Loader
 from trainer.data.pipeline import Pipeline
-from trainer.data.scan import scan
 from trainer.data.sources import MemorySource
-from trainer.data.trial import Trial
 from trainer.values import Contract, TrainerError
 
 PHOTO = encode(noise(301, 203), "JPEG", quality=90)
@@ -304,7 +304,9 @@ def test_nothing_is_written_of_damaged_pictures(capfd):
 
 
 def test_damaged_metadata_is_no_reason_to_warn():
-    code = "from tests.data.kinds import KINDS; from trainer.data.headers import inspect_picture as look"
+    code = (
+        "from tests.data.kinds import KINDS; from trainer.data.inspect.headers import inspect_picture as look"
+    )
     command = [sys.executable, "-c", f"{code}; print(look(KINDS['damaged exif'], name='x').orientation)"]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("1\n", "")
@@ -314,8 +316,8 @@ AT_LEVEL = """
 import sys
 from trainer.runtime import start_tensorflow
 start_tensorflow()
-from trainer.data.bad_pictures import BadPictureError
-from trainer.data.trial import Trial
+from trainer.data.inspect.bad_pictures import BadPictureError
+from trainer.data.inspect.scan import Trial
 tried = Trial()
 for line in sys.stdin:
     try:

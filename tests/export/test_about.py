@@ -4,7 +4,7 @@ import zipfile
 
 import pytest
 
-from trainer.export.about import NAME, read_about
+from trainer.export.metadata import NAME, read_about
 from trainer.values import TrainerError
 
 

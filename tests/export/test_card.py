@@ -3,7 +3,7 @@
 import pytest
 
 from trainer.export import card
-from trainer.export.about import About
+from trainer.export.metadata import About
 from trainer.values import Contract
 
 METRICS = {

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer.export import check_model, fresh
+from trainer.export import check_model
+from trainer.export import fresh_process as fresh
 from trainer.export.folder import put_in_place
-from trainer.export.fresh import run_model
+from trainer.export.fresh_process import run_model
 from trainer.values import TrainerError
 
 # Stands for a model whose probabilities are the first pixel of a picture; it says where it was run, too.

@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from tests.data.kinds import KINDS, behind_start, exif
 from tests.data.pictures import blocks, encode
-from trainer.data.bad_pictures import BadPictureError
-from trainer.data.headers import inspect_picture
+from trainer.data.inspect.bad_pictures import BadPictureError
+from trainer.data.inspect.headers import inspect_picture
 from trainer.export.orientation import MAX_BLOCKS, exif_orientation
 
 LITTLE, BIG = "<", ">"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trainer.export.fresh import Answers
+from trainer.export.fresh_process import Answers
 from trainer.export.parity import Reference, failures, parity, size_bytes, told
 
 # The network is right on the first three of four.

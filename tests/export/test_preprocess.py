@@ -14,9 +14,9 @@ from PIL import Image
 
 from tests.data.kinds import KINDS, exif
 from tests.data.pictures import encode
-from trainer.data.bad_pictures import BadPictureError
 from trainer.data.decode import decode, to_contract
-from trainer.data.headers import inspect_picture
+from trainer.data.inspect.bad_pictures import BadPictureError
+from trainer.data.inspect.headers import inspect_picture
 from trainer.export import preprocess
 from trainer.values import Contract
 

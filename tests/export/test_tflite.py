@@ -10,7 +10,7 @@ import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
-from trainer.export.about import About, read_about
+from trainer.export.metadata import About, read_about
 from trainer.export.tflite import FORMATS, Converter
 from trainer.values import Contract, TrainerError
 

@@ -2,9 +2,9 @@
 
 from tests.loop.toys import dataset_of, plan_of, random_batches, run_of
 from trainer.loop import callbacks, standard_callbacks
-from trainer.loop.guard import Guard
-from trainer.loop.judges import Best
+from trainer.loop.best_and_stop import Best
 from trainer.loop.loop import train
+from trainer.loop.standard_callbacks import Guard
 from trainer.values import Duration
 
 TWO_PHASES = ("name=a; for=4steps; train=head; lr=0.1", "name=b; for=6steps; train=head; lr=0.2")

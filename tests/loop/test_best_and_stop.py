@@ -7,8 +7,8 @@ import pytest
 from tests.loop.recording import TWO_PHASES, Recorder, Visits, run_loop
 from tests.loop.toys import state_of
 from trainer.loop import standard_callbacks
-from trainer.loop.guard import Guard
-from trainer.loop.judges import Best
+from trainer.loop.best_and_stop import Best
+from trainer.loop.standard_callbacks import Guard
 
 
 @pytest.mark.parametrize(

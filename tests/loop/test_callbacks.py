@@ -9,7 +9,7 @@ from tests.loop.recording import TWO_PHASES, Recorder, Visits, all_callbacks, ev
 from tests.loop.toys import random_batches, state_of
 from trainer.loop import standard_callbacks
 from trainer.loop import stopwatch as stopwatch_room
-from trainer.loop.guard import Guard
+from trainer.loop.standard_callbacks import Guard
 from trainer.values import TrainerError
 
 

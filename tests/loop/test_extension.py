@@ -2,11 +2,11 @@
 
 import pytest
 
-from trainer.config import Config
+from trainer.cli.config import Config
+from trainer.cli.phase_specs import phase_specs
 from trainer.loop.callbacks import Every
 from trainer.loop.extension import first_other_step, why_other_updates
 from trainer.loop.phases import make_plan
-from trainer.phase_specs import phase_specs
 from trainer.values import Duration
 
 

@@ -7,7 +7,6 @@ import tf_keras
 from tf_keras import layers
 
 from tests.loop.toys import dataset_of, plan_of, random_batches, run_of
-from trainer.commands.finished import Network
 from trainer.loop.evaluator import Evaluator
 from trainer.loop.losses import make_loss
 from trainer.loop.objectives import supervised
@@ -15,9 +14,9 @@ from trainer.loop.state import TrainState
 from trainer.model.backbones.keras import KerasBackbone
 from trainer.model.classifier import Classifier
 from trainer.model.cuts import whole_cut
-from trainer.model.heads import Head
-from trainer.model.initializers import reseed
+from trainer.model.heads import Head, reseed
 from trainer.precision import in_precision, supported, was_rewritten
+from trainer.run.finished_run import Network
 
 SIDE_PX, NUM_CLASSES = 8, 5
 RECIPE = "for=9steps; train=all; lr=1; optimizer=sgd; momentum=0"

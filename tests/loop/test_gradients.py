@@ -8,10 +8,10 @@ from tf_keras import layers
 
 from tests.loop.toys import dataset_of, run_of, state_of, values
 from tests.model.modules import KERNEL
-from trainer.data.order import OrderedBatches
+from trainer.data.pipeline import OrderedBatches
 from trainer.model.backbones import open_backbone
 from trainer.model.backbones.keras import KerasBackbone
-from trainer.model.initializers import reseed
+from trainer.model.heads import reseed
 
 COUNT, BATCH, SIDE = 17, 8, 6
 RANDOM = np.random.default_rng(0)

@@ -8,7 +8,7 @@ import pytest
 from tests.loop.recording import TWO_PHASES, Recorder, all_callbacks, every, run_loop
 from tests.loop.toys import dataset_of, random_batches, run_of, state_of, values
 from trainer.loop import standard_callbacks
-from trainer.loop.guard import Guard, NonFinite
+from trainer.loop.standard_callbacks import Guard, NonFinite
 from trainer.values import TrainerError
 
 

@@ -5,8 +5,8 @@ import tensorflow as tf
 
 from tests.loop.recording import Recorder, all_callbacks, run_loop
 from tests.loop.toys import dataset_of, random_batches, run_of, state_of
-from trainer.loop.judges import EarlyStop, Plateau
-from trainer.loop.standstill import Standstill
+from trainer.loop.best_and_stop import EarlyStop, Plateau
+from trainer.loop.state import Standstill
 
 PLATEAU = "name=a; for=12steps; train=head; lr=0.4; optimizer=sgd; lr_schedule=plateau(0.5,2)"
 

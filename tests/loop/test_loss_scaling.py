@@ -6,9 +6,9 @@ import tensorflow as tf
 
 from tests.loop.recording import Recorder, all_callbacks
 from tests.loop.toys import batch_of, dataset_of, random_batches, run_of, state_of, values
-from trainer.loop.guard import Guard
 from trainer.loop.loop import train
-from trainer.loop.loss_scaling import GOOD_STEPS_TO_DOUBLE, INITIAL_SCALE, LossScale
+from trainer.loop.standard_callbacks import Guard
+from trainer.loop.state import GOOD_STEPS_TO_DOUBLE, INITIAL_SCALE, LossScale
 from trainer.record.checkpoints import Checkpoints
 from trainer.values import TrainerError
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer.loop.multipliers import check_rules, multipliers
+from trainer.loop.optimizers import check_rules, multipliers
 from trainer.model.layers import Layer
 from trainer.values import UsageError
 

@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 
 from tests.loop.toys import plan_of
-from trainer.config import PlanConfig
+from trainer.cli.config import PlanConfig
+from trainer.cli.phase_specs import phase_specs
 from trainer.loop.phases import PhaseSchedule, make_plan
-from trainer.phase_specs import phase_specs
 from trainer.values import UsageError
 
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 from tests.loop.toys import batch_of, dataset_of, random_batches, run_of, softmax, state_of, values
 from tests.model.modules import KERNEL, PENALTY
 from trainer.loop.evaluator import Evaluator
-from trainer.loop.limits import make_limit
+from trainer.loop.gradient_rules import make_limit
 from trainer.loop.losses import make_loss
 from trainer.loop.objectives import supervised
 from trainer.loop.stopwatch import timed

@@ -9,9 +9,9 @@ import tensorflow as tf
 from tests.loop.recording import TWO_PHASES, Recorder, Visits, all_callbacks, every, run_loop
 from tests.loop.toys import dataset_of, random_batches, run_of, state_of
 from trainer.loop import standard_callbacks
-from trainer.loop.judges import EarlyStop
+from trainer.loop.best_and_stop import EarlyStop
 from trainer.loop.loop import train
-from trainer.loop.watching import Figures, Histograms, Profile, profile_range, real_values
+from trainer.loop.monitoring import Figures, Histograms, Profile, profile_range, real_values
 from trainer.values import UsageError
 
 

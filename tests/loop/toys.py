@@ -5,15 +5,15 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from trainer.config import PlanConfig
+from trainer.cli.config import PlanConfig
+from trainer.cli.phase_specs import phase_specs
+from trainer.loop.objectives import Recipe
 from trainer.loop.phases import make_plan
-from trainer.loop.recipe import Recipe
 from trainer.loop.state import TrainState
 from trainer.loop.step import make_train_run
 from trainer.model.classifier import Classifier
 from trainer.model.cuts import whole_cut
 from trainer.model.heads import Head
-from trainer.phase_specs import phase_specs
 from trainer.values import Contract
 
 

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from trainer.measures.calibration import (
+from trainer.metrics.calibration import (
     MAX_TEMPERATURE,
     MIN_TEMPERATURE,
     apply,
@@ -14,7 +14,7 @@ from trainer.measures.calibration import (
     fit_temperature,
     is_at_bound,
 )
-from trainer.measures.probabilities import log_loss, softmax
+from trainer.metrics.probabilities import log_loss, softmax
 
 
 def test_the_error_by_hand():

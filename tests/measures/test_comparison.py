@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trainer.measures.comparison import mcnemar
+from trainer.metrics.significance import mcnemar
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 
-from trainer.measures.mistakes import least_certain, worst_mistakes
-from trainer.measures.probabilities import (
+from trainer.metrics.probabilities import (
     brier_score,
+    least_certain,
     log_loss,
     log_odds,
     predicted,
     softmax,
     why_undefined,
+    worst_mistakes,
 )
 
 

@@ -11,8 +11,8 @@ from trainer.model.backbones import open_backbone
 from trainer.model.backbones.keras import KerasBackbone
 from trainer.model.dropout import Draws, drawing_from, dropout, seed_dropout
 from trainer.model.fingerprints import network_fingerprint
-from trainer.model.initializers import reseed
-from trainer.model.random_operations import stateful_random_ops
+from trainer.model.graphs import stateful_random_ops
+from trainer.model.heads import reseed
 
 IMAGES = np.random.default_rng(0).random((6, 8, 8, 3)).astype(np.float32)
 

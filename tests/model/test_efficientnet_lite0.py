@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.model import torch_weights
+from trainer.model import weight_files as torch_weights
 from trainer.model.backbones import efficientnet_lite0, open_backbone
 from trainer.model.layers import from_layer
 from trainer.values import Contract, TrainerError, UsageError

@@ -17,14 +17,14 @@ import pytest
 import tf_keras
 
 from tests.model.modules import pack, save_tiny
-from trainer import downloads
-from trainer.archives import packed as limits
-from trainer.archives import unpack as unpacking
-from trainer.file_lock import file_lock
-from trainer.hub import hub
 from trainer.model import hub_cache
 from trainer.model.backbones import open_backbone
+from trainer.model.hub import hub
 from trainer.model.hub_cache import fetched_folder, module_folder
+from trainer.store import downloads
+from trainer.store import unpack as limits
+from trainer.store import unpack as unpacking
+from trainer.store.lock import file_lock
 from trainer.values import TrainerError, UsageError
 
 

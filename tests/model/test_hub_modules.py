@@ -18,8 +18,8 @@ from tests.model.modules import (
 )
 from trainer.model import hub_modules
 from trainer.model.backbones import open_backbone
-from trainer.model.published_sizes import published_size
-from trainer.model.saved_models import first_line
+from trainer.model.hub_cache import first_line
+from trainer.model.hub_handles import published_size
 from trainer.model.variable_names import unique_names
 from trainer.values import Contract, TrainerError, UsageError
 

@@ -11,7 +11,7 @@ import tf_keras
 from trainer.model.backbones import keras as keras_apps
 from trainer.model.backbones import open_backbone
 from trainer.model.backbones.keras import KerasBackbone
-from trainer.model.random_operations import stateful_random_ops
+from trainer.model.graphs import stateful_random_ops
 from trainer.model.variable_names import lasting_layer_names
 from trainer.values import Contract, TrainerError, UsageError
 

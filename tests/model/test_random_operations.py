@@ -10,11 +10,11 @@ from tensorflow.python.framework.config import disable_op_determinism
 
 from tests.loop.toys import dataset_of, plan_of, random_batches, run_of, state_of
 from tests.model.modules import draws
-from trainer.model import random_operations
+from trainer.model import graphs as random_operations
 from trainer.model.backbones import open_backbone
 from trainer.model.backbones.keras import KerasBackbone
 from trainer.model.dropout import drawing_from
-from trainer.model.random_operations import report_random_ops, stateful_random_ops
+from trainer.model.graphs import report_random_ops, stateful_random_ops
 from trainer.values import UsageError
 
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.eager import context
 
-from trainer.hub import hub
+from trainer.model.hub import hub
 from trainer.precision import rewriter
 from trainer.precision.rewriter import (
     apart,

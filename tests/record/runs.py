@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trainer.config import Config
+from trainer.cli.config import Config
 from trainer.record.workdir import Workdir
 
 FACTS: dict[str, Any] = {

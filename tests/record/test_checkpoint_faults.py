@@ -22,7 +22,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.record.test_checkpoints import CONSTANT, message, values, variables
-from trainer.record import checkpoint_files, checkpoint_values
+from trainer.record import checkpoint_files
+from trainer.record import checkpoint_files as checkpoint_values
 from trainer.record.checkpoints import Base, Checkpoints
 from trainer.values import TrainerError
 

@@ -8,19 +8,20 @@ import shutil
 import pytest
 
 from tests.record.runs import make_run, outcomes
-from trainer.record import scored
-from trainer.record.comparison import compare_pairs, differing_options, holm
-from trainer.record.comparison_table import (
+from trainer.report import scored, writer
+from trainer.report.comparison import (
     WIDTH,
     as_json,
     comma_separated,
+    compare_pairs,
+    differing_options,
+    holm,
     markdown,
     notes,
     terminal,
     verdicts,
 )
-from trainer.record.report import writer
-from trainer.record.scored import find_reports, short_names
+from trainer.report.scored import find_reports, short_names
 from trainer.values import TrainerError, UsageError
 
 # 2 (1 + 15 + 105 + 455) / 2**15: 15 coins that show 3 heads or fewer, or 12 or more.

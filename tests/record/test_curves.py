@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.record import curves, figures
-from trainer.record.curves import Point, accuracy_limits, epoch_means, learning_curves, read_metrics
+from trainer.report import curves, figures
+from trainer.report.curves import Point, accuracy_limits, epoch_means, learning_curves, read_metrics
 
 PHASES = [("frozen", 0.0), ("finetune", 2.0)]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.record.overlays import contact_sheet, overlay, overlay_png, panels_png
+from trainer.report.overlays import contact_sheet, overlay, overlay_png, panels_png
 
 
 def pixels_of(png):

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 from sklearn import metrics as sk_metrics
 
-from trainer.measures.scores import scores
-from trainer.record.report import write_report
-from trainer.record.report.page import thumbnail
+from trainer.metrics.scores import scores
+from trainer.report.page import thumbnail
+from trainer.report.writer import write_report
 
 # Rows are examples. Predictions: a a b c c c b; one example of a goes to b, one of b to c.
 CHANCES = np.array([[8, 1, 1], [6, 2, 2], [1, 8, 1], [1, 2, 7], [2, 1, 7], [1, 1, 8], [2, 6, 2]]) / 10

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.record.shortening import shortened, shortened_apart
+from trainer.report.shortening import shortened, shortened_apart
 
 
 def test_what_is_short_stays_and_what_is_long_loses_its_middle():

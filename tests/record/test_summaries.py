@@ -12,9 +12,9 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from tests.record.events import accumulated, plugin, scalars, steps_of
 from tests.tabs import hparams_rows
-from trainer.record.figures import confusion_figure, picture_grid
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
+from trainer.report.figures import confusion_figure, picture_grid
 from trainer.values import TrainerError
 
 

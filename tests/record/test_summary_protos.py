@@ -6,7 +6,7 @@ import tensorflow as tf
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.histogram.summary_v2 import histogram_pb
 
-from trainer.record.summary_protos import histogram_summary, image_summary
+from trainer.record.summaries import histogram_summary, image_summary
 
 RANDOM = np.random.default_rng(0)
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from trainer.record.time_left import PhaseLength, Speed, TimeLeft, remember, remembered
+from trainer.record.progress import PhaseLength, Speed, TimeLeft, remember, remembered
 
 
 class Run:

@@ -11,11 +11,12 @@ import sys
 import pytest
 
 from tests.record.runs import FACTS
-from trainer import file_lock, files
-from trainer.config import Config
-from trainer.files import read_json, write_bytes, write_json
-from trainer.phase_specs import phase_specs
+from trainer.cli.config import Config
+from trainer.cli.phase_specs import phase_specs
 from trainer.record.workdir import Workdir
+from trainer.store import files
+from trainer.store import lock as file_lock
+from trainer.store.files import read_json, write_bytes, write_json
 from trainer.values import TrainerError, UsageError
 
 
@@ -54,7 +55,7 @@ def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")
     program = (
-        "import os, pathlib, signal, sys; import trainer.files as files\n"
+        "import os, pathlib, signal, sys; import trainer.store.files as files\n"
         "files.os.replace = lambda *args: os.kill(os.getpid(), signal.SIGKILL)\n"
         "files.write_bytes(pathlib.Path(sys.argv[1]), b'new' * 1000)"
     )

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from trainer import plugins, register
-from trainer.flags import CommandLine
-from trainer.machine import unsupported_system
+from trainer.cli.flags import CommandLine
 from trainer.paths import settle_home
 from trainer.record.workdir import Workdir
-from trainer.runtime import StopSignal, require_one_machine, start_tensorflow
+from trainer.runtime import StopSignal, require_one_machine, start_tensorflow, unsupported_system
 from trainer.values import TrainerError, UsageError
 
 # They read files, or try TensorFlow in a process of its own.

@@ -8,20 +8,20 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from trainer import __version__
-from trainer.commands.evaluate import make_stages
-from trainer.commands.picture_errors import named_pictures
-from trainer.experiment import Experiment
-from trainer.files import require_place, write_json
-from trainer.flags import CommandLine, to_flagfile
+from trainer.cli.flags import CommandLine, to_flagfile
 from trainer.loop.phases import Phase
 from trainer.loop.stopwatch import Stopwatch, timed
-from trainer.machine import machine, peak_memory_mb
 from trainer.paths import local_path
 from trainer.precision import apart, in_precision
-from trainer.provenance import versions
-from trainer.stages import Stages
+from trainer.run.experiment import Experiment
+from trainer.run.new_pictures import named_pictures
+from trainer.run.session import make_stages
+from trainer.run.stages import Stages
+from trainer.runtime import machine, peak_memory_mb
+from trainer.store.files import require_place, write_json
+from trainer.store.provenance import versions
 from trainer.values import TrainerError
+from trainer.version import __version__
 
 _log = logging.getLogger("trainer")
 FORMAT = 1

@@ -3,11 +3,10 @@
 import logging
 from pathlib import Path
 
-from trainer.flags import CommandLine
-from trainer.record.comparison import compare_pairs
-from trainer.record.comparison_table import FORMS, terminal
+from trainer.cli.flags import CommandLine
 from trainer.record.predictions import opened
-from trainer.record.scored import find_reports
+from trainer.report.comparison import FORMS, compare_pairs, terminal
+from trainer.report.scored import find_reports
 from trainer.values import UsageError
 
 _log = logging.getLogger("trainer")

@@ -4,17 +4,20 @@ import subprocess
 import sys
 from typing import Any
 
+from trainer.cli.flags import CommandLine
 from trainer.doctor import probe
 from trainer.doctor.findings import Section, as_json, count, shown, verdict
-from trainer.doctor.hardware import check_cluster, check_gpus, check_processor, check_tensorflow
-from trainer.doctor.installed import check_encodings, check_packages
-from trainer.doctor.reach import Reach
-from trainer.doctor.run_folder import check_workdir
-from trainer.doctor.speeds import check_precisions
-from trainer.doctor.storage import check_caches
-from trainer.files import require_place, write_json
-from trainer.flags import CommandLine
+from trainer.doctor.hardware import (
+    check_cluster,
+    check_gpus,
+    check_precisions,
+    check_processor,
+    check_tensorflow,
+)
+from trainer.doctor.packages import check_encodings, check_packages
+from trainer.doctor.storage import Reach, check_caches, check_workdir
 from trainer.paths import local_path
+from trainer.store.files import require_place, write_json
 from trainer.values import UsageError
 
 

@@ -17,21 +17,21 @@ from typing import Any
 
 import numpy as np
 
-from trainer.commands.explanations import Explanation, Explanations, label_of
-from trainer.commands.finished import open_network
-from trainer.config import Config
-from trainer.data.bad_pictures import BadPictureError, shown_name
-from trainer.data.files import Found, find_pictures, read_file
-from trainer.data.opening import open_configured
-from trainer.file_lock import file_lock
-from trainer.files import PART_PREFIX, make_folder, move, write_bytes, write_text
-from trainer.flags import CommandLine
+from trainer.cli.config import Config
+from trainer.cli.flags import CommandLine
+from trainer.data.configured import open_configured
+from trainer.data.inspect.bad_pictures import BadPictureError, shown_name
+from trainer.data.picture_files import Found, find_pictures, read_file
 from trainer.model.saliency import check_saliency
 from trainer.paths import local_path
 from trainer.record.manifest import Manifest
-from trainer.record.overlays import contact_sheet, overlay, panels_png
 from trainer.record.progress import counting
 from trainer.record.workdir import Workdir
+from trainer.report.overlays import contact_sheet, overlay, panels_png
+from trainer.run.explanations import Explanation, Explanations, label_of
+from trainer.run.finished_run import open_network
+from trainer.store.files import PART_PREFIX, make_folder, move, write_bytes, write_text
+from trainer.store.lock import file_lock
 from trainer.values import TrainerError
 
 _log = logging.getLogger("trainer")

@@ -11,28 +11,28 @@ from typing import Any
 
 import numpy as np
 
-from trainer.commands.picture_errors import named_pictures
-from trainer.commands.scoring import recorded_temperature
-from trainer.config import Config
-from trainer.data.opening import open_configured
+from trainer.cli.config import Config
+from trainer.cli.flags import CommandLine, to_flagfile
+from trainer.data.configured import open_configured
 from trainer.data.pipeline import Pipeline
-from trainer.experiment import Experiment
 from trainer.export import card
-from trainer.export.about import About
 from trainer.export.folder import CARD, PARITY, kept_models, put_in_place, require_export_place
-from trainer.export.fresh import Answers, Picture, run_model
+from trainer.export.fresh_process import Answers, Picture, run_model
+from trainer.export.metadata import About
 from trainer.export.models import FORMATS, SAVED_MODEL, file_of, parse_formats, write_models
 from trainer.export.parity import Reference, failures, parity, size_bytes, told
-from trainer.files import write_json, write_text
-from trainer.flags import CommandLine, to_flagfile
 from trainer.loop.evaluator import Evaluator
 from trainer.model.weights import assign_weights
 from trainer.paths import local_path
-from trainer.provenance import code, versions
 from trainer.record.checkpoints import Checkpoints
 from trainer.record.progress import counting
-from trainer.record.scored import read_report
 from trainer.record.workdir import Workdir
+from trainer.report.scored import read_report
+from trainer.run.experiment import Experiment
+from trainer.run.new_pictures import named_pictures
+from trainer.run.scoring import recorded_temperature
+from trainer.store.files import write_json, write_text
+from trainer.store.provenance import code, versions
 from trainer.values import TrainerError
 
 _log = logging.getLogger("trainer")
@@ -202,7 +202,7 @@ def _reference(experiment: Experiment, indices: np.ndarray) -> Reference:
     """Returns what training's own evaluation gives in float32."""
     evaluator = Evaluator(experiment.classifier, strategy=experiment.strategy)
     scored = evaluator(experiment.pipeline.once(indices))
-    from trainer.measures.probabilities import softmax  # Late: scikit-learn takes a second to import.
+    from trainer.metrics.probabilities import softmax  # Late: scikit-learn takes a second to import.
 
     return Reference(scored.labels, softmax(scored.logits))
 

@@ -5,20 +5,20 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.commands.evaluate import make_stages
-from trainer.commands.initial_weights import take_weights
-from trainer.commands.picture_errors import named_pictures
-from trainer.config import Config
-from trainer.experiment import Experiment
-from trainer.files import write_bytes, write_json
-from trainer.flags import CommandLine
+from trainer.cli.config import Config
+from trainer.cli.flags import CommandLine
+from trainer.cli.phase_specs import LARGEST, PhaseSpec
 from trainer.loop.lr_range import propose, range_spec, rising, smoothed
 from trainer.loop.objectives import start
 from trainer.loop.phases import make_plan
-from trainer.phase_specs import LARGEST, PhaseSpec
 from trainer.record.progress import counting
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
+from trainer.run.experiment import Experiment
+from trainer.run.finished_run import take_weights
+from trainer.run.new_pictures import named_pictures
+from trainer.run.session import make_stages
+from trainer.store.files import write_bytes, write_json
 from trainer.values import TrainerError, UsageError, parse_pair
 
 _log = logging.getLogger("trainer")
@@ -96,7 +96,7 @@ def _measure(
 def _write(
     folder: Path, spec: PhaseSpec, rates: list[float], losses: list[float], *, proposed: float
 ) -> None:
-    from trainer.record.figures import learning_rate_figure  # Late, as in `evaluate`.
+    from trainer.report.figures import learning_rate_figure  # Late, as in `evaluate`.
 
     means = smoothed(losses)
     png = learning_rate_figure(

@@ -4,15 +4,15 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-from trainer.data.feature_store import FeatureStore
-from trainer.experiment import Experiment
-from trainer.feature_cache import feature_folder, why_uncached
-from trainer.flags import CommandLine, to_flagfile
-from trainer.loop.multipliers import multipliers
+from trainer.cli.flags import CommandLine, to_flagfile
+from trainer.cli.phase_specs import PhaseSpec
+from trainer.loop.optimizers import multipliers
 from trainer.model.freezing import Row, format_table, summary
-from trainer.phase_specs import PhaseSpec
-from trainer.record.shortening import MOST_LETTERS, shortened_apart
 from trainer.record.workdir import Workdir
+from trainer.report.shortening import MOST_LETTERS, shortened_apart
+from trainer.run.experiment import Experiment
+from trainer.run.feature_cache import feature_folder, why_uncached
+from trainer.store.feature_store import FeatureStore
 
 # A line with the counts of more is longer than anybody reads.
 MOST_CLASSES = 20

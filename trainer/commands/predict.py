@@ -12,18 +12,18 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from trainer.commands.finished import RunModel, open_network
-from trainer.config import Config
-from trainer.data.bad_pictures import shown_name
-from trainer.data.files import Found, find_pictures
+from trainer.cli.config import Config
+from trainer.cli.flags import CommandLine
+from trainer.data.inspect.bad_pictures import shown_name
 from trainer.data.loading import Loaded, Loader
-from trainer.export.about import About, read_about
-from trainer.export.opened import open_model
-from trainer.flags import CommandLine
+from trainer.data.picture_files import Found, find_pictures
+from trainer.export.metadata import About, read_about
+from trainer.export.models import open_model
 from trainer.paths import local_path
 from trainer.record.predictions import FORMATS, Prediction, choose_format, opened
 from trainer.record.progress import counting
 from trainer.record.workdir import Workdir
+from trainer.run.finished_run import RunModel, open_network
 from trainer.values import Contract, TrainerError, UsageError
 
 _log = logging.getLogger("trainer")

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.commands.explanations import Explanations, label_of
-from trainer.commands.finished import open_network
-from trainer.data.bad_pictures import BadPictureError
-from trainer.flags import CommandLine
+from trainer.cli.flags import CommandLine
+from trainer.data.inspect.bad_pictures import BadPictureError
 from trainer.model.saliency import check_saliency
-from trainer.record.overlays import overlay_png
 from trainer.record.workdir import Workdir
+from trainer.report.overlays import overlay_png
+from trainer.run.explanations import Explanations, label_of
+from trainer.run.finished_run import open_network
 from trainer.serving.app import Network, Overlay, RefusedError, make_app
 from trainer.serving.server import Listener
 from trainer.values import TrainerError, UsageError

@@ -4,28 +4,27 @@ import logging
 import shlex
 import sys
 
-from trainer.commands.embeddings import show_features
-from trainer.commands.evaluate import import_early, make_stages, restore
-from trainer.commands.extending import extend
-from trainer.commands.initial_weights import take_weights
-from trainer.commands.introduction import introduce, record, show_options, sum_up
-from trainer.commands.loop_wiring import run_loop
-from trainer.commands.picture_errors import named_pictures
-from trainer.commands.run_times import RunTimes
-from trainer.commands.scoring import main_split, require_accuracy, score
-from trainer.config import Config
-from trainer.experiment import Experiment
-from trainer.flags import CommandLine
-from trainer.loop.guard import NonFinite
+from trainer.cli.config import Config
+from trainer.cli.flags import CommandLine
+from trainer.cli.options import GuardConfig
 from trainer.loop.objectives import start
-from trainer.options import GuardConfig
-from trainer.provenance import code
+from trainer.loop.standard_callbacks import NonFinite
 from trainer.record.checkpoints import Checkpoints
 from trainer.record.progress import Progress
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
+from trainer.run.embeddings import show_features
+from trainer.run.experiment import Experiment
+from trainer.run.extending import extend
+from trainer.run.finished_run import take_weights
+from trainer.run.introduction import introduce, record, show_options, sum_up
+from trainer.run.new_pictures import named_pictures
+from trainer.run.run_times import RunTimes
+from trainer.run.scoring import import_early, main_split, require_accuracy, score
+from trainer.run.session import make_stages, restore, run_loop
+from trainer.run.stages import Stages
 from trainer.runtime import StopSignal
-from trainer.stages import Stages
+from trainer.store.provenance import code
 from trainer.values import TrainerError
 
 _log = logging.getLogger("trainer")

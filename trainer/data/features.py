@@ -13,10 +13,10 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.data.augment import Augment
-from trainer.data.order import Batch, OrderedBatches, plain, stand_ins
-from trainer.data.scan import Scan
+from trainer.data.inspect.scan import Scan
+from trainer.data.pipeline import Batch, OrderedBatches, plain, stand_ins
 from trainer.data.sources import Source
-from trainer.provenance import code_digest, versions
+from trainer.store.provenance import code_digest, versions
 from trainer.values import Contract
 
 # All that is on the way from encoded bytes to features.
@@ -27,7 +27,7 @@ COMPUTING = (
     "trainer.precision.rewriter",
 )
 # Those that only put these together. They import most of the rest.
-WIRING = ("trainer.experiment", "trainer.feature_cache", "trainer.stages")
+WIRING = ("trainer.run.experiment", "trainer.run.feature_cache", "trainer.run.stages")
 
 
 class Rows(Protocol):

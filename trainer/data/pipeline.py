@@ -1,17 +1,136 @@
-"""From positions in a source to batches of pixels: read > decode > resize > batch > augment > mix > scale."""
+"""From positions in a source to batches: order > shard > read > decode > resize > augment > mix."""
+
+import os
 
 import numpy as np
 import tensorflow as tf
 
 from trainer.data.augment import Augment
-from trainer.data.bad_pictures import BadPictureError
 from trainer.data.decode import decode, scale, to_contract
-from trainer.data.jpeg_check import cleaned
-from trainer.data.order import Batch, OrderedBatches, plain, seed_for, stand_ins
-from trainer.data.scan import Scan
+from trainer.data.inspect.bad_pictures import BadPictureError
+from trainer.data.inspect.jpeg_check import cleaned
+from trainer.data.inspect.scan import Scan, Trial
 from trainer.data.sources import Source
-from trainer.data.trial import Trial
 from trainer.values import Contract, TrainerError, UsageError
+
+Batch = dict[str, tf.Tensor]
+"""image [B, ...] float32, label [B] int64, mask [B] float32 (0 for padding), id [B] int64 (position
+in the source, -1 for padding). `image` holds pixels [B, H, W, 3] in the contract's range, or what a
+frozen part of a network made of them; padding repeats the first example, as a network may make no numbers
+of what is no picture. Where pictures are mixed with others of their batch, also
+target [B, K] float32: the share of each class, rows sum to 1, the largest is that of `label`. Where
+padding is not at the end, also place [B] int32: the row that an example would have if it were."""
+
+
+# What datasets map is written in TensorFlow's own operations: looking for Python's `if` in it, and in all
+# it calls, takes a second or two of every start.
+plain = tf.autograph.experimental.do_not_convert
+
+
+class OrderedBatches:
+    """Datasets of batches of one constant shape, from positions in a source."""
+
+    def __init__(self, *, batch_size: int, seed: int):
+        self.batch_size, self.seed = batch_size, seed
+
+    def training(
+        self,
+        indices: np.ndarray,
+        *,
+        start_step: int,
+        stop_step: int,
+        augment: Augment | None = None,
+        num_shares: int = 1,
+    ) -> tf.data.Dataset:
+        """Returns the batches of steps [start_step, stop_step), as if counted from step 0.
+
+        Each epoch has every example once; its last batch is padded and masked.
+
+        Args:
+          indices: positions in the source.
+          start_step: the first step.
+          stop_step: the step after the last one.
+          augment: changes of the pictures.
+          num_shares: a batch will be cut into so many shares, and the examples of the last one are to be
+            spread evenly over them, instead of leaving the last shares to padding.
+        """
+        per_epoch = -(-len(indices) // self.batch_size)
+        positions = tf.constant(indices, tf.int64)
+
+        @plain
+        def order(epoch: tf.Tensor) -> tf.data.Dataset:
+            steps = self._epoch(positions, epoch, num_shares)
+            return tf.data.Dataset.from_tensor_slices((steps, tf.repeat(epoch, per_epoch)))
+
+        first_epoch, skipped = divmod(start_step, per_epoch)
+        last_epoch = max(first_epoch + 1, -(-stop_step // per_epoch))
+        steps = tf.data.Dataset.range(first_epoch, last_epoch).flat_map(order)
+        batches = self.load(steps.skip(skipped).take(stop_step - start_step), augment)
+        return self._finish(batches if num_shares == 1 else batches.map(_with_places))
+
+    def positions(self, indices: np.ndarray, *, step: int) -> np.ndarray:
+        """Returns the positions in the source of the batch of a step, [n] int64, without padding."""
+        epoch, at = divmod(step, -(-len(indices) // self.batch_size))
+        batch = self._epoch(tf.constant(indices, tf.int64), tf.constant(epoch, tf.int64)).numpy()[at]
+        return batch[batch >= 0]
+
+    def _epoch(self, positions: tf.Tensor, epoch: tf.Tensor, num_shares: int = 1) -> tf.Tensor:
+        """Returns [steps, B] int64, the order of an epoch with -1 for padding at the end of each share."""
+        steps = -(-positions.shape[0] // self.batch_size)
+        seed = tf.random.experimental.stateless_fold_in(seed_for("order", self.seed), epoch)
+        shuffled = tf.random.experimental.stateless_shuffle(positions, seed)
+        num_last = positions.shape[0] - (steps - 1) * self.batch_size
+        # The last batch row by row: the first shares have one example more where it does not come out even.
+        taken = [
+            share * self.batch_size // num_shares + row
+            for share in range(num_shares)
+            for row in range(num_last // num_shares + (share < num_last % num_shares))
+        ]
+        first_of_last = (steps - 1) * self.batch_size
+        rows = np.concatenate([np.arange(first_of_last), first_of_last + np.array(taken, np.int64)])
+        padding = tf.fill([steps * self.batch_size], tf.constant(-1, tf.int64))
+        padded = tf.tensor_scatter_nd_update(padding, rows[:, None], shuffled)
+        return tf.reshape(padded, [steps, self.batch_size])
+
+    def once(self, indices: np.ndarray, *, augment: Augment | None = None, epoch: int = 0) -> tf.data.Dataset:
+        """Returns every example exactly once, in the order of `indices`, changed as in that epoch."""
+        count = -(-len(indices) // self.batch_size)
+        padded = np.pad(indices, (0, count * self.batch_size - len(indices)), constant_values=-1)
+        steps = tf.constant(padded.reshape(count, self.batch_size), tf.int64)
+        epochs = tf.fill([count], tf.constant(epoch, tf.int64))
+        return self._finish(self.load(tf.data.Dataset.from_tensor_slices((steps, epochs)), augment))
+
+    def load(self, steps: tf.data.Dataset, augment: Augment | None) -> tf.data.Dataset:
+        """Maps (positions [B] int64 with -1 for padding, epoch [] int64) to a Batch, in order."""
+        raise NotImplementedError
+
+    def _finish(self, batches: tf.data.Dataset) -> tf.data.Dataset:
+        options = tf.data.Options()
+        options.deterministic = True
+        # The network uses all cores; within a picture there is nothing worth dividing.
+        options.threading.max_intra_op_parallelism = 1
+        options.threading.private_threadpool_size = os.cpu_count() or 1
+        # The data are one stream for all devices: batches are divided, files are not.
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+        return batches.prefetch(2).with_options(options)
+
+
+def stand_ins(values: tf.Tensor, real: tf.Tensor) -> tf.Tensor:
+    """Returns values [B, ...] with the first real one in place of padding; `real` is [B] bool."""
+    rows = tf.where(real, tf.range(tf.size(real)), tf.argmax(real, output_type=tf.int32))
+    filled = tf.cond(tf.reduce_all(real), lambda: values, lambda: tf.gather(values, rows))
+    return tf.ensure_shape(filled, values.shape)
+
+
+@plain
+def _with_places(batch: Batch) -> Batch:
+    before = tf.cumsum(tf.cast(batch["mask"] > 0, tf.int32), exclusive=True)
+    return {**batch, "place": before}
+
+
+def seed_for(purpose: str, seed: int) -> tf.Tensor:
+    """Returns a [2] int32 seed that differs by purpose, so that order and flips are independent."""
+    return tf.constant([seed % 2**31, {"order": 1, "augment": 2}[purpose]], tf.int32)
 
 
 class Pipeline(OrderedBatches):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.doctor.imports import imported_by_training
+from trainer.doctor.packages import imported_by_training
 
 TIMEOUT_SECS = 180.0
 # As in the middle of a ResNet-50, at a batch of 8: some 30 to 300 ms on a processor.
@@ -122,7 +122,9 @@ def _imports() -> dict[str, dict[str, Any]]:
     wanted["matplotlib"] += ["from trainer.record import figures", "figures.png_bytes(figures.Figure())"]
     wanted["tensorflow_datasets"] += ["tfds.core.DatasetBuilder"]
     wanted |= {name: lines for name, lines in _OF_COMMANDS.items() if importlib.util.find_spec(name)}
-    wanted["tensorflow_hub"] = ["from trainer.hub import hub"]  # As training does, without pkg_resources.
+    wanted["tensorflow_hub"] = [
+        "from trainer.model.hub import hub"
+    ]  # As training does, without pkg_resources.
     attempt("tensorflow", runtime.start_tensorflow)
     # Before what is built on TensorFlow and imports some of them, too: each is named for its own faults.
     for name in (name for name in wanted if name not in _ON_TENSORFLOW):

@@ -1,15 +1,192 @@
-"""Caches and folders of data: where, how large, whether they can be written, what may go."""
+"""Caches, folders of data and of runs, and the internet: how large, writable, within reach."""
 
+import http.client
 import os
 import tempfile
+import threading
 import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
-from trainer.caches import cache_root, hub_cache_root, keras_folder
+from trainer.cli.phase_specs import phase_specs
 from trainer.doctor.findings import Finding, ok, problem, warning
-from trainer.files import told_size
 from trainer.paths import home, local_path, scheme_of
-from trainer.values import UsageError
+from trainer.record.checkpoint_files import CheckpointFolder
+from trainer.record.workdir import LOCK, Workdir
+from trainer.report.scored import read_report
+from trainer.store.files import told_size
+from trainer.store.lock import held_by
+from trainer.store.places import cache_root, hub_cache_root, keras_folder
+from trainer.values import TrainerError, UsageError
+
+# Locks and renames reach other machines late on these, or not at all.
+NETWORK_FILE_SYSTEMS = (
+    "nfs",
+    "cifs",
+    "smb",
+    "9p",
+    "fuse.sshfs",
+    "fuse.gcsfuse",
+    "fuse.s3fs",
+    "lustre",
+    "ceph",
+)
+
+
+def check_workdir(workdir: str, *, mounts: Path = Path("/proc/self/mountinfo")) -> list[Finding]:
+    """Looks at a folder that --workdir names.
+
+    Args:
+      workdir: the value of the flag.
+      mounts: where Linux tells file systems.
+    """
+    run = Workdir(workdir)
+    found = [check_place(run.root, what="workdir", flag="--workdir", needed=True)]
+    kind = file_system(run.root, mounts=mounts)
+    if kind.startswith(NETWORK_FILE_SYSTEMS):
+        text = (
+            f"it is on a network file system ({kind}): the lock of a run may not be seen from other machines"
+        )
+        found.append(warning(text, "start a run on one machine at a time, or use a local disk"))
+    if not run.root.is_dir() or found[0].mark == "problem":
+        return found
+    if holder := held_by(run.root / LOCK):
+        found.append(ok(f"{holder} is at work in it"))
+    if run.run_json.exists():
+        found.append(_progress(run))
+    elif any(run.root.iterdir()):
+        found.append(ok("no run is in it, but other files are: they are left alone"))
+    return found
+
+
+def file_system(path: Path, *, mounts: Path) -> str:
+    """Returns the kind of the file system that a path is on, such as ext4; empty where it is not told."""
+    try:
+        lines = mounts.read_text().splitlines()
+    except OSError:
+        return ""
+    best, kind = -1, ""
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        # Spaces and the like are written as octal numbers.
+        point = Path(before.split()[4].encode().decode("unicode_escape"))
+        if (path == point or point in path.parents) and len(point.parts) >= best:
+            best, kind = len(point.parts), after.split()[0]
+    return kind
+
+
+def _progress(run: Workdir) -> Finding:
+    try:
+        config = run.read_config()
+        names = CheckpointFolder(run.checkpoints).names()
+        run.read_facts()
+        rows = run.read_splits().get("train", []) if run.splits_json.exists() else []
+        report = read_report(run.report / "metrics.json") if (run.report / "metrics.json").exists() else None
+    except TrainerError as error:
+        return problem(f"the run in it cannot be read: {error}", "choose another --workdir")
+    step, total = int(names[-1].rpartition("-")[2]) if names else 0, 0
+    # What auto comes to is known only once the pictures have been looked at.
+    if rows and config.plan.schedule != "auto":
+        size = {"num_examples": len(rows), "batch_size": config.plan.batch_size}
+        total = sum(spec.duration.to_steps(**size) for spec in phase_specs(config.plan))
+    text = f"a run of {config.model.backbone} on {config.data.source}, saved up to step {step:,}"
+    if total:
+        text += f" of {total:,}: {'finished' if step >= total else 'the same train command goes on'}"
+    if report:
+        return ok(f"{text}; {report['split']} accuracy {report['accuracy']:.4f} in its report")
+    return ok(f"{text}; no report, which train ends with and evaluate writes")
+
+
+TIMEOUT_SECS = 3.0
+
+
+class Address(NamedTuple):
+    """What is fetched from somewhere, and what works without."""
+
+    url: str
+    what: str
+    without: str
+
+
+_NO_MODULES = "--backbone=efficientnet_lite0, hub:FOLDER and cached modules work without"
+ADDRESSES = (
+    Address("https://tfhub.dev/", "modules of TensorFlow Hub", _NO_MODULES),
+    Address("https://www.kaggle.com/models", "the same modules", _NO_MODULES),
+    Address(
+        "https://storage.googleapis.com/tfds-data/",
+        "tfds, weights of keras:",
+        "--source=synthetic:flowers, folder:PATH and prepared data sets work without",
+    ),
+)
+
+
+class Reach:
+    """Asks all addresses at once, in the background."""
+
+    def __init__(self, addresses: tuple[Address, ...] = ADDRESSES):
+        self._addresses = addresses
+        self._answers: dict[str, str] = {}
+        self._until = time.monotonic() + TIMEOUT_SECS
+        # Looking up a name has no limit of its own: who takes longer is left behind.
+        self._threads = [
+            threading.Thread(target=self._ask, args=(address.url,), daemon=True) for address in addresses
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def findings(self) -> list[Finding]:
+        """Returns a line for each address, when all have answered or the time is up."""
+        for thread in self._threads:
+            thread.join(max(0.0, self._until - time.monotonic()))
+        # A copy: a late answer does not count any more.
+        answers, found = dict(self._answers), []
+        for address in self._addresses:
+            host = urllib.parse.urlsplit(address.url).netloc
+            failure = answers.get(address.url, f"no answer within {TIMEOUT_SECS:g} s")
+            if failure:
+                found.append(
+                    warning(f"{host} cannot be reached: {failure} ({address.what})", address.without)
+                )
+            else:
+                found.append(ok(f"{host} answers ({address.what})"))
+        proxies = _proxies(urllib.request.getproxies())
+        return [*found, ok(f"through {proxies}")] if proxies else found
+
+    def _ask(self, url: str) -> None:
+        request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "hub-trainer"})
+        try:
+            # Not urlopen, which keeps the proxies of its first call.
+            urllib.request.build_opener().open(request, timeout=TIMEOUT_SECS).close()
+            self._answers[url] = ""
+        except urllib.error.HTTPError as error:
+            error.close()
+            # Most answers show that somebody is there; these are of who stands between.
+            between = error.code in (407, 502, 503, 504)
+            self._answers[url] = f"{error.code} {error.reason}" if between else ""
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            self._answers[url] = _told(error)
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, urllib.error.URLError) and isinstance(error.reason, Exception):
+        error = error.reason
+    if isinstance(error, TimeoutError):
+        return f"no answer within {TIMEOUT_SECS:g} s"
+    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
+
+
+def _proxies(named: Mapping[str, str]) -> str:
+    """Returns the proxies in words, without the names and passwords that may be in them."""
+    told = []
+    for kind in sorted({"http", "https", "all"} & set(named)):
+        parts = urllib.parse.urlsplit(named[kind] if "//" in named[kind] else f"//{named[kind]}")
+        told.append(f"the {kind} proxy {parts.netloc.rpartition('@')[2]}")
+    return " and ".join(told)
+
 
 # {folder below the cache: what it costs to remove it}
 PARTS = {

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainer.export.about import About
-from trainer.files import told_size
+from trainer.export.metadata import About
+from trainer.store.files import told_size
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>&|#~!$])")
 

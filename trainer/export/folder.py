@@ -9,10 +9,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.export.about import LABELS_NAME, NAME
+from trainer.export.metadata import LABELS_NAME, NAME
 from trainer.export.parity import FORMAT
-from trainer.files import PART_PREFIX, make_folder, move, read_json, require_room, set_mode, sync
 from trainer.record.manifest import Manifest, aside_name
+from trainer.store.files import PART_PREFIX, make_folder, move, read_json, require_room, set_mode, sync
 from trainer.values import TrainerError
 
 _log = logging.getLogger("trainer")

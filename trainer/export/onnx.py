@@ -9,8 +9,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from trainer.export.about import LABELS_NAME, NAME, About
-from trainer.export.fresh import python_starts
+from trainer.export.fresh_process import python_starts
+from trainer.export.metadata import LABELS_NAME, NAME, About
 from trainer.export.saved_model import save
 from trainer.values import TrainerError, UsageError
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from trainer.export.fresh import Answers
-from trainer.files import told_size
+from trainer.export.fresh_process import Answers
+from trainer.store.files import told_size
 
 # 1 had no weights, and nothing of models but SavedModels was checked from files.
 FORMAT = 2

@@ -8,9 +8,9 @@ from typing import Any
 import tensorflow as tf
 
 from trainer.data.decode import decode, to_contract
-from trainer.export.about import About
+from trainer.export.metadata import About
 from trainer.export.orientation import exif_orientation
-from trainer.model.saved_models import first_line
+from trainer.model.hub_cache import first_line
 
 _PIXELS_AT_ONCE = 10
 

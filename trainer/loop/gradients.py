@@ -6,8 +6,7 @@ import tensorflow as tf
 
 from trainer.loop.gradient_rules import Computed
 from trainer.loop.metrics import Sums, sums_of
-from trainer.loop.objectives import Forward, metric_names_of
-from trainer.loop.recipe import Recipe
+from trainer.loop.objectives import Forward, Recipe, metric_names_of
 from trainer.loop.state import TrainState
 from trainer.model.batch_norm import Moments, Pool, move, no_moments, over_devices, pooled, pooling
 from trainer.model.classifier import Classifier

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
+from trainer.cli.phase_specs import PhaseSpec
 from trainer.loop.state import TrainState
 from trainer.loop.step import Run
-from trainer.phase_specs import PhaseSpec
 from trainer.values import Call, Duration
 
 # Losses are smoothed as an exponential average with this share of the last value, without its bias.

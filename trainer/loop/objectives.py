@@ -1,11 +1,14 @@
-"""What an update makes smaller."""
+"""What an update makes smaller, and what else a recipe says of it."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
 
-from trainer.loop.losses import Loss
+from trainer.loop.gradient_rules import GradientRule, Limit, plain
+from trainer.loop.losses import PLAIN_LOSS, Loss
+from trainer.loop.metrics import Metric, accuracy
 from trainer.model.classifier import Classifier
 from trainer.model.cuts import Cut
 from trainer.model.dropout import Draws
@@ -130,3 +133,23 @@ def start(objective: Objective) -> None:
 def metric_names_of(objective: Objective) -> tuple[str, ...]:
     """Returns the names of the metrics that an objective computes besides the loss."""
     return tuple(getattr(objective, "metric_names", ()))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Made once, from the options."""
+
+    objective: Objective = field(default_factory=lambda: supervised(loss=PLAIN_LOSS))
+    """What an update makes smaller."""
+    metrics: Mapping[str, Metric] = field(default_factory=lambda: {"accuracy": accuracy()})
+    """{name: what is measured of the examples besides the loss}."""
+    gradient_rule: GradientRule = field(default_factory=plain)
+    """Which gradients an update takes."""
+    limit: Limit | None = None
+    """What is done to them before they are used."""
+    num_parts: int = 1
+    """Each batch is computed in so many parts, one after another, whose gradients are added: the same update
+    but for rounding, in less memory, unless BatchNorm goes by the batch: then it normalises each part by
+    itself."""
+    seed: int = 0
+    """Of dropout, and of what objectives draw."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import tensorflow as tf
 import tf_keras
 
+from trainer.cli.phase_specs import PhaseSpec
 from trainer.loop.averages import Average, make_average
 from trainer.loop.schedules import Course, Plateau, along, choose_schedule, plateau_of
-from trainer.phase_specs import PhaseSpec
 from trainer.registry import Choice
 from trainer.values import UsageError
 

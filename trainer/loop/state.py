@@ -9,15 +9,87 @@ import tensorflow as tf
 import tf_keras
 
 from trainer.loop.averages import Shadows
-from trainer.loop.loss_scaling import LossScale
 from trainer.loop.metrics import Means
-from trainer.loop.multipliers import multipliers
-from trainer.loop.optimizers import make_optimizer
+from trainer.loop.optimizers import make_optimizer, multipliers
 from trainer.loop.phases import Phase, Plan
-from trainer.loop.standstill import Standstill
 from trainer.loop.stopwatch import Stopwatch
 from trainer.model.classifier import Classifier
 from trainer.model.freezing import trained
+
+
+class Standstill:
+    """The best value of a phase so far, and how many evaluations have passed since.
+
+    Part of the state of a run: a checkpoint holds it.
+    """
+
+    def __init__(self, name: str) -> None:
+        # float64, so that what is compared after a restore is what was measured.
+        self.best = tf.Variable(-math.inf, trainable=False, dtype=tf.float64, name=f"{name}_best")
+        self.count = tf.Variable(0, trainable=False, dtype=tf.int64, name=f"{name}_count")
+        self.step = tf.Variable(-1, trainable=False, dtype=tf.int64, name=f"{name}_step")
+
+    def variables(self) -> dict[str, tf.Variable]:
+        return {"best": self.best, "count": self.count, "step": self.step}
+
+    def reset(self) -> None:
+        self.best.assign(-math.inf)
+        self.count.assign(0)
+        self.step.assign(-1)
+
+    def offer(self, values: Mapping[str, float], *, step: int, metric: str, min_change: float = 0.0) -> bool:
+        """Takes the numbers of an evaluation; `count` then says how many there were since the best.
+
+        Args:
+          values: {measure: value}.
+          step: of the evaluation. One that is made again after a restart counts once.
+          metric: which measure; a loss is the better the lower it is. No number is never better.
+          min_change: a change for the better counts if it is larger than this.
+
+        Returns:
+          Whether it was new.
+        """
+        if step <= int(self.step.numpy()):
+            return False
+        self.step.assign(step)
+        # Of logits that are not finite there is, for example, no area under a curve.
+        measured = values.get(metric, math.nan)
+        value = -measured if metric == "loss" else measured
+        if value > float(self.best.numpy()) + min_change:
+            self.best.assign(value)
+            self.count.assign(0)
+        else:
+            self.count.assign_add(1)
+        return True
+
+
+INITIAL_SCALE = 2.0**15
+GOOD_STEPS_TO_DOUBLE = 2000
+LARGEST_SCALE = 2.0**127  # Twice that is infinite, and so would be half of it for ever.
+
+
+class LossScale:
+    """What a loss is multiplied with before, and gradients divided by after they are computed.
+
+    It halves when a gradient is not finite, and that update is left out; it doubles after 2,000 updates
+    in a row that were good. It never falls below 1.
+    """
+
+    def __init__(self) -> None:
+        self.scale = tf.Variable(INITIAL_SCALE, trainable=False, name="loss_scale")
+        self.good_steps = tf.Variable(0, trainable=False, dtype=tf.int64, name="good_steps")
+
+    def variables(self) -> dict[str, tf.Variable]:
+        return {"scale": self.scale, "good_steps": self.good_steps}
+
+    def note(self, finite: tf.Tensor) -> None:
+        """Moves the scale after an update, [] bool saying whether its gradients were finite."""
+        good = tf.where(finite, self.good_steps + 1, 0)
+        doubles = good >= GOOD_STEPS_TO_DOUBLE
+        halved = tf.maximum(self.scale / 2.0, 1.0)
+        doubled = tf.minimum(self.scale * 2.0, LARGEST_SCALE)
+        self.scale.assign(tf.where(finite, tf.where(doubles, doubled, self.scale), halved))
+        self.good_steps.assign(tf.where(doubles, tf.zeros_like(good), good))
 
 
 class Unfit:

@@ -7,8 +7,8 @@ import tensorflow as tf
 
 from trainer.loop.gradient_rules import Computed
 from trainer.loop.gradients import Gradients, plain
+from trainer.loop.objectives import Recipe
 from trainer.loop.phases import Phase
-from trainer.loop.recipe import Recipe
 from trainer.loop.state import TrainState
 from trainer.model.cuts import Cut
 

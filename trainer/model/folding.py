@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from trainer.call_options import rewriting
-from trainer.model.inference_graphs import FLOAT32, InferenceGraph, UnusualGraphError
+from trainer.model.graphs import FLOAT32, InferenceGraph, UnusualGraphError
+from trainer.precision.call_options import rewriting
 
 logger = logging.getLogger("trainer")
 

@@ -8,14 +8,13 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from trainer.hub import hub
 from trainer.model.backbones.base import LEAVE_FROZEN, require_variables
 from trainer.model.cuts import Cut, whole_cut
 from trainer.model.folding import Inference
-from trainer.model.hub_cache import module_folder
+from trainer.model.hub import hub
+from trainer.model.hub_cache import first_line, module_digest, module_folder
+from trainer.model.hub_handles import published_size
 from trainer.model.layers import Layer
-from trainer.model.published_sizes import published_size
-from trainer.model.saved_models import first_line, module_digest
 from trainer.model.variable_names import unique_names
 from trainer.values import Contract, TrainerError, UsageError, failure_in_words
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainer.caches import cache_root
-from trainer.files import read_json, require_shape, write_json
-from trainer.machine import machine as hardware
 from trainer.precision.rewriter import in_precision, supported
+from trainer.runtime import machine as hardware
+from trainer.store.files import read_json, require_shape, write_json
+from trainer.store.places import cache_root
 from trainer.values import TrainerError
 
 logger = logging.getLogger("trainer")

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from trainer.call_options import rewriting
+from trainer.precision.call_options import rewriting
 from trainer.values import PRECISIONS, UsageError
 
 _OPTION_OF = {

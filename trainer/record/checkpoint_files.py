@@ -1,39 +1,251 @@
-"""Checkpoints as files: those that TensorFlow writes, and a record beside them that makes them count.
-
-    ckpt-9.data-00000-of-00001, ckpt-9.index   as TensorFlow writes them
-    ckpt-9.json                                the record: their sizes and SHA-256, and those of the base
-    checkpoint                                 TensorFlow's list of the checkpoints in the folder
-    .part-*                                    being written
-    .whole-ckpt-9                              written, and not yet in place of another one of step 9
-
-The record comes last and goes first: what a process leaves behind that dies in the middle of anything has
-none, or one that does not match. Standard library only.
-"""
+"""Checkpoints as files: those that TensorFlow writes, and a record beside them that makes them count."""
 
 import contextlib
+import errno
 import hashlib
+import json
 import logging
+import math
 import os
 import re
+import reprlib
 import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.files import PART_PREFIX, move, remove_parts, sync, write_json, write_text
-from trainer.record.checkpoint_record import (
-    FILE,
-    NAME,
-    Damaged,
-    Files,
-    OtherFormat,
-    Record,
-    read_record,
-    unreadable,
+import numpy as np
+import tensorflow as tf
+
+from trainer.store.files import (
+    PART_PREFIX,
+    move,
+    remove_parts,
+    require_room,
+    sync,
+    told_size,
+    write_json,
+    write_text,
 )
+from trainer.values import TrainerError, told_by_tensorflow
+
+FORMAT = 2
+NAME = r"[a-z]+-(?:0|[1-9]\d{0,17})"
+FILE = re.compile(rf"({NAME})\.(json|index|data-\d{{5}}-of-\d{{5}})")
+# What reading gives where a file is not a file, or on a bad disk.
+_DAMAGE = {errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO, errno.EBADMSG}
+if hasattr(errno, "EUCLEAN"):  # Not on macOS.
+    _DAMAGE.add(errno.EUCLEAN)
+
+Files = Mapping[str, Mapping[str, Any]]
+"""{name of a file: {"bytes": its size, "sha256": 64 hex digits}}"""
+
+
+class Damaged(Exception):
+    """A checkpoint is not what was written; the message says which of its files, and how."""
+
+
+class OtherFormat(TrainerError):
+    """A checkpoint is of another version of the program."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a checkpoint must be. Without times, so that the same run leaves the same bytes.
+
+    Attributes:
+      step: number of updates; of a base, the first at which it is one.
+      files: all but the record.
+      base_name, base_files: the checkpoint that holds the rest; None and {} if there is none.
+    """
+
+    step: int
+    files: Files
+    base_name: str | None
+    base_files: Files
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what goes into the file."""
+        base = self.base_name and {"name": self.base_name, "files": self.base_files}
+        return {"format": FORMAT, "step": self.step, "files": self.files, "base": base}
+
+
+def read_record(path: Path) -> Record:
+    """Reads NAME.json, the record of the checkpoint NAME.
+
+    Raises:
+      Damaged: it is missing, or is not one.
+      OtherFormat: it is of another version.
+      TrainerError: it cannot be read for a reason that says nothing about it.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except (ValueError, RecursionError):
+        raise Damaged(f"{path.name} is no JSON") from None
+    number = found.get("format") if isinstance(found, dict) else None
+    if type(number) is int and number != FORMAT:
+        age = "newer" if number > FORMAT else "older"
+        raise OtherFormat(
+            f"checkpoint {path} has format {reprlib.repr(number)}, {age} than the {FORMAT} that this version "
+            "reads: use the version that wrote it, or another --workdir"
+        )
+    try:
+        return _checked(found, path.stem)
+    except ValueError as error:
+        raise Damaged(f"{path.name} is not as it was written: {error}") from None
+
+
+def unreadable(path: Path, error: OSError) -> Damaged | TrainerError:
+    """Returns what to raise when a file could not be read: the first where it is the file's fault."""
+    if error.errno == errno.ENOENT:
+        return Damaged(f"{path.name} is missing")
+    if error.errno in _DAMAGE:
+        return Damaged(f"{path.name}: {error.strerror}")
+    return TrainerError(f"checkpoint {path} cannot be read: {error.strerror}")
+
+
+def _checked(found: Any, name: str) -> Record:
+    if not isinstance(found, dict) or found.keys() != {"format", "step", "files", "base"}:
+        raise ValueError("it does not hold format, step, files and base")
+    step, base = found["step"], found["base"]
+    # Python takes True for 1.
+    if type(found["format"]) is not int:
+        raise ValueError(f"format {reprlib.repr(found['format'])}")
+    if type(step) is not int or step < 0 or (name.startswith("ckpt-") and name != f"ckpt-{step}"):
+        raise ValueError(f"step {reprlib.repr(step)}")
+    files = _checked_files(found["files"], name)
+    if base is None:
+        return Record(step, files, None, {})
+    if not isinstance(base, dict) or base.keys() != {"name", "files"}:
+        raise ValueError("it does not hold name and files of the base")
+    if not isinstance(base["name"], str) or not re.fullmatch(NAME, base["name"]):
+        raise ValueError(f"a base called {reprlib.repr(base['name'])}")
+    return Record(step, files, base["name"], _checked_files(base["files"], base["name"]))
+
+
+def _checked_files(found: Any, name: str) -> Files:
+    if not isinstance(found, dict) or f"{name}.index" not in found or len(found) < 2:
+        raise ValueError(f"it does not list the files of {name}")
+    for file, facts in found.items():
+        match = FILE.fullmatch(file)
+        if not match or match[1] != name or match[2] == "json":
+            raise ValueError(f"{reprlib.repr(file)} is no file of {name}")
+        if not isinstance(facts, dict) or facts.keys() != {"bytes", "sha256"}:
+            raise ValueError(f"it does not hold bytes and SHA-256 of {file}")
+        is_digest = isinstance(facts["sha256"], str) and re.fullmatch("[0-9a-f]{64}", facts["sha256"])
+        if type(facts["bytes"]) is not int or not is_digest:
+            raise ValueError(f"bytes or SHA-256 of {file}")
+    return found
+
+
+_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+_PREFIX = "variables/"
+# Blocks of files that are not full, the record, the list.
+_OVERHEAD_BYTES = 32_768
+_NO_ROOM = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
+
+
+@dataclass(frozen=True)
+class Base:
+    """The variables that do not change from a step on, as long as a phase lasts.
+
+    `name` is a word, a hyphen and a number, such as phase-0.
+    """
+
+    name: str
+    first_step: int
+    variables: Mapping[str, tf.Variable]
+
+
+def write_values(variables: Mapping[str, tf.Variable], prefix: str) -> None:
+    """Writes a checkpoint; the same values give the same bytes, in any process.
+
+    Raises:
+      tf.errors.OpError: the disk does not take it.
+    """
+    tf.train.Checkpoint(variables=dict(variables)).write(prefix)
+
+
+def bytes_of(variables: Mapping[str, tf.Variable]) -> int:
+    """Returns how much room `write_values` takes at most."""
+    # Each name is in the index and twice in the graph of objects, with numbers around it.
+    named = sum(4 * len(name) + 300 for name in variables)
+    return _OVERHEAD_BYTES + named + sum(math.prod(v.shape) * v.dtype.size for v in variables.values())
+
+
+@contextlib.contextmanager
+def told_failure(what: str, *, folder: Path, num_bytes: int, safe: str) -> Iterator[None]:
+    """Makes sure that there is room for a block that writes, and tells why if it fails all the same.
+
+    Args:
+      what: begins the message, e.g. `checkpoint of step 100`.
+      folder: where it is written; it is made.
+      num_bytes: how much room it takes.
+      safe: says what is not lost.
+
+    Raises:
+      TrainerError: there is no room, or the block failed to write.
+    """
+    ways_on = f"{safe}; make room and run the same command again"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            require_room(folder, num_bytes, what=f"the {what}")
+        except TrainerError as error:
+            raise TrainerError(f"{error}; {ways_on}") from None
+        yield
+    except (tf.errors.OpError, OSError) as error:
+        if isinstance(error, OSError):
+            told = f"{error.strerror}: {error.filename}"
+        else:
+            told = told_by_tensorflow(error)
+        for reason in _NO_ROOM:
+            if reason in told:
+                missing = num_bytes - shutil.disk_usage(folder).free
+                much = f": {told_size(missing)} are missing" if missing > 0 else ""
+                told = f"{reason} in {folder}{much}; {ways_on}"
+        raise TrainerError(f"{what} was not saved: {told}") from None
+
+
+def read_values(prefix: Path, wanted: Mapping[str, tf.Variable] | None = None) -> dict[str, np.ndarray]:
+    """Reads all of a checkpoint.
+
+    Args:
+      prefix: the path that the names of its files begin with.
+      wanted: variables of just these names, shapes and types must be in it; None: whatever is.
+
+    Raises:
+      TrainerError: it cannot be read, or does not match; the message names the first difference.
+    """
+    try:
+        reader = tf.train.load_checkpoint(str(prefix))
+        shapes, types = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+        keys = {_unescaped(key): key for key in shapes if key.startswith(_PREFIX)}
+        if wanted is not None:
+            there = {name: f"{types[key].name} {shapes[key]}" for name, key in keys.items()}
+            here = {name: f"{v.dtype.name} {v.shape.as_list()}" for name, v in wanted.items()}
+            if there != here:
+                name = min(n for n in {*there, *here} if there.get(n) != here.get(n))
+                raise TrainerError(
+                    f"checkpoint {prefix} does not fit this model: {name} is {there.get(name, 'missing')} in "
+                    f"the checkpoint, {here.get(name, 'missing')} in the model"
+                )
+        return {name: reader.get_tensor(key) for name, key in keys.items()}
+    except (tf.errors.OpError, ValueError, IndexError, RuntimeError) as error:
+        raise TrainerError(f"checkpoint {prefix} cannot be read: {told_by_tensorflow(error)}") from None
+
+
+def _unescaped(key: str) -> str:
+    # TensorFlow writes '/' within a name as '.S' and '.' as '..'.
+    name = key.removeprefix(_PREFIX).removesuffix(_VALUE)
+    return name.replace("..", "\0").replace(".S", "/").replace("\0", ".")
+
 
 _log = logging.getLogger("trainer")
 _LIST = "checkpoint"

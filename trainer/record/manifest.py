@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
-from trainer.files import read_json, write_json
+from trainer.store.files import read_json, write_json
 from trainer.values import TrainerError
 
 _log = logging.getLogger("trainer")

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from trainer.files import PART_PREFIX, move, require_place, sync, sync_file
 from trainer.paths import local_path
+from trainer.store.files import PART_PREFIX, move, require_place, sync, sync_file
 
 _UNREAD = "(not read)"
 _FORMAT_OF = {".csv": "csv", ".txt": "table"}

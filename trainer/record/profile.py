@@ -10,8 +10,8 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.tsl.profiler.protobuf.xplane_pb2 import XSpace
 
-from trainer.files import PART_PREFIX, write_bytes
 from trainer.record.workdir import Workdir
+from trainer.store.files import PART_PREFIX, write_bytes
 from trainer.values import TrainerError, told_by_tensorflow
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from google.protobuf import text_format
 from tensorboard.plugins.projector import ProjectorConfig
 
-from trainer.files import remove_parts, write_bytes, write_text
+from trainer.store.files import remove_parts, write_bytes, write_text
 
 # What browsers can hold as one texture.
 MAX_SPRITE_PX = 8192

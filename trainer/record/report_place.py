@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.files import read_json
 from trainer.paths import expanded
 from trainer.record.manifest import Manifest
+from trainer.store.files import read_json
 from trainer.values import TrainerError, UsageError
 
 FIGURES = ("confusion_matrix", "reliability", "roc_curve", "mistakes", "least_certain", "per_class")

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.config import Config
-from trainer.file_lock import file_lock
-from trainer.files import (
+from trainer.cli.config import Config
+from trainer.cli.phase_specs import PhaseSpec
+from trainer.paths import local_path
+from trainer.store.files import (
     Shape,
     make_folder,
     read_json,
@@ -21,8 +22,7 @@ from trainer.files import (
     write_json,
     write_text,
 )
-from trainer.paths import local_path
-from trainer.phase_specs import PhaseSpec
+from trainer.store.lock import file_lock
 from trainer.values import CONTRACT_SHAPE, TrainerError, UsageError
 
 # Of run.json and splits.json. 2: a checkpoint counts by its record.

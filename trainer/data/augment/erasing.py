@@ -4,8 +4,7 @@ from typing import Annotated
 
 import tensorflow as tf
 
-from trainer.data.augment.boxes import inside, shape_that_fits
-from trainer.data.augment.change import AUGMENTATIONS, Change, evenly
+from trainer.data.augment.change import AUGMENTATIONS, Change, evenly, inside, shape_that_fits
 from trainer.registry import Bounds
 from trainer.values import UsageError
 

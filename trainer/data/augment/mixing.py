@@ -4,8 +4,7 @@ from typing import Annotated
 
 import tensorflow as tf
 
-from trainer.data.augment.boxes import inside
-from trainer.data.augment.change import AUGMENTATIONS, Mixing
+from trainer.data.augment.change import AUGMENTATIONS, Mixing, inside
 from trainer.registry import Bounds
 
 _Alpha = Annotated[float, Bounds(at_least=0.01, at_most=100)]

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import tensorflow as tf
 
-from trainer.data.augment import colors, levels
+from trainer.data.augment import change as levels
+from trainer.data.augment import colors
 from trainer.data.augment.change import AUGMENTATIONS, Change
-from trainer.data.augment.projective import Row, rotated, transform
+from trainer.data.augment.geometry import Row, rotated, transform
 from trainer.registry import Bounds
 
 _GREY = 128 / 255

@@ -9,16 +9,15 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-from trainer.archives.unpack import BadArchiveError, remove_left_overs, unpack
-from trainer.caches import cache_root
-from trainer.data.encoded import DEFAULT_BUDGET_BYTES
+from trainer.data.encoded_cache import DEFAULT_BUDGET_BYTES
 from trainer.data.sources.base import SOURCES
 from trainer.data.sources.folder import FolderSource, open_folder
-from trainer.downloads import download
-from trainer.file_lock import file_lock
-from trainer.files import read_json, write_json
-from trainer.network import NetworkError
 from trainer.paths import local_path, scheme_of
+from trainer.store.downloads import NetworkError, download
+from trainer.store.files import read_json, write_json
+from trainer.store.lock import file_lock
+from trainer.store.places import cache_root
+from trainer.store.unpack import BadArchiveError, remove_left_overs, unpack
 from trainer.values import TrainerError, UsageError
 
 # SHA-256 by address, without its scheme.

@@ -7,9 +7,9 @@ from typing import Protocol
 
 import numpy as np
 
-from trainer.caches import cache_root
-from trainer.data.encoded import DEFAULT_BUDGET_BYTES, EncodedStore
+from trainer.data.encoded_cache import DEFAULT_BUDGET_BYTES, EncodedStore
 from trainer.registry import AddressRegistry
+from trainer.store.places import cache_root
 
 
 class Source(Protocol):

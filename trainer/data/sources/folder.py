@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.data.bad_pictures import BadPictureError
-from trainer.data.encoded import DEFAULT_BUDGET_BYTES, EncodedStore, Kept
-from trainer.data.files import read_regular
-from trainer.data.listing import Found, Listing
+from trainer.data.class_folders import Found, Listing
+from trainer.data.encoded_cache import DEFAULT_BUDGET_BYTES, EncodedStore, Kept
+from trainer.data.inspect.bad_pictures import BadPictureError
+from trainer.data.inspect.scan import stamp_files
+from trainer.data.picture_files import read_regular
 from trainer.data.sources.base import SOURCES
-from trainer.data.stamps import stamp_files
 from trainer.paths import local_path
 from trainer.values import TrainerError
 

@@ -5,10 +5,11 @@ often a `KerasBackbone`.
 """
 
 # All of them, so that they are registered.
-from trainer.model.backbones import efficientnet_lite0, hub, keras, savedmodel
+from trainer.model.backbones import efficientnet_lite0, hub, keras
+from trainer.model.backbones import hub as savedmodel
 from trainer.model.backbones.base import BACKBONES, Backbone, open_backbone
 from trainer.model.backbones.keras import KerasBackbone
-from trainer.model.initializers import reseed
+from trainer.model.heads import reseed
 
 __all__ = [
     "BACKBONES",

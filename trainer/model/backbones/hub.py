@@ -1,4 +1,4 @@
-"""`hub:HANDLE`; `trainer.model.hub_modules` reads it."""
+"""`hub:HANDLE` and `savedmodel:PATH`; `trainer.model.hub_modules` reads them."""
 
 from trainer.model.backbones.base import BACKBONES, Backbone
 from trainer.model.hub_handles import module_address
@@ -13,3 +13,21 @@ def open_hub(
     from trainer.model.hub_modules import open_module
 
     return open_module(handle, name=name, image_size=image_size, value_range=value_range, cache_dir=cache_dir)
+
+
+def check_path(path: str, *, flag: str) -> None:
+    """Raises UsageError where it is an address, which is of `hub:`."""
+    module_address(path, flag=flag, remote=False)
+
+
+@BACKBONES.register("savedmodel", check=check_path)
+def open_savedmodel(
+    path: str, *, name: str, image_size: int, value_range: tuple[float, float] | None, cache_dir: str
+) -> Backbone:
+    """A SavedModel from pictures to features: its folder, or an archive of it."""
+    # To import tensorflow_hub takes long.
+    from trainer.model.hub_modules import open_module
+
+    return open_module(
+        path, name=name, image_size=image_size, value_range=value_range, cache_dir=cache_dir, remote=False
+    )

@@ -18,18 +18,18 @@ import h5py
 import tensorflow as tf
 import tf_keras
 
-from trainer.caches import keras_folder
 from trainer.model.backbones.base import BACKBONES
 from trainer.model.batch_norm import pool_batch_norm
 from trainer.model.cuts import Cut, network_cut, whole_cut, why_no_cut
 from trainer.model.dropout import seed_dropout
 from trainer.model.fingerprints import network_fingerprint
 from trainer.model.folding import Inference
-from trainer.model.initializers import reseed
-from trainer.model.keras_weights import load_weights, weights_path
+from trainer.model.heads import reseed
+from trainer.model.hub_cache import first_line
 from trainer.model.layers import Layer, network_layers
-from trainer.model.saved_models import first_line
 from trainer.model.variable_names import lasting_names, unique_names
+from trainer.model.weight_files import load_weights, weights_path
+from trainer.store.places import keras_folder
 from trainer.values import Contract, TrainerError, UsageError
 
 logger = logging.getLogger("trainer")

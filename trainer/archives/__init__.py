@@ -1,1 +1,0 @@
-"""Archives of unknown origin, unpacked without harm: the one way to unpack anything."""

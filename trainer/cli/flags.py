@@ -1,0 +1,267 @@
+"""absl flags from the fields of Config: the only reader of flags."""
+
+import dataclasses
+import difflib
+import functools
+import re
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags as absl_flags
+
+from trainer.cli.config import Config
+from trainer.cli.declare import FOR_TENSORFLOW
+from trainer.paths import local_path
+from trainer.values import UsageError, as_number
+
+COMMANDS = {
+    "train": "train, evaluate on the test split and write a report (what happens without a command)",
+    "evaluate": "score a split of a finished run, or other pictures (--source), and write a report",
+    "compare": "put finished runs side by side, and test whether they differ: compare RUN RUN ...",
+    "predict": "name what is on pictures with a finished run: files, folders, patterns or a list",
+    "explain": "draw over pictures, or the worst mistakes, what a decision went by",
+    "export": "write a finished run as SavedModel and TFLite, check each in a process of its own",
+    "serve": "a page on this machine to drop pictures on: probabilities, and what they went by",
+    "doctor": "say what this machine has and can reach, what is cached, and what is wrong",
+    "benchmark": "measure input, forward, train step and epoch of each phase, and leave no run behind",
+    "find_lr": "train some updates at a rising learning rate, draw the loss, and propose a rate",
+    "inspect": "show configuration, splits, contract, variables and plan, and stop",
+}
+# The commands that go by the options of a section; those of the other sections are for all.
+_GO_BY = {
+    "evaluate": ("evaluate", "predict", "explain", "export", "serve"),
+    "predict": ("predict",),
+    "explain": ("explain",),
+    "export": ("export",),
+    "serve": ("serve",),
+    "benchmark": ("benchmark", "doctor", "compare", "predict", "explain"),
+    "find_lr": ("find_lr",),
+}
+# The option that says where a command writes, and what else it may be called.
+_RESULTS = {
+    "train": "workdir", "find_lr": "workdir", "evaluate": "report_dir", "export": "export_dir",
+    **dict.fromkeys(_GO_BY["benchmark"], "output"),
+}  # fmt: skip
+_LIKE_RESULTS = re.compile(
+    rf"(out|output|results?|save|report|log|model|run|{'|'.join(COMMANDS)})_?(dir|directory|folder|path|file|to)?"
+)
+_FLAGFILE = re.compile("--?flagfile(?:=(.*))?", re.DOTALL)
+TAKE_PATHS = ("predict", "explain", "compare")
+# What they write there is for programs: what is logged goes elsewhere.
+ANSWER_ON_STDOUT = ("predict",)
+# May be given several times.
+REPEATED = frozenset(name for name, value in Config().flat().items() if isinstance(value, tuple))
+_USAGE = """\
+Transfer-learning image classification with the training loop in the open.
+
+usage: python -m trainer.main [COMMAND] [--flagfile=FILE] [--FLAG=VALUE ...] [PATH ...]
+"""
+
+
+def make_flags() -> absl_flags.FlagValues:
+    """Returns one flag for each option of Config, and none else.
+
+    A FlagValues of our own: the global one also holds what libraries define.
+    """
+    values = absl_flags.FlagValues()
+    define: dict[str, Any] = {
+        "str": absl_flags.DEFINE_string,
+        "int": functools.partial(absl_flags.DEFINE, _Whole()),
+        "float": functools.partial(absl_flags.DEFINE, _Real()),
+        "bool": absl_flags.DEFINE_boolean,
+        "tuple": absl_flags.DEFINE_multi_string,
+    }
+    for section, field in _fields():
+        value, help_text = field.default, field.metadata["help"]
+        kind = type(value).__name__
+        common: dict[str, Any] = {"flag_values": values, "module_name": section}
+        if field.metadata["choices"]:
+            choices = list(field.metadata["choices"])
+            absl_flags.DEFINE_enum(field.name, value, choices, help_text, **common)
+        else:
+            define[kind](field.name, list(value) if kind == "tuple" else value, help_text, **common)
+    values.set_gnu_getopt(True)  # The command may stand before or after the flags.
+    return values
+
+
+class _Whole(absl_flags.IntegerParser):
+    def convert(self, argument: Any) -> int:
+        try:
+            # Python takes any digits of Unicode, and _ between them.
+            if isinstance(argument, str) and (not argument.isascii() or "_" in argument):
+                raise ValueError
+            return super().convert(argument)
+        except ValueError:
+            raise ValueError("it must be a whole number below 2**63, in digits from 0 to 9") from None
+
+
+class _Real(absl_flags.FloatParser):
+    def convert(self, argument: Any) -> float:
+        try:
+            return as_number(argument) if isinstance(argument, str) else super().convert(argument)
+        except ValueError:
+            raise ValueError("it must be a number, such as 0.5 or 1e-3") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class CommandLine:
+    """What was asked for. `given` holds only the options that were set, by flag name.
+
+    `paths` are the arguments behind a command that takes some.
+    """
+
+    command: str
+    config: Config
+    given: dict[str, Any]
+    paths: tuple[str, ...] = ()
+
+
+def parse(argv: Sequence[str]) -> CommandLine:
+    """Reads a command line.
+
+    Args:
+      argv: with the name of the program first.
+
+    Raises:
+      UsageError: a command, flag or value is wrong; the message is absl's, with its suggestions.
+    """
+    values = make_flags()
+    try:
+        arguments = _with_flagfiles(argv[1:])
+        rest = values([argv[0], *arguments])[1:]
+    except absl_flags.UnrecognizedFlagError as error:
+        command = next((word for word in arguments if word in COMMANDS), "train")
+        raise UsageError(_unknown(error.flagname, command)) from None
+    except absl_flags.Error as error:
+        raise UsageError(_told(error)) from None
+    command, *extra = rest or ["train"]
+    if command not in COMMANDS:
+        raise UsageError(f"{command!r} is no command; there are {', '.join(COMMANDS)} (see --help)")
+    if extra and command not in TAKE_PATHS:
+        raise UsageError(f"unexpected argument {extra[0]!r} after {command!r}; options start with --")
+    flat = {field.name: values[field.name].value for _, field in _fields()}
+    given = {name: flat[name] for name in flat if values[name].present}
+    config = Config.from_flat(flat)
+    config.require_unruled(given)
+    line = CommandLine(command, config, given, tuple(extra))
+    _check_paths(line)
+    return line
+
+
+def _with_flagfiles(arguments: Sequence[str], *, inside: tuple[Path, ...] = ()) -> list[str]:
+    """Returns the arguments with the flags in flagfiles in their place.
+
+    absl reads them by the locale, knows no byte order mark, and does not say which file is wrong.
+
+    Args:
+      arguments: of the command line, or the lines of a flagfile.
+      inside: the flagfiles that these come from, the outermost first.
+    """
+    found: list[str] = []
+    left = list(arguments)
+    while left:
+        argument = left.pop(0)
+        if argument == "--":
+            return [*found, argument, *left]
+        if not (match := _FLAGFILE.fullmatch(argument)):
+            found.append(argument)
+            continue
+        if match[1] is None and not left:
+            raise UsageError("--flagfile with no argument")
+        if name := left.pop(0) if match[1] is None else match[1].strip():
+            path = local_path(name, flag=f"--flagfile={name}")
+            if path in inside:
+                raise UsageError(f"--flagfile={name}: it leads back to itself")
+            found += _with_flagfiles(_lines(path, name), inside=(*inside, path))
+    return found
+
+
+def _lines(flagfile: Path, name: str) -> list[str]:
+    """Returns the lines of a flagfile without comments and blank ones."""
+    try:
+        text = flagfile.read_text(encoding="utf-8-sig")
+        if "\0" in text:
+            raise ValueError("as in UTF-16")
+    except OSError as error:
+        raise UsageError(f"--flagfile={name}: {error.strerror}") from None
+    except ValueError:
+        raise UsageError(f"--flagfile={name}: it is no text in UTF-8") from None
+    lines = (line.strip() for line in text.split("\n"))
+    return [line for line in lines if line and not line.startswith(("#", "//"))]
+
+
+def _check_paths(line: CommandLine) -> None:
+    """Makes sure that what is to be a path on this machine can be one, before TensorFlow is imported."""
+    for _, field in _fields():
+        kind, value = field.metadata["path"], line.config.flat()[field.name]
+        if kind and value:
+            local_path(value, flag=f"--{field.name}={value}", for_tensorflow=kind == FOR_TENSORFLOW)
+    # Of a picture that is an address, predict and explain say how it is to be had.
+    for path in line.paths if line.command == "compare" else ():
+        local_path(path, flag=path)
+
+
+def _unknown(name: str, command: str) -> str:
+    """Returns the message that there is no flag of a name, with those that may be meant of a command."""
+    flags = ["flagfile", "help", "helpfull"]
+    flags += [field.name for section, field in _fields() if command in _GO_BY.get(section, COMMANDS)]
+    close = difflib.get_close_matches(name, flags, cutoff=0.85)
+    if not close and command in _RESULTS and _LIKE_RESULTS.fullmatch(name):
+        close = [_RESULTS[command]]
+    close = close or difflib.get_close_matches(name, flags, cutoff=0.7)
+    close = close or [flag for flag in flags if len(name) > 2 and flag.startswith(name)]
+    return f"Unknown command line flag {name!r}" + (f". Did you mean: {', '.join(close)} ?" if close else "")
+
+
+def _told(error: absl_flags.Error) -> str:
+    """Returns absl's message in a line."""
+    text = " ".join(str(error).split()).removeprefix("ERROR:: ")
+    # Of a boolean flag it prints what Python calls the arguments of an error.
+    return re.sub(r": \('Non-boolean argument to boolean flag', .*\)$", ": it is true or false", text)
+
+
+def to_flagfile(config: Config) -> str:
+    """Returns a flagfile that gives this configuration: every option that has an effect, one a line."""
+    lines = []
+    for section, field in _fields():
+        if field.name in config.ruled():
+            continue
+        value = getattr(getattr(config, section), field.name)
+        if isinstance(value, bool):
+            lines.append(f"--{field.name}" if value else f"--no{field.name}")
+        else:
+            several = value if isinstance(value, tuple) else (value,)
+            lines += [f"--{field.name}={one}" for one in several]
+    return "\n".join(lines) + "\n"
+
+
+def help_text(*, full: bool) -> str:
+    """Returns the help: the usual options, or all of them."""
+    parts = [_USAGE, "commands:"]
+    parts += [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
+    for section in dataclasses.fields(Config):
+        kind: Any = type(section.default)
+        shown = [f for f in dataclasses.fields(kind) if full or f.metadata["short"]]
+        if shown:
+            parts += ["", f"{kind.__doc__.strip().lower()}:", *map(_option_help, shown)]
+    if not full:
+        parts += ["", "--helpfull shows all options. Examples: experiments/*.flags"]
+    return "\n".join(parts) + "\n"
+
+
+def _option_help(field: Any) -> str:
+    choices = f" One of {', '.join(field.metadata['choices'])}." if field.metadata["choices"] else ""
+    default = "" if field.default in ("", ()) else f" [{field.default}]"
+    text = textwrap.wrap(field.metadata["help"] + choices + default, width=78)
+    return "\n".join([f"  --{field.name}", *(f"      {line}" for line in text)])
+
+
+def _fields() -> list[tuple[str, Any]]:
+    """Returns [(section name, field)] over all options."""
+    return [
+        (section.name, field)
+        for section in dataclasses.fields(Config)
+        for field in dataclasses.fields(type(section.default))  # type: ignore[arg-type]
+    ]

@@ -1,0 +1,492 @@
+"""Every option of a run, once: type, default, bounds, unit and help."""
+
+from dataclasses import dataclass
+
+from trainer.cli.declare import (
+    AT_LEAST_0,
+    AT_LEAST_1,
+    FOR_TENSORFLOW,
+    LOCAL,
+    SHARE,
+    calls,
+    more_than_0,
+    never_or_more_than_0,
+    option,
+    safe_limit,
+    signals,
+    updates,
+)
+from trainer.cli.phase_specs import BN_MODES
+from trainer.registry import LARGEST, Bounds
+from trainer.values import PRECISIONS
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Pictures"""
+
+    source: str = option(
+        "synthetic:flowers",
+        "Where the pictures come from, such as folder:photos; --helpfull lists what there is.",
+        short=True,
+    )
+    splits: str = option(
+        "auto",
+        "Train, validation and test, one after another: shares (50%,25%,25%), counts "
+        "(1835,918,rest) or named ranges (train[:90%],train[90%:],test). auto: the source's own "
+        "splits where it has them, else 80%,10%,10%.",
+        short=True,
+    )
+    split_order: str = option(
+        "auto",
+        "Order that shares and counts are taken from: the source's own, or a permutation by "
+        "--split_seed. auto: permuted where the source is sorted by class.",
+        choices=("auto", "source", "permuted"),
+    )
+    split_seed: int = option(
+        42,
+        "Seed of the permutation; apart from --seed, so that runs with other seeds share splits.",
+        bounds=AT_LEAST_0,
+    )
+    drop_duplicates: bool = option(
+        False, "Leave pictures out of an earlier split that are byte for byte in a later one."
+    )
+    exif: str = option(
+        "apply", "Turn pictures upright as their EXIF orientation says.", choices=("apply", "ignore")
+    )
+    # Not of the identity: what they change shows in the record of the splits, which decides.
+    on_bad_image: str = option(
+        "fail",
+        "Pictures that cannot be read: stop before training and name them, or leave them out of the splits "
+        "(skip).",
+        choices=("fail", "skip"),
+        identity=False,
+        short=True,
+    )
+    max_pixels: int = option(
+        100_000_000,
+        "A picture with more pixels than this is a bad one, however small its file.",
+        identity=False,
+        bounds=AT_LEAST_1,
+    )
+    data_dir: str = option(
+        "", "Folder of prepared tfds data sets; default $TFDS_DATA_DIR or tfds's own.", identity=False
+    )
+    checksum: str = option("", "SHA-256 that an archive of pictures must have.", identity=False)
+    decode: str = option(
+        "exact",
+        "Decode JPEGs in full, or at 1/2, 1/4 or 1/8 where that is still as large as the network wants: "
+        "faster for large photos, other pixels.",
+        choices=("exact", "scaled"),
+    )
+    memory_budget_mb: int = option(
+        64,
+        "Encoded pictures, and features, are held in memory up to this many MB each; beyond it they are "
+        "read from files.",
+        identity=False,
+        bounds=AT_LEAST_0,
+    )
+    synthetic_examples: int = option(
+        1000,
+        "How many pictures are drawn by a source that draws.",
+        bounds=AT_LEAST_1,
+    )
+    synthetic_seed: int = option(
+        0,
+        "Seed of the drawn pictures.",
+        bounds=AT_LEAST_0,
+    )
+
+
+# Begins the name of a head whose logits start at zero.
+ZERO = "zero_"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Model"""
+
+    backbone: str = option(
+        "efficientnet_lite0",
+        "Pretrained network, such as keras:MobileNetV2; --helpfull lists what there is.",
+        short=True,
+    )
+    weights: str = option(
+        "imagenet", "Weights of a backbone that has a choice: imagenet, none, or a weights file.", path=LOCAL
+    )
+    image_size: int = option(
+        0,
+        "Side of the pictures the network sees, in px; 0: what the backbone asks for.",
+        short=True,
+        bounds=Bounds(at_least=0, at_most=10_000),
+    )
+    init_from: str = option(
+        "",
+        "Workdir of another run whose best weights this one begins with, instead of the pretrained ones.",
+        short=True,
+        path=FOR_TENSORFLOW,
+    )
+    init_part: str = option(
+        "all",
+        "What is taken from there: network and head, or the network alone.",
+        choices=("all", "backbone"),
+    )
+    value_range: str = option(
+        "", "Pixel values that a backbone wants which leaves it open, e.g. -1,1; default 0,1."
+    )
+    head: str = option(
+        "auto",
+        "Layers after the backbone: linear, or mlp(WIDTH,...) with ReLU; zero_linear and zero_mlp(WIDTH,...) "
+        "start with logits of zero. auto: mlp(512), or what --schedule=auto says.",
+        short=True,
+        check=calls("linear or mlp(512)"),
+    )
+    logits: str = option(
+        "per_class",
+        "Logits of the head: one for each class, or, of two classes, one for the second (binary "
+        "cross-entropy, decided at 0).",
+        choices=("per_class", "one"),
+    )
+    dropout: float = option(
+        0.0,
+        "Share of the last features dropped in training, 0 to 1.",
+        bounds=Bounds(at_least=0, below=1),
+    )
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """Training"""
+
+    schedule: str = option(
+        "two_phase",
+        "Phases: only the head (frozen), backbone too (finetune), one after the other (two_phase), the head "
+        "and then the backbone opened from the top in N - 1 steps (gradual(N)), or by the number of pictures "
+        "as BiT-HyperRule says, with head, resolution and learning rate (auto).",
+        short=True,
+    )
+    phase: tuple[str, ...] = option(
+        (),
+        "One phase in full, repeatable, instead of --schedule: 'for=5epochs; train=head; lr=1e-3; "
+        "lr_schedule=cosine; warmup=1epochs; optimizer=adam; bn=frozen; augment=flip'. train= "
+        "takes regexes over variable names, first match wins, not:REGEX freezes; or from_layer= or "
+        "unfreeze_top_layers=, as the flags of those names.",
+        short=True,
+    )
+    frozen_for: str = option("10epochs", "Length of the frozen phase (epochs, steps, examples).", short=True)
+    finetune_for: str = option(
+        "5epochs", "Length of the fine-tuning phase, or of all of them together.", short=True
+    )
+    frozen_learning_rate: float = option(1e-3, "Peak learning rate of the frozen phase.", short=True)
+    finetune_learning_rate: float = option(1e-4, "Peak learning rate of fine-tuning.", short=True)
+    finetune_train: str = option(
+        "all", "What trains in fine-tuning: regexes over variable names, as in --phase train=."
+    )
+    from_layer: str = option(
+        "",
+        "What trains in fine-tuning: this layer of the network, by name or index, and all after it.",
+        short=True,
+    )
+    unfreeze_top_layers: int = option(
+        0,
+        "What trains in fine-tuning: the last N layers, counted over backbone and head.",
+        bounds=AT_LEAST_0,
+    )
+    bn: str = option(
+        "frozen",
+        "BatchNorm statistics while fine-tuning: the stored ones, or the batch's (which moves them).",
+        choices=BN_MODES,
+    )
+    optimizer: str = option("adam", "Update rule: adam, adamw, sgd, rmsprop or lion.")
+    momentum: float = option(0.9, "Momentum of sgd.")
+    nesterov: bool = option(False, "Nesterov's momentum in sgd.")
+    weight_decay: float = option(
+        0.0,
+        "Decoupled weight decay of adamw, sgd and lion, per unit of learning rate; BatchNorm and biases have "
+        "none.",
+    )
+    lr_schedule: str = option(
+        "constant",
+        "Course of the learning rate: constant, cosine(0), linear(0) and exponential(0.01) with what is left "
+        "at the end, step(0.33,0.67) with the shares of the phase after which it is divided by 10, "
+        "one_cycle, or plateau(0.1,5): times 0.1 when the validation loss has not fallen in 5 evaluations.",
+    )
+    warmup: str = option("0steps", "Linear warm-up at the start of each phase; % is of the phase.")
+    augment: str = option(
+        "",
+        "Random changes of training pictures, in order, e.g. flip,rotate(0.2),randaugment(2,9) or "
+        "flip,mixup(0.2). A phase can override it.",
+        short=True,
+    )
+    average: str = option(
+        "",
+        "Weights that are scored and kept: an exponential average (ema(0.999)), the mean over the ends of "
+        "the epochs in the last quarter of each phase (swa(0.25)), or the last ones.",
+    )
+    batch_size: int = option(
+        32,
+        "Examples per update, over all devices.",
+        short=True,
+        bounds=AT_LEAST_1,
+    )
+
+
+@dataclass(frozen=True)
+class UpdateConfig:
+    """Updates, in all phases"""
+
+    accumulate: int = option(
+        1,
+        "Parts of each batch that are computed one after another: the same update in less memory.",
+        bounds=AT_LEAST_1,
+    )
+    objective: str = option(
+        "supervised",
+        "What an update makes smaller: the loss of the labels, or what a plugin registers.",
+        check=calls("supervised"),
+    )
+    loss: str = option(
+        "cross_entropy",
+        "Loss of an example: cross_entropy, or focal(2).",
+        check=calls("cross_entropy or focal(2)"),
+    )
+    gradient_rule: str = option(
+        "plain",
+        "Which gradients an update takes: those at the weights, or what a plugin registers.",
+        check=calls("plain"),
+    )
+    metrics: str = option(
+        "",
+        "What is measured of the examples besides loss and accuracy, such as confidence.",
+        check=calls("confidence"),
+    )
+    label_smoothing: float = option(
+        0.0,
+        "Share of each label spread evenly over all classes, 0 to 1.",
+        bounds=Bounds(at_least=0, below=1),
+    )
+    class_weights: str = option(
+        "", "Weights of the classes in the loss: balanced, or such as roses=2,tulips=0.5."
+    )
+    lr_multiplier: tuple[str, ...] = option(
+        (), "REGEX=FACTOR on the learning rate of variables, repeatable; the first that matches counts."
+    )
+    layer_decay: float = option(
+        1.0,
+        "Factor on the learning rate from each of 12 groups of layers to the one below it, 0 to 1.",
+        bounds=Bounds(above=0, at_most=1),
+    )
+    clip_norm: float = option(
+        0.0,
+        "Largest norm of all gradients together; 0: no limit.",
+        check=safe_limit,
+    )
+    clip_value: float = option(
+        0.0,
+        "Largest absolute value in a gradient; 0: no limit.",
+        check=safe_limit,
+    )
+    early_stop: str = option(
+        "",
+        "Measure of the validation split whose standstill ends a phase.",
+        choices=("", "loss", "accuracy", "auc"),
+    )
+    patience: int = option(
+        5,
+        "Evaluations without change for the better until --early_stop acts.",
+        bounds=AT_LEAST_1,
+    )
+    min_change: float = option(
+        0.0,
+        "Smallest change for the better that --early_stop counts.",
+        bounds=AT_LEAST_0,
+    )
+
+
+@dataclass(frozen=True)
+class SpeedConfig:
+    """Speed"""
+
+    precision: str = option(
+        "auto",
+        "Arithmetic of the network, by TensorFlow's graph rewriter; variables, logits and loss stay "
+        "float32. auto: measured for each phase, the faster one.",
+        choices=("auto", *PRECISIONS),
+        short=True,
+    )
+    feature_cache: str = option(
+        "auto",
+        "Compute what a frozen network gives only once and keep it on disk: where that is exact (auto), "
+        "never, or else fail (require).",
+        choices=("auto", "off", "require"),
+        identity=False,
+        short=True,
+    )
+    feature_views: int = option(
+        0,
+        "How many augmented views of each picture a frozen phase keeps; epoch e sees view e modulo this.",
+        bounds=AT_LEAST_0,
+    )
+    cache_limit_gb: float = option(
+        20.0,
+        "Most GB of features kept; those not used for longest go first.",
+        identity=False,
+        bounds=Bounds(at_least=0, at_most=1e9),
+    )
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Run"""
+
+    workdir: str = option(
+        "",
+        "Folder of this run: checkpoints, event files, report. Required.",
+        identity=False,
+        short=True,
+        path=FOR_TENSORFLOW,
+    )
+    plugin: tuple[str, ...] = option(
+        (),
+        "Code of your own to load first, a file or a module, repeatable: what it registers can be asked for "
+        "by name. It is run with your rights, and copied into --workdir.",
+        identity=False,
+        short=True,
+    )
+    callbacks: str = option(
+        "",
+        "What happens between updates besides, such as what a plugin registers.",
+        identity=False,
+        check=calls("mine(2)"),
+    )
+    extend: bool = option(
+        False,
+        "Go on with the run in --workdir under longer phases, as if they had been as long from the start; "
+        "refused where the updates so far would have been others.",
+        identity=False,
+    )
+    seed: int = option(
+        0,
+        "Seed of initial weights, order and augmentation.",
+        short=True,
+        bounds=AT_LEAST_0,
+    )
+    log_every: str = option(
+        "10steps",
+        "How often loss and accuracy are written.",
+        identity=False,
+        check=more_than_0,
+    )
+    # Part of the identity: which weights are the best depends on when they are looked at.
+    evaluate_every: str = option(
+        "1epochs",
+        "How often the validation split is evaluated.",
+        check=more_than_0,
+    )
+    save_every: str = option(
+        "1epochs",
+        "How often a checkpoint is written.",
+        identity=False,
+        check=more_than_0,
+    )
+    save_every_secs: float = option(
+        600.0,
+        "A checkpoint is written, too, when the last one is this many seconds old; 0: never.",
+        identity=False,
+        bounds=AT_LEAST_0,
+    )
+    keep_checkpoints: int = option(
+        3,
+        "How many of the latest checkpoints are kept, besides the best.",
+        identity=False,
+        bounds=AT_LEAST_1,
+    )
+    figures_every: str = option(
+        "5epochs",
+        "How often the confusion matrix and the reliability diagram of validation are drawn for TensorBoard, "
+        "besides at the end of each phase; empty: never.",
+        identity=False,
+        check=never_or_more_than_0,
+    )
+    histograms_every: str = option(
+        "",
+        "How often the distributions of all variables are written for TensorBoard; default never.",
+        identity=False,
+        check=never_or_more_than_0,
+    )
+    profile_steps: str = option(
+        "",
+        "Updates that TensorFlow's profiler watches, such as 100-110, for TensorBoard's PROFILE tab.",
+        identity=False,
+        check=updates,
+    )
+    embeddings: int = option(
+        500,
+        "How many validation pictures TensorBoard's projector shows by their features; 0: none.",
+        identity=False,
+        bounds=AT_LEAST_0,
+    )
+    max_minutes: float = option(
+        0.0,
+        "Save and stop, with status 75, after this many minutes; the same command goes on. 0: no limit.",
+        identity=False,
+        bounds=AT_LEAST_0,
+    )
+    assert_accuracy_at_least: float = option(
+        0.0,
+        "The run fails, with status 1, when its last score is lower: a share from 0 to 1.",
+        identity=False,
+        bounds=SHARE,
+    )
+    stop_signals: str = option(
+        "SIGTERM,SIGUSR1",
+        "Signals besides Ctrl-C on which a run saves and stops with status 75, such as the one that SLURM's "
+        "--signal announces the end of a job with.",
+        identity=False,
+        check=signals,
+    )
+    strategy: str = option(
+        "auto",
+        "Devices: one, all local ones (mirrored), or all when there are several GPUs (auto).",
+        choices=("auto", "one", "mirrored"),
+        identity=False,
+    )
+    cache_dir: str = option(
+        "",
+        "Folder for downloaded and converted networks; default the user's cache folder "
+        "($TFHUB_CACHE_DIR is honoured).",
+        identity=False,
+        path=FOR_TENSORFLOW,
+    )
+    progress: str = option(
+        "auto",
+        "Progress bar, or plain lines (auto: a bar on a terminal).",
+        choices=("auto", "bar", "plain"),
+        identity=False,
+    )
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    """Guards"""
+
+    # Not of the identity: who has met a bad batch wants to go on past it.
+    on_nonfinite: str = option(
+        "fail",
+        "A loss or gradient that is not finite: stop, or go back to the last checkpoint and leave that "
+        "batch out (rollback).",
+        choices=("fail", "rollback"),
+        identity=False,
+    )
+    max_rollbacks: int = option(
+        3,
+        "How many batches of a run rollback leaves out at most.",
+        identity=False,
+        bounds=AT_LEAST_0,
+    )
+    max_loss: float = option(
+        0.0,
+        "A training loss above this counts as one that is not finite; 0: no limit.",
+        identity=False,
+        bounds=Bounds(at_least=0, at_most=LARGEST),
+    )

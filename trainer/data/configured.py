@@ -1,0 +1,54 @@
+"""The pictures that a configuration names, opened and looked at."""
+
+import logging
+from collections.abc import Sequence
+
+from trainer.cli.config import Config
+from trainer.data.inspect.bad_pictures import refusal, told_left_out
+from trainer.data.inspect.scan import Scan, scan
+from trainer.data.sources import Source, SourceOptions, open_source
+from trainer.store.places import cache_root
+
+_log = logging.getLogger("trainer")
+
+
+def open_configured(config: Config) -> Source:
+    """Opens --source.
+
+    Raises:
+      UsageError: it names no known scheme.
+      TrainerError: it cannot be had.
+    """
+    data = config.data
+    options = SourceOptions(
+        data_dir=data.data_dir,
+        cache_dir=config.run.cache_dir,
+        checksum=data.checksum,
+        synthetic_examples=data.synthetic_examples,
+        synthetic_seed=data.synthetic_seed,
+        memory_budget_bytes=data.memory_budget_mb * 2**20,
+    )
+    return open_source(data.source, options)
+
+
+def scan_configured(
+    source: Source, config: Config, *, plugins: Sequence[bytes] = ()
+) -> tuple[Scan, list[tuple[str, str]]]:
+    """Looks at every picture; returns what was found, and the bad ones, [(id, reason)] in order.
+
+    Args:
+      source: whose pictures.
+      config: how.
+      plugins: source of what comes from outside and makes pictures.
+
+    Raises:
+      TrainerError: there are bad ones, and --on_bad_image says to fail.
+    """
+    data, recorded = config.data, cache_root(config.run.cache_dir) / "scans"
+    found = scan(source, exif=data.exif, max_pixels=data.max_pixels, recorded=recorded, plugins=plugins)
+    if found.bad and data.on_bad_image == "fail":
+        raise refusal(source.name, source.ids, found.bad)
+    left_out = [(source.ids[at], reason) for at, reason in sorted(found.bad.items())]
+    if left_out:
+        _log.warning("%s", told_left_out(left_out, total=len(source.ids)))
+    return found, left_out

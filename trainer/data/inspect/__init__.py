@@ -1,0 +1,1 @@
+"""One look at every encoded picture before training: headers, damage, whether training can decode it."""

@@ -1,0 +1,248 @@
+"""What the page of a report says in words and tables, and the files of predictions beside it."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
+
+from trainer.metrics.probabilities import predicted, softmax
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What was predicted for N pictures of K classes."""
+
+    ids: Sequence[str]
+    labels: np.ndarray
+    """[N] int."""
+    logits: np.ndarray
+    """[N, K]."""
+    class_names: Sequence[str]
+    """[K], all different."""
+    digests: Sequence[str]
+    """[N] SHA-256 of the encoded pictures, in hex; empty where it is not known."""
+
+
+def unique_names(names: Sequence[str]) -> list[str]:
+    """Returns the names, each that was there before with a number behind it: ['a', 'a (2)']."""
+    taken: set[str] = set()
+    unique = []
+    for name in names:
+        made, number = name, 1
+        while made in taken:
+            number += 1
+            made = f"{name} ({number})"
+        taken.add(made)
+        unique.append(made)
+    return unique
+
+
+def as_csv(given: Predictions) -> str:
+    """Returns id, label, prediction, probability_NAME of each class, 6 decimals or `nan`, and sha256."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(_columns(given.class_names))
+    names, probabilities = given.class_names, softmax(given.logits)
+    said = predicted(given.logits)
+    for i, (name, digest) in enumerate(zip(given.ids, given.digests, strict=True)):
+        shares = (f"{p:.6f}" for p in probabilities[i])
+        rows.writerow([name, names[given.labels[i]], names[said[i]], *shares, digest])
+    return text.getvalue()
+
+
+def as_parquet(given: Predictions) -> bytes:
+    """Returns the same columns as an Apache Parquet file, probabilities in all their 64 bits."""
+    names = np.array(given.class_names, dtype=object)
+    columns = [
+        pa.array(list(given.ids), pa.string()),
+        pa.array(names[np.asarray(given.labels)], pa.string()),
+        pa.array(names[predicted(given.logits)], pa.string()),
+        *(pa.array(np.ascontiguousarray(column), pa.float64()) for column in softmax(given.logits).T),
+        pa.array(list(given.digests), pa.string()),
+    ]
+    sink = pa.BufferOutputStream()
+    parquet.write_table(pa.table(columns, names=_columns(given.class_names)), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def _columns(class_names: Sequence[str]) -> list[str]:
+    return ["id", "label", "prediction", *(f"probability_{name}" for name in class_names), "sha256"]
+
+
+MOST_CONFUSIONS = 10
+_LISTS = {
+    "left_out_pictures": "Pictures that were left out",
+    "left_out_batches": "Batches that training left out",
+    "shared_pictures": "Identical pictures in several splits",
+}
+_LABELS = {"num_examples": "pictures", "how": "splits", "image_size_px": "side of a picture, px"}
+# What has a place of its own on the page, or is there only for programs.
+_NO_FACTS = {
+    "format", "num_correct", "accuracy", "accuracy_95_percent_interval", "top_k_accuracy", "log_loss",
+    "brier_score", "roc_auc", "macro", "weighted", "classes", "confusion_matrix", "calibration", "undefined",
+    "worst_mistakes", "least_certain", "pictures_sha256", "source_place", *_LISTS,
+}  # fmt: skip
+
+
+def headline(values: Mapping[str, Any], *, title: str) -> str:
+    """Returns the accuracy with its interval."""
+    low, high = values["accuracy_95_percent_interval"]
+    return (
+        f"<h1>{escape(title)}</h1>\n"
+        f'<p class="big">{percent(values["accuracy"])} right</p>\n'
+        f'<div class="interval"><i class="range" style="left:{low:.3%};right:{1 - high:.3%}"></i>'
+        f'<i class="point" style="left:{values["accuracy"]:.3%}"></i></div>\n'
+        '<div class="ends"><span>0</span><span>100 %</span></div>\n'
+        f"<p>{values['num_correct']:,} of {values['num_examples']:,} pictures; the 95\N{NO-BREAK SPACE}% "
+        f"interval is {percent(low)} to {percent(high)}. Weights of step {values['step']:,}.</p>"
+    )
+
+
+def numbers(values: Mapping[str, Any]) -> str:
+    """Returns the numbers of the split as a whole, and why one is missing."""
+    found, calibration = values["undefined"], values["calibration"]
+    cards = [
+        (f"top-{k} accuracy", percent(share)) for k, share in values["top_k_accuracy"].items() if k != "1"
+    ]
+    cards += [
+        ("macro F1", f"{values['macro']['f1']:.3f}"),
+        ("log-loss", _number(values["log_loss"], ".3f")),
+        ("calibration error", percent(calibration["expected_calibration_error"])),
+        ("Brier score", _number(values["brier_score"], ".3f")),
+        ("ROC AUC" if len(values["classes"]) < 3 else "mean ROC AUC", _number(values["roc_auc"], ".4f")),
+    ]
+    if calibration["temperature"] is not None:
+        scaled = calibration["expected_calibration_error_scaled"]
+        cards.insert(-2, ("calibration error, scaled", percent(scaled)))
+    shown = "".join(f'<div class="card"><b>{value}</b><span>{name}</span></div>' for name, value in cards)
+    notes = "".join(f"<li>{escape(name)}: {escape(reason)}</li>" for name, reason in found.items())
+    missing = f'<div class="note">Not defined here:<ul>{notes}</ul></div>' if notes else ""
+    return f'<div class="cards">{shown}</div>{missing}'
+
+
+def confusions(values: Mapping[str, Any]) -> str:
+    """Returns the most frequent mistakes, by pair of classes."""
+    matrix, names = np.array(values["confusion_matrix"]), list(values["classes"])
+    wrong = matrix - np.diag(np.diag(matrix))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:MOST_CONFUSIONS]
+    pairs = [divmod(int(at), len(names)) for at in order if wrong.flat[at]]
+    if not pairs:
+        return "<p>Nothing is taken for anything else.</p>"
+    rows = [
+        [names[k], names[j], f"{wrong[k, j]:,}", percent(wrong[k, j] / matrix[k].sum())] for k, j in pairs
+    ]
+    return table(["true", "taken for", "pictures", "of the true class"], rows, num_names=2)
+
+
+def by_class(values: Mapping[str, Any]) -> str:
+    """Returns precision, recall, F1 and area of each class, and their means."""
+    rows = [
+        [name, f"{of['support']:,}", *_shares(of), _number(of["roc_auc"], ".4f")]
+        for name, of in values["classes"].items()
+    ]
+    total = f"{values['num_examples']:,}"
+    means = [
+        ["mean of classes", total, *_shares(values["macro"]), _number(values["roc_auc"], ".4f")],
+        ["mean of pictures", total, *_shares(values["weighted"]), ""],
+    ]
+    return table(["class", "pictures", "recall", "precision", "F1", "ROC AUC"], rows, means=means)
+
+
+def calibration(calibration: Mapping[str, Any], *, why_not: str) -> str:
+    """Returns how far the probabilities are off, and what a temperature changes."""
+    error, scaled = (calibration[f"expected_calibration_error{end}"] for end in ("", "_scaled"))
+    if error is None:
+        return f"<p>Not known: {escape(why_not)}.</p>"
+    text = (
+        f"<p>The probability of the predicted class is {percent(error)} away from the share that is right, "
+        "on average (expected calibration error, 15 bins).</p>"
+    )
+    temperature = calibration["temperature"]
+    if temperature is None:
+        return text
+    where = calibration["temperature_from"]
+    text += (
+        f"<p>With all logits divided by a temperature of {temperature:.3g}"
+        f"{f' (fitted on {escape(where)})' if where else ''} it is {percent(scaled)}, and the log-loss "
+        f"{calibration['log_loss_scaled']:.3f}. No prediction changes by that.</p>"
+    )
+    if calibration["temperature_at_bound"]:
+        text += (
+            '<p class="note">The fit ended at the limit of the search: the pictures that it was made on, '
+            "all right or mostly wrong, do not say what temperature is best. Do not use it.</p>"
+        )
+    return text
+
+
+def left_out(values: Mapping[str, Any]) -> str:
+    """Returns what is not in the numbers, or twice in them."""
+    parts = []
+    for key, title in _LISTS.items():
+        if rows := values.get(key):
+            items = "".join(f"<li>{escape(_told(row))}</li>" for row in rows)
+            opened = " open" if len(rows) <= 10 else ""
+            parts.append(
+                f"<details{opened}><summary>{title}: {len(rows):,}</summary><ul>{items}</ul></details>"
+            )
+    known = [key for key in _LISTS if key in values]
+    none = "<p>Nothing was left out.</p>" if known and not parts else ""
+    return f"<h2>Left out</h2>{none}{''.join(parts)}" if known else ""
+
+
+def facts(values: Mapping[str, Any]) -> str:
+    """Returns what else metrics.json says, a line each."""
+    known = {key: value for key, value in values.items() if key not in _NO_FACTS}
+    rows = [[_LABELS.get(key, key.replace("_", " ")), _told(value)] for key, value in known.items()]
+    return table(["", ""], [row for row in rows if row[1]], num_names=2)
+
+
+def table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    num_names: int = 1,
+    means: Sequence[Sequence[str]] = (),
+) -> str:
+    """Returns a table whose first columns are names, and all others numbers; cells are plain text."""
+
+    def line(cells: Sequence[str], kind: str = "") -> str:
+        names = "".join(f'<th class="name" scope="row">{escape(cell)}</th>' for cell in cells[:num_names])
+        others = "".join(f'<td class="n">{escape(cell)}</td>' for cell in cells[num_names:])
+        return f"<tr{kind}>{names}{others}</tr>"
+
+    titles = "".join(
+        f"<th{'' if i < num_names else ' class=n'}>{escape(name)}</th>" for i, name in enumerate(head)
+    )
+    body = "".join([*map(line, rows), *(line(cells, ' class="mean"') for cells in means)])
+    top = f"<thead><tr>{titles}</tr></thead>" if any(head) else ""
+    return f'<div class="scroll"><table>{top}<tbody>{body}</tbody></table></div>'
+
+
+def percent(share: float | None) -> str:
+    """Returns e.g. '95.3 %', which no line break parts."""
+    return "n/a" if share is None else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+
+
+def _shares(numbers: Mapping[str, float]) -> list[str]:
+    return [percent(numbers["recall"]), percent(numbers["precision"]), f"{numbers['f1']:.3f}"]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "n/a" if value is None else f"{value:{form}}"
+
+
+def _told(value: Any) -> str:
+    """Returns a value of metrics.json as one line."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_told(part)}" for key, part in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_told, value))
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

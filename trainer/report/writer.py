@@ -1,0 +1,188 @@
+"""Writes the folder of an evaluation."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.metrics.calibration import Bin
+from trainer.metrics.probabilities import least_certain, predicted, softmax, worst_mistakes
+from trainer.metrics.ranking import roc_curve
+from trainer.metrics.scores import scores
+from trainer.record.report_place import FIGURES, TABLES, pictures_sha256, report_manifest
+from trainer.report.figures import (
+    MOST_CURVES,
+    confusion_figure,
+    per_class_figure,
+    picture_grid,
+    reliability_figure,
+    roc_figure,
+)
+from trainer.report.page import make_page
+from trainer.report.sections import Predictions, as_csv, as_parquet, unique_names
+from trainer.report.shortening import shortened
+from trainer.store.files import write_bytes, write_json, write_text
+
+FORMAT = 3
+MOST_LISTED = 16
+"""Pictures among the worst mistakes, and among the least certain ones."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an evaluation found.
+
+    Attributes:
+      values: what metrics.json holds.
+      figures: {name of a file without .png: what it holds}.
+    """
+
+    values: dict[str, Any]
+    figures: dict[str, bytes]
+
+
+def write_report(
+    folder: Path,
+    *,
+    split: str,
+    step: int,
+    loss: float,
+    ids: Sequence[str],
+    labels: np.ndarray,
+    logits: np.ndarray,
+    class_names: Sequence[str],
+    digests: Sequence[str],
+    temperature: float | None = None,
+    temperature_from: str = "",
+    pictures: Callable[[Sequence[int]], np.ndarray] | None = None,
+    curves_png: bytes | None = None,
+    **facts: Any,
+) -> Report:
+    """Writes metrics.json, predictions.csv, predictions.parquet, figures and index.html.
+
+    What docs/report.md describes. What an earlier evaluation wrote there and this one does not is removed,
+    event files included; other files in the folder stay as they are. The same input gives the same bytes.
+
+    Args:
+      folder: where; made if missing.
+      split: train, validation or test, or the name of other pictures.
+      step: updates made by the weights that were scored.
+      loss: mean cross-entropy over the split.
+      ids: [N].
+      labels: [N] int.
+      logits: [N, K].
+      class_names: [K].
+      digests: [N] SHA-256 of the encoded pictures, in hex; empty where it is not known.
+      temperature: what the logits are divided by for scaled probabilities; None: there are none.
+      temperature_from: the pictures it was fitted on, in words.
+      pictures: from positions in `ids` to the pictures there, [n, H, W, 3] float in [0, 1]; None: the report
+        shows none.
+      curves_png: learning curves for the page.
+      **facts: what else to record in metrics.json, and to show on the page.
+    """
+    names, labels = unique_names(class_names), np.asarray(labels)
+    values: dict[str, Any] = {
+        "format": FORMAT,
+        "split": split,
+        "step": step,
+        "pictures_sha256": pictures_sha256(digests, [names[k] for k in labels]) if all(digests) else None,
+        "loss": loss if math.isfinite(loss) else None,
+        **scores(labels, logits, names, temperature=temperature, temperature_from=temperature_from),
+    }
+    if values["loss"] is None:
+        values["undefined"]["loss"] = "it is no finite number"
+    worst = worst_mistakes(labels, logits, count=MOST_LISTED)
+    doubtful = least_certain(logits, count=MOST_LISTED)
+    describe = _describer(ids, labels, logits, names)
+    values |= {"worst_mistakes": list(map(describe, worst)), "least_certain": list(map(describe, doubtful))}
+    values |= facts
+    rows = sorted({*worst, *doubtful})
+    shown = dict(zip(rows, pictures(rows), strict=True)) if pictures and rows else {}
+    figures = _figures(values, labels, logits, names)
+    for name, listed in (("mistakes", worst), ("least_certain", doubtful)):
+        if shown and listed:
+            figures[name] = _grid([shown[i] for i in listed], list(map(describe, listed)))
+    page = make_page(
+        values,
+        figures=figures | ({"learning_curves": curves_png} if curves_png else {}),
+        mistakes=[shown.get(i) for i in worst],
+        doubtful=[shown.get(i) for i in doubtful],
+    )
+    _write_files(folder, Predictions(ids, labels, logits, names, digests), figures, page, values)
+    return Report(values, figures)
+
+
+def _write_files(
+    folder: Path, predictions: Predictions, figures: Mapping[str, bytes], page: str, values: dict[str, Any]
+) -> None:
+    names = [*TABLES, *(f"{name}.png" for name in FIGURES if name in figures)]
+    manifest = report_manifest(folder)
+    manifest.begin(names)
+    write_text(folder / "predictions.csv", as_csv(predictions))
+    write_bytes(folder / "predictions.parquet", as_parquet(predictions))
+    for name, png in figures.items():
+        write_bytes(folder / f"{name}.png", png)
+    write_text(folder / "index.html", page)
+    write_json(folder / "metrics.json", values)
+    manifest.finish(names)
+
+
+def _describer(
+    ids: Sequence[str], labels: np.ndarray, logits: np.ndarray, names: Sequence[str]
+) -> Callable[[int], dict[str, Any]]:
+    predictions, confidence = predicted(logits), softmax(logits).max(axis=1)
+
+    def describe(row: int) -> dict[str, Any]:
+        return {
+            "id": ids[row],
+            "label": names[labels[row]],
+            "prediction": names[predictions[row]],
+            "probability": float(confidence[row]),
+        }
+
+    return describe
+
+
+def _figures(
+    values: Mapping[str, Any], labels: np.ndarray, logits: np.ndarray, names: Sequence[str]
+) -> dict[str, bytes]:
+    """Draws what the numbers alone give."""
+    # Other pictures are called by their source, which may be a long path.
+    split, matrix = shortened(values["split"], 24), np.array(values["confusion_matrix"])
+    title = f"{split}: {100 * values['accuracy']:.1f} % of {values['num_examples']:,} right"
+    figures = {
+        "confusion_matrix": confusion_figure(matrix, names, title=title),
+        "per_class": per_class_figure(values["classes"], title=f"{split}: by class (pictures)"),
+    }
+    calibration = values["calibration"]
+    if calibration["bins"]:
+        panels = [_panel("as the network gives them", calibration, "")]
+        if calibration["bins_scaled"]:
+            panels.append(_panel(f"at temperature {calibration['temperature']:.3g}", calibration, "_scaled"))
+        figures["reliability"] = reliability_figure(panels, title=f"{split}: do the probabilities hold?")
+    areas = [(k, values["classes"][name]["roc_auc"]) for k, name in enumerate(names)]
+    known = [(k, area) for k, area in areas if area is not None]
+    if len(names) == 2 and known:
+        title = f"{split}: area under the curve {values['roc_auc']:.4f}"
+        curve = (names[1], *roc_curve(labels, logits, positive=1))
+        figures["roc_curve"] = roc_figure([curve], title=title, of=names[1])
+    elif known and len(names) <= MOST_CURVES:
+        curves = [(f"{area:.4f} {names[k]}", *roc_curve(labels, logits, positive=k)) for k, area in known]
+        title = f"{split}: mean area of the classes {values['roc_auc']:.4f}"
+        figures["roc_curve"] = roc_figure(curves, title=title)
+    return figures
+
+
+def _panel(name: str, calibration: Mapping[str, Any], suffix: str) -> tuple[str, list[Bin]]:
+    error = calibration[f"expected_calibration_error{suffix}"]
+    return f"{name}: off by {100 * error:.1f} % on average", [Bin(**b) for b in calibration[f"bins{suffix}"]]
+
+
+def _grid(images: Sequence[np.ndarray], pictures: Sequence[Mapping[str, Any]]) -> bytes:
+    """Draws pictures, each with its label and what it was taken for: red where that is wrong."""
+    titles = [f"{p['label']} >\n{p['prediction']} {p['probability']:.2f}" for p in pictures]
+    right = [p["label"] == p["prediction"] for p in pictures]
+    return picture_grid(np.stack(images), titles, colours=["tab:green" if r else "tab:red" for r in right])

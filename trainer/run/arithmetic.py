@@ -1,0 +1,186 @@
+"""The precision of each phase: as asked for, as an earlier start decided, or measured on its own step."""
+
+import contextlib
+import functools
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import tensorflow as tf
+
+from trainer import plugins, register
+from trainer.loop.phases import Phase
+from trainer.loop.state import TrainState
+from trainer.loop.step import Run
+from trainer.model.cuts import Cut
+from trainer.precision import Choice, choose, remembered, require_supported, supported
+from trainer.run.experiment import Experiment
+from trainer.store.provenance import code_digest
+from trainer.values import TrainerError
+
+_log = logging.getLogger("trainer")
+# What a step is made of.
+MEASURED = ("trainer.loop.step", "trainer.model.classifier", "trainer.precision.rewriter")
+# Of the updates that a measurement asks for, more than these in a row are not left out.
+MOST_LEFT_OUT = 100
+
+
+class Arithmetic:
+    """Decides, and remembers for a resumed run.
+
+    `decided` is {phase: a Choice as JSON}, what the manifest of a run records under auto.
+    """
+
+    def __init__(
+        self,
+        asked: str,
+        *,
+        decided: Mapping[str, Any],
+        cache_dir: str,
+        on_decision: Callable[[dict[str, Any]], None],
+    ):
+        """Notes what was asked for.
+
+        Args:
+          asked: the value of --precision.
+          decided: what an earlier start of the same run decided.
+          cache_dir: the value of --cache_dir, where measurements are kept.
+          on_decision: told `decided` whenever a phase is added.
+
+        Raises:
+          UsageError: this machine does not compute in the precision asked for.
+        """
+        if asked != "auto":
+            require_supported(asked)
+        self.asked, self.decided = asked, dict(decided)
+        self._cache_dir, self._on_decision = cache_dir, on_decision
+
+    def known(self, phase: Phase, kind: str, *, key: Mapping[str, Any]) -> Choice | None:
+        """Returns what has been measured of a phase, by this run or another; None: nothing. See `decide`."""
+        if self.asked != "auto":
+            return None
+        if recorded := self.decided.get(f"{phase.index}-{phase.spec.name}"):
+            return Choice.from_json(recorded)
+        return remembered({"kind": kind, **key}, cache_dir=self._cache_dir)
+
+    def decide(
+        self,
+        phase: Phase,
+        kind: str,
+        *,
+        step: AbstractContextManager[Callable[[], object]],
+        key: Mapping[str, Any],
+    ) -> str:
+        """Returns the precision of a phase.
+
+        Args:
+          phase: which.
+          kind: what a step is, for people.
+          step: gives a function that does one and returns when it is done; entered only if nothing is
+            known yet, and left when all is measured.
+          key: everything of the run that the speed depends on.
+        """
+        if self.asked != "auto":
+            return self.asked
+        name = f"{phase.index}-{phase.spec.name}"
+        if name in self.decided:
+            recorded = Choice.recorded(self.decided[name]).precision
+            if recorded in supported():
+                return recorded
+            _log.warning(
+                "precision:   phase %s began in %s, which this machine does not compute in; it goes on in "
+                "float32, to slightly other numbers",
+                phase.spec.name, recorded,
+            )  # fmt: skip
+            return "float32"
+        with contextlib.ExitStack() as stack:
+            # One function for every arithmetic: it is traced once, and optimized for each.
+            once = functools.cache(lambda: stack.enter_context(step))
+            choice = choose(
+                lambda precision: once(),
+                what=f"{kind} of phase {phase.spec.name}",
+                key={"kind": kind, **key},
+                cache_dir=self._cache_dir,
+            )
+        _log.info("precision:   %s", choice.describe())
+        self.decided[name] = choice.to_json()
+        self._on_decision(self.decided)
+        return choice.precision
+
+
+@contextlib.contextmanager
+def forward_step(experiment: Experiment, forward: Callable) -> Iterator[Callable[[], object]]:
+    """Gives a step that runs a network on the first training pictures, a quarter of a batch of them."""
+    batch_size, replicas = experiment.config.plan.batch_size, experiment.strategy.num_replicas_in_sync
+    first = experiment.pipeline.once(experiment.splits.indices["train"][:batch_size]).unbatch()
+    few = first.batch(max(batch_size // 4 // replicas, 1) * replicas, drop_remainder=True).take(1)
+    images = next(iter(experiment.strategy.experimental_distribute_dataset(few)))["image"]
+    local = experiment.strategy.experimental_local_results
+    yield lambda: [part.numpy() for part in local(forward(images))]
+
+
+@contextlib.contextmanager
+def train_step(
+    experiment: Experiment, state: TrainState, run: Run, cut: Cut | None
+) -> Iterator[Callable[[], object]]:
+    """Gives a step that does an update of the current phase, and takes all of them back in the end.
+
+    Whether training would go on after such an update does not matter here: the features may be random, and
+    so may the loss.
+
+    Raises:
+      TrainerError: from the step, no update was made.
+    """
+    first = experiment.splits.indices["train"]
+    shares = experiment.num_shares(state.phase.spec)
+    batch = next(iter(experiment.pipeline.training(first, start_step=0, stop_step=1, num_shares=shares)))
+    if cut is not None:
+        # The time does not depend on the numbers, and the features are computed later.
+        batch["image"] = tf.random.stateless_uniform([len(batch["id"]), *cut.shape], [0, 0])
+    endless = tf.data.Dataset.from_tensors(batch).repeat()
+    iterator = iter(experiment.strategy.experimental_distribute_dataset(endless))
+    variables = [*state.variables().values(), *state.unfit.variables()]
+    before = [variable.numpy() for variable in variables]
+    made = state.optimizer.iterations
+
+    def step() -> float:
+        # Batches that are left out pass first; where an update came to numbers that are unfit, the next is
+        # made only if that is forgotten.
+        state.unfit.step.assign(-1)
+        before, waited_secs = int(made.numpy()), 0.0
+        for _ in range(MOST_LEFT_OUT + 1):
+            waited_secs += float(run(iterator, tf.constant(1)))
+            if int(made.numpy()) > before:
+                return waited_secs
+        raise TrainerError(f"no update of phase {state.phase.spec.name} was made, so none can be measured")
+
+    try:
+        yield step
+    finally:
+        for variable, value in zip(variables, before, strict=True):
+            variable.assign(value)
+
+
+def speed_key(experiment: Experiment, phase: Phase, cut: Cut | None) -> dict[str, Any]:
+    """Returns what the speed of a phase's step depends on, besides the machine."""
+    config = experiment.config
+    return {
+        "network": experiment.backbone.fingerprint,
+        "contract": str(experiment.backbone.contract),
+        "head": [config.model.head, len(experiment.source.class_names)],
+        "batch_size": config.plan.batch_size,
+        "replicas": experiment.strategy.num_replicas_in_sync,
+        "train": phase.spec.train,
+        "optimizer": str(phase.spec.optimizer),
+        "update": [
+            config.update.accumulate,
+            config.update.objective,
+            config.update.gradient_rule,
+            config.update.loss,
+            str(phase.spec.average or ""),
+        ],
+        "bn": phase.spec.bn,
+        "cut": cut.name if cut else "",
+        "code": code_digest(*MEASURED, plugins=plugins.sources(*register.KINDS)),
+    }

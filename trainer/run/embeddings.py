@@ -1,0 +1,70 @@
+"""The features of some validation pictures, for TensorBoard's PROJECTOR tab."""
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.data.decode import unscale
+from trainer.data.features import compute_features
+from trainer.model.cuts import WHOLE, Cut
+from trainer.precision import in_precision
+from trainer.record.progress import counting
+from trainer.record.projector import thumb_size, write_projector
+from trainer.record.workdir import Workdir
+from trainer.run.experiment import Experiment
+from trainer.run.stages import Stages
+
+
+def show_features(stages: Stages, workdir: Workdir) -> None:
+    """Writes what the network makes of --embeddings validation pictures, before its head.
+
+    They are spread evenly over the split, and always the same. The weights are the current ones.
+    """
+    experiment = stages.experiment
+    split = experiment.splits.indices["validation"]
+    count = min(experiment.config.run.embeddings, len(split))
+    if not count:
+        return
+    chosen = split[np.arange(count) * len(split) // count]
+    with experiment.strategy.scope(), stages.state.averaged():
+        features, logits = _features(stages, chosen)
+    names, source = experiment.source.class_names, experiment.source
+    write_projector(
+        workdir.root / "validation",
+        name="features of validation",
+        features=features,
+        thumbs=_thumbs(experiment, chosen),
+        columns={
+            "label": [names[k] for k in source.labels[chosen].tolist()],
+            "prediction": [names[k] for k in logits.argmax(axis=1).tolist()],
+            "id": [source.ids[at] for at in chosen.tolist()],
+        },
+    )
+
+
+def _features(stages: Stages, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns features [n, D] and logits [n, K] of pictures, from what is kept of them as far as it goes."""
+    experiment, stage = stages.experiment, stages.scoring()
+    backbone, strategy = experiment.backbone, experiment.strategy
+    cut = stage.cut_of("validation")
+
+    def rest(inputs: tf.Tensor) -> tf.Tensor:
+        network = cut.above if cut else backbone
+        return tf.cast(network(inputs, training=False, bn_batch=False), tf.float32)
+
+    run = tf.function(lambda inputs: strategy.run(rest, args=(inputs,)), autograph=False)
+    batches = stage.batches("validation").once(chosen)
+    with counting(experiment.config.run.progress, "features for the projector", len(chosen)) as done:
+        rows = compute_features(batches, in_precision(run, stage.precision), strategy=strategy, done=done)
+        features = np.concatenate(list(rows))
+    at_head = Cut(WHOLE, features.shape[1:], {}, below=rest, above=lambda features, **_: features)
+    return features, experiment.classifier(tf.constant(features), cut=at_head).numpy()
+
+
+def _thumbs(experiment: Experiment, chosen: np.ndarray) -> np.ndarray:
+    """Returns pictures as the network sees them, small and square: [n, S, S, 3] uint8."""
+    size, found = thumb_size(len(chosen)), []
+    for batch in experiment.pipeline.once(chosen):
+        images = unscale(batch["image"].numpy()[batch["mask"].numpy() > 0], experiment.backbone.contract)
+        small = tf.image.resize(images, [size, size], antialias=True).numpy()
+        found.append((np.clip(small, 0.0, 1.0) * 255 + 0.5).astype(np.uint8))
+    return np.concatenate(found)

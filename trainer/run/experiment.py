@@ -1,0 +1,286 @@
+"""A configuration made real: pictures, splits, network, plan. What every command begins with."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from trainer import plugins
+from trainer.cli.config import Config
+from trainer.cli.phase_specs import PhaseSpec, is_auto, phase_specs
+from trainer.data.augment import Augment, make_augment
+from trainer.data.configured import open_configured, scan_configured
+from trainer.data.inspect.scan import Scan, typical_area
+from trainer.data.pipeline import Pipeline
+from trainer.data.sources import Source
+from trainer.data.splits import (
+    Splits,
+    check_classes,
+    drop_shared,
+    leave_out,
+    make_splits,
+    shared_pictures,
+)
+from trainer.loop.gradient_rules import GRADIENT_RULES, make_limit
+from trainer.loop.losses import class_weights_from, make_loss
+from trainer.loop.metrics import make_metrics
+from trainer.loop.objectives import OBJECTIVES, Recipe
+from trainer.loop.phases import Plan, make_plan
+from trainer.model.backbones import Backbone, open_backbone
+from trainer.model.classifier import Classifier
+from trainer.model.cuts import Cut
+from trainer.model.heads import Head
+from trainer.run.bit_rule import apply_rule, bit_rule, rule_head
+from trainer.run.combinations import check_options, check_together
+from trainer.runtime import make_strategy
+from trainer.values import Calls, UsageError, parse_pair
+
+_log = logging.getLogger("trainer")
+SHARED_SHOWN = 5
+DEFAULT_HEAD = "mlp(512)"
+
+
+class Experiment:
+    """Everything a configuration names, opened and checked against one another."""
+
+    source: Source
+    scan: Scan
+    splits: Splits
+    shared: list[list[str]]
+    left_out: list[tuple[str, str]]
+    """(id, reason) of the bad pictures that --on_bad_image=skip leaves out, in the source's order."""
+    backbone: Backbone
+    classifier: Classifier
+    plan: Plan
+    pipeline: Pipeline
+    recipe: Recipe
+    asked: Config
+    """The configuration as it was asked for; `config` is what it comes to with these pictures."""
+
+    def __init__(self, config: Config):
+        """Opens the pictures, then the network.
+
+        Raises:
+          UsageError: options do not fit one another, the pictures or the network.
+          TrainerError: pictures or network cannot be had.
+        """
+        self.asked = self.config = config
+        self._cuts: dict[PhaseSpec, Cut | None] = {}
+        self._augments: dict[Calls, Augment | None] = {}
+        self.strategy: tf.distribute.Strategy = make_strategy(config.run.strategy)
+        replicas = self.strategy.num_replicas_in_sync
+        if config.plan.batch_size % (replicas * config.update.accumulate):
+            parts = f" in {config.update.accumulate} parts each" if config.update.accumulate > 1 else ""
+            raise UsageError(
+                f"--batch_size={config.plan.batch_size} must be a multiple of the {replicas} devices{parts}"
+            )
+        check_options(config)
+        self._open_pictures()
+        train = self.splits.indices["train"]
+        self._check_batch(len(train), batch_size=config.plan.batch_size)
+        self.config = config = self._settled(config)
+        with self.strategy.scope():
+            self._open_network()
+        specs = phase_specs(config.plan)
+        self.plan = make_plan(specs, num_examples=len(train), batch_size=config.plan.batch_size)
+        for spec in specs:
+            self._check_training(spec)
+        check_together(
+            config,
+            specs,
+            validation=self.class_counts("validation"),
+            num_shares=self.num_shares,
+        )
+        self.pipeline = Pipeline(
+            self.source,
+            self.scan,
+            contract=self.backbone.contract,
+            batch_size=config.plan.batch_size,
+            seed=config.run.seed,
+            decoding=config.data.decode,
+        )
+        self.recipe = self._make_recipe(config)
+
+    def _make_recipe(self, config: Config) -> Recipe:
+        names, update = self.source.class_names, config.update
+        weights = class_weights_from(
+            update.class_weights, class_names=names, counts=self.class_counts("train")
+        )
+        loss = make_loss(
+            update.loss,
+            num_classes=len(names),
+            label_smoothing=update.label_smoothing,
+            class_weights=weights,
+        )
+        with self.strategy.scope():
+            objective = OBJECTIVES.choose(update.objective)(
+                loss=loss, num_classes=len(names), experiment=self
+            )
+        return Recipe(
+            objective,
+            make_metrics(update.metrics),
+            GRADIENT_RULES.choose(update.gradient_rule)(),
+            make_limit(norm=update.clip_norm, value=update.clip_value),
+            num_parts=update.accumulate,
+            seed=config.run.seed,
+        )
+
+    def _settled(self, config: Config) -> Config:
+        """Returns the options with what is left to the pictures filled in."""
+        if not is_auto(config.plan):
+            return config.replace(head=head_of(config))
+        train = self.splits.indices["train"]
+        area = typical_area(self.source, train)
+        rule = bit_rule(num_examples=len(train), area_px=area)
+        settled = apply_rule(config, rule)
+        _log.info(
+            "schedule:    BiT-HyperRule for %s pictures of about %s px: --head='%s' --image_size=%d "
+            "--phase='%s'",
+            f"{len(train):,}", f"{area:,.0f}", settled.model.head, settled.model.image_size,
+            settled.plan.phase[0],
+        )  # fmt: skip
+        return settled
+
+    def _check_batch(self, num_train: int, *, batch_size: int) -> None:
+        num_all = len(self.source.ids)
+        if batch_size > num_all:
+            raise UsageError(
+                f"--batch_size={batch_size} is larger than the data: there are {num_all:,} pictures, and "
+                f"{num_train:,} to train with; take {num_train:,} or fewer"
+            )
+        if batch_size > num_train:
+            _log.warning(
+                "--batch_size=%d: there are only %d pictures to train with, so every update sees all of them",
+                batch_size, num_train,
+            )  # fmt: skip
+
+    def _open_pictures(self) -> None:
+        data = self.config.data
+        self.source = open_configured(self.config)
+        # Before the pictures are looked at, which may take long.
+        splits = make_splits(self.source, data.splits, order=data.split_order, seed=data.split_seed)
+        self.scan, self.left_out = scan_configured(
+            self.source, self.config, plugins=plugins.sources("source")
+        )
+        if self.left_out:
+            splits = leave_out(splits, self.scan.bad, self.source)
+        groups = shared_pictures(splits.indices, self.scan.digests)
+        self.shared = [[f"{self.source.ids[at]} ({split})" for split, at in group] for group in groups]
+        self.splits = splits
+        if data.drop_duplicates:
+            self.splits = drop_shared(splits, self.scan.digests)
+            check_classes(self.source, self.splits.indices, data.splits)
+        if groups and not data.drop_duplicates:
+            shown = "; ".join(_told_same(names) for names in self.shared[:SHARED_SHOWN])
+            more = (
+                f"; and {len(groups) - SHARED_SHOWN} more (splits.json)" if len(groups) > SHARED_SHOWN else ""
+            )
+            _log.info(
+                "%d pictures are in two splits under different names: %s%s. --drop_duplicates removes them "
+                "from the earlier split",
+                len(groups), shown, more,
+            )  # fmt: skip
+
+    def _open_network(self) -> None:
+        model, run = self.config.model, self.config.run
+        wanted = None
+        if model.value_range:
+            wanted = parse_pair(model.value_range, flag="--value_range", what="numbers such as -1,1")
+        self.backbone = open_backbone(
+            model.backbone,
+            weights=model.weights,
+            image_size=model.image_size,
+            value_range=wanted,
+            cache_dir=run.cache_dir,
+        )
+        num_classes = len(self.source.class_names)
+        if model.logits == "one" and num_classes != 2:
+            raise UsageError(f"--logits=one tells two classes apart, and there are {num_classes}")
+        self.classifier = make_classifier(self.asked, self.backbone, num_classes=num_classes)
+
+    def _check_training(self, spec: PhaseSpec) -> None:
+        """Makes sure that a phase can train what it is to train: not to be found out when it begins."""
+        trained = self.trained_in_backbone(spec)
+        if all(pattern.startswith(("head/", "not:")) for pattern in spec.train):
+            return
+        try:
+            with self.strategy.scope():
+                self.backbone.check_training(trained, bn_batch=spec.bn == "batch")
+        except UsageError as error:
+            raise UsageError(f"phase {spec.name}: {error}") from None
+
+    def cut(self, spec: PhaseSpec) -> Cut | None:
+        """Returns the deepest place in the network below which a phase changes nothing."""
+        if spec not in self._cuts:
+            trained = self.trained_in_backbone(spec)
+            self._cuts[spec] = self.backbone.cut(trained, bn_batch=spec.bn == "batch")
+        return self._cuts[spec]
+
+    def augment(self, spec: PhaseSpec) -> Augment | None:
+        """Returns how a phase changes its pictures, if it does."""
+        if spec.augment not in self._augments:
+            self._augments[spec.augment] = make_augment(spec.augment)
+        return self._augments[spec.augment]
+
+    def num_shares(self, spec: PhaseSpec) -> int:
+        """Returns into how many shares a phase divides a batch, each normalised by its own statistics.
+
+        Layers that tell what they see (`Backbone.batch_norms`) go by what all devices have, but not within
+        the loop over the parts of --accumulate.
+        """
+        if spec.bn != "batch" or all(variable.trainable for variable in self.backbone.variables.values()):
+            return 1
+        num_parts = self.config.update.accumulate
+        together = self.backbone.batch_norms and num_parts == 1
+        return 1 if together else num_parts * self.strategy.num_replicas_in_sync
+
+    def trained_in_backbone(self, spec: PhaseSpec) -> list[str]:
+        """Returns the keys of `backbone.variables` that a phase trains."""
+        rows = self.classifier.freezing_table(spec.train)
+        trained = [row.name for row in rows if row.state == "train"]
+        return [name.removeprefix("backbone/") for name in trained if name.startswith("backbone/")]
+
+    def split_record(self) -> dict[str, list[tuple[str, str, str]]]:
+        """Returns {split: [(id, class name, SHA-256)]}."""
+        names, labels = self.source.class_names, self.source.labels
+        return {
+            split: [(self.source.ids[i], names[labels[i]], self.scan.digests[i]) for i in indices.tolist()]
+            for split, indices in self.splits.indices.items()
+        }
+
+    def class_counts(self, split: str) -> dict[str, int]:
+        """Returns {class name: number of examples} of a split."""
+        counts = Counter(self.source.labels[self.splits.indices[split]].tolist())
+        return {name: counts[k] for k, name in enumerate(self.source.class_names)}
+
+    def describe(self, step: int) -> dict[str, Any]:
+        """Returns the epoch and phase that the update to `step` belonged to."""
+        name = self.plan.phase_at(max(step - 1, 0)).spec.name
+        return {"epoch": round(step / self.plan.steps_per_epoch, 4), "phase": name}
+
+
+def _told_same(names: Sequence[str]) -> str:
+    """Returns the names of a picture, the first ones of many."""
+    more = f" and {len(names) - SHARED_SHOWN:,} more" if len(names) > SHARED_SHOWN else ""
+    return " = ".join(names[:SHARED_SHOWN]) + more
+
+
+def make_classifier(config: Config, backbone: Backbone, *, num_classes: int) -> Classifier:
+    """Returns the network with the head that a configuration, as it was asked for, gives it."""
+    model = config.model
+    head = Head(
+        head_of(config),
+        num_logits=1 if model.logits == "one" else num_classes,
+        dropout=model.dropout,
+        seed=config.run.seed,
+    )
+    return Classifier(backbone, head)
+
+
+def head_of(config: Config) -> str:
+    """Returns the head that is asked for, or what `auto` stands for."""
+    if is_auto(config.plan):
+        return rule_head(config.model.head)
+    return DEFAULT_HEAD if config.model.head == "auto" else config.model.head

@@ -1,0 +1,120 @@
+"""What a run says of a picture, and what it goes by: for `explain` and `serve`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.cli.config import Config
+from trainer.data.decode import decode
+from trainer.data.inspect.headers import inspect_picture
+from trainer.data.inspect.jpeg_check import cleaned
+from trainer.data.inspect.scan import require_whole
+from trainer.data.loading import Loader
+from trainer.model.saliency import Explainer, Saliency
+from trainer.run.finished_run import Network
+from trainer.values import UsageError
+
+SHOWN_SIDE_PX = 480
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What speaks for a class, and the picture to show it on."""
+
+    picture: np.ndarray
+    """[h, w, 3] float32 in [0, 1]: upright and in its own aspect, the longer side SHOWN_SIDE_PX."""
+    saliency: Saliency
+
+
+class Explanations:
+    """The network of a run, asked about encoded pictures.
+
+    `class_names` are in the order of its outputs, `method` is the name of a saliency method,
+    and `method_title` what people call it.
+    """
+
+    def __init__(self, network: Network, config: Config, *, batch_size: int):
+        """Chooses the method.
+
+        Args:
+          network: of the run.
+          config: says how pictures are read, and --saliency.
+          batch_size: of what the network gets at least; the last bits of probabilities depend on it.
+
+        Raises:
+          UsageError: --saliency does not go with the network.
+        """
+        self.class_names = network.class_names
+        self._network, self._data, self._batch_size = network, config.data, batch_size
+        options = config.explain
+        self._explainer = Explainer(network.classifier, asked=options.saliency, steps=options.ig_steps)
+        self.method, self.method_title = self._explainer.method, self._explainer.title
+        self._loader = Loader(
+            network.contract,
+            exif=self._data.exif,
+            max_pixels=self._data.max_pixels,
+            decoding=self._data.decode,
+        )
+
+    def rehearse(self) -> None:
+        """Predicts and explains a grey picture: the first time, TensorFlow traces what it does.
+
+        Raises:
+          TrainerError: the network cannot be explained.
+        """
+        grey = np.full(self._network.contract.image_shape, np.mean(self._network.contract.value_range), "f4")
+        self.probabilities([grey])
+        self._explainer.explain(grey, 0)
+
+    def pixels(self, data: bytes, *, name: str) -> np.ndarray:
+        """Returns [H, W, 3] float32 in the contract's size and range: what `predict` makes of the same file.
+
+        Raises:
+          BadPictureError: it is no picture, or one that training would refuse.
+          TrainerError: there is too little memory for it.
+        """
+        return self._loader.pixels(data, name=name)
+
+    def probabilities(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
+        """Maps N times [H, W, 3], as of `pixels`, to [N, K] float64."""
+        missing = max(self._batch_size - len(pixels), 0)
+        images = np.pad(np.stack(pixels), [(0, missing), (0, 0), (0, 0), (0, 0)])
+        logits = self._network.logits(images)[: len(pixels)]
+        return tf.nn.softmax(logits.astype(np.float64)).numpy()
+
+    def explain(self, data: bytes, pixels: np.ndarray, label: int) -> Explanation:
+        """Explains a class of a picture.
+
+        Args:
+          data: the encoded picture.
+          pixels: what `pixels` made of it.
+          label: number of the class.
+
+        Raises:
+          TrainerError: the network gives no gradient, or TensorFlow fails.
+        """
+        return Explanation(self._shown(data), self._explainer.explain(pixels, label))
+
+    def _shown(self, data: bytes) -> np.ndarray:
+        info = inspect_picture(data, name="it", max_pixels=self._data.max_pixels)
+        data = cleaned(data, require_whole(data, info, name="it"))
+        turn = info.orientation if self._data.exif == "apply" else 1
+        with tf.device("/CPU:0"):
+            image = decode(tf.constant(data), tf.constant(turn))
+            height, width = image.shape[:2]
+            share = SHOWN_SIDE_PX / max(height, width)
+            size = [max(1, round(height * share)), max(1, round(width * share))]
+            return np.clip(tf.image.resize(image, size, antialias=True).numpy() / 255, 0, 1)
+
+
+def label_of(name: str, class_names: Sequence[str], *, flag: str) -> int:
+    """Returns the number of a class.
+
+    Raises:
+      UsageError: there is none of that name.
+    """
+    if name not in class_names:
+        raise UsageError(f"{flag}={name} is none of the classes of this run: {', '.join(class_names)}")
+    return list(class_names).index(name)

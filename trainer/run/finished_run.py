@@ -1,0 +1,198 @@
+"""The network of a finished run, from its workdir alone, and --init_from, which begins with it."""
+
+import dataclasses
+import functools
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.cli.config import Config
+from trainer.cli.phase_specs import phase_specs
+from trainer.loop.phases import make_plan
+from trainer.model.backbones import BACKBONES, Backbone, open_backbone
+from trainer.model.backbones.base import names
+from trainer.model.classifier import Classifier
+from trainer.model.cuts import whole_cut
+from trainer.model.weights import assign_weights, scored_weights
+from trainer.precision import Choice, in_precision, supported
+from trainer.record.checkpoints import Checkpoints
+from trainer.record.workdir import Workdir
+from trainer.run.experiment import Experiment, make_classifier
+from trainer.values import Contract, TrainerError, failure_in_words
+
+_log = logging.getLogger("trainer")
+
+
+def take_weights(experiment: Experiment) -> dict[str, Any]:
+    """Puts the best weights of the run in --init_from into the network, and returns what was taken.
+
+    Every variable of --init_part is matched by name and shape, or none is taken.
+
+    Raises:
+      TrainerError: there is no such run, it has no whole best checkpoint, or it does not fit.
+    """
+    model = experiment.config.model
+    flag, part = f"--init_from={model.init_from}", model.init_part
+    other = Workdir(model.init_from)
+    theirs, ours = other.read_facts(), experiment.source.class_names
+    if not theirs:
+        raise TrainerError(f"{flag} holds no run (no {other.run_json.name} in it)")
+    if part == "all" and tuple(theirs["class_names"]) != tuple(ours):
+        raise TrainerError(
+            f"{flag} tells {_told(theirs['class_names'])} apart, this run {_told(ours)}: its head means "
+            "something else; --init_part=backbone takes the network alone"
+        )
+    checkpoints = Checkpoints(other.checkpoints, keep=1)
+    path = checkpoints.find("best")
+    prefix = "" if part == "all" else "backbone/"
+    values = scored_weights(checkpoints.values(path))
+    found = {name: value for name, value in values.items() if name.startswith(prefix)}
+    variables = experiment.classifier.named_variables
+    wanted = {name: variable for name, variable in variables.items() if name.startswith(prefix)}
+    for name in sorted({*found, *wanted}):
+        was = list(found[name].shape) if name in found else "missing"
+        now = wanted[name].shape.as_list() if name in wanted else "missing"
+        if was != now:
+            raise TrainerError(
+                f"{flag} does not fit: {name} is {was} there and {now} here; "
+                + ("--init_part=backbone takes the network alone" if part == "all" else "the networks differ")
+            )
+    for name, variable in wanted.items():
+        variable.assign(found[name])
+    step = checkpoints.step_of(path)
+    _log.info("weights:     %s of %s, step %s", part, other.root, f"{step:,}")
+    return {"workdir": str(other.root), "identity": theirs["identity"], "step": step, "part": part}
+
+
+def _told(names: Any) -> str:
+    shown = ", ".join(list(names)[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A classifier with the weights of a checkpoint.
+
+    `class_names` are in the order of its logits, `step` is that of the checkpoint, and `precision` the
+    arithmetic that its backbone is to be run in.
+    """
+
+    classifier: Classifier
+    class_names: tuple[str, ...]
+    step: int
+    precision: str
+
+    @property
+    def contract(self) -> Contract:
+        """What `logits` wants to be fed."""
+        return self.classifier.backbone.contract
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Maps images [B, H, W, 3] float32 in `contract.value_range` to logits [B, K] float32.
+
+        The backbone computes in `precision`, the head in float32. How many pictures there are in a batch
+        may change the last bits.
+
+        Raises:
+          TrainerError: TensorFlow fails, as where memory is short.
+        """
+        try:
+            return self._forward(tf.constant(images)).numpy()
+        except tf.errors.OpError as error:
+            raise TrainerError(failure_in_words(error)) from None
+
+    @functools.cached_property
+    def _forward(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        backbone = self.classifier.backbone
+        width = self.contract.feature_width
+        # There is one, as nothing trains.
+        cut: Any = whole_cut(backbone, (), bn_batch=False, feature_width=width, variables=backbone.variables)
+        spec = tf.TensorSpec([None, *self.contract.image_shape], tf.float32)
+        below = in_precision(tf.function(cut.below, autograph=False, input_signature=[spec]), self.precision)
+        above = tf.function(lambda features: self.classifier(features, cut=cut), autograph=False)
+        return lambda images: above(below(images))
+
+
+class RunModel:
+    """The network of a run, for predictions: it always gets batches of one size, as in an evaluation."""
+
+    def __init__(self, network: Network, *, batch_size: int):
+        self.class_names, self.contract = network.class_names, network.contract
+        self._network, self._batch_size = network, batch_size
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Maps images [B, H, W, 3] float32 in `contract.value_range` to probabilities [B, K] float64."""
+        missing = max(self._batch_size - len(images), 0)
+        padded = np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)])
+        logits = self._network.logits(padded)[: len(images)].astype(np.float64)
+        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def open_network(workdir: Workdir, config: Config) -> Network:
+    """Opens the network that a run recorded, and gives it the weights of --checkpoint.
+
+    Args:
+      workdir: of the run.
+      config: what it was started with.
+
+    Raises:
+      TrainerError: there is no such run or checkpoint, or the network is not what it was.
+    """
+    facts = workdir.read_facts()
+    checkpoints = Checkpoints(workdir.checkpoints, keep=config.run.keep_checkpoints)
+    path = checkpoints.find(config.evaluate.checkpoint)
+    step, class_names = checkpoints.step_of(path), tuple(facts["class_names"])
+    backbone = _open_backbone(config, facts["contract"])
+    classifier = make_classifier(config, backbone, num_classes=len(class_names))
+    assign_weights(classifier, checkpoints.values(path))
+    return Network(classifier, class_names, step, _precision(config, workdir, step))
+
+
+def _open_backbone(config: Config, recorded: dict[str, Any]) -> Backbone:
+    """Opens the network of a run, at the size and range of pixels that it was trained with."""
+    model = config.model
+    has_weights = names(BACKBONES.choose(model.backbone).entry, "weights")
+    backbone = open_backbone(
+        model.backbone,
+        # All weights come from the checkpoint: others would be fetched for nothing.
+        weights="none" if has_weights else model.weights,
+        # What had a choice of sizes took one that is square.
+        image_size=recorded["height_px"] if recorded["any_size"] else model.image_size,
+        value_range=tuple(recorded["value_range"]) if model.value_range else None,
+        cache_dir=config.run.cache_dir,
+    )
+    now = json.loads(json.dumps(dataclasses.asdict(backbone.contract)))
+    for name in now:
+        if now[name] != recorded.get(name):
+            raise TrainerError(
+                f"--backbone={model.backbone} is not the network this run was trained with: {name} was "
+                f"{recorded.get(name)} and is {now[name]}"
+            )
+    return backbone
+
+
+def _precision(config: Config, workdir: Workdir, step: int) -> str:
+    """Returns the arithmetic of the phase that made the weights, where this machine has it; else float32."""
+    asked = config.speed.precision
+    if asked == "auto":
+        decided = {
+            phase: Choice.recorded(choice).precision
+            for phase, choice in workdir.read_facts().get("precision", {}).items()
+        }
+        asked = next(iter(decided.values()), "float32")
+        if len(set(decided.values())) > 1:
+            num_examples = len(workdir.read_splits().get("train", []))
+            specs, batch_size = phase_specs(config.plan), config.plan.batch_size
+            plan = make_plan(specs, num_examples=num_examples, batch_size=batch_size)
+            phase = plan.phase_at(max(step - 1, 0))
+            asked = decided.get(f"{phase.index}-{phase.spec.name}", "float32")
+    if asked not in supported():
+        _log.warning("the run computed in %s, which this machine does not; it is float32 now", asked)
+        return "float32"
+    return asked

@@ -1,0 +1,205 @@
+"""What a run says of itself, from first to last: its record, TensorBoard's first pages, figures, the end."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from trainer.cli.config import Config
+from trainer.cli.flags import to_flagfile
+from trainer.data.decode import unscale
+from trainer.loop.evaluator import Evaluation
+from trainer.loop.monitoring import profile_range, real_values
+from trainer.loop.phases import Phase
+from trainer.loop.state import TrainState
+from trainer.plugins import load_plugins
+from trainer.record.summaries import Summaries
+from trainer.record.workdir import Workdir
+from trainer.run.experiment import Experiment
+from trainer.run.stages import Stages
+from trainer.store.files import write_bytes
+from trainer.store.provenance import code, versions
+
+_log = logging.getLogger("trainer")
+# What was recorded under way, and holds for the rest of the run.
+KEPT_FACTS = ("code", "code_changes", "rollbacks", "init_from", "extensions")
+MOST_ROWS = 200
+
+
+def record(experiment: Experiment, workdir: Workdir, stages: Stages) -> None:
+    """Writes what the run is, and says in a few lines what it begins with.
+
+    Raises:
+      UsageError: --profile_steps is not of this plan.
+    """
+    # The flagfile of the run is for the run as it is, not for making it longer.
+    plugins = load_plugins(experiment.asked.run.plugin)
+    recorded = workdir.keep_plugins({plugin.name: plugin.source for plugin in plugins})
+    copies = [str(workdir.plugins.absolute() / plugin.name) for plugin in plugins]
+    config = experiment.asked.replace(extend=False, plugin=copies)
+    if config.run.profile_steps:
+        profile_range(config.run.profile_steps, total_steps=experiment.plan.total_steps)
+    record = experiment.split_record()
+    workdir.write_or_check_splits(
+        record, how=experiment.splits.how, shared=experiment.shared, left_out=experiment.left_out
+    )
+    before = workdir.read_facts()
+    kept = {name: before[name] for name in KEPT_FACTS if name in before}
+    workdir.write_run(
+        config,
+        flagfile=to_flagfile(config),
+        class_names=experiment.source.class_names,
+        layers=len(experiment.classifier.named_layers),
+        contract=dataclasses.asdict(experiment.backbone.contract),
+        versions=versions(),
+        precision=stages.arithmetic.decided,
+        **({"plugins": recorded} if recorded else {}),
+        **{"code": code(), "code_changes": [], "rollbacks": [], **kept},
+    )
+    sizes = ", ".join(f"{name} {len(rows):,}" for name, rows in record.items())
+    _log.info(
+        "pictures:    %s, %d classes; %s", config.data.source, len(experiment.source.class_names), sizes
+    )
+    _log.info("splits:      %s", experiment.splits.how)
+    contract = experiment.backbone.contract
+    low, high = contract.value_range
+    _log.info(
+        "backbone:    %s, %dx%d px in [%g, %g], %d features",
+        experiment.backbone.name, contract.width_px, contract.height_px, low, high, contract.feature_width,
+    )  # fmt: skip
+
+
+def introduce(stages: Stages, summaries: Summaries) -> None:
+    """Writes what TensorBoard shows of any run: options, splits, graph of the model as it is run."""
+    experiment, config = stages.experiment, stages.experiment.config
+    show_options(experiment, summaries, step=0)
+    summaries.text("train", "manifest", _manifest(experiment))
+    if config.run.histograms_every:
+        summaries.histograms("train", 0, real_values(experiment.classifier.named_variables))
+    if experiment.strategy.num_replicas_in_sync == 1:
+        summaries.graph("train", stages.current().graph())
+
+
+def show_options(experiment: Experiment, summaries: Summaries, *, step: int) -> None:
+    """Writes the options for TensorBoard, as those from a step on."""
+    swept, defaults = _swept(experiment.config), _swept(Config())
+    summaries.hparams(swept, changed=[name for name in swept if swept[name] != defaults[name]])
+    flagfile = to_flagfile(experiment.asked.replace(extend=False))
+    summaries.text("train", "flagfile", "\n".join("    " + line for line in flagfile.splitlines()), step=step)
+
+
+def _swept(config: Config) -> dict[str, Any]:
+    """Returns {name: value} of what runs are likely to differ in, as TensorBoard takes them."""
+    sections = (config.model, config.plan, config.update)
+    found = {name: value for section in sections for name, value in dataclasses.asdict(section).items()}
+    found |= {"source": config.data.source, "seed": config.run.seed}
+    return {name: json.dumps(v) if isinstance(v, tuple) else v for name, v in found.items()}
+
+
+def _manifest(experiment: Experiment) -> str:
+    """Returns a table, in Markdown, of how many pictures of each class are in each split, and what is odd."""
+    counts = {split: experiment.class_counts(split) for split in experiment.splits.indices}
+    names = experiment.source.class_names
+    rows = [["class", *counts], ["---", *("---:" for _ in counts)]]
+    rows += [[_plain(name), *(f"{of[name]:,}" for of in counts.values())] for name in names[:MOST_ROWS]]
+    if len(names) > MOST_ROWS:
+        rest = names[MOST_ROWS:]
+        rows.append([f"{len(rest):,} more", *(f"{sum(of[n] for n in rest):,}" for of in counts.values())])
+    rows.append(["**all**", *(f"**{sum(of.values()):,}**" for of in counts.values())])
+    splits = Workdir(experiment.config.run.workdir).splits_json
+    facts = {
+        "source": experiment.config.data.source,
+        "splits": experiment.splits.how,
+        "pictures that are in two splits": f"{len(experiment.shared):,}",
+        "bad pictures left out": f"{len(experiment.left_out):,}",
+        f"SHA-256 of {splits.name}": hashlib.sha256(splits.read_bytes()).hexdigest(),
+    }
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return table + "\n\n" + "\n".join(f"- {what}: {_plain(value)}" for what, value in facts.items())
+
+
+def _plain(text: str) -> str:
+    """Returns Markdown that shows a text, such as the name of a folder, letter by letter."""
+    return re.sub(r"[^\w ]", lambda found: f"&#{ord(found[0])};", text, flags=re.ASCII)
+
+
+def show_pictures(experiment: Experiment, summaries: Summaries, phase: Phase) -> None:
+    """Writes a grid of the first pictures of a phase as the network sees them."""
+    first = experiment.pipeline.training(
+        experiment.splits.indices["train"],
+        start_step=phase.start_step,
+        stop_step=phase.start_step + 1,
+        augment=experiment.augment(phase.spec),
+    )
+    batch = next(iter(first))
+    shown = [i for i, real in enumerate(batch["mask"].numpy()) if real][:16]
+    images = unscale(batch["image"].numpy()[shown], experiment.backbone.contract)
+    names = experiment.source.class_names
+    titles = [names[label] for label in batch["label"].numpy()[shown]]
+    if "target" in batch:
+        titles = [_mixture(names, target) for target in batch["target"].numpy()[shown]]
+    from trainer.report.figures import picture_grid  # Late, as in `evaluate`.
+
+    png = picture_grid(images, titles)
+    # Of the update they are for: a run that starts again at the phase's first step shows them again.
+    summaries.image("train", f"train_images/{phase.spec.name}", png, step=phase.start_step + 1)
+
+
+def _mixture(names: Sequence[str], target: np.ndarray) -> str:
+    """Returns e.g. 'roses 0.7 tulips 0.3' of a soft label [K]."""
+    parts = [(share, name) for share, name in zip(target.tolist(), names, strict=True) if share >= 0.005]
+    return " ".join(f"{name} {share:.2g}" for share, name in sorted(parts, reverse=True))
+
+
+def draw_evaluation(experiment: Experiment, summaries: Summaries, scored: Evaluation, step: int) -> None:
+    """Draws which classes are taken for which, and what the probabilities are worth."""
+    from trainer.metrics.calibration import calibration_bins  # Late, as in `scoring`.
+    from trainer.metrics.probabilities import predicted, softmax, why_undefined
+    from trainer.report.figures import confusion_figure, reliability_figure
+
+    names = experiment.source.class_names
+    matrix = np.zeros([len(names)] * 2, np.int64)
+    np.add.at(matrix, (scored.labels, predicted(scored.logits)), 1)
+    title = f"validation, step {step:,} ({len(scored.labels):,} pictures)"
+    figures = {"confusion_matrix": confusion_figure(matrix, names, title=title)}
+    if not why_undefined(scored.logits):
+        bins = calibration_bins(scored.labels, softmax(scored.logits))
+        figures["reliability"] = reliability_figure([("", bins)], title=title)
+    for tag, png in figures.items():
+        summaries.image("validation", tag, png, step=step)
+
+
+def sum_up(state: TrainState, summaries: Summaries, report: Mapping[str, Any]) -> None:
+    """Writes what finished runs are compared by.
+
+    Args:
+      state: with the best weights.
+      summaries: where to.
+      report: of the last score.
+    """
+    values = {f"validation_{name}": float(state.best[name].numpy()) for name in ("accuracy", "loss")}
+    if report["split"] == "test":
+        values |= {f"test_{name}": report[name] for name in ("accuracy", "loss")}
+    known = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
+    summaries.final(known, step=state.plan.total_steps)
+
+
+def draw_curves(experiment: Experiment, workdir: Workdir, summaries: Summaries) -> None:
+    """Draws loss and accuracy of the whole run, with the starts of its phases."""
+    from trainer.report.curves import learning_curves, read_metrics  # Late, as in `evaluate`.
+
+    plan = experiment.plan
+    png = learning_curves(
+        read_metrics(workdir.metrics_jsonl),
+        phases=[(phase.spec.name, phase.start_step / plan.steps_per_epoch) for phase in plan.phases],
+        title=f"{experiment.backbone.name}, {experiment.backbone.contract.width_px} px",
+    )
+    write_bytes(workdir.report / "learning_curves.png", png)
+    # Where a run that is started again at its end writes it again.
+    summaries.image("validation", "learning_curves", png, step=plan.total_steps)

@@ -1,0 +1,225 @@
+"""A finished run scored on pictures that it was not made with."""
+
+import contextlib
+import logging
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from trainer import plugins
+from trainer.cli.config import Config
+from trainer.data.configured import open_configured, scan_configured
+from trainer.data.inspect.scan import Scan
+from trainer.data.pipeline import Pipeline, find_undecodable
+from trainer.data.sources import Source
+from trainer.loop.evaluator import Evaluation
+from trainer.paths import local_path
+from trainer.record.progress import counting
+from trainer.record.report_place import pictures_sha256, report_place, require_report_place, source_place
+from trainer.record.workdir import Workdir
+from trainer.run.finished_run import Network, open_network
+from trainer.run.scoring import (
+    measures,
+    recorded_temperature,
+    require_accuracy,
+    show_score,
+    tell,
+    thumbnails,
+    write_scores,
+)
+from trainer.values import TrainerError, UsageError, failure_in_words
+
+
+@contextlib.contextmanager
+def named_pictures(source: Source, scan: Scan) -> Iterator[None]:
+    """Turns a failure of TensorFlow into one that names the pictures, the file of features or the reason."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        # Of an error in Python, TensorFlow passes on the text alone.
+        if features := re.search(r"\bFeatureCacheError: (.+)", error.message):
+            raise TrainerError(f"{features[1]}; the same command computes it anew") from None
+        may_be_pictures = isinstance(error, tf.errors.InvalidArgumentError | tf.errors.UnknownError)
+        # Only what tf.data says can be about a picture; to decode all of them takes long.
+        if may_be_pictures and "Iterator" in error.message and (bad := find_undecodable(source, scan)):
+            raise TrainerError(f"pictures that cannot be read: {'; '.join(bad)}") from None
+        raise TrainerError(failure_in_words(error)) from None
+
+
+_log = logging.getLogger("trainer")
+# Where pictures are, and how a file is read: these are of the pictures, all else is of the run.
+_OF_PICTURES = ("source", "data_dir", "checksum", "synthetic_examples", "synthetic_seed")
+_OF_SPLITS = ("splits", "split_order", "split_seed", "drop_duplicates", "eval_split")
+
+
+def evaluate_pictures(workdir: Workdir, recorded: Config, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores all pictures of another source than the run's, each once; returns what metrics.json holds.
+
+    The pictures of the run need not be there.
+
+    Args:
+      workdir: of the run.
+      recorded: what it was started with.
+      given: the options of this command, --source among them.
+
+    Raises:
+      UsageError: a class of the pictures is none of the run's, or an option is about splits.
+      TrainerError: run or pictures cannot be had.
+    """
+    start = time.perf_counter()
+    if of_splits := [name for name in _OF_SPLITS if name in given]:
+        raise UsageError(
+            f"--{of_splits[0]}: all pictures of another source are scored; leave it out, or --source"
+        )
+    config = recorded.replace(**{name: v for name, v in given.items() if name not in _OF_PICTURES})
+    workdir.check_same_run(config)
+    theirs = {"checksum": "", **{name: given[name] for name in _OF_PICTURES if name in given}}
+    source = open_configured(config.replace(**theirs))
+    class_names = tuple(workdir.read_facts()["class_names"])
+    label_of = match_classes(source.class_names, class_names, source=source.name)
+    scan, left_out = scan_configured(source, config.replace(**theirs), plugins=plugins.sources("source"))
+    seen = _seen_before(workdir, scan.digests)
+    indices = np.array([i for i in range(len(source.ids)) if i not in scan.bad], np.int64)
+    labels, digests = label_of[source.labels[indices]], [scan.digests[i] for i in indices.tolist()]
+    folder = _report_folder(workdir, config, source.name, digests, [class_names[k] for k in labels])
+    network = open_network(workdir, config)
+    pipeline, logits = _logits(network, source, scan, config, indices)
+    scored = _evaluation(logits, indices=indices, labels=labels)
+    temperature, fitted_on = recorded_temperature(workdir, step=network.step)
+    report = write_scores(
+        folder,
+        workdir,
+        split=source.name,
+        step=network.step,
+        scored=scored,
+        ids=[source.ids[i] for i in indices.tolist()],
+        class_names=class_names,
+        digests=digests,
+        temperature=temperature,
+        temperature_from=fitted_on,
+        pictures=thumbnails(pipeline, indices),
+        source=source.name,
+        source_place=source_place(source.name),
+        how="all pictures",
+        backbone=config.model.backbone,
+        image_size_px=network.classifier.backbone.contract.width_px,
+        left_out_pictures=[list(picture) for picture in left_out],
+        left_out_batches=workdir.read_facts()["rollbacks"],
+        seen_before=seen,
+    )
+    show_score(workdir, folder, network.step, measures(scored, class_names), report.figures)
+    tell(report.values, folder, secs=time.perf_counter() - start)
+    require_accuracy(report.values, at_least=config.run.assert_accuracy_at_least)
+    return dict(report.values)
+
+
+def _logits(
+    network: Network, source: Source, scan: Scan, config: Config, indices: np.ndarray
+) -> tuple[Pipeline, np.ndarray]:
+    """Returns the pipeline of a source, and the logits [N, K] of its pictures at `indices`."""
+    pipeline = Pipeline(
+        source,
+        scan,
+        contract=network.classifier.backbone.contract,
+        batch_size=config.plan.batch_size,
+        seed=config.run.seed,
+        decoding=config.data.decode,
+    )
+    parts = []
+    with (
+        named_pictures(source, scan),
+        counting(config.run.progress, source.name, len(indices)) as more,
+    ):
+        for batch in pipeline.once(indices):
+            real = batch["mask"].numpy() > 0
+            parts.append(network.logits(batch["image"].numpy())[real])
+            more(int(real.sum()))
+    return pipeline, np.concatenate(parts)
+
+
+def match_classes(found: Sequence[str], known: Sequence[str], *, source: str) -> np.ndarray:
+    """Returns [K] int64: the place among the `known` classes of each that was `found`, by its name.
+
+    Raises:
+      UsageError: a class is not known.
+    """
+    strange = [name for name in found if name not in known]
+    if strange:
+        are = "are" if len(strange) > 1 else "is"
+        raise UsageError(
+            f"--source={source}: {_listed(strange)} {are} none of the classes of the run, which are "
+            f"{_listed(known)}; classes are matched by name"
+        )
+    missing = [name for name in known if name not in found]
+    if missing:
+        _log.warning("%s has no pictures of %s", source, _listed(missing))
+    return np.array([known.index(name) for name in found], np.int64)
+
+
+def named_report_folder(config: Config, *, pictures: str = "") -> Path | None:
+    """Returns --report_dir, into which a report of --source may be written; None where it is not given.
+
+    Args:
+      config: of the evaluation.
+      pictures: `pictures_sha256` of what is scored, where it is known.
+
+    Raises:
+      TrainerError: there is something else in that folder.
+    """
+    if not (asked := config.evaluate.report_dir):
+        return None
+    flag = f"--report_dir={asked}"
+    folder = local_path(asked, flag=flag)
+    require_report_place(folder, flag=flag, source=config.data.source, pictures=pictures)
+    return folder
+
+
+def _report_folder(
+    workdir: Workdir, config: Config, source: str, digests: Sequence[str], labels: Sequence[str]
+) -> Path:
+    """Returns where the report of another source goes: --report_dir, or a folder below the run's report."""
+    pictures = pictures_sha256(digests, labels)
+    named = named_report_folder(config.replace(source=source), pictures=pictures)
+    name = _folder_name(source)
+    return named or report_place(workdir.report, name, source=source, pictures=pictures)
+
+
+def _listed(names: Sequence[str], *, at_most: int = 10) -> str:
+    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
+    return ", ".join(names[:at_most]) + more
+
+
+def _folder_name(source: str) -> str:
+    """Returns e.g. 'new_photos' for 'folder:/data/new photos/', never the name of a split."""
+    last = source.rstrip("/").replace(":", "/").rsplit("/", 1)[-1]
+    name = re.sub(r"[^\w.-]+", "_", last).strip("._") or "pictures"
+    return f"{name}_pictures" if name in ("train", "validation", "test") else name
+
+
+def _seen_before(workdir: Workdir, digests: Sequence[str]) -> dict[str, int]:
+    """Counts by split how many of these pictures the run had, by the SHA-256 of their bytes."""
+    splits = workdir.read_splits()
+    theirs = {digest for digest in digests if digest}
+    seen = {name: len(theirs & {row[2] for row in rows}) for name, rows in splits.items()}
+    if seen.get("train") or seen.get("validation"):
+        _log.warning(
+            "%d of these pictures are among those the run was trained with, and %d among those that its best "
+            "weights were chosen by: read the score as too good",
+            seen.get("train", 0), seen.get("validation", 0),
+        )  # fmt: skip
+    return seen
+
+
+def _evaluation(logits: np.ndarray, *, indices: np.ndarray, labels: np.ndarray) -> Evaluation:
+    """Returns what an `Evaluator` returns of the same."""
+    wide = logits.astype(np.float64)
+    largest = wide.max(axis=1)
+    normalizers = largest + np.log(np.exp(wide - largest[:, None]).sum(axis=1))
+    losses = normalizers - wide[np.arange(len(labels)), labels]
+    right = wide.argmax(axis=1) == labels
+    return Evaluation(float(losses.mean()), float(right.mean()), indices, labels, logits)

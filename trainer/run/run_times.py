@@ -1,0 +1,105 @@
+"""How long the phases of a run take: what is known of them before, and what the next run is told."""
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from trainer.loop.callbacks import Every
+from trainer.loop.phases import Phase
+from trainer.model.cuts import WHOLE
+from trainer.precision import machine, supported
+from trainer.record.progress import PhaseLength, Speed, TimeLeft, remember, remembered
+from trainer.run.arithmetic import speed_key
+from trainer.run.feature_cache import cut_of_features
+from trainer.run.stages import Stages
+from trainer.store.places import cache_root
+from trainer.values import Duration
+
+# From the last step to the end, where no run has told yet: to draw and write a report.
+END_SECS = 5.0
+# A step computes gradients besides, which takes at least as long as what the features took.
+STEP_OF_FORWARD = 2.0
+
+
+class RunTimes:
+    """Makes the estimate of the time left of a run, `left`, and keeps what was measured for the next run."""
+
+    def __init__(self, stages: Stages):
+        """Takes what is remembered, or else what --precision=auto has measured."""
+        config = stages.experiment.config
+        self._stages, self._folder = stages, cache_root(config.run.cache_dir) / "speeds"
+        self._keys = [self._key(phase) for phase in stages.experiment.plan.phases]
+        self._end_key = {**self._keys[-1], "end": {k: len(v) for k, v in self._splits.items()}}
+        end_secs = remembered(self._folder, self._end_key).start_secs
+        self.left = TimeLeft(
+            [self._length(phase) for phase in stages.experiment.plan.phases],
+            end_secs=END_SECS if end_secs is None else end_secs,
+            once_secs=lambda: stages.once_secs,
+            once_secs_left=stages.once_secs_left,
+        )
+
+    @property
+    def _splits(self) -> dict[str, Any]:
+        return self._stages.experiment.splits.indices
+
+    def _length(self, phase: Phase) -> PhaseLength:
+        experiment, stages = self._stages.experiment, self._stages
+        config, num_examples = experiment.config, len(self._splits["train"])
+        batch_size = config.plan.batch_size
+        every = Every(
+            Duration.parse(config.run.evaluate_every),
+            experiment.plan,
+            num_examples=num_examples,
+            batch_size=batch_size,
+        )
+        cut = cut_of_features(experiment, phase.spec)
+        kind = "forward" if cut and cut.name == WHOLE else "train step"
+        choice = stages.arithmetic.known(phase, kind, key=speed_key(experiment, phase, cut))
+        speed = remembered(self._folder, self._keys[phase.index])
+        if choice is None and stages.arithmetic.asked == "auto" and len(supported()) > 1:
+            # It begins with a measurement.
+            speed = dataclasses.replace(speed, start_secs=None)
+        if speed.step_secs is None and choice and kind == "train step":
+            speed = Speed(step_secs=choice.step_secs.get(choice.precision))
+
+        def least_step_secs() -> float:
+            return 0.0 if cut else STEP_OF_FORWARD * batch_size * (stages.picture_secs or 0.0)
+
+        return PhaseLength(
+            phase.start_step,
+            phase.stop_step,
+            speed,
+            evaluations_after=lambda step: every.count(step, phase.stop_step),
+            evaluation_batches=math.ceil(len(self._splits["validation"]) / batch_size),
+            least_step_secs=least_step_secs,
+        )
+
+    def _key(self, phase: Phase) -> dict[str, Any]:
+        """Returns everything that the speed of a phase depends on."""
+        experiment = self._stages.experiment
+        config = experiment.config
+        return {
+            **speed_key(experiment, phase, cut_of_features(experiment, phase.spec)),
+            "precision": config.speed.precision,
+            "augment": [str(phase.spec.augment), config.speed.feature_views],
+            "decode": config.data.decode,
+            "num_validation": len(self._splits["validation"]),
+            "machine": machine(),
+        }
+
+    def remember(self) -> None:
+        """Keeps what was measured of the phases that this process worked on."""
+        for number, key in enumerate(self._keys):
+            if speed := self.left.measured(number):
+                remember(self._folder, key, speed)
+
+    @contextlib.contextmanager
+    def remembered_end(self) -> Iterator[None]:
+        """Keeps how long a block takes that does what comes after the last step."""
+        begun, once = time.monotonic(), self._stages.once_secs
+        yield
+        secs = time.monotonic() - begun - (self._stages.once_secs - once)
+        remember(self._folder, self._end_key, Speed(start_secs=secs))

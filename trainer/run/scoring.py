@@ -1,0 +1,234 @@
+"""What a split, or other pictures, scored: numbers for event files, and the report."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.data.decode import unscale
+from trainer.data.pipeline import Pipeline
+from trainer.loop.evaluator import Evaluation
+from trainer.record.report_place import report_manifest, source_place
+from trainer.record.summaries import Summaries
+from trainer.record.workdir import Workdir
+from trainer.run.experiment import Experiment
+from trainer.run.introduction import draw_curves
+from trainer.run.stages import Stages
+from trainer.store.files import read_json, write_json
+from trainer.values import TrainerError
+
+_log = logging.getLogger("trainer")
+CALIBRATION_FORMAT = 1
+_CALIBRATION = {
+    "format": int,
+    "identity": str,
+    "step": int,
+    "num_examples": int,
+    "temperature": float | None,
+}
+# Beyond some thirty classes TensorBoard's page of scalars is of no use to anybody.
+MOST_CLASS_SCALARS = 30
+
+
+def measures(scored: Evaluation, class_names: Sequence[str]) -> dict[str, float]:
+    """Returns what event files say of an evaluation.
+
+    That is loss, accuracy and what --metrics names, of two classes the area under the ROC curve, and of up to
+    `MOST_CLASS_SCALARS` classes precision/NAME and recall/NAME of each that has a picture.
+    """
+    from trainer.metrics.ranking import roc_auc  # Late: it takes most of a second to import.
+
+    values = {"loss": scored.loss, "accuracy": scored.accuracy, **scored.metrics}
+    if (auc := roc_auc(scored.labels, scored.logits)) is not None:
+        values["auc"] = auc
+    if len(class_names) <= MOST_CLASS_SCALARS:
+        predicted = scored.logits.argmax(axis=1)
+        for k, name in enumerate(class_names):
+            right = float(((predicted == k) & (scored.labels == k)).sum())
+            if support := (scored.labels == k).sum():
+                values[f"precision/{name}"] = right / max((predicted == k).sum(), 1)
+                values[f"recall/{name}"] = right / support
+    return {name: float(value) for name, value in values.items()}
+
+
+def require_accuracy(report: Mapping[str, Any], *, at_least: float) -> None:
+    """Fails where a score, as `score` returns it, is lower than --assert_accuracy_at_least."""
+    if report["accuracy"] < at_least:
+        raise TrainerError(
+            f"{report['split']} accuracy {report['accuracy']:.4f} is below "
+            f"--assert_accuracy_at_least={at_least:g}"
+        )
+
+
+def main_split(experiment: Experiment) -> str:
+    """Returns the split that a run is judged by: test, or validation where there is none."""
+    return "test" if "test" in experiment.splits.indices else "validation"
+
+
+def score(
+    stages: Stages, workdir: Workdir, *, split: str, folder: Path, summaries: Summaries | None = None
+) -> dict[str, Any]:
+    """Evaluates a split, writes the report, prints the accuracy with its interval, and returns the report.
+
+    Args:
+      stages: with the weights to score.
+      workdir: of the run.
+      split: train, validation or test.
+      folder: where the report goes.
+      summaries: where the score and its figures go besides, at the end of a training.
+    """
+    experiment, step = stages.experiment, stages.state.step
+    start = time.perf_counter()
+    scored = stages.evaluate(split)
+    temperature, fitted_on = _calibrate(stages, workdir, scored, split=split, ends_training=bool(summaries))
+    if summaries:
+        if split == "test":
+            summaries.scalars("test", step, measures(scored, experiment.source.class_names))
+        draw_curves(experiment, workdir, summaries)
+    report = write_scores(
+        folder,
+        workdir,
+        split=split,
+        step=step,
+        scored=scored,
+        ids=[experiment.source.ids[i] for i in scored.ids.tolist()],
+        class_names=experiment.source.class_names,
+        digests=[experiment.scan.digests[i] for i in scored.ids.tolist()],
+        temperature=temperature,
+        temperature_from=fitted_on,
+        pictures=thumbnails(experiment.pipeline, scored.ids),
+        source=experiment.source.name,
+        source_place=source_place(experiment.source.name),
+        how=experiment.splits.how,
+        backbone=experiment.backbone.name,
+        image_size_px=experiment.backbone.contract.width_px,
+        left_out_pictures=[list(picture) for picture in experiment.left_out],
+        left_out_batches=workdir.read_facts()["rollbacks"],
+        shared_pictures=[names for names in experiment.shared if any(f"({split})" in n for n in names)],
+    )
+    if summaries:
+        # Validation's is of the end: a run that is started again there writes it again.
+        at = step if split == "test" else experiment.plan.total_steps
+        for name, png in report.figures.items():
+            summaries.image(split, f"report/{name}", png, step=at)
+    else:
+        show_score(workdir, folder, step, measures(scored, experiment.source.class_names), report.figures)
+    tell(report.values, folder, secs=time.perf_counter() - start)
+    return report.values
+
+
+def write_scores(folder: Path, workdir: Workdir, *, scored: Evaluation, **rest: Any) -> Any:
+    """Writes the report of an evaluation; `rest` is what `record.report.write_report` asks for besides."""
+    from trainer.report.writer import write_report  # Late, as in `measures`.
+
+    curves = workdir.report / "learning_curves.png"
+    return write_report(
+        folder,
+        loss=scored.loss,
+        labels=scored.labels,
+        logits=scored.logits,
+        curves_png=curves.read_bytes() if curves.exists() else None,
+        run=workdir.root.name,
+        **rest,
+    )
+
+
+def show_score(
+    workdir: Workdir, folder: Path, step: int, values: Mapping[str, float], figures: Mapping[str, bytes]
+) -> None:
+    """Writes an event file beside a report: in TensorBoard the evaluation is a run of its own."""
+    summaries = Summaries(workdir)
+    path = summaries.score(folder, step, values, figures)
+    summaries.close()
+    # The next evaluation removes it with the rest of this report, and no other event file.
+    report_manifest(folder).add([path.name])
+
+
+def tell(values: Mapping[str, Any], folder: Path, *, secs: float) -> None:
+    """Says the accuracy with its interval, and where the report is."""
+    low, high = values["accuracy_95_percent_interval"]
+    _log.info(
+        "%s accuracy %.2f %% (%d of %d right; 95 %% interval %.1f to %.1f %%), weights of step %d, %.1f s",
+        values["split"], 100 * values["accuracy"], values["num_correct"], values["num_examples"],
+        100 * low, 100 * high, values["step"], secs,
+    )  # fmt: skip
+    _log.info("report:      %s", folder / "index.html")
+
+
+def thumbnails(pipeline: Pipeline, indices: np.ndarray) -> Callable[[Sequence[int]], np.ndarray]:
+    """Returns a function from positions in `indices` to the pictures there as the network sees them.
+
+    It gives [n, H, W, 3] float32 in [0, 1].
+    """
+
+    def pictures(positions: Sequence[int]) -> np.ndarray:
+        wanted = indices[np.asarray(positions, np.int64)]
+        batches = [(b["image"].numpy(), b["mask"].numpy() > 0) for b in pipeline.once(wanted)]
+        return unscale(np.concatenate([images[real] for images, real in batches]), pipeline.contract)
+
+    return pictures
+
+
+def recorded_temperature(workdir: Workdir, *, step: int) -> tuple[float | None, str]:
+    """Returns the temperature that was fitted on validation with the weights of a step, and on what.
+
+    It is None where there is none.
+    """
+    path = workdir.report / "calibration.json"
+    if not path.exists():
+        return None, ""
+    found = read_json(path, {"format": int})
+    if found["format"] != CALIBRATION_FORMAT:
+        return None, ""
+    found = read_json(path, _CALIBRATION)
+    run = workdir.read_facts().get("identity")
+    if (found["step"], found["identity"]) != (step, run) or found["temperature"] is None:
+        return None, ""
+    if found["temperature"] <= 0:
+        raise TrainerError(f"{path} is damaged: temperature is {found['temperature']}, expected more than 0")
+    return found["temperature"], f"validation, {found['num_examples']:,} pictures"
+
+
+def _calibrate(
+    stages: Stages, workdir: Workdir, scored: Evaluation, *, split: str, ends_training: bool
+) -> tuple[float | None, str]:
+    """Returns the temperature fitted on validation with the current weights, and on what.
+
+    That of the weights that training ends with is recorded: whoever scores other pictures takes it.
+    """
+    from trainer.metrics.calibration import fit_temperature  # Late, as in `measures`.
+
+    step = stages.state.step
+    if not ends_training:
+        recorded = recorded_temperature(workdir, step=step)
+        if recorded[0] is not None:
+            return recorded
+    if split != "validation":
+        scored = stages.evaluate("validation")
+    if not np.isfinite(scored.logits).all():
+        return None, ""
+    temperature = fit_temperature(scored.labels, scored.logits)
+    if ends_training:
+        values = {
+            "format": CALIBRATION_FORMAT,
+            "identity": workdir.read_facts()["identity"],
+            "step": step,
+            "split": "validation",
+            "num_examples": len(scored.labels),
+            "temperature": temperature,
+        }
+        write_json(workdir.report / "calibration.json", values)
+    return temperature, f"validation, {len(scored.labels):,} pictures"
+
+
+def import_early() -> None:
+    """Imports what the end of a run needs, in a thread: while the network computes, Python is idle."""
+
+    def load() -> None:
+        import trainer.report.writer  # noqa: F401
+
+    threading.Thread(target=load, daemon=True).start()

@@ -1,0 +1,305 @@
+"""What a phase runs on, and in which arithmetic: pictures, or features computed once.
+
+Whoever trains, evaluates or measures asks `Stages` for the stage of the current phase, and cannot
+tell pictures from features.
+"""
+
+import contextlib
+import functools
+import logging
+import math
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager
+
+import tensorflow as tf
+
+from trainer.data.features import FeatureBatches, digest_variables
+from trainer.data.pipeline import OrderedBatches
+from trainer.loop.evaluator import Evaluation, Evaluator
+from trainer.loop.phases import Phase
+from trainer.loop.state import TrainState
+from trainer.loop.step import Run, make_train_run
+from trainer.model.cuts import WHOLE, Cut
+from trainer.model.graphs import report_random_ops
+from trainer.precision import in_precision, require_rewritten
+from trainer.run.arithmetic import Arithmetic, forward_step, speed_key, train_step
+from trainer.run.experiment import Experiment
+from trainer.run.feature_cache import FeatureCache, Watch, cut_of_features, why_uncached
+from trainer.values import UsageError
+
+_log = logging.getLogger("trainer")
+
+
+class Stages:
+    """Makes the stage of each phase, and keeps what phases share."""
+
+    def __init__(self, experiment: Experiment, state: TrainState, *, arithmetic: Arithmetic, watch: Watch):
+        """Notes what to do.
+
+        Args:
+          experiment: pictures, network and plan.
+          state: tells the current phase; its variables are those that train.
+          arithmetic: decides the precision of each phase.
+          watch: shows how far long work is.
+
+        Raises:
+          UsageError: --feature_cache=require, and no phase of the plan could use it.
+        """
+        self.experiment, self.state, self.arithmetic = experiment, state, arithmetic
+        # Called after each batch that is scored, or whose features are computed: it may raise to end that.
+        self.between_batches: Callable[[], None] = lambda: None
+        self.left_out: Collection[int] = ()
+        self._watch = watch
+        self.cache = FeatureCache(
+            experiment, watch=self._watched, between_batches=lambda: self.between_batches()
+        )
+        self.once_secs = 0.0
+        """How long has been worked on what another run finds done: features, and measurements of speed."""
+        self.picture_secs: float | None = None
+        """How long the features of a picture took that were computed last; None where there were none."""
+        self._evaluators: dict[tuple[str, str], Evaluator] = {}
+        self._stage: Stage | None = None
+        if experiment.config.speed.feature_cache == "require":
+            reasons = [why_uncached(experiment, phase.spec) for phase in experiment.plan.phases]
+            if all(reasons):
+                raise UsageError(f"--feature_cache=require: {'; '.join(reasons)}")
+
+    def current(self) -> "Stage":
+        """Returns the stage of the next update."""
+        return self._of(self.state.phase)
+
+    def scoring(self) -> "Stage":
+        """Returns the stage of the last update: at the last step of a phase, that of the phase."""
+        return self._of(self.experiment.plan.phase_at(max(self.state.step - 1, 0)))
+
+    def once_secs_left(self) -> float:
+        """Returns about how long it takes to compute the features that the phase is still to ask for."""
+        stage, plan = self._stage, self.experiment.plan
+        if stage is None or self.picture_secs is None:
+            return 0.0
+        splits = self.experiment.splits.indices
+        awaited = {"validation", *(splits if stage.phase is plan.phases[-1] else ())}
+        return self.picture_secs * sum(len(splits[split]) for split in awaited if stage.awaits(split))
+
+    @contextlib.contextmanager
+    def once(self) -> Iterator[None]:
+        """Notes the time of a block as that of something which another run finds done."""
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self.once_secs += time.monotonic() - begun
+
+    @contextlib.contextmanager
+    def _watched(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        ends: list[tuple[float, int]] = []
+        with self.once(), self._watch(what, total) as done:
+
+            def more(count: int) -> None:
+                done(count)
+                ends.append((time.monotonic(), count))
+
+            yield more
+        if len(ends) > 1:
+            # The first batch traces.
+            self.picture_secs = (ends[-1][0] - ends[0][0]) / sum(count for _, count in ends[1:])
+
+    def evaluate(self, split: str) -> Evaluation:
+        """Scores a split as the phase does that made the state."""
+        with self.state.averaged():
+            return self.scoring().evaluate(split)
+
+    def _of(self, phase: Phase) -> "Stage":
+        if self._stage is None or self._stage.phase is not phase:
+            self._stage = Stage(self, phase)
+        return self._stage
+
+    def evaluator(self, cut: Cut | None, precision: str) -> Evaluator:
+        """Returns the evaluator for batches of pictures, or of what is at a cut."""
+        key = (cut.name if cut else "", precision)
+        if key not in self._evaluators:
+            self._evaluators[key] = Evaluator(
+                self.experiment.classifier,
+                strategy=self.experiment.strategy,
+                cut=cut,
+                metrics=self.experiment.recipe.metrics,
+            )
+        return self._evaluators[key]
+
+
+class Stage:
+    """One phase, made ready.
+
+    `cut` is where the part of the network ends that is computed once, or None; `precision` is the
+    arithmetic of the network.
+    """
+
+    def __init__(self, stages: Stages, phase: Phase):
+        self._all, self.phase = stages, phase
+        self._experiment = stages.experiment
+        self.cut = self._find_cut()
+        self._below = self._make_below(self.cut)
+        self._checked = False
+        self._runs: dict[tuple[object, ...], tf.types.experimental.PolymorphicFunction] = {}
+        self._once: dict[str, tf.data.Dataset] = {}
+        self._features: dict[str, FeatureBatches | None] = {}
+        self.precision = self._decide_precision()
+
+    @property
+    def only_head(self) -> bool:
+        """Whether an update begins at the features of the whole network."""
+        return self.cut is not None and self.cut.name == WHOLE
+
+    @property
+    def step_precision(self) -> str:
+        """The arithmetic of an update: that of a head alone is bound by memory, and stays float32."""
+        return "float32" if self.only_head else self.precision
+
+    def batches(self, split: str) -> OrderedBatches:
+        """Returns the features of a split, computed now if they are not kept, or else its pictures."""
+        if self.cut is not None and split not in self._features:
+            self._features[split] = self._all.cache.batches(
+                split,
+                self.phase.spec,
+                cut=self.cut,
+                below=self._run_below,
+                precision=self.precision,
+                weights=self._weights,
+            )
+        return self._features.get(split) or self._experiment.pipeline
+
+    def awaits(self, split: str) -> bool:
+        """Returns whether the features of a split are wanted, and nobody has asked for them."""
+        return self.cut is not None and split not in self._features
+
+    @functools.cached_property
+    def _weights(self) -> str:
+        # Once a phase: below the cut nothing changes as long as it lasts.
+        return digest_variables(self.cut.variables) if self.cut else ""
+
+    def _run_below(self, images: tf.Tensor) -> tf.Tensor:
+        if self._all.arithmetic.asked == self.precision and not self._checked:
+            require_rewritten(self._below, images, precision=self.precision)
+            self._checked = True
+        return in_precision(self._below, self.precision)(images)
+
+    def cut_of(self, split: str) -> Cut | None:
+        """Returns what the batches of a split begin at; None: at pictures."""
+        return self.cut if self.batches(split) is not self._experiment.pipeline else None
+
+    def training(self, start_step: int, stop_step: int | None = None) -> tf.data.Dataset:
+        """Returns the batches from a step to the end of the phase, distributed over the devices."""
+        batches = self.batches("train")
+        if batches is self._experiment.pipeline:
+            self._experiment.source.load()
+        dataset = batches.training(
+            self._experiment.splits.indices["train"],
+            start_step=start_step,
+            stop_step=self.phase.stop_step if stop_step is None else stop_step,
+            augment=self._experiment.augment(self.phase.spec),
+            num_shares=self._experiment.num_shares(self.phase.spec),
+        )
+        return self._experiment.strategy.experimental_distribute_dataset(dataset)
+
+    def make_run(self) -> Run:
+        """Makes the function that does updates."""
+        cut = self.cut_of("train")
+        precision = self.step_precision if cut else self.precision
+        if precision == "float16" and self._experiment.strategy.num_replicas_in_sync > 1:
+            raise UsageError(
+                "--precision=float16 scales the loss on one device only: use --strategy=one, or float32"
+            )
+        run = self._make_run(cut, precision)
+        first = iter(self.training(0, 1))
+        report_random_ops(run.get_concrete_function(first, tf.constant(0)).graph, self.phase.spec)
+        if self._all.arithmetic.asked == precision:
+            # With no step to do, nothing but the graph is made.
+            require_rewritten(run, first, tf.constant(0), precision=precision)
+        return in_precision(run, precision)
+
+    def evaluate(self, split: str) -> Evaluation:
+        """Scores a split with the current weights."""
+        cut, batches = self.cut_of(split), self.batches(split)
+        precision = self.step_precision if cut else self.precision
+        if split not in self._once:
+            # Making a dataset takes longer than going through one of features.
+            self._once[split] = batches.once(self._experiment.splits.indices[split])
+        return in_precision(self._all.evaluator(cut, precision), precision)(
+            self._once[split], between_batches=self._all.between_batches
+        )
+
+    def graph(self) -> tf.Graph:
+        """Returns the graph that scores a batch; the evaluations of the phase use the same trace."""
+        size = self._experiment.config.plan.batch_size
+        shape = self.cut.shape if self.cut else self._experiment.backbone.contract.image_shape
+        spec = {
+            "image": tf.TensorSpec([size, *shape], tf.float32),
+            "label": tf.TensorSpec([size], tf.int64),
+            "mask": tf.TensorSpec([size], tf.float32),
+            "id": tf.TensorSpec([size], tf.int64),
+        }
+        return self._all.evaluator(self.cut, self.step_precision).step.get_concrete_function(spec).graph
+
+    def _make_run(self, cut: Cut | None, precision: str) -> tf.types.experimental.PolymorphicFunction:
+        """Makes the function that does updates; what measured the precision is not traced again."""
+        config, state = self._experiment.config, self._all.state
+        # Which live as long as the function that was made for them.
+        made_for = (id(cut), precision, id(state.optimizer))
+        if made_for in self._runs:
+            return self._runs[made_for]
+        self._runs[made_for] = make_train_run(
+            state,
+            self._experiment.recipe,
+            strategy=self._experiment.strategy,
+            cut=cut,
+            precision=precision,
+            max_loss=config.guard.max_loss or math.inf,
+            left_out=self._all.left_out,
+        )
+        return self._runs[made_for]
+
+    def _make_below(self, cut: Cut | None) -> Callable:
+        """Makes the function from pictures to what crosses the cut, on all devices."""
+        strategy = self._experiment.strategy
+        below = cut.below if cut else self._experiment.backbone
+        # One trace for batches of any size; what several devices get has no such signature.
+        images = tf.TensorSpec([None, *self._experiment.backbone.contract.image_shape])
+        return tf.function(
+            lambda images: strategy.run(below, args=(images,)),
+            autograph=False,
+            input_signature=[images] if strategy.num_replicas_in_sync == 1 else None,
+        )
+
+    def _decide_precision(self) -> str:
+        """Returns the arithmetic that is asked for, or that the phase's own step is fastest in."""
+        experiment = self._experiment
+        if self.only_head:
+            kind, step = "forward", forward_step(experiment, self._below)
+        else:
+            # Measured in each precision: one trace for all, as it is for those of 16 bits.
+            run = self._make_run(self.cut, "bfloat16")
+            kind, step = "train step", train_step(experiment, self._all.state, run, self.cut)
+        key = speed_key(experiment, self.phase, self.cut)
+        return self._all.arithmetic.decide(self.phase, kind, step=self._noted(step), key=key)
+
+    @contextlib.contextmanager
+    def _noted(self, step: AbstractContextManager[Callable[[], object]]) -> Iterator[Callable[[], object]]:
+        """Gives a step to measure. Its first call traces, which every run does; the others are done once."""
+        with step as do:
+            is_traced = False
+
+            def call() -> None:
+                nonlocal is_traced
+                with self._all.once() if is_traced else contextlib.nullcontext():
+                    do()
+                is_traced = True
+
+            yield call
+
+    def _find_cut(self) -> Cut | None:
+        experiment, spec = self._experiment, self.phase.spec
+        cut = cut_of_features(experiment, spec)
+        if cut is None and experiment.config.speed.feature_cache != "off" and experiment.cut(spec):
+            _log.info("features:    %s", why_uncached(experiment, spec))
+        return cut
