@@ -16,6 +16,7 @@ import tensorflow as tf
 from tests.conftest import call_main, make_flower_folder
 from trainer import runtime as machine
 from trainer.cli import flags
+from trainer.cli.config import Config
 from trainer.commands import benchmark
 from trainer.precision import arithmetic, supported
 from trainer.run import stages as stages_module
@@ -68,7 +69,7 @@ def test_the_file_holds_what_the_command_promises(measured):
     assert {"python", "tensorflow", "numpy"} <= set(measured.report["versions"])
     assert measured.report["peak_memory_mb"] > 100
     config = flags.parse(["trainer", *measured.command]).config
-    assert measured.report["flagfile"] == flags.to_flagfile(config).splitlines()
+    assert measured.report["flagfile"] == config.flagfile().splitlines()
     # What is asked for needs no measurement.
     assert measured.report["precision"] == {}
 
@@ -215,7 +216,7 @@ def test_auto_says_what_it_measured_and_without_output_nothing_is_written(
     (tmp_path / "here").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path / "here")
-        patch.setattr(benchmark, "to_flagfile", lambda config: "")
+        patch.setattr(Config, "flagfile", lambda config: "")
         patch.setattr(benchmark, "table", lambda report: json.dumps(report) + "\n")
         status, out, err = run_main("benchmark", *arguments, *more, "--repeats=1")
     assert (status, err) == (0, "")

@@ -177,7 +177,7 @@ def test_inspect_shows_everything_and_writes_nothing(trained, tmp_path, run_main
     assert not (tmp_path / "new").exists()
     config = flags.parse(["trainer", *elsewhere]).config
     assert out.startswith(f"configuration (identity {config.identity()})\n")
-    for line in flags.to_flagfile(config).splitlines():
+    for line in config.flagfile().splitlines():
         assert f"\n  {line}\n" in out
     splits = read_json(trained.workdir / "splits.json")["splits"]
     for split, rows in splits.items():

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trainer.cli.config import Config
-from trainer.cli.flags import parse, to_flagfile
+from trainer.cli.flags import parse
 from trainer.cli.phase_specs import MOST_PHASES, phase_specs
 from trainer.data.augment import make_augment
 from trainer.loop.callbacks import Every
@@ -141,7 +141,7 @@ def test_a_number_is_refused_or_used_in_float32(name, value):
     [frozen, _] = make_plan(phase_specs(config.plan), num_examples=64, batch_size=32).phases
     assert math.isfinite(frozen.learning_rate(0))
     # And so as a line of a flagfile.
-    lines = [line for line in to_flagfile(config).splitlines() if line.startswith(f"--{name}=")]
+    lines = [line for line in config.flagfile().splitlines() if line.startswith(f"--{name}=")]
     assert parse(["trainer", "--optimizer=sgd", *lines]).config.flat()[name] == value
 
 

@@ -214,7 +214,7 @@ ROUND_TRIPS = [
 def test_a_flagfile_gives_its_configuration(values, tmp_path):
     config = Config().replace(**values)
     path = tmp_path / "run.flags"
-    path.write_text(flags.to_flagfile(config))
+    path.write_text(config.flagfile())
     assert parse(f"--flagfile={path}").config == config
     # Every option is in it, so that later defaults change nothing.
     names = {
@@ -237,7 +237,7 @@ def test_what_auto_decides_is_refused_where_it_was_set(tmp_path):
     )
     config = parse("--schedule=auto", "--batch_size=8", "--average=ema(0.5)").config
     # The flagfile of a run does without them.
-    path.write_text(flags.to_flagfile(config))
+    path.write_text(config.flagfile())
     assert parse(f"--flagfile={path}").config == config
     assert "--phase=" not in path.read_text()
     assert "--optimizer" not in path.read_text()

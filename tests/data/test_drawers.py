@@ -10,7 +10,8 @@ import time
 import pytest
 
 from trainer.data.sources.synthetic import workers as drawers
-from trainer.data.sources.synthetic.source import draw_picture, label_of, open_synthetic
+from trainer.data.sources.synthetic.picture import draw_picture, label_of
+from trainer.data.sources.synthetic.source import open_synthetic
 from trainer.data.sources.synthetic.workers import draw_all
 
 SEED = 5

@@ -10,7 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from trainer.data.sources.synthetic.source import CLASS_NAMES, open_synthetic
+from trainer.data.sources.synthetic.picture import CLASS_NAMES
+from trainer.data.sources.synthetic.source import open_synthetic
 from trainer.values import UsageError
 
 

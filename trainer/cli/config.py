@@ -70,6 +70,20 @@ class Config:
         text = json.dumps(self.identity_values(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    def flagfile(self) -> str:
+        """Returns a flagfile that gives this configuration: every option that has an effect, one a line."""
+        lines = []
+        for name, value in self.flat().items():
+            if name in self.ruled():
+                continue
+            if isinstance(value, bool):
+                lines.append(f"--{name}" if value else f"--no{name}")
+            else:
+                lines += [
+                    f"--{name}={one}" for one in (value if isinstance(value, list | tuple) else (value,))
+                ]
+        return "\n".join(lines) + "\n"
+
     def ruled(self) -> tuple[str, ...]:
         """Returns the options that have no effect because --schedule=auto decides what they say."""
         return RULED if is_auto(self.plan) else ()

@@ -222,21 +222,6 @@ def _told(error: absl_flags.Error) -> str:
     return re.sub(r": \('Non-boolean argument to boolean flag', .*\)$", ": it is true or false", text)
 
 
-def to_flagfile(config: Config) -> str:
-    """Returns a flagfile that gives this configuration: every option that has an effect, one a line."""
-    lines = []
-    for section, field in _fields():
-        if field.name in config.ruled():
-            continue
-        value = getattr(getattr(config, section), field.name)
-        if isinstance(value, bool):
-            lines.append(f"--{field.name}" if value else f"--no{field.name}")
-        else:
-            several = value if isinstance(value, tuple) else (value,)
-            lines += [f"--{field.name}={one}" for one in several]
-    return "\n".join(lines) + "\n"
-
-
 def help_text(*, full: bool) -> str:
     """Returns the help: the usual options, or all of them."""
     parts = [_USAGE, "commands:"]

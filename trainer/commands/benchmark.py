@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from trainer.cli.flags import CommandLine, to_flagfile
+from trainer.cli.flags import CommandLine
 from trainer.loop.phases import Phase
 from trainer.loop.stopwatch import Stopwatch, timed
 from trainer.paths import local_path
@@ -58,7 +58,7 @@ def run(line: CommandLine) -> int:
         "machine": machine(),
         "versions": versions(),
         "peak_memory_mb": round(peak_memory_mb()),
-        "flagfile": to_flagfile(config).splitlines(),
+        "flagfile": config.flagfile().splitlines(),
         "precision": stages.arithmetic.decided,
         "measured": rows,
     }

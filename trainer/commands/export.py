@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from trainer.cli.config import Config
-from trainer.cli.flags import CommandLine, to_flagfile
+from trainer.cli.flags import CommandLine
 from trainer.data.configured import open_configured
 from trainer.data.pipeline import Pipeline
 from trainer.export import card
@@ -269,6 +269,6 @@ def _card(
             tflite_files=[name for name in files if name.endswith(".tflite")],
         ),
         f"## Versions\n\n{card.table(['of', 'version'], list(about.versions.items()))}",
-        f"## Flagfile\n\n{card.fenced(to_flagfile(workdir.read_config()))}",
+        f"## Flagfile\n\n{card.fenced(workdir.read_config().flagfile())}",
     ]
     return "\n\n".join(parts) + "\n"

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-from trainer.cli.flags import CommandLine, to_flagfile
+from trainer.cli.flags import CommandLine
 from trainer.cli.phase_specs import PhaseSpec
 from trainer.loop.optimizers import multipliers
 from trainer.model.freezing import Row, format_table, summary
@@ -27,7 +27,7 @@ def run(line: CommandLine) -> int:
         config.require_unruled(line.given)
     experiment = Experiment(config)
     contract = experiment.backbone.contract
-    print(f"configuration (identity {config.identity()})\n{_indented(to_flagfile(config))}")
+    print(f"configuration (identity {config.identity()})\n{_indented(config.flagfile())}")
     print(f"splits: {experiment.splits.how}")
     for split, indices in experiment.splits.indices.items():
         counts = told_counts(experiment.class_counts(split), all_of=config.inspect.verbose)

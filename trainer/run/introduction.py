@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from trainer.cli.config import Config
-from trainer.cli.flags import to_flagfile
 from trainer.data.decode import unscale
 from trainer.loop.evaluator import Evaluation
 from trainer.loop.monitoring import profile_range, real_values
@@ -53,7 +52,7 @@ def record(experiment: Experiment, workdir: Workdir, stages: Stages) -> None:
     kept = {name: before[name] for name in KEPT_FACTS if name in before}
     workdir.write_run(
         config,
-        flagfile=to_flagfile(config),
+        flagfile=config.flagfile(),
         class_names=experiment.source.class_names,
         layers=len(experiment.classifier.named_layers),
         contract=dataclasses.asdict(experiment.backbone.contract),
@@ -90,7 +89,7 @@ def show_options(experiment: Experiment, summaries: Summaries, *, step: int) -> 
     """Writes the options for TensorBoard, as those from a step on."""
     swept, defaults = _swept(experiment.config), _swept(Config())
     summaries.hparams(swept, changed=[name for name in swept if swept[name] != defaults[name]])
-    flagfile = to_flagfile(experiment.asked.replace(extend=False))
+    flagfile = experiment.asked.replace(extend=False).flagfile()
     summaries.text("train", "flagfile", "\n".join("    " + line for line in flagfile.splitlines()), step=step)
 
 

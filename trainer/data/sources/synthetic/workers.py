@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from trainer.data.sources.synthetic.picture import draw_picture, label_of
 from trainer.runtime import cores
 
 _log = logging.getLogger("trainer")
@@ -109,8 +110,6 @@ class _Drawer:
 
 def serve() -> None:
     """Reads lines `SEED START STOP` and writes the pickled pictures [START, STOP), until they end."""
-    from trainer.data.sources.synthetic.source import draw_picture, label_of
-
     for line in sys.stdin.buffer:
         seed, start, stop = map(int, line.split())
         pictures = [draw_picture(label_of(seed, i), seed=seed, index=i) for i in range(start, stop)]
