@@ -119,6 +119,12 @@ def imports(file: str, text: str, modules: set[str]) -> tuple[set[str], set[str]
     return anywhere, running, at_once
 
 
+def with_packages(imported: str, importing: str) -> set[str]:
+    """Returns a module and the packages around it, which it runs first, but not those that run already."""
+    around = {imported.rsplit(".", count)[0] for count in range(imported.count(".") + 1)}
+    return {name for name in around if not f"{importing}.".startswith(f"{name}.")} | {imported}
+
+
 @functools.cache
 def _import_statements(text: str) -> list[tuple[ast.Import | ast.ImportFrom, str]]:
     """Returns [(statement, "" or where it stands: "in a function", or "for types" alone)]."""
@@ -217,7 +223,7 @@ def violations(files: dict[str, str]) -> list[str]:
                 found.append(f"{file}: only run may import {imported}")
             if imported in OF_THE_DOOR and room not in ("main", "api", "commands", "cli"):
                 found.append(f"{file}: only the door may import {imported}")
-        graph[module] = running - {module}
+        graph[module] = {one for name in running for one in with_packages(name, module)} - {module}
         found += [
             f"{file}: {thing} belongs only in {', '.join(sorted(ONLY_IN[thing])) or 'no file'}"
             for thing in sorted(named(text))

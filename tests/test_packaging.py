@@ -79,7 +79,7 @@ class Hidden:
 sys.meta_path.insert(0, Hidden())
 from trainer.runtime import start_tensorflow
 start_tensorflow()
-from trainer.model.hub_modules import HubBackbone
+from trainer.model.backbones.hub_modules import HubBackbone
 from trainer.model.hub import hub
 assert "pkg_resources" not in sys.modules
 print(hub.__version__, hub.KerasLayer.__name__)

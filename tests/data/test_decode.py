@@ -14,7 +14,7 @@ from tests.data.kinds import JPEGS, LOSSLESS, OTHERS, exif, with_alpha
 from tests.data.pictures import blocks, encode, noise
 from trainer.data.decode import decode, scale, to_contract
 from trainer.data.inspect.headers import inspect_picture
-from trainer.data.inspect.scan import Trial
+from trainer.data.inspect.trial import Trial
 from trainer.values import Contract
 
 

@@ -245,14 +245,15 @@ def test_a_key_is_of_the_code_that_computes(monkeypatch, tmp_path):
     monkeypatch.setattr(provenance, "_PACKAGE", package)
     keys = [key()]
     for file in (
-        "data/decode", "data/augment/colors", "data/jpeg_check", "model/cuts", "model/folding",
-        "model/lite0_network", "precision/rewriter", "call_options", "stages", "values",
+        "data/decode", "data/augment/colors", "data/inspect/jpeg_check", "model/cuts", "model/folding",
+        "model/backbones/efficientnet_lite0", "precision/rewriter", "precision/call_options",
+        "run/stages", "values",
     ):  # fmt: skip
         with open(package / f"{file}.py", "a") as out:
             out.write("# other\n")
         keys.append(key())
     assert len(set(keys)) == 11
-    for file in ("loop/losses", "record/curves", "model/heads", "commands/train"):
+    for file in ("loop/losses", "report/curves", "model/heads", "commands/train"):
         with open(package / f"{file}.py", "a") as out:
             out.write("# other\n")
         assert key() == keys[-1]

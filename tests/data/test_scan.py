@@ -15,9 +15,10 @@ from PIL import Image
 from tests.data.pictures import blocks, encode, jpeg
 from tests.data.trees import FILES, LONG_AGO, age, write_tree
 from trainer.data.inspect import scan as scans
-from trainer.data.inspect import scan as stamps
+from trainer.data.inspect import stamps
 from trainer.data.inspect.bad_pictures import BadPictureError
-from trainer.data.inspect.scan import Trial, scan
+from trainer.data.inspect.scan import scan
+from trainer.data.inspect.trial import Trial
 from trainer.data.sources import MemorySource
 from trainer.data.sources.folder import FolderSource, open_folder
 from trainer.data.sources.synthetic.source import open_synthetic
@@ -196,7 +197,16 @@ def other_code(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "module", ["bad_pictures", "decode", "headers", "trial", "jpeg_check", "scan", "../values"]
+    "module",
+    [
+        "inspect/bad_pictures",
+        "decode",
+        "inspect/headers",
+        "inspect/jpeg_check",
+        "inspect/scan",
+        "inspect/trial",
+        "../values",
+    ],
 )
 def test_other_code_looks_again(photos, records, looked, other_code, module):
     scan(open_photos(photos), recorded=records)

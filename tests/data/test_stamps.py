@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from tests.data.trees import LONG_AGO, age, prepare_tiny, write_tree
-from trainer.data.inspect import scan as stamps
-from trainer.data.inspect.scan import stamp_files
+from trainer.data.inspect import stamps
+from trainer.data.inspect.stamps import stamp_files
 from trainer.data.sources import open_source
 from trainer.data.sources.folder import open_folder
 

@@ -17,11 +17,11 @@ import tensorflow as tf
 
 from tests.data.kinds import JPEGS, KINDS, LOSSLESS, behind_start, chunk, exif, png
 from tests.data.pictures import blocks, encode, noise
-from trainer.data.inspect import jpeg_check
-from trainer.data.inspect import scan as trial
+from trainer.data.inspect import jpeg_check, trial
 from trainer.data.inspect.bad_pictures import BadPictureError
 from trainer.data.inspect.headers import inspect_picture
-from trainer.data.inspect.scan import Trial, scan
+from trainer.data.inspect.scan import scan
+from trainer.data.inspect.trial import Trial
 from trainer.data.loading import Loader
 from trainer.data.pipeline import Pipeline
 from trainer.data.sources import MemorySource
@@ -317,7 +317,7 @@ import sys
 from trainer.runtime import start_tensorflow
 start_tensorflow()
 from trainer.data.inspect.bad_pictures import BadPictureError
-from trainer.data.inspect.scan import Trial
+from trainer.data.inspect.trial import Trial
 tried = Trial()
 for line in sys.stdin:
     try:

@@ -14,7 +14,8 @@ from trainer.loop.state import TrainState
 from trainer.model.backbones.keras import KerasBackbone
 from trainer.model.classifier import Classifier
 from trainer.model.cuts import whole_cut
-from trainer.model.heads import Head, reseed
+from trainer.model.heads import Head
+from trainer.model.initializers import reseed
 from trainer.precision import in_precision, supported, was_rewritten
 from trainer.run.finished_run import Network
 

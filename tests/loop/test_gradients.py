@@ -11,7 +11,7 @@ from tests.model.modules import KERNEL
 from trainer.data.pipeline import OrderedBatches
 from trainer.model.backbones import open_backbone
 from trainer.model.backbones.keras import KerasBackbone
-from trainer.model.heads import reseed
+from trainer.model.initializers import reseed
 
 COUNT, BATCH, SIDE = 17, 8, 6
 RANDOM = np.random.default_rng(0)

@@ -8,7 +8,7 @@ from tf_keras import layers
 
 from trainer.model.batch_norm import Moments, Pool, move, no_moments, pool_batch_norm, pooled, pooling
 from trainer.model.fingerprints import network_fingerprint
-from trainer.model.heads import reseed
+from trainer.model.initializers import reseed
 
 X = np.random.default_rng(0).normal(3, 0.1, [7, 5, 5, 4]).astype(np.float32)
 

@@ -15,7 +15,7 @@ from tests.loop.toys import PixelBackbone
 from trainer.model import cuts
 from trainer.model.backbones import open_backbone
 from trainer.model.backbones.keras import KerasBackbone
-from trainer.model.heads import reseed
+from trainer.model.initializers import reseed
 
 
 def backbone_of(images, features, size=8):

@@ -12,7 +12,7 @@ from trainer.model.backbones.keras import KerasBackbone
 from trainer.model.dropout import Draws, drawing_from, dropout, seed_dropout
 from trainer.model.fingerprints import network_fingerprint
 from trainer.model.graphs import stateful_random_ops
-from trainer.model.heads import reseed
+from trainer.model.initializers import reseed
 
 IMAGES = np.random.default_rng(0).random((6, 8, 8, 3)).astype(np.float32)
 

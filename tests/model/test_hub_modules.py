@@ -16,8 +16,7 @@ from tests.model.modules import (
     save_with_asset,
     save_with_signature,
 )
-from trainer.model import hub_modules
-from trainer.model.backbones import open_backbone
+from trainer.model.backbones import hub_modules, open_backbone
 from trainer.model.hub_cache import first_line
 from trainer.model.hub_handles import published_size
 from trainer.model.variable_names import unique_names

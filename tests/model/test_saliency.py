@@ -12,7 +12,8 @@ from tests.model.modules import save_tiny, save_with_signature
 from trainer.model.backbones import open_backbone
 from trainer.model.backbones.keras import KerasBackbone
 from trainer.model.classifier import Classifier
-from trainer.model.heads import Head, reseed
+from trainer.model.heads import Head
+from trainer.model.initializers import reseed
 from trainer.model.saliency import (
     GRAD_CAM,
     INTEGRATED_GRADIENTS,

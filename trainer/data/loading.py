@@ -15,7 +15,7 @@ from trainer.data.decode import decode, scale, to_contract
 from trainer.data.inspect.bad_pictures import BadPictureError
 from trainer.data.inspect.headers import inspect_picture
 from trainer.data.inspect.jpeg_check import cleaned
-from trainer.data.inspect.scan import Trial, require_size, require_whole, told_by_tensorflow
+from trainer.data.inspect.trial import Trial, require_size, require_whole, told_by_tensorflow
 from trainer.data.picture_files import Found, read_file
 from trainer.values import Contract, TrainerError
 

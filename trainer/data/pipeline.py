@@ -9,7 +9,8 @@ from trainer.data.augment import Augment
 from trainer.data.decode import decode, scale, to_contract
 from trainer.data.inspect.bad_pictures import BadPictureError
 from trainer.data.inspect.jpeg_check import cleaned
-from trainer.data.inspect.scan import Scan, Trial
+from trainer.data.inspect.scan import Scan
+from trainer.data.inspect.trial import Trial
 from trainer.data.sources import Source
 from trainer.values import Contract, TrainerError, UsageError
 

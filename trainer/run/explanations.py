@@ -10,7 +10,7 @@ from trainer.cli.config import Config
 from trainer.data.decode import decode
 from trainer.data.inspect.headers import inspect_picture
 from trainer.data.inspect.jpeg_check import cleaned
-from trainer.data.inspect.scan import require_whole
+from trainer.data.inspect.trial import require_whole
 from trainer.data.loading import Loader
 from trainer.model.saliency import Explainer, Saliency
 from trainer.run.finished_run import Network

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from trainer.version import __version__
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 _GIT_SECS = 5.0
 # Wherever it stands: a network may be imported in the function that opens it.
 _OURS = r"trainer(?:\.\w+)*"

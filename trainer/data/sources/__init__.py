@@ -4,9 +4,8 @@ A new kind of source is a registered function in a file of this folder, or in a 
 """
 
 # All of them, so that they are registered.
-from trainer.data.sources import archive, folder, tfds
+from trainer.data.sources import archive, folder, synthetic, tfds
 from trainer.data.sources.base import SOURCES, MemorySource, Source, SourceOptions, open_source
-from trainer.data.sources.synthetic import source as synthetic
 
 __all__ = [
     "SOURCES",

@@ -10,7 +10,7 @@ import numpy as np
 from trainer.data.class_folders import Found, Listing
 from trainer.data.encoded_cache import DEFAULT_BUDGET_BYTES, EncodedStore, Kept
 from trainer.data.inspect.bad_pictures import BadPictureError
-from trainer.data.inspect.scan import stamp_files
+from trainer.data.inspect.stamps import stamp_files
 from trainer.data.picture_files import read_regular
 from trainer.data.sources.base import SOURCES
 from trainer.paths import local_path

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from trainer.data.encoded_cache import EncodedStore
-from trainer.data.inspect.scan import stamp_files
+from trainer.data.inspect.stamps import stamp_files
 from trainer.data.sources.base import SOURCES, MemorySource, Source
 from trainer.paths import expanded, local_path, scheme_of
 from trainer.values import TrainerError, UsageError

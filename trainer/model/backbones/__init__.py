@@ -9,7 +9,7 @@ from trainer.model.backbones import efficientnet_lite0, hub, keras
 from trainer.model.backbones import hub as savedmodel
 from trainer.model.backbones.base import BACKBONES, Backbone, open_backbone
 from trainer.model.backbones.keras import KerasBackbone
-from trainer.model.heads import reseed
+from trainer.model.initializers import reseed
 
 __all__ = [
     "BACKBONES",

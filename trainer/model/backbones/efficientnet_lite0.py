@@ -17,7 +17,7 @@ from tf_keras import layers
 
 from trainer.model.backbones.base import BACKBONES
 from trainer.model.backbones.keras import KerasBackbone
-from trainer.model.heads import reseed
+from trainer.model.initializers import reseed
 from trainer.model.weight_files import read_state_dict
 from trainer.values import TrainerError, UsageError
 

@@ -1,4 +1,4 @@
-"""`hub:HANDLE` and `savedmodel:PATH`; `trainer.model.hub_modules` reads them."""
+"""`hub:HANDLE` and `savedmodel:PATH`; `trainer.model.backbones.hub_modules` reads them."""
 
 from trainer.model.backbones.base import BACKBONES, Backbone
 from trainer.model.hub_handles import module_address
@@ -10,7 +10,7 @@ def open_hub(
 ) -> Backbone:
     """A module of TensorFlow Hub or Kaggle by its address, or its folder or archive on this machine."""
     # To import tensorflow_hub takes long.
-    from trainer.model.hub_modules import open_module
+    from trainer.model.backbones.hub_modules import open_module
 
     return open_module(handle, name=name, image_size=image_size, value_range=value_range, cache_dir=cache_dir)
 
@@ -26,7 +26,7 @@ def open_savedmodel(
 ) -> Backbone:
     """A SavedModel from pictures to features: its folder, or an archive of it."""
     # To import tensorflow_hub takes long.
-    from trainer.model.hub_modules import open_module
+    from trainer.model.backbones.hub_modules import open_module
 
     return open_module(
         path, name=name, image_size=image_size, value_range=value_range, cache_dir=cache_dir, remote=False

@@ -24,8 +24,8 @@ from trainer.model.cuts import Cut, network_cut, whole_cut, why_no_cut
 from trainer.model.dropout import seed_dropout
 from trainer.model.fingerprints import network_fingerprint
 from trainer.model.folding import Inference
-from trainer.model.heads import reseed
 from trainer.model.hub_cache import first_line
+from trainer.model.initializers import reseed
 from trainer.model.layers import Layer, network_layers
 from trainer.model.variable_names import lasting_names, unique_names
 from trainer.model.weight_files import load_weights, weights_path

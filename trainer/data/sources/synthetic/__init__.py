@@ -3,3 +3,7 @@
 The demo and the tests train on them: classes are told apart by shape and colour, and each picture is drawn
 from its own seed.
 """
+
+from trainer.data.sources.synthetic.source import open_synthetic
+
+__all__ = ["open_synthetic"]
