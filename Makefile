@@ -7,7 +7,7 @@ LOGDIR ?= runs
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo train tensorboard test test-slow test-browser lint constraints clean FORCE
+.PHONY: help demo train tensorboard test test-slow test-browser lint docs constraints clean FORCE
 # Two pips at once in one environment would damage it.
 .NOTPARALLEL:
 
@@ -38,6 +38,9 @@ lint: $(VENV)/.installed-lint ## ruff (rules and format) and mypy
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(RUN) -m mypy --platform darwin trainer
+
+docs: $(VENV)/.installed-base ## make the tables of docs/reference.md; fails where they were not current
+	$(RUN) docs/reference.py
 
 # Versions already in constraints.txt are kept while setup.py allows them; UPGRADE=--upgrade takes the newest of everything,
 # UPGRADE="--upgrade-package tensorflow" of one. uv (https://docs.astral.sh/uv) is needed for this target only.

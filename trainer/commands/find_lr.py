@@ -96,7 +96,7 @@ def _measure(
 def _write(
     folder: Path, spec: PhaseSpec, rates: list[float], losses: list[float], *, proposed: float
 ) -> None:
-    from trainer.report.figures import learning_rate_figure  # Late, as in `evaluate`.
+    from trainer.report.figures import learning_rate_figure  # Late: matplotlib takes a second.
 
     means = smoothed(losses)
     png = learning_rate_figure(

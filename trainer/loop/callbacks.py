@@ -4,8 +4,8 @@ The order is a contract: Profile > Guard > Log > Histograms > registered ones th
 Evaluate > Best > Plateau > EarlyStop > Figures > other registered ones > Stop. A state is checked before it
 is saved, and saved before anything costly is done with it. What train's event files hold of a step is written
 before Save, so that a checkpoint counts it; what comes after is made again when a run goes on from there.
-`standard_callbacks` has those of every run, `judges` those that go by evaluations, `watching` those that show
-how a run is doing.
+`standard_callbacks` has those of every run, `best_and_stop` those that go by evaluations, `monitoring` those
+that show how a run is doing.
 """
 
 from collections.abc import Callable

@@ -81,7 +81,7 @@ class Progress(Protocol):
 
 
 class Judge(Protocol):
-    """A callback that goes by the numbers of evaluations; `judges` has them."""
+    """A callback that goes by the numbers of evaluations; `best_and_stop` has them."""
 
     def offer(self, values: Mapping[str, float]) -> None: ...
 

@@ -17,14 +17,14 @@ HEADS: Registry[list[int]] = Registry("head", flag="--head")
 @HEADS.register(f"{ZERO}linear")
 @HEADS.register("linear")
 def linear() -> list[int]:
-    """Features straight to logits."""
+    """Features straight to logits; with `zero_` in front, the logits are zero at first."""
     return []
 
 
 @HEADS.register(f"{ZERO}mlp")
 @HEADS.register("mlp")
 def mlp(*widths: Annotated[int, Bounds(at_least=1, at_most=1_000_000)]) -> list[int]:
-    """Hidden layers of these widths, each with ReLU, before the logits."""
+    """Hidden layers of these widths, each with ReLU, before logits; with `zero_` these are zero at first."""
     if not widths:
         raise UsageError("there must be a width, as in mlp(1024,512)")
     return list(widths)

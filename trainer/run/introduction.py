@@ -143,7 +143,7 @@ def show_pictures(experiment: Experiment, summaries: Summaries, phase: Phase) ->
     titles = [names[label] for label in batch["label"].numpy()[shown]]
     if "target" in batch:
         titles = [_mixture(names, target) for target in batch["target"].numpy()[shown]]
-    from trainer.report.figures import picture_grid  # Late, as in `evaluate`.
+    from trainer.report.figures import picture_grid  # Late: matplotlib takes a second.
 
     png = picture_grid(images, titles)
     # Of the update they are for: a run that starts again at the phase's first step shows them again.
@@ -158,7 +158,7 @@ def _mixture(names: Sequence[str], target: np.ndarray) -> str:
 
 def draw_evaluation(experiment: Experiment, summaries: Summaries, scored: Evaluation, step: int) -> None:
     """Draws which classes are taken for which, and what the probabilities are worth."""
-    from trainer.metrics.calibration import calibration_bins  # Late, as in `scoring`.
+    from trainer.metrics.calibration import calibration_bins  # Late: it imports scikit-learn.
     from trainer.metrics.probabilities import predicted, softmax, why_undefined
     from trainer.report.figures import confusion_figure, reliability_figure
 
@@ -191,7 +191,7 @@ def sum_up(state: TrainState, summaries: Summaries, report: Mapping[str, Any]) -
 
 def draw_curves(experiment: Experiment, workdir: Workdir, summaries: Summaries) -> None:
     """Draws loss and accuracy of the whole run, with the starts of its phases."""
-    from trainer.report.curves import learning_curves, read_metrics  # Late, as in `evaluate`.
+    from trainer.report.curves import learning_curves, read_metrics  # Late: matplotlib takes a second.
 
     plan = experiment.plan
     png = learning_curves(

@@ -123,7 +123,7 @@ def score(
 
 def write_scores(folder: Path, workdir: Workdir, *, scored: Evaluation, **rest: Any) -> Any:
     """Writes the report of an evaluation; `rest` is what `record.report.write_report` asks for besides."""
-    from trainer.report.writer import write_report  # Late, as in `measures`.
+    from trainer.report.writer import write_report  # Late: it imports scikit-learn.
 
     curves = workdir.report / "learning_curves.png"
     return write_report(
@@ -200,7 +200,7 @@ def _calibrate(
 
     That of the weights that training ends with is recorded: whoever scores other pictures takes it.
     """
-    from trainer.metrics.calibration import fit_temperature  # Late, as in `measures`.
+    from trainer.metrics.calibration import fit_temperature  # Late: it imports scikit-learn.
 
     step = stages.state.step
     if not ends_training:
