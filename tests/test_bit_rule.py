@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import make_flower_folder
 from trainer.cli.config import Config
 from trainer.cli.flags import parse
-from trainer.cli.phase_specs import RULED, phase_specs
+from trainer.cli.phase_specs import RULED
 from trainer.loop.phases import make_plan
 from trainer.run import experiment as experiment_room
 from trainer.run.bit_rule import BATCH_SIZE, Rule, apply_rule, bit_rule
@@ -39,7 +39,7 @@ def test_the_published_table(num_examples, area_px, rule):
 def test_the_rate_is_that_of_the_rule_at_its_own_batch_size(num_examples):
     rule = bit_rule(num_examples=num_examples, area_px=1e6)
     config = apply_rule(Config().replace(schedule="auto", batch_size=BATCH_SIZE), rule)
-    (phase,) = make_plan(phase_specs(config.plan), num_examples=num_examples, batch_size=BATCH_SIZE).phases
+    (phase,) = make_plan(config.phases, num_examples=num_examples, batch_size=BATCH_SIZE).phases
     assert (phase.num_steps, phase.warmup_steps) == (rule.num_steps, rule.warmup_steps)
     falls = [rule.warmup_steps, *rule.decay_steps]
     for number, (start, stop) in enumerate(zip(falls, [*rule.decay_steps, rule.num_steps], strict=True)):
@@ -53,7 +53,7 @@ def test_the_rate_is_that_of_the_rule_at_its_own_batch_size(num_examples):
 def test_another_batch_size_sees_as_many_pictures_at_a_rate_in_proportion():
     rule = bit_rule(num_examples=1_000, area_px=1e6)
     config = apply_rule(Config().replace(schedule="auto", batch_size=64), rule)
-    (phase,) = make_plan(phase_specs(config.plan), num_examples=1_000, batch_size=64).phases
+    (phase,) = make_plan(config.phases, num_examples=1_000, batch_size=64).phases
     assert phase.num_steps == 500 * 8
     assert phase.spec.learning_rate == pytest.approx(0.003 / 8)
 

@@ -18,5 +18,5 @@ def test_the_reference_is_current():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
-    for link in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+    for link in re.findall(r"\]\((?!https?:)([\w./-]+)(?:#[^)]*)?\)", page.read_text()):
         assert (page.parent / link).exists(), link

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from trainer.cli.config import Config
 from trainer.cli.flags import parse
-from trainer.cli.phase_specs import MOST_PHASES, phase_specs
+from trainer.cli.phase_specs import MOST_PHASES
 from trainer.data.augment import make_augment
 from trainer.loop.callbacks import Every
 from trainer.loop.gradient_rules import make_limit
@@ -76,7 +76,7 @@ def test_gradual_divides_every_length(number, amount, unit):
     if float(amount) < 1e-300:
         return
     config = Config().replace(schedule=f"gradual({number})", finetune_for=amount + unit)
-    specs = phase_specs(config.plan)
+    specs = config.phases
     assert len(specs) == number
     lengths = [spec.duration.amount for spec in specs[1:]]
     assert len(set(lengths)) == 1
@@ -122,7 +122,7 @@ def test_a_schedule_is_refused_or_has_a_rate_at_every_step(name, numbers, steps)
     config = allowed(lr_schedule=text, schedule="frozen", frozen_for=f"{steps}steps")
     if config is None:
         return
-    [phase] = make_plan(phase_specs(config.plan), num_examples=64, batch_size=32).phases
+    [phase] = make_plan(config.phases, num_examples=64, batch_size=32).phases
     for step in (0, steps // 2, steps - 1):
         assert 0 <= phase.learning_rate(step) < math.inf
 
@@ -138,7 +138,7 @@ def test_a_number_is_refused_or_used_in_float32(name, value):
     if config is None:
         return
     assert np.isfinite(np.float32(config.flat()[name]))
-    [frozen, _] = make_plan(phase_specs(config.plan), num_examples=64, batch_size=32).phases
+    [frozen, _] = make_plan(config.phases, num_examples=64, batch_size=32).phases
     assert math.isfinite(frozen.learning_rate(0))
     # And so as a line of a flagfile.
     lines = [line for line in config.flagfile().splitlines() if line.startswith(f"--{name}=")]

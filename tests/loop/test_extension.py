@@ -3,7 +3,6 @@
 import pytest
 
 from trainer.cli.config import Config
-from trainer.cli.phase_specs import phase_specs
 from trainer.loop.callbacks import Every
 from trainer.loop.extension import first_other_step, why_other_updates
 from trainer.loop.phases import make_plan
@@ -12,7 +11,7 @@ from trainer.values import Duration
 
 def plan_of(**options):
     """Of 12 examples in batches of 4: three steps an epoch."""
-    return make_plan(phase_specs(Config().replace(**options).plan), num_examples=12, batch_size=4)
+    return make_plan(Config().replace(**options).phases, num_examples=12, batch_size=4)
 
 
 RATE = "phase frozen: the learning rate depends on the length of the phase; at step "

@@ -12,7 +12,6 @@ import pytest
 
 from tests.record.runs import FACTS
 from trainer.cli.config import Config
-from trainer.cli.phase_specs import phase_specs
 from trainer.record.workdir import Workdir
 from trainer.store import files
 from trainer.store import lock as file_lock
@@ -215,7 +214,7 @@ def test_a_run_that_cannot_be_read_is_one_line(workdir, content, message):
 def test_layers_that_are_counted_otherwise_by_now_are_refused(workdir, way, layers):
     """None: EfficientNet-Lite0 before its layers were recorded, without those that have no variables."""
     config = Config().replace(phase=["for=2steps; train=head; name=top", f"for=2steps; {way}; name=rest"])
-    specs = phase_specs(config.plan)
+    specs = config.phases
     workdir.check_layers(155, specs)  # Nothing is there yet.
     run = {**FACTS, **({"layers": layers} if layers else {})}
     workdir.write_run(config, flagfile="", **run)
@@ -230,16 +229,16 @@ def test_layers_that_are_counted_otherwise_by_now_are_refused(workdir, way, laye
     named = Config().replace(
         phase=["for=2steps; from_layer=blocks_14/expand", "for=2steps; train=top_share=0.5"]
     )
-    workdir.check_layers(155, phase_specs(named.plan))
+    workdir.check_layers(155, named.phases)
 
 
 def test_layers_that_are_counted_as_before_are_not_refused(workdir):
     config = Config().replace(phase=["for=2steps; from_layer=-8"])
     workdir.write_run(config, flagfile="", **FACTS, layers=155)
-    workdir.check_layers(155, phase_specs(config.plan))
+    workdir.check_layers(155, config.phases)
     # Of other networks that count was never another.
     workdir.write_run(config.replace(backbone="keras:MobileNet"), flagfile="", **FACTS)
-    workdir.check_layers(90, phase_specs(config.plan))
+    workdir.check_layers(90, config.phases)
 
 
 def test_other_code_is_noted_with_the_step_from_which_it_ran(workdir):

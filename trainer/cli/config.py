@@ -6,6 +6,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -32,7 +33,7 @@ from trainer.cli.options import (
     SpeedConfig,
     UpdateConfig,
 )
-from trainer.cli.phase_specs import RULED, is_auto, phase_specs
+from trainer.cli.phase_specs import RULED, PhaseSpec, is_auto, phase_specs
 from trainer.registry import Bounds
 from trainer.values import Duration, UsageError
 
@@ -56,6 +57,15 @@ class Config:
     inspect: InspectConfig = InspectConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()
     find_lr: FindLrConfig = FindLrConfig()
+
+    @functools.cached_property
+    def phases(self) -> tuple[PhaseSpec, ...]:
+        """What the phases are asked to be, read once; none under --schedule=auto.
+
+        Raises:
+          UsageError: a --phase or --schedule cannot be read.
+        """
+        return tuple(phase_specs(self.plan))
 
     def flat(self) -> dict[str, Any]:
         """Returns {flag name: value} over all sections."""
@@ -97,7 +107,7 @@ class Config:
                 default: dict[str, Any] = {option.name: option.default}
                 with contextlib.suppress(UsageError):
                     is_other = getattr(plan, option.name) != option.default
-                    if is_other and phase_specs(dataclasses.replace(plan, **default)) == phase_specs(plan):
+                    if is_other and self.replace(**default).phases == self.phases:
                         found.append(option.name)
         return found
 
@@ -121,8 +131,7 @@ class Config:
             return False
         same = Duration(1, "steps")
         specs = [
-            [dataclasses.replace(spec, duration=same) for spec in phase_specs(config.plan)]
-            for config in (self, other)
+            [dataclasses.replace(spec, duration=same) for spec in config.phases] for config in (self, other)
         ]
         return specs[0] == specs[1]
 
@@ -151,7 +160,7 @@ class Config:
         if left:
             raise UsageError(f"unknown option {sorted(left)[0]!r}")
         config = cls(**sections)
-        phase_specs(config.plan)
+        _ = config.phases
         _check_together(config)
         return config
 

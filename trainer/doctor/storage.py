@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from trainer.cli.phase_specs import phase_specs
 from trainer.doctor.findings import Finding, ok, problem, warning
 from trainer.paths import home, local_path, scheme_of
 from trainer.record.checkpoint_files import CheckpointFolder
@@ -92,7 +91,7 @@ def _progress(run: Workdir) -> Finding:
     # What auto comes to is known only once the pictures have been looked at.
     if rows and config.plan.schedule != "auto":
         size = {"num_examples": len(rows), "batch_size": config.plan.batch_size}
-        total = sum(spec.duration.to_steps(**size) for spec in phase_specs(config.plan))
+        total = sum(spec.duration.to_steps(**size) for spec in config.phases)
     text = f"a run of {config.model.backbone} on {config.data.source}, saved up to step {step:,}"
     if total:
         text += f" of {total:,}: {'finished' if step >= total else 'the same train command goes on'}"

@@ -6,12 +6,11 @@ trained by SGD with momentum 0.9 from a rate of 0.003 at batches of 512, divided
 linear warm-up. How long, how large and whether pictures are mixed depends on the data.
 """
 
-import dataclasses
 from dataclasses import dataclass
 
 from trainer.cli.config import Config
 from trainer.cli.options import ZERO
-from trainer.cli.phase_specs import phase_specs, phase_text
+from trainer.cli.phase_specs import phase_text
 
 BATCH_SIZE = 512
 LEARNING_RATE = 0.003
@@ -75,7 +74,7 @@ def apply_rule(config: Config, rule: Rule) -> Config:
     }
     text = "; ".join(f"{key}={value}" for key, value in phase.items())
     # With what is left to the other options, so that what is printed is the whole phase.
-    [spec] = phase_specs(dataclasses.replace(config.plan, phase=(text,)))
+    [spec] = config.replace(phase=(text,)).phases
     return config.replace(
         phase=(phase_text(spec),),
         head=rule_head(config.model.head),

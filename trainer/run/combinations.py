@@ -1,10 +1,10 @@
 """Which options go together: what is refused at once, or as soon as the pictures are known."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from trainer.cli.config import Config
-from trainer.cli.phase_specs import PhaseSpec, phase_specs
+from trainer.cli.phase_specs import PhaseSpec
 from trainer.data.augment import make_augment
 from trainer.data.sources import SOURCES
 from trainer.loop.averages import AVERAGES
@@ -41,7 +41,7 @@ def check_options(config: Config) -> None:
     HEADS.choose(config.model.head) if config.model.head != "auto" else None
     check_class_weights(config.update.class_weights)
     check_rules(config.update.lr_multiplier)
-    for spec in phase_specs(config.plan):
+    for spec in config.phases:
         try:
             make_augment(spec.augment)
             choose_optimizer(spec)
@@ -54,7 +54,6 @@ def check_options(config: Config) -> None:
 
 def check_together(
     config: Config,
-    specs: Sequence[PhaseSpec],
     *,
     validation: Mapping[str, int],
     num_shares: Callable[[PhaseSpec], int],
@@ -63,7 +62,6 @@ def check_together(
 
     Args:
       config: all options.
-      specs: the phases.
       validation: {class: number of examples} of the validation split.
       num_shares: into how many shares a phase divides a batch, each normalised by its own statistics.
 
@@ -71,7 +69,7 @@ def check_together(
       UsageError: the message says why, and what to leave away.
     """
     _check_measure("early_stop", config.update.early_stop, validation)
-    for spec in specs:
+    for spec in config.phases:
         augment = make_augment(spec.augment)
         if augment and augment.mixes and config.speed.feature_views:
             raise UsageError(

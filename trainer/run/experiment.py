@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from trainer import plugins
 from trainer.cli.config import Config
-from trainer.cli.phase_specs import PhaseSpec, is_auto, phase_specs
+from trainer.cli.phase_specs import PhaseSpec, is_auto
 from trainer.data.augment import Augment, make_augment
 from trainer.data.configured import open_configured, scan_configured
 from trainer.data.inspect.scan import Scan, typical_area
@@ -83,13 +83,11 @@ class Experiment:
         self.config = config = self._settled(config)
         with self.strategy.scope():
             self._open_network()
-        specs = phase_specs(config.plan)
-        self.plan = make_plan(specs, num_examples=len(train), batch_size=config.plan.batch_size)
-        for spec in specs:
+        self.plan = make_plan(config.phases, num_examples=len(train), batch_size=config.plan.batch_size)
+        for spec in config.phases:
             self._check_training(spec)
         check_together(
             config,
-            specs,
             validation=self.class_counts("validation"),
             num_shares=self.num_shares,
         )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from trainer.cli.config import Config
-from trainer.cli.phase_specs import is_auto, phase_specs
+from trainer.cli.phase_specs import is_auto
 from trainer.loop.callbacks import Every
 from trainer.loop.extension import first_other_step, why_other_updates
 from trainer.loop.phases import make_plan
@@ -43,7 +43,7 @@ def extend(experiment: Experiment, workdir: Workdir, checkpoints: Checkpoints) -
         return None
     num_examples = len(experiment.splits.indices["train"])
     batch_size = config.plan.batch_size
-    old = make_plan(phase_specs(recorded.plan), num_examples=num_examples, batch_size=batch_size)
+    old = make_plan(recorded.phases, num_examples=num_examples, batch_size=batch_size)
     new, reached = experiment.plan, checkpoints.step_of(latest)
     if why := why_other_updates(old, new, step=reached):
         raise _refusal(workdir, why)

@@ -12,7 +12,6 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.cli.config import Config
-from trainer.cli.phase_specs import phase_specs
 from trainer.loop.phases import make_plan
 from trainer.model.backbones import BACKBONES, Backbone, open_backbone
 from trainer.model.backbones.base import names
@@ -188,7 +187,7 @@ def _precision(config: Config, workdir: Workdir, step: int) -> str:
         asked = next(iter(decided.values()), "float32")
         if len(set(decided.values())) > 1:
             num_examples = len(workdir.read_splits().get("train", []))
-            specs, batch_size = phase_specs(config.plan), config.plan.batch_size
+            specs, batch_size = config.phases, config.plan.batch_size
             plan = make_plan(specs, num_examples=num_examples, batch_size=batch_size)
             phase = plan.phase_at(max(step - 1, 0))
             asked = decided.get(f"{phase.index}-{phase.spec.name}", "float32")
