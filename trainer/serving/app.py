@@ -77,7 +77,14 @@ def make_app(network: Network, *, max_upload_bytes: int, hosts: Collection[str],
     """
     app = Flask("trainer.serving", template_folder=str(Path(__file__).parent), static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = max_upload_bytes + _ENVELOPE_BYTES
-    turn = _Turn()
+    _guard(app, hosts=hosts, any_address=any_address)
+    _answer(app, network, max_upload_bytes)
+    _tell_errors(app, max_upload_bytes)
+    return app
+
+
+def _guard(app: Flask, *, hosts: Collection[str], any_address: bool) -> None:
+    """Refuses what other sites' pages may have asked for, and tells browsers what the page may do."""
 
     @app.before_request
     def check() -> None:
@@ -99,6 +106,11 @@ def make_app(network: Network, *, max_upload_bytes: int, hosts: Collection[str],
         response.headers["Referrer-Policy"] = "no-referrer"
         response.headers["Cache-Control"] = "no-store"
         return response
+
+
+def _answer(app: Flask, network: Network, max_upload_bytes: int) -> None:
+    """Adds the page and its two questions."""
+    turn = _Turn()
 
     @app.get("/")
     def page() -> str:
@@ -126,6 +138,10 @@ def make_app(network: Network, *, max_upload_bytes: int, hosts: Collection[str],
             label=overlay.label, probability=overlay.probability, method=network.method, overlay=image
         )
 
+
+def _tell_errors(app: Flask, max_upload_bytes: int) -> None:
+    """Makes every error a line of JSON."""
+
     @app.errorhandler(HTTPException)
     def told(error: HTTPException) -> tuple[Response, int]:
         return jsonify(error=_words(error, max_upload_bytes)), error.code or 500
@@ -138,8 +154,6 @@ def make_app(network: Network, *, max_upload_bytes: int, hosts: Collection[str],
     def told_bug(error: Exception) -> tuple[Response, int]:
         _log.error("a request failed: %s: %s", type(error).__name__, error)
         return jsonify(error="something went wrong here; the terminal of the server has more"), 500
-
-    return app
 
 
 class _Turn:
