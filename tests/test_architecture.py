@@ -21,21 +21,35 @@ ALLOWED = {
     "cli": {"values", "paths", "registry"},
     "store": {"values", "version", "paths"},
     "metrics": {"values"},
+    "tasks": {"values", "registry", "metrics"},
     "serving": {"values"},
     "precision": {"values", "runtime", "store"},
-    "data": {"values", "paths", "registry", "runtime", "cli", "store"},
-    "model": {"values", "paths", "registry", "cli", "store", "precision"},
-    "loop": {"values", "registry", "cli", "precision", "model"},
-    "record": {"values", "paths", "cli", "store"},
-    "report": {"values", "paths", "cli", "store", "metrics", "record"},
-    "export": {"values", "paths", "store", "data", "model", "record"},
-    "doctor": {"values", "version", "paths", "runtime", "cli", "store", "precision", "record", "report"},
+    "data": {"tasks", "values", "paths", "registry", "runtime", "cli", "store"},
+    "model": {"tasks", "values", "paths", "registry", "cli", "store", "precision"},
+    "loop": {"tasks", "values", "registry", "cli", "precision", "model"},
+    "record": {"tasks", "values", "paths", "cli", "store"},
+    "report": {"tasks", "values", "paths", "cli", "store", "metrics", "record"},
+    "export": {"tasks", "values", "paths", "store", "data", "model", "record"},
+    "doctor": {
+        *("values", "version", "paths", "runtime", "cli", "store", "precision", "record", "report"),
+    },
     "run": {
-        *("values", "paths", "runtime", "registry", "register", "plugins", "cli", "store", "metrics"),
+        *(
+            "values",
+            "paths",
+            "runtime",
+            "registry",
+            "register",
+            "plugins",
+            "cli",
+            "store",
+            "metrics",
+            "tasks",
+        ),
         *("precision", "data", "model", "loop", "record", "report"),
     },
     "commands": {
-        *("values", "version", "paths", "runtime", "register", "plugins", "cli", "store", "metrics"),
+        *("values", "version", "paths", "runtime", "register", "plugins", "cli", "store", "metrics", "tasks"),
         *("precision", "data", "model", "loop", "record", "report", "export", "serving", "doctor", "run"),
     },
     "api": {"values", "paths", "cli", "data", "record", "report", "export", "run", "commands"},
@@ -74,6 +88,17 @@ ONLY_IN = {
         "export/frozen.py",
         "precision/rewriter.py",
     },
+}
+# How logits become probabilities and these predictions is asked of the task (`trainer/tasks/`), or scored by
+# `metrics` and shown by the report: nobody else names what follows for one kind of label.
+MEANINGS = ("argmax", "softmax", "sigmoid", "onehot", "categoricalcrossentropy", "binarycrossentropy")
+MAY_NAME_MEANINGS = ("tasks/", "metrics/", "report/")
+# Whose use of these words is about no label.
+NO_LABELS = {
+    "data/pipeline.py": "the first row of a batch that is no padding",
+    "data/sources/synthetic/picture.py": "the place for a blossom that is farthest from the others",
+    "model/graphs.py": "an activation inside of a network that was exported by others",
+    "precision/rewriter.py": "what TensorFlow's rewriter makes of graphs, in words",
 }
 # A file is as long as its subject; a function fits a screen.
 MAX_FUNCTION_LINES = 60
@@ -183,6 +208,12 @@ def named(text: str) -> set[str]:
     return found
 
 
+def meanings(text: str) -> list[str]:
+    """Returns which of MEANINGS a file names, in its words as in its code."""
+    letters = text.lower().replace("_", "")
+    return [word for word in MEANINGS if word in letters]
+
+
 @functools.cache
 def too_large(text: str) -> dict[str, str]:
     """Returns {function: its size in words} of those over a limit, nested ones included."""
@@ -228,6 +259,11 @@ def violations(files: dict[str, str]) -> list[str]:
             for thing in sorted(named(text))
             if file not in ONLY_IN[thing]
         ]
+        if not file.startswith(MAY_NAME_MEANINGS) and file not in NO_LABELS:
+            found += [
+                f"{file}: {word} belongs only in {', '.join(MAY_NAME_MEANINGS)}: ask the task"
+                for word in meanings(text)
+            ]
         found += [
             f"{file}: {name} has {size}"
             for name, size in sorted(too_large(text).items())
@@ -249,6 +285,10 @@ def test_the_table_has_no_circle_and_no_room_that_is_not_there():
     assert set(ALLOWED) == {room_of(module_name(file)) for file in texts()}
     for file in set().union(*ONLY_IN.values()):
         assert (TRAINER / file).is_file()
+
+
+def test_no_file_may_name_what_it_does_not():
+    assert [file for file in NO_LABELS if not meanings(texts()[file])] == []
 
 
 def test_no_exception_from_the_size_of_functions_is_left_over():
@@ -316,6 +356,18 @@ WRONG = {
             "circle: data.sources.synthetic.drawing > data.sources.synthetic.picture",
         )
     ],
+    "commands/serve.py": [
+        ("label = int(probabilities.argmax())", "commands/serve.py: argmax belongs only in tasks/"),
+    ],
+    "loop/losses.py": [
+        ("tf.nn.log_softmax(logits)", "loop/losses.py: softmax belongs only in tasks/"),
+        ("tf.one_hot(labels, 3)", "loop/losses.py: onehot belongs only in tasks/"),
+        (
+            "tf_keras.losses.SparseCategoricalCrossentropy()",
+            "loop/losses.py: categoricalcrossentropy belongs",
+        ),
+    ],
+    "export/frozen.py": [("tf.math.sigmoid(logits)", "export/frozen.py: sigmoid belongs only in tasks/")],
     "model/heads.py": [
         ("class A:\n    from trainer.data import splits", "model/heads.py: model may not import data.splits"),
         ("if True:\n    from trainer import commands", "model/heads.py: model may not import commands"),

@@ -23,11 +23,12 @@ import trainer
 from tests.conftest import COLOURS, call_main, make_flower_folder
 from tests.data.kinds import exif
 from tests.small_disks import small_disk
+from trainer import inference
 from trainer.commands import export
-from trainer.commands import predict as predict_command
 from trainer.export import tflite
 from trainer.export.fresh_process import Answers
 from trainer.export.models import FORMATS
+from trainer.tasks import SINGLE_LABEL
 from trainer.values import TrainerError, UsageError
 
 NAMES = ["blue", "green", "red"]
@@ -216,7 +217,7 @@ def test_predict_reads_pictures_as_the_model_says(given, exif_is, exported, run_
     def loader(contract, **options):
         raise TrainerError(f"{options} {contract.image_shape} {contract.value_range}")
 
-    monkeypatch.setattr(predict_command, "Loader", loader)
+    monkeypatch.setattr(inference, "Loader", loader)
     _, _, err = run_main("predict", f"--model={model}", *given, exported.paths[0])
     options = {"exif": exif_is, "max_pixels": 100_000_000, "decoding": "scaled"}
     assert err == f"trainer: {options} (8, 8, 3) (0.0, 1.0)\n"
@@ -546,7 +547,9 @@ def test_onnx_beside_the_network(copied, run_main, exported, predict):
 def test_representative_pictures_are_spread_over_classes():
     labels = np.array([0] * 50 + [1] * 3 + [2] * 10)
     experiment = SimpleNamespace(
-        splits=SimpleNamespace(indices={"train": np.arange(63)}), source=SimpleNamespace(labels=labels)
+        splits=SimpleNamespace(indices={"train": np.arange(63)}),
+        source=SimpleNamespace(labels=labels),
+        task=SINGLE_LABEL,
     )
     chosen = export.spread(experiment, 12)
     assert np.bincount(labels[chosen]).tolist() == [5, 3, 4]

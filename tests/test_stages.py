@@ -175,7 +175,7 @@ def test_scores_are_those_of_the_pictures(open_stages, phase):
         np.testing.assert_allclose(found.logits, expected.logits, rtol=0, atol=1e-5)
         assert np.ptp(expected.logits, axis=0).min() > 1e-3  # No two pictures are alike to it.
         assert found.loss == pytest.approx(expected.loss, abs=1e-5)
-        assert found.accuracy == expected.accuracy
+        assert found.metrics == expected.metrics
     stage = stages.current()
     assert stage.cut_of("train") is stage.cut is not None
 

@@ -15,13 +15,14 @@ from trainer.registry import Bounds, Registry
 
 __all__ = [
     "Bounds", "augmentation", "average", "backbone", "callback", "gradient_rule", "head", "loss", "metric",
-    "objective", "optimizer", "registries", "saliency", "schedule", "source",
+    "objective", "optimizer", "registries", "saliency", "schedule", "source", "task",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
 # {kind: where its registry is}. Rooms import TensorFlow, so they are imported when they are asked for.
 _REGISTRIES = {
+    "task": "trainer.tasks:TASKS",
     "loss": "trainer.loop.losses:LOSSES",
     "objective": "trainer.loop.objectives:OBJECTIVES",
     "gradient_rule": "trainer.loop.gradient_rules:GRADIENT_RULES",
@@ -58,10 +59,23 @@ def registries() -> dict[str, Registry[Any]]:
     return {kind: _registry(kind) for kind in _REGISTRIES}
 
 
+def task(name: str, *, source: str = "") -> Decorator:
+    """Registers what makes a `tasks.Task`: what labels mean, and how logits become predictions.
+
+    `tasks.OneClass` has all but the decision of a task whose labels are one class each.
+
+    Args:
+      name: for --task.
+      source: the paper or site it follows.
+    """
+    return _registry("task").register(name, source=source)
+
+
 def loss(name: str, *, source: str = "") -> Decorator:
     """Registers what makes a `loop.losses.Loss`: (logits [B, K], labels [B], targets [B, K] or None) -> [B].
 
-    Offered: `smoothing`, the share of --label_smoothing. A loss that does not take it gets smoothed targets.
+    Offered: `smoothing`, the share of --label_smoothing; a loss that does not take it gets smoothed targets.
+    And `task`, which says what labels mean.
 
     Args:
       name: for --loss.
@@ -101,6 +115,8 @@ def gradient_rule(name: str, *, source: str = "") -> Decorator:
 
 def metric(name: str, *, source: str = "") -> Decorator:
     """Registers what makes a `loop.metrics.Metric`: (logits [B, K], batch) -> [B] float32.
+
+    Offered: `task`, which says what labels mean.
 
     Args:
       name: for --metrics.
@@ -223,7 +239,7 @@ def saliency(name: str, *, source: str = "", title: str = "") -> Decorator:
     """Registers what makes a `model.saliency.Method`: (pixels [H, W, 3], class) -> `model.saliency.Saliency`.
 
     Offered: `classifier`, images [B, H, W, 3] as `classifier.backbone.contract` says -> logits [B, K], with
-    the weights of the run; `ig_steps`, of --ig_steps.
+    the weights of the run, and `classifier.task` what its logits mean; `ig_steps`, of --ig_steps.
 
     Args:
       name: for --saliency.

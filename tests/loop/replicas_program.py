@@ -49,7 +49,7 @@ def run(strategy, tiny, recipe, *, dropout=0.0, num_parts=1, network=None):
             for part in parts
         ),
         "step": state.step,
-        "scored": {"loss": scored.loss, "accuracy": scored.accuracy},
+        "scored": {"loss": scored.loss, "accuracy": scored.metrics["accuracy"]},
         "ids": scored.ids.tolist(),
         "labels": scored.labels.tolist(),
         "logits": scored.logits.tolist(),

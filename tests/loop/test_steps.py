@@ -326,7 +326,7 @@ def test_a_model_that_always_says_class_2():
     evaluator = Evaluator(always_2(), strategy=tf.distribute.get_strategy())
     for _ in range(2):  # Nothing is left of the first evaluation in the second.
         scored = evaluator(dataset_of(*batches))
-        assert scored.accuracy == pytest.approx(4 / 7, abs=1e-7)
+        assert scored.metrics["accuracy"] == pytest.approx(4 / 7, abs=1e-7)
         # -log softmax: log(e^4 + 2) - 4 where right, log(e^4 + 2) where wrong.
         assert scored.loss == pytest.approx(np.log(np.exp(4) + 2) - 4 * 4 / 7, rel=1e-6)
     assert scored.labels.tolist() == labels

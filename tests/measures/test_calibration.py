@@ -14,7 +14,8 @@ from trainer.metrics.calibration import (
     fit_temperature,
     is_at_bound,
 )
-from trainer.metrics.probabilities import log_loss, softmax
+from trainer.metrics.logits import softmax
+from trainer.metrics.probabilities import log_loss
 
 
 def test_the_error_by_hand():

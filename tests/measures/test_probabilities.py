@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 
+from trainer.metrics.logits import predicted, softmax
 from trainer.metrics.probabilities import (
     brier_score,
     least_certain,
     log_loss,
     log_odds,
-    predicted,
-    softmax,
     why_undefined,
     worst_mistakes,
 )
@@ -62,8 +61,9 @@ def test_worst_and_least_certain():
     # Rows 1, 2, 4 and 5 are wrong; 1 and 2 are equally sure, and 4 has no probability.
     chances = np.array([[0.9, 0.1], [0.2, 0.8], [0.2, 0.8], [0.6, 0.4], [np.nan, 0.5], [0.49, 0.51]])
     logits, labels = np.log(chances), np.array([0, 0, 0, 0, 0, 0])
-    assert worst_mistakes(labels, logits, count=10) == [1, 2, 5]
-    assert worst_mistakes(labels, logits, count=2) == [1, 2]
-    assert least_certain(logits, count=10) == [5, 3, 1, 2, 0]
-    assert least_certain(logits, count=1) == [5]
-    assert worst_mistakes(np.array([0]), logits[:1], count=3) == []
+    wrong, confidence = predicted(logits) != labels, softmax(logits).max(axis=1)
+    assert worst_mistakes(wrong, confidence, count=10) == [1, 2, 5]
+    assert worst_mistakes(wrong, confidence, count=2) == [1, 2]
+    assert least_certain(confidence, count=10) == [5, 3, 1, 2, 0]
+    assert least_certain(confidence, count=1) == [5]
+    assert worst_mistakes(wrong[:1], confidence[:1], count=3) == []

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk_metrics
 
-from trainer.metrics.probabilities import softmax
+from trainer.metrics.logits import softmax
 from trainer.metrics.ranking import class_roc_aucs, roc_auc, roc_curve, top_k_accuracies
 
 # Logits [0, z] of a single one; by z: 1 (class 0), 2 (class 1), 2 (class 0), 3 (class 1), -1 (class 0).

@@ -19,11 +19,11 @@ from trainer.model.saliency import (
     INTEGRATED_GRADIENTS,
     Explainer,
     check_saliency,
-    class_scores,
     grad_cam,
     integrated_gradients,
     pixel_heat,
 )
+from trainer.tasks import SINGLE_LABEL
 from trainer.values import Contract, TrainerError, UsageError
 
 RANDOM = np.random.default_rng(0)
@@ -96,8 +96,8 @@ def test_grad_cam_by_hand():
 
 
 def test_of_two_classes_the_difference_counts():
-    assert class_scores(tf.constant([[1.0, 4.0]])).numpy().tolist() == [[-3.0, 3.0]]
-    assert class_scores(tf.constant([[1.0, 4.0, 2.0]])).numpy().tolist() == [[1.0, 4.0, 2.0]]
+    assert SINGLE_LABEL.class_scores(tf.constant([[1.0, 4.0]])).numpy().tolist() == [[-3.0, 3.0]]
+    assert SINGLE_LABEL.class_scores(tf.constant([[1.0, 4.0, 2.0]])).numpy().tolist() == [[1.0, 4.0, 2.0]]
 
 
 class ColourBackbone:

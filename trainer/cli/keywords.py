@@ -19,6 +19,7 @@ class Options(TypedDict, total=False):
     flagfile: PathLike | Sequence[PathLike]
     # Pictures
     source: str
+    task: str
     splits: str
     split_order: str
     split_seed: int

@@ -30,6 +30,11 @@ class DataConfig:
         "Where the pictures come from, such as folder:photos; --helpfull lists what there is.",
         short=True,
     )
+    task: str = option(
+        "single_label",
+        "What labels mean: single_label, one class each; or what a plugin registers.",
+        check=calls("single_label"),
+    )
     splits: str = option(
         "auto",
         "Train, validation and test, one after another: shares (50%,25%,25%), counts "
@@ -288,8 +293,8 @@ class UpdateConfig:
     )
     early_stop: str = option(
         "",
-        "Measure of the validation split whose standstill ends a phase.",
-        choices=("", "loss", "accuracy", "auc"),
+        "Stop a phase when this validation metric stops improving: loss, accuracy, or auc of two classes; "
+        "empty: off.",
     )
     patience: int = option(
         5,

@@ -61,12 +61,12 @@ class Answer:
 
     probabilities: np.ndarray
     """[K] float64."""
+    label: str
+    """The prediction, as it is written."""
+    probability: float
+    """What is shown beside it."""
     explained: int
     explanation: Explanation
-
-    @property
-    def predicted(self) -> int:
-        return int(self.probabilities.argmax())
 
 
 def run(line: CommandLine) -> int:
@@ -225,8 +225,9 @@ def _answers(
             yield found
             continue
         (data, pixels), probabilities = found, next(rows)
-        explained = int(probabilities.argmax()) if label is None else label
-        yield Answer(probabilities, explained, explanations.explain(data, pixels, explained))
+        explained = explanations.task.explained_class(probabilities) if label is None else label
+        said = explanations.told(probabilities)
+        yield Answer(probabilities, *said, explained, explanations.explain(data, pixels, explained))
 
 
 class _Written:
@@ -265,8 +266,8 @@ class _Written:
             small = overlay(picture[::2, ::2], saliency.heat).astype(np.float32)
             self._sheet.append((small, "\n".join(told)))
         line |= {
-            "label": self._names[answer.predicted],
-            "probability": float(answer.probabilities[answer.predicted]),
+            "label": answer.label,
+            "probability": answer.probability,
             "explained_class": self._names[answer.explained],
             "explained_probability": float(answer.probabilities[answer.explained]),
             "method": self._method,
@@ -305,14 +306,12 @@ class _Written:
 
     def _told(self, one: Chosen, answer: Answer) -> list[str]:
         """Returns one or two lines: the class that is explained, and others that there are."""
-
-        def told(label: int) -> str:
-            return f"{self._names[label]} {100 * answer.probabilities[label]:.1f} %"
-
+        name, share = self._names[answer.explained], answer.probabilities[answer.explained]
         truly = [f"truly {one.true_label}"] if one.true_label else []
-        if answer.explained == answer.predicted:
-            return [told(answer.predicted), *truly]
-        return [f"for {told(answer.explained)}", ", ".join([f"predicted {told(answer.predicted)}", *truly])]
+        predicted = f"{answer.label} {100 * answer.probability:.1f} %"
+        if name == answer.label:
+            return [predicted, *truly]
+        return [f"for {name} {100 * share:.1f} %", ", ".join([f"predicted {predicted}", *truly])]
 
 
 def _plain(name: str) -> str:

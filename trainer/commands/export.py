@@ -146,6 +146,7 @@ def _about(experiment: Experiment, workdir: Workdir, *, step: int) -> About:
         contract=experiment.backbone.contract,
         exif=config.data.exif,
         decoding=config.data.decode,
+        task=config.data.task,
         temperature=recorded_temperature(workdir, step=step)[0],
         run={
             "identity": config.identity(),
@@ -192,6 +193,7 @@ def _export(
                     model,
                     pictures(experiment, validation, encoded=True),
                     size_px=about.contract.image_shape[:2],
+                    decide=experiment.task.decisions,
                     watch=watch,
                 )
             answers |= {(model.name, way): answer for way, answer in found.items()}
@@ -202,9 +204,7 @@ def _reference(experiment: Experiment, indices: np.ndarray) -> Reference:
     """Returns what training's own evaluation gives in float32."""
     evaluator = Evaluator(experiment.classifier, strategy=experiment.strategy)
     scored = evaluator(experiment.pipeline.once(indices))
-    from trainer.metrics.probabilities import softmax  # Late: scikit-learn takes a second to import.
-
-    return Reference(scored.labels, softmax(scored.logits))
+    return Reference(scored.labels, experiment.task.probabilities(scored.logits), experiment.task)
 
 
 def pictures(experiment: Experiment, indices: np.ndarray, *, encoded: bool) -> Iterator[Picture]:
@@ -216,6 +216,7 @@ def pictures(experiment: Experiment, indices: np.ndarray, *, encoded: bool) -> I
         batch_size=experiment.config.plan.batch_size,
         seed=experiment.config.run.seed,
         decoding=experiment.config.data.decode,
+        task=experiment.task,
     )
     for batch in pipeline.once(indices):
         for index, pixels in zip(batch["id"].numpy().tolist(), batch["image"].numpy(), strict=True):
@@ -229,7 +230,7 @@ def spread(experiment: Experiment, count: int) -> np.ndarray:
     The choice is always the same, and within a class at even distances.
     """
     train = experiment.splits.indices["train"]
-    labels = experiment.source.labels[train]
+    labels = experiment.task.groups(experiment.source.labels[train])
     by_class = [train[labels == k] for k in np.unique(labels)]
     turns = [(i, k) for k, of in enumerate(by_class) for i in range(len(of))]
     shares = np.bincount([k for _, k in sorted(turns)[:count]], minlength=len(by_class))
@@ -250,7 +251,7 @@ def _card(
     phases = [f"- {card.escaped(phase.describe())}" for phase in experiment.plan.phases]
     files = list(dict.fromkeys(model["file"] for model in found["models"]))
     parts = [
-        card.title_section(about, head=config.model.head),
+        card.title_section(about, head=config.model.head, task=experiment.task),
         card.data_section(
             source=about.run["source"],
             how=experiment.splits.how,
@@ -260,7 +261,7 @@ def _card(
             dropped=config.data.drop_duplicates,
         ),
         "\n".join(["## Recipe", "", *phases, "", "The flagfile at the end has every option."]),
-        card.metrics_section(report, step=step, temperature=about.temperature),
+        card.metrics_section(report, step=step, temperature=about.temperature, task=experiment.task),
         card.LIMITS,
         card.models_section(found),
         card.usage_section(

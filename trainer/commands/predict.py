@@ -7,15 +7,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from trainer.cli.config import Config
 from trainer.cli.flags import CommandLine
 from trainer.data.inspect.bad_pictures import shown_name
-from trainer.data.loading import Loaded, Loader
+from trainer.data.loading import Loaded
 from trainer.data.picture_files import Found, find_pictures
 from trainer.export.metadata import About, read_about
 from trainer.export.models import open_model
@@ -24,13 +23,14 @@ from trainer.record.predictions import FORMATS, Prediction, choose_format, opene
 from trainer.record.progress import counting
 from trainer.record.workdir import Workdir
 from trainer.run.finished_run import RunModel, open_network
-from trainer.values import Contract, TrainerError, UsageError
+from trainer.run.inference import Inference, Model
+from trainer.values import TrainerError, UsageError
 
 _log = logging.getLogger("trainer")
 # Where most files cannot be read, a batch is not waited for longer than this many batches of them.
 _ROWS_PER_BATCH = 4
 # Options that a model has settled.
-_OF_RUN = ("checkpoint", "precision", "image_size")
+_OF_RUN = ("checkpoint", "precision", "image_size", "task")
 
 
 def run(line: CommandLine) -> int:
@@ -123,21 +123,6 @@ def _of_pictures(about: About) -> dict[str, str]:
     return {"exif": about.exif, "decode": about.decoding}
 
 
-class Model(Protocol):
-    """What a `Predictor` predicts with."""
-
-    class_names: tuple[str, ...]
-
-    @property
-    def contract(self) -> Contract:
-        """What `probabilities` wants to be fed."""
-        ...
-
-    def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Maps images [B, H, W, 3] float32 in `contract.value_range` to probabilities [B, K] float64."""
-        ...
-
-
 @dataclass
 class Tally:
     """How many pictures there were, how many could be read, and where the time went."""
@@ -170,7 +155,7 @@ class Predictor:
           config: says how pictures are read, and how many make a batch.
         """
         self.class_names: tuple[str, ...] = model.class_names
-        self._model, self._config = model, config
+        self._inference, self._batch_size = Inference(model, config), config.plan.batch_size
 
     def predict(self, paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Prediction]:
         """Predicts pictures, in the order given, each once. Safe to call from several threads.
@@ -197,15 +182,11 @@ class Predictor:
 
     def stream(self, found: Iterable[Found], *, tally: Tally | None = None) -> Iterator[Prediction]:
         """Yields predictions in the order of what was found, batch by batch; `tally` is kept up to date."""
-        data, batch_size = self._config.data, self._config.plan.batch_size
-        tally = tally or Tally()
-        loader = Loader(
-            self._model.contract, exif=data.exif, max_pixels=data.max_pixels, decoding=data.decode
-        )
+        batch_size, tally = self._batch_size, tally or Tally()
         rows: list[Loaded] = []
         num_read = 0
         begun = time.perf_counter()
-        with contextlib.closing(loader.load_all(found, ahead=batch_size)) as loaded:
+        with contextlib.closing(self._inference.load_all(found, ahead=batch_size)) as loaded:
             while True:
                 waiting = time.perf_counter()
                 row = next(loaded, None)
@@ -224,20 +205,16 @@ class Predictor:
                     return
 
     def _of(self, rows: list[Loaded]) -> list[Prediction]:
-        read = [row.pixels for row in rows if row.pixels is not None]
-        probabilities = (
-            self._model.probabilities(np.array(read)) if read else np.zeros([0, len(self.class_names)])
-        )
-        of_read = iter(probabilities)
+        probabilities = self._inference.probabilities([row.pixels for row in rows if row.pixels is not None])
+        of_read = zip(self._inference.told(probabilities), probabilities, strict=True)
         found = []
         for row in rows:
             if row.pixels is None:
                 found.append(Prediction(row.path, error=row.problem))
                 continue
-            values = next(of_read)
-            label = int(values.argmax())
+            (label, probability), values = next(of_read)
             by_name = dict(zip(self.class_names, values.tolist(), strict=True))
-            found.append(Prediction(row.path, self.class_names[label], float(values[label]), by_name))
+            found.append(Prediction(row.path, label, probability, by_name))
         return found
 
 

@@ -78,7 +78,7 @@ def _asked(explanations: Explanations, about: dict[str, str]) -> Network:
             raise RefusedError(str(error)) from None
         pixels = read(data)
         [probabilities] = explanations.probabilities([pixels])
-        label = int(probabilities.argmax()) if asked is None else asked
+        label = explanations.task.explained_class(probabilities) if asked is None else asked
         found = explanations.explain(data, pixels, label)
         png = overlay_png(found.picture, found.saliency.heat)
         return Overlay(names[label], float(probabilities[label]), png)

@@ -62,7 +62,7 @@ class FeatureBatches(OrderedBatches):
         Args:
           views: one array [n, *shape] for each view.
           indices: [n] positions in the source that the rows are of.
-          labels: [N] of the whole source.
+          labels: [N, ...] of the whole source.
           batch_size: B.
           seed: of the order.
           memory_budget_bytes: views that are smaller together are held in memory, others are read from
@@ -70,7 +70,7 @@ class FeatureBatches(OrderedBatches):
         """
         super().__init__(batch_size=batch_size, seed=seed)
         self._views = views
-        self._labels = tf.constant(labels, tf.int64)
+        self._labels = tf.constant(labels)
         rows = np.zeros(len(labels), np.int64)
         rows[indices] = np.arange(len(indices))
         self._rows = tf.constant(rows)
@@ -85,9 +85,11 @@ class FeatureBatches(OrderedBatches):
         def features(index: tf.Tensor, epoch: tf.Tensor) -> Batch:
             real = index >= 0
             at = stand_ins(index, real)
+            labels = tf.gather(self._labels, at)
+            of_labels = [-1, *[1] * (len(labels.shape) - 1)]
             return {
                 "image": self._take(tf.gather(self._rows, at), epoch % len(self._views)),
-                "label": tf.where(real, tf.gather(self._labels, at), 0),
+                "label": tf.where(tf.reshape(real, of_labels), labels, tf.zeros_like(labels)),
                 "mask": tf.cast(real, tf.float32),
                 "id": index,
             }
@@ -155,7 +157,7 @@ def feature_key(
     """
     pictures = hashlib.sha256(json.dumps(source.class_names).encode())
     for at in indices.tolist():
-        row = (source.ids[at], int(source.labels[at]), scan.digests[at], int(scan.orientations[at]))
+        row = (source.ids[at], source.labels[at].tolist(), scan.digests[at], int(scan.orientations[at]))
         pictures.update(json.dumps(row).encode())
     return {
         "network": network,

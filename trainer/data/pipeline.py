@@ -12,10 +12,12 @@ from trainer.data.inspect.jpeg_check import cleaned
 from trainer.data.inspect.scan import Scan
 from trainer.data.inspect.trial import Trial
 from trainer.data.sources import Source
+from trainer.tasks import SINGLE_LABEL, Task
 from trainer.values import Contract, TrainerError, UsageError
 
 Batch = dict[str, tf.Tensor]
-"""image [B, ...] float32, label [B] int64, mask [B] float32 (0 for padding), id [B] int64 (position
+"""image [B, ...] float32, label [B, ...] as `Task.label_spec` says, mask [B] float32 (0 for padding), id [B]
+int64 (position
 in the source, -1 for padding). `image` holds pixels [B, H, W, 3] in the contract's range, or what a
 frozen part of a network made of them; padding repeats the first example, as a network may make no numbers
 of what is no picture. Where pictures are mixed with others of their batch, also
@@ -146,6 +148,7 @@ class Pipeline(OrderedBatches):
         batch_size: int,
         seed: int,
         decoding: str = "exact",
+        task: Task = SINGLE_LABEL,
     ):
         """Notes what to do.
 
@@ -156,11 +159,14 @@ class Pipeline(OrderedBatches):
           batch_size: B.
           seed: of order and augmentation.
           decoding: exact, or scaled: JPEGs at the smallest of 1/1 to 1/8 that covers the contract's size.
+          task: what labels mean.
         """
         super().__init__(batch_size=batch_size, seed=seed)
         self.source, self.contract = source, contract
         self._at_least = (contract.height_px, contract.width_px) if decoding == "scaled" else None
-        self._labels = tf.constant(source.labels, tf.int64)
+        num_classes = len(source.class_names)
+        self._task, self._num_classes = task, num_classes
+        self._labels = tf.constant(source.labels, task.label_spec(batch_size, num_classes).dtype)
         self._orientations, self._used = tf.constant(scan.orientations, tf.int32), scan.used
 
     def once(self, indices: np.ndarray, *, augment: Augment | None = None, epoch: int = 0) -> tf.data.Dataset:
@@ -199,7 +205,7 @@ class Pipeline(OrderedBatches):
 
             one = {
                 "image": tf.cond(real, picture, lambda: tf.zeros(self.contract.image_shape)),
-                "label": tf.where(real, self._labels[at], 0),
+                "label": tf.where(real, self._labels[at], tf.zeros_like(self._labels[at])),
                 "mask": tf.cast(real, tf.float32),
                 "id": index,
             }
@@ -219,7 +225,8 @@ class Pipeline(OrderedBatches):
                         batch["label"],
                         draws,
                         mask=batch["mask"],
-                        num_classes=len(self.source.class_names),
+                        num_classes=self._num_classes,
+                        task=self._task,
                     )
             images = stand_ins(batch["image"], batch["mask"] > 0)
             return {**batch, "image": scale(images, self.contract)}

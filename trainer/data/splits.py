@@ -10,6 +10,7 @@ from fractions import Fraction
 import numpy as np
 
 from trainer.data.sources import Source
+from trainer.tasks import SINGLE_LABEL, Task
 from trainer.values import TrainerError, UsageError
 
 SPLIT_NAMES = ("train", "validation", "test")
@@ -31,7 +32,9 @@ class Splits:
     how: str
 
 
-def make_splits(source: Source, spec: str, *, order: str = "auto", seed: int = 42) -> Splits:
+def make_splits(
+    source: Source, spec: str, *, order: str = "auto", seed: int = 42, task: Task = SINGLE_LABEL
+) -> Splits:
     """Divides a source.
 
     Args:
@@ -40,6 +43,7 @@ def make_splits(source: Source, spec: str, *, order: str = "auto", seed: int = 4
       order: source (as it comes), permuted (by `seed`), or auto (permuted where neighbours in the
         source share a class, so that the first 80 % would lack whole classes).
       seed: of the permutation of positions; pictures are never touched.
+      task: what labels mean.
 
     Raises:
       UsageError: the spec cannot be read, overruns the source, or overlaps.
@@ -73,6 +77,7 @@ def make_splits(source: Source, spec: str, *, order: str = "auto", seed: int = 4
         how = f"{spec} of {len(positions):,}, {how}" + (f"; {left:,} left unused" if left else "")
     indices = {name: part.astype(np.int64) for name, part in zip(SPLIT_NAMES, taken, strict=False)}
     _check(source, indices, spec)
+    check_classes(source, indices, spec, task=task)
     return Splits(indices, how)
 
 
@@ -159,18 +164,19 @@ def _check(source: Source, indices: dict[str, np.ndarray], spec: str) -> None:
                     f"--splits={spec}: {source.ids[position]} is both in {seen[position]} and in {name}"
                 )
             seen[position] = name
-    check_classes(source, indices, spec)
 
 
-def check_classes(source: Source, indices: dict[str, np.ndarray], spec: str) -> None:
+def check_classes(
+    source: Source, indices: dict[str, np.ndarray], spec: str, *, task: Task = SINGLE_LABEL
+) -> None:
     """Makes sure that train has a picture of every class that another split has.
 
     Raises:
       TrainerError: it has not; the message names the class.
     """
-    trained = set(source.labels[indices["train"]].tolist())
+    trained = task.classes_in(source.labels[indices["train"]])
     for name, positions in indices.items():
-        for label in sorted(set(source.labels[positions].tolist()) - trained):
+        for label in sorted(task.classes_in(source.labels[positions]) - trained):
             raise TrainerError(
                 f"class {source.class_names[label]!r} is in the {name} split but not in train "
                 f"(--splits={spec}, {len(indices['train']):,} training pictures): nothing could learn it"
@@ -210,13 +216,14 @@ def drop_shared(splits: Splits, digests: Sequence[str]) -> Splits:
     return Splits(kept, splits.how + (f"; {dropped} repeated pictures dropped" if dropped else ""))
 
 
-def leave_out(splits: Splits, bad: Collection[int], source: Source) -> Splits:
+def leave_out(splits: Splits, bad: Collection[int], source: Source, *, task: Task = SINGLE_LABEL) -> Splits:
     """Returns the splits without bad pictures; all others stay where they are.
 
     Args:
       splits: as they were made, of all pictures.
       bad: positions.
       source: that the positions are in.
+      task: what labels mean.
 
     Raises:
       TrainerError: nothing is left of a split, or none of a class in train.
@@ -227,8 +234,8 @@ def leave_out(splits: Splits, bad: Collection[int], source: Source) -> Splits:
         if not len(positions):
             count = len(splits.indices[name])
             raise TrainerError(f"the {name} split is empty without bad pictures: all {count:,} in it are bad")
-    lost = set(source.labels[splits.indices["train"]].tolist()) - set(source.labels[kept["train"]].tolist())
-    for label in sorted(lost):
+    before, left = (task.classes_in(source.labels[of["train"]]) for of in (splits.indices, kept))
+    for label in sorted(before - left):
         raise TrainerError(
             f"class {source.class_names[label]!r} has only bad pictures in train: nothing could learn it"
         )

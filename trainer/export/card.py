@@ -9,6 +9,7 @@ from typing import Any
 
 from trainer.export.metadata import About
 from trainer.store.files import told_size
+from trainer.tasks import SINGLE_LABEL, Task
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>&|#~!$])")
 
@@ -34,14 +35,14 @@ def fenced(text: str) -> str:
     return f"{fence}\n{text.rstrip()}\n{fence}"
 
 
-def title_section(about: About, *, head: str) -> str:
-    """Tells what the model is; `head` is the value of --head."""
+def title_section(about: About, *, head: str, task: Task = SINGLE_LABEL) -> str:
+    """Tells what the model is; `head` is the value of --head, and `task` what a prediction is."""
     run, contract = about.run, about.contract
     low, high = contract.value_range
     return "\n\n".join(
         [
             f"# {escaped(run['name'])}",
-            f"Names what is on a picture: one of {len(about.class_names)} classes, "
+            f"Names what is on a picture: {task.one_of.format(count=len(about.class_names))}, "
             f"{', '.join(map(escaped, about.class_names))}.",
             f"{escaped(run['backbone'])} at {contract.height_px}x{contract.width_px} px, which takes pixels "
             f"in [{low:g}, {high:g}], with the head {escaped(head)}; the weights of step {run['step']:,} "
@@ -84,13 +85,16 @@ def data_section(
     )
 
 
-def metrics_section(metrics: Mapping[str, Any] | None, *, step: int, temperature: float | None) -> str:
+def metrics_section(
+    metrics: Mapping[str, Any] | None, *, step: int, temperature: float | None, task: Task = SINGLE_LABEL
+) -> str:
     """Tells what the evaluation of these weights found, or that there was none.
 
     Args:
       metrics: what report/metrics.json of the run holds.
       step: of the weights that are exported.
       temperature: fitted on validation.
+      task: says how a temperature is applied.
     """
     parts = ["## Metrics"]
     if metrics is None or metrics.get("step") != step:
@@ -108,10 +112,7 @@ def metrics_section(metrics: Mapping[str, Any] | None, *, step: int, temperature
     if temperature is None:
         parts.append("No temperature is known for these weights.")
     else:
-        parts.append(
-            f"Temperature fitted on validation: {temperature:.4f}. It is not applied: the probabilities are "
-            "those of the plain softmax. To apply it, take softmax(log(p) / temperature)."
-        )
+        parts.append(f"Temperature fitted on validation: {temperature:.4f}. {task.calibration_note}")
     return "\n\n".join(parts)
 
 

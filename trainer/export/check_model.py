@@ -6,7 +6,7 @@ KIND is saved_model, tflite or onnx, which need NumPy and TensorFlow, ai-edge-li
 the latter two lies preprocess.py, which needs Pillow, too. PICTURES is a row of pictures: four bytes with
 the length of the encoded picture, least significant first; the encoded picture; HEIGHT x WIDTH x 3 numbers,
 float32 from 0 to 1. To OUTPUT goes an .npz file, which for each way into the model has NAME_probabilities
-[N, K] float32, NAME_class_ids [N] int64 and NAME_images_per_second [].
+[N, K] float32, NAME_images_per_second [] and, where the model itself says them, NAME_class_ids [N].
 """
 
 import importlib.util
@@ -22,8 +22,8 @@ import numpy as np
 TIMED_PICTURES = 64
 TIMED_SECS = 2.0
 
-Answer = tuple[np.ndarray, np.ndarray]
-"""Probabilities [B, K] float32 and classes [B] int64."""
+Answer = tuple[np.ndarray, np.ndarray | None]
+"""Probabilities [B, K] float32, and predictions [B] where the model says them."""
 Way = Callable[[list[bytes], np.ndarray], Answer]
 
 
@@ -41,7 +41,9 @@ def main(argv: list[str]) -> None:
     found: dict[str, Any] = {}
     for name, answers in kept.items():
         found[f"{name}_probabilities"] = np.concatenate([probabilities for probabilities, _ in answers])
-        found[f"{name}_class_ids"] = np.concatenate([classes for _, classes in answers])
+        said = [classes for _, classes in answers if classes is not None]
+        if said:
+            found[f"{name}_class_ids"] = np.concatenate(said)
         found[f"{name}_images_per_second"] = images_per_second(ways[name], first)
     np.savez(output, **found)
 
@@ -134,9 +136,8 @@ def from_files(
 
 
 def answer_of(rows: Any) -> Answer:
-    """Returns probabilities, [B, K] of which are given in any form, with the most probable classes."""
-    probabilities = np.asarray(rows)
-    return probabilities, probabilities.argmax(axis=1)
+    """Returns probabilities [B, K], which are given in any form, of a model that says nothing else."""
+    return np.asarray(rows), None
 
 
 def batches(

@@ -16,6 +16,7 @@ from typing import IO
 import numpy as np
 
 from trainer.export import check_model
+from trainer.tasks import SINGLE_LABEL
 from trainer.values import TrainerError
 
 BATCH_SIZE = 32
@@ -40,6 +41,7 @@ def run_model(
     pictures: Iterable[Picture],
     *,
     size_px: tuple[int, int],
+    decide: Callable[[np.ndarray], np.ndarray] = SINGLE_LABEL.decisions,
     watch: Callable[[int], None] = lambda count: None,
     patience_secs: float = PATIENCE_SECS,
 ) -> dict[str, Answers]:
@@ -51,6 +53,7 @@ def run_model(
       model: a SavedModel folder, or a .tflite or .onnx file, beside which preprocess.py and export.json lie.
       pictures: at least one.
       size_px: height and width of their pixels.
+      decide: probabilities [N, K] -> predictions [N], for models that give probabilities alone.
       watch: is told how many more were given.
       patience_secs: how long the process may show no progress.
 
@@ -85,7 +88,7 @@ def run_model(
             lines = said.read().decode(errors="replace").strip().splitlines()
         if problem := _problem(process.returncode, lines, patience_secs if hangs else 0.0):
             raise TrainerError(f"{model.name} does not run in a process of its own: {problem}")
-        answers = _read(output)
+        answers = _read(output, decide)
     for name, answer in answers.items():
         if len(answer.class_ids) != count:
             raise TrainerError(
@@ -188,14 +191,12 @@ def _problem(status: int, lines: list[str], idle_secs: float) -> str:
     return ""
 
 
-def _read(output: Path) -> dict[str, Answers]:
+def _read(output: Path, decide: Callable[[np.ndarray], np.ndarray]) -> dict[str, Answers]:
     with np.load(output, allow_pickle=False) as found:
-        names = [key.removesuffix("_class_ids") for key in found if key.endswith("_class_ids")]
-        return {
-            name: Answers(
-                found[f"{name}_probabilities"],
-                found[f"{name}_class_ids"],
-                float(found[f"{name}_images_per_second"]),
-            )
-            for name in names
-        }
+        answers = {}
+        for key in found:
+            if name := key.removesuffix("_probabilities") if key.endswith("_probabilities") else "":
+                said, ids = found[key], f"{name}_class_ids"
+                speed = float(found[f"{name}_images_per_second"])
+                answers[name] = Answers(said, found[ids] if ids in found else decide(said), speed)
+        return answers

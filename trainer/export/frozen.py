@@ -55,7 +55,7 @@ def frozen_network(classifier: Classifier, *, batch_size: int | None) -> Callabl
         )
 
     def probabilities(images: tf.Tensor) -> tf.Tensor:
-        return tf.nn.softmax(tf.cast(classifier(scale(images, contract)), tf.float32))
+        return classifier.task.activation(tf.cast(classifier(scale(images, contract)), tf.float32))
 
     spec = tf.TensorSpec([batch_size, *contract.image_shape], tf.float32, name="images")
     traced = tf.function(probabilities, autograph=False).get_concrete_function(spec)

@@ -21,6 +21,7 @@ _SHAPE = {
     "contract": CONTRACT_SHAPE,
     "exif": str,
     "decoding": str,
+    "task?": str,
     "temperature": float | None,
     "run": {str: object},
     "versions": {str: object},
@@ -43,6 +44,8 @@ class About:
     """apply or ignore: whether pictures were turned upright in training."""
     decoding: str
     """exact or scaled: how JPEGs were decoded in training."""
+    task: str = "single_label"
+    """What the probabilities mean, as --task has it; a model that does not say it is older than --task."""
     temperature: float | None = None
     """What logits are to be divided by, as fitted on validation; None: not known. It is not applied."""
     run: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -101,7 +104,7 @@ def _from_values(values: Mapping[str, Any]) -> About:
     require_shape(values, _SHAPE)
     contract = Contract(**{**values["contract"], "value_range": tuple(values["contract"]["value_range"])})
     names = [field.name for field in dataclasses.fields(About)]
-    kept = {name: values[name] for name in names}
+    kept = {name: values[name] for name in names if name in values}
     return About(**{**kept, "class_names": tuple(values["class_names"]), "contract": contract})
 
 

@@ -21,6 +21,7 @@ from trainer.model.classifier import Classifier
 from trainer.model.hub_cache import find_defect, first_line
 from trainer.paths import local_path
 from trainer.store.files import write_bytes, write_text
+from trainer.tasks import make_task
 from trainer.values import Contract, TrainerError, UsageError
 
 SAVED_MODEL, ONNX = "saved_model", "onnx"
@@ -97,7 +98,7 @@ class ExportedModel:
 
     def __init__(self, about: About, probabilities: Callable[[np.ndarray], np.ndarray]):
         self.about = about
-        self.class_names = about.class_names
+        self.class_names, self.task = about.class_names, make_task(about.task)
         self._probabilities = probabilities
 
     @property

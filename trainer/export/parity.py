@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from trainer.export.fresh_process import Answers
 from trainer.store.files import told_size
+from trainer.tasks import SINGLE_LABEL, Task
 
 # 1 had no weights, and nothing of models but SavedModels was checked from files.
 FORMAT = 2
@@ -16,15 +18,21 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class Reference:
-    """What the network itself says, in float32: labels [N] int, probabilities [N, K] float64."""
+    """What the network itself says, in float32: labels [N], probabilities [N, K] float64; `task` decides."""
 
     labels: np.ndarray
     probabilities: np.ndarray
+    task: Task = SINGLE_LABEL
+
+    @property
+    def predictions(self) -> np.ndarray:
+        """[N, ...], as labels are."""
+        return self.task.decisions(self.probabilities)
 
     @property
     def accuracy(self) -> float:
         """The share of pictures that it names right, from 0 to 1."""
-        return float((self.probabilities.argmax(axis=1) == self.labels).mean())
+        return float(self.task.right(self.predictions, self.labels).mean())
 
 
 def parity(
@@ -106,15 +114,15 @@ def _passes(drop: float, max_drop: float) -> bool:
 def _compared(reference: Reference, answer: Answers, *, max_drop: float) -> dict[str, Any]:
     finite = np.isfinite(answer.probabilities).all(axis=1)
     # What is no number is no answer, either.
-    said = np.where(finite, answer.class_ids, -1)
-    accuracy = float((said == reference.labels).mean())
+    right = partial(reference.task.right, answer.class_ids)
+    accuracy = float((right(reference.labels) & finite).mean())
     differences = np.abs(answer.probabilities[finite] - reference.probabilities[finite])
     drop = reference.accuracy - accuracy
     return {
         "accuracy": accuracy,
         "accuracy_drop": drop,
         "passed": _passes(drop, max_drop),
-        "agreement": float((said == reference.probabilities.argmax(axis=1)).mean()),
+        "agreement": float((right(reference.predictions) & finite).mean()),
         "largest_probability_difference": float(differences.max()) if differences.size else None,
         "num_not_finite": int((~finite).sum()),
         "images_per_second": round(answer.images_per_second, 1),

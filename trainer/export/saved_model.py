@@ -11,6 +11,7 @@ from trainer.data.decode import decode, to_contract
 from trainer.export.metadata import About
 from trainer.export.orientation import exif_orientation
 from trainer.model.hub_cache import first_line
+from trainer.tasks import Task, make_task
 
 _PIXELS_AT_ONCE = 10
 
@@ -21,7 +22,7 @@ def write_saved_model(
     """Writes a SavedModel with three signatures.
 
     serving_default: image_bytes [N] string, whole files -> probabilities [N, K] float32, class_ids [N]
-      int64, class_names [N] string, those of the prediction
+      int64, class_names [N] string, those of the prediction (`Task.answers`)
     images: images [N, H, W, 3] float32 in [0, 1] -> the same
     class_names: -> class_names [K] string, in the order of the probabilities
 
@@ -61,14 +62,14 @@ class _Served(tf.Module):
     def __init__(self, network: Callable[[tf.Tensor], tf.Tensor], about: About, *, asset: str):
         super().__init__()
         self.about = tf.saved_model.Asset(asset)
-        names = tf.constant(about.class_names)
+        names, task = tf.constant(about.class_names), make_task(about.task)
         self.serving_default = tf.function(
-            lambda image_bytes: _answers(network(_pixels(image_bytes, about)), names),
+            lambda image_bytes: _answers(task, network(_pixels(image_bytes, about)), names),
             input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")],
             autograph=False,
         )
         self.images = tf.function(
-            lambda images: _answers(network(images), names),
+            lambda images: _answers(task, network(images), names),
             input_signature=[tf.TensorSpec([None, *about.contract.image_shape], tf.float32, name="images")],
             autograph=False,
         )
@@ -77,9 +78,8 @@ class _Served(tf.Module):
         )
 
 
-def _answers(probabilities: tf.Tensor, names: tf.Tensor) -> dict[str, tf.Tensor]:
-    best = tf.argmax(probabilities, axis=1, output_type=tf.int64)
-    return {"probabilities": probabilities, "class_ids": best, "class_names": tf.gather(names, best)}
+def _answers(task: Task, probabilities: tf.Tensor, names: tf.Tensor) -> dict[str, tf.Tensor]:
+    return {"probabilities": probabilities, **task.answers(probabilities, names)}
 
 
 def _pixels(image_bytes: tf.Tensor, about: About) -> tf.Tensor:

@@ -29,7 +29,7 @@ class Judge(Callback):
 
 
 class Best(Judge):
-    """Keeps the state with the best validation accuracy; among equals, the lowest loss."""
+    """Keeps the state that the task calls best on validation; among equals, that with the lowest loss."""
 
     def __init__(self, *, save_best: Callable[[TrainState], None]):
         self._save_best = save_best
@@ -37,8 +37,9 @@ class Best(Judge):
     def judge(self, state: TrainState, values: Mapping[str, float]) -> None:
         best = {name: float(variable.numpy()) for name, variable in state.best.items()}
         loss = values["loss"] if math.isfinite(values["loss"]) else math.inf
-        if (values["accuracy"], -loss) > (best["accuracy"], -best["loss"]):
-            state.best["accuracy"].assign(values["accuracy"])
+        metric = state.classifier.task.best
+        if (values[metric], -loss) > (best[metric], -best["loss"]):
+            state.best[metric].assign(values[metric])
             state.best["loss"].assign(loss)
             state.best["step"].assign(state.step)
             self._save_best(state)
@@ -87,7 +88,7 @@ class EarlyStop(Judge):
         """Notes what to go by.
 
         Args:
-          metric: loss, accuracy or auc.
+          metric: one of those that the task has `watched`.
           patience: evaluations without change for the better.
           min_change: the smallest change that counts.
           save: keeps the state as it is before the rest of the phase is left out.

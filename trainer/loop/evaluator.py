@@ -7,8 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.loop.gradients import plain
-from trainer.loop.losses import PLAIN_LOSS
-from trainer.loop.metrics import METRICS, Means, Metric, sums_of
+from trainer.loop.metrics import Means, Metric, make_metrics, sums_of
 from trainer.model.classifier import Classifier
 from trainer.model.cuts import Cut
 from trainer.precision import apart
@@ -18,12 +17,11 @@ from trainer.precision import apart
 class Evaluation:
     """A split scored, each example once.
 
-    `ids` [N] int64, `labels` [N] int64 and `logits` [N, K] float32 are in the order of the split; `metrics`
-    are means over it, besides loss and accuracy.
+    `ids` [N] int64, `labels` [N], as the task has them, and `logits` [N, K] float32 are in the order of the
+    split; `metrics` are means over it, first those that the task always has.
     """
 
     loss: float
-    accuracy: float
     ids: np.ndarray
     labels: np.ndarray
     logits: np.ndarray
@@ -45,13 +43,14 @@ class Evaluator:
         metrics: Mapping[str, Metric] | None = None,
     ):
         self._strategy = strategy
-        metrics = {"accuracy": METRICS["accuracy"].make(), **(metrics or {})}
+        metrics = {**make_metrics("", task=classifier.task), **(metrics or {})}
+        measured_loss = classifier.task.cross_entropy()
         self._means = Means(["loss", *metrics])
 
         # In float32 whatever the network computes in.
         def scored(features: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             logits = classifier.logits(features)
-            return logits, PLAIN_LOSS(logits, labels, None)
+            return logits, measured_loss(logits, labels, None)
 
         @plain
         def score(batch: dict[str, tf.Tensor]) -> tf.Tensor:
@@ -79,7 +78,6 @@ class Evaluator:
         means = self._means.read()
         return Evaluation(
             loss=means.pop("loss"),
-            accuracy=means.pop("accuracy"),
             ids=whole["id"][real],
             labels=whole["label"][real],
             logits=whole["logits"][real],

@@ -2,21 +2,15 @@
 
 import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
 import tensorflow as tf
-import tf_keras
 
 from trainer.registry import Bounds, Registry
+from trainer.tasks import SINGLE_LABEL, Loss, Task
 from trainer.values import Call, UsageError, as_number
-
-Loss = Callable[[tf.Tensor, tf.Tensor, tf.Tensor | None], tf.Tensor]
-"""(logits [B, K] float32, labels [B] int64, targets [B, K] float32 or None) -> losses [B] float32.
-
-Targets are the shares of the classes in each example, which sum to 1; None: the label alone.
-"""
 
 LOSSES: Registry[Loss] = Registry("loss", flag="--loss")
 
@@ -28,51 +22,43 @@ SMALLEST, LARGEST = 1e-30, 1e30
 
 
 @LOSSES.register("cross_entropy", source="label smoothing: arXiv 1512.00567, section 7")
-def cross_entropy(*, smoothing: float) -> Loss:
-    """Cross-entropy of softmax.
+def cross_entropy(*, smoothing: float, task: Task) -> Loss:
+    """Cross-entropy of the labels with the probabilities of the task.
 
     With smoothing, against (1 - smoothing) times the target plus an even distribution over the classes for
     the rest (Szegedy et al., 2016, arXiv 1512.00567, section 7).
     """
-    of_labels = tf_keras.losses.SparseCategoricalCrossentropy(
-        from_logits=True, reduction=tf_keras.losses.Reduction.NONE
-    )
-
-    def loss(logits: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor | None) -> tf.Tensor:
-        if targets is None:
-            losses = of_labels(labels, logits)
-        else:
-            losses = -tf.reduce_sum(targets * tf.nn.log_softmax(logits), axis=-1)
-        if smoothing:
-            even = -tf.reduce_mean(tf.nn.log_softmax(logits), axis=-1)
-            losses = (1.0 - smoothing) * losses + smoothing * even
-        return losses
-
-    return loss
+    return task.cross_entropy(smoothing=smoothing)
 
 
 @LOSSES.register("focal", source="arXiv 1708.02002")
-def focal(gamma: Annotated[float, Bounds(at_least=0, at_most=100)] = 2.0, *, smoothing: float) -> Loss:
+def focal(
+    gamma: Annotated[float, Bounds(at_least=0, at_most=100)] = 2.0, *, smoothing: float, task: Task
+) -> Loss:
     """Cross-entropy that counts less where the network is sure already (Lin et al., 2017, arXiv 1708.02002).
 
-    The sum over the classes of target * (1 - p)^gamma * -log(p), p being softmax; smoothing is as in
+    The sum over the classes of target * (1 - p)^gamma * -log(p), p being the probability; smoothing is as in
     `cross_entropy`.
+
+    Raises:
+      UsageError: several classes of an example can be true: what speaks against a class is not in the sum.
     """
+    if not task.excludes:
+        raise UsageError("it is for examples of one class each, and those of this --task may have several")
 
     def loss(logits: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor | None) -> tf.Tensor:
-        log_shares = tf.nn.log_softmax(logits)
+        log_shares = task.log_probabilities(logits)
         # Where this is 0, gradients of powers below 1 are infinite.
         others = tf.maximum(1.0 - tf.exp(log_shares), NEARLY_ZERO)
-        num_classes = logits.shape[-1]
-        shares = tf.one_hot(labels, num_classes) if targets is None else targets
-        shares = (1.0 - smoothing) * shares + smoothing / num_classes
+        shares = task.targets(labels, logits.shape[-1]) if targets is None else targets
+        shares = task.smoothed(shares, smoothing)
         return -tf.reduce_sum(shares * tf.pow(others, gamma) * log_shares, axis=-1)
 
     return loss
 
 
-PLAIN_LOSS: Loss = cross_entropy(smoothing=0.0)
-"""What is measured, whatever is minimized: cross-entropy with the labels."""
+PLAIN_LOSS: Loss = SINGLE_LABEL.cross_entropy()
+"""What is minimized where nobody asks for anything else."""
 
 
 def make_loss(
@@ -81,6 +67,7 @@ def make_loss(
     num_classes: int,
     label_smoothing: float = 0.0,
     class_weights: np.ndarray | None = None,
+    task: Task = SINGLE_LABEL,
 ) -> Loss:
     """Returns the loss that is minimized.
 
@@ -91,15 +78,16 @@ def make_loss(
       class_weights: [K] float32. The loss of an example is multiplied with the mean weight of its target
         before smoothing, as by `class_weight` of Keras: whoever takes the mean divides by the number of
         examples, not by the sum of their weights.
+      task: what labels mean.
 
     Raises:
-      UsageError: there is no such loss.
+      UsageError: there is no such loss, or it does not go with the task.
       ValueError: the weights are not [K].
     """
     choice = LOSSES.choose(text)
-    loss = choice(smoothing=label_smoothing)
+    loss = choice(smoothing=label_smoothing, task=task)
     if label_smoothing and "smoothing" not in choice.entry.offered:
-        loss = _smoothed(loss, label_smoothing)
+        loss = _smoothed(loss, label_smoothing, task)
     if class_weights is None:
         return loss
     if class_weights.shape != (num_classes,):
@@ -108,7 +96,7 @@ def make_loss(
     def weighted(logits: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor | None) -> tf.Tensor:
         # A tensor of its own wherever it is traced.
         weights = tf.constant(class_weights, tf.float32)
-        means = tf.gather(weights, labels) if targets is None else tf.linalg.matvec(targets, weights)
+        means = task.weights(labels, targets, weights)
         return means * loss(logits, labels, targets)
 
     return weighted
@@ -208,12 +196,11 @@ def _refusal(text: str, reason: str) -> UsageError:
     return UsageError(f"--class_weights={text}: {reason}")
 
 
-def _smoothed(loss: Loss, smoothing: float) -> Loss:
+def _smoothed(loss: Loss, smoothing: float, task: Task) -> Loss:
     """Returns a loss, which knows nothing of smoothing, against smoothed targets."""
 
     def smoothed(logits: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor | None) -> tf.Tensor:
-        num_classes = logits.shape[-1]
-        shares = tf.one_hot(labels, num_classes) if targets is None else targets
-        return loss(logits, labels, (1.0 - smoothing) * shares + smoothing / num_classes)
+        shares = task.targets(labels, logits.shape[-1]) if targets is None else targets
+        return loss(logits, labels, task.smoothed(shares, smoothing))
 
     return smoothed

@@ -6,6 +6,7 @@ import tensorflow as tf
 import tf_keras
 
 from trainer.registry import Registry
+from trainer.tasks import SINGLE_LABEL, Task
 from trainer.values import UsageError, parse_calls
 
 Metric = Callable[[tf.Tensor, Mapping[str, tf.Tensor]], tf.Tensor]
@@ -18,30 +19,33 @@ Sums = dict[str, tuple[tf.Tensor, tf.Tensor]]
 
 
 @METRICS.register("accuracy")
-def accuracy() -> Metric:
-    """Share of examples whose largest logit is that of the label."""
-    return lambda logits, batch: tf.cast(tf.argmax(logits, axis=-1) == batch["label"], tf.float32)
+def accuracy(*, task: Task = SINGLE_LABEL) -> Metric:
+    """Share of examples whose prediction is the label."""
+    return lambda logits, batch: task.is_right(logits, batch["label"])
 
 
 @METRICS.register("confidence")
-def confidence() -> Metric:
-    """Probability of the class that is chosen; above the accuracy, the network is surer than it should be."""
-    return lambda logits, batch: tf.reduce_max(tf.nn.softmax(logits), axis=-1)
+def confidence(*, task: Task = SINGLE_LABEL) -> Metric:
+    """Highest probability of a class; above the accuracy, the network is surer than it should be."""
+    return lambda logits, batch: tf.reduce_max(task.activation(logits), axis=-1)
 
 
-def make_metrics(text: str) -> dict[str, Metric]:
-    """Returns accuracy, and what a text such as `confidence,top_k(5)` names besides, by name.
+def make_metrics(text: str, *, task: Task = SINGLE_LABEL) -> dict[str, Metric]:
+    """Returns those of the task, and what a text such as `confidence,top_k(5)` names besides, by name.
 
     Raises:
       UsageError: there is no such metric, or one of the name of something that is always told.
     """
-    found = {"accuracy": METRICS.choose("accuracy")()}
+    found: dict[str, Metric] = {}
+    for call in parse_calls(task.metrics):
+        choice = METRICS.choose(call)
+        found[str(choice)] = choice(task=task)
     for call in parse_calls(text):
         choice = METRICS.choose(call)
         name = str(choice)
         if name in found or name in ("loss", "gradient_norm", "learning_rate"):
             raise UsageError(f"--metrics={text}: {name} is told already")
-        found[name] = choice()
+        found[name] = choice(task=task)
     return found
 
 

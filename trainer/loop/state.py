@@ -9,7 +9,7 @@ import tensorflow as tf
 import tf_keras
 
 from trainer.loop.averages import Shadows
-from trainer.loop.metrics import Means
+from trainer.loop.metrics import Means, make_metrics
 from trainer.loop.optimizers import make_optimizer, multipliers
 from trainer.loop.phases import Phase, Plan
 from trainer.loop.stopwatch import Stopwatch
@@ -147,7 +147,7 @@ class TrainState:
         *,
         lr_rules: Sequence[str] = (),
         layer_decay: float = 1.0,
-        metrics: Iterable[str] = ("accuracy",),
+        metrics: Iterable[str] | None = None,
         objective: Mapping[str, tf.Variable] = {},
     ):
         """Starts at step 0.
@@ -157,13 +157,15 @@ class TrainState:
           plan: the phases.
           lr_rules: 'REGEX=FACTOR' on the learning rate.
           layer_decay: see `multipliers`.
-          metrics: names of what is measured of the training examples besides the loss.
+          metrics: names of what is measured of the training examples besides the loss; None: the task's own.
           objective: {name: variable} of what the objective keeps; those that are trainable are trained.
         """
         self.classifier, self.plan = classifier, plan
         self._lr_rules, self._layer_decay = lr_rules, layer_decay
         self._step = tf.Variable(0, trainable=False, dtype=tf.int64, name="step")
-        self.metrics = Means(["loss", *metrics, "gradient_norm"])
+        task = classifier.task
+        names = make_metrics("", task=task) if metrics is None else metrics
+        self.metrics = Means(["loss", *names, "gradient_norm"])
         self.objective = dict(objective)
         self.unfit = Unfit()
         # Held always, so that checkpoints look the same under all options: see `loss_scaling`, `callbacks`.
@@ -173,7 +175,7 @@ class TrainState:
         # float64, so that what is compared after a restore is what was measured.
         self.best = {
             name: tf.Variable(value, trainable=False, dtype=tf.float64, name=f"best_{name}")
-            for name, value in (("accuracy", -math.inf), ("loss", math.inf), ("step", -1.0))
+            for name, value in ((task.best, -math.inf), ("loss", math.inf), ("step", -1.0))
         }
         self.stopwatch = Stopwatch()
         self._take_up(plan.phase_at(0))

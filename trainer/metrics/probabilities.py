@@ -4,21 +4,6 @@ import numpy as np
 from sklearn import metrics as sk_metrics
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Returns probabilities, in 64 bits whatever the logits have.
-
-    Args:
-      logits: [N, K].
-
-    Returns:
-      [N, K] float64. A row with NaN or +inf in it is NaN as a whole.
-    """
-    wide = logits.astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        shifted = np.exp(wide - wide.max(axis=1, keepdims=True))
-        return shifted / shifted.sum(axis=1, keepdims=True)
-
-
 def log_odds(logits: np.ndarray) -> np.ndarray:
     """Returns log(p / (1 - p)) of every class, which rises with p and, unlike that, never rounds to 1.
 
@@ -40,14 +25,6 @@ def log_odds(logits: np.ndarray) -> np.ndarray:
     second = wide_others.max(axis=1, keepdims=True)
     others[rows, best] = second[:, 0] + np.log(np.exp(wide_others - second).sum(axis=1))
     return wide - others
-
-
-def predicted(logits: np.ndarray) -> np.ndarray:
-    """Returns the class of each picture, [N] int: that of the highest logit, the first of equal ones.
-
-    A NaN is never the highest.
-    """
-    return np.where(np.isnan(logits), -np.inf, logits).argmax(axis=1)
 
 
 def why_undefined(logits: np.ndarray) -> str:
@@ -87,27 +64,25 @@ def brier_score(labels: np.ndarray, probabilities: np.ndarray) -> float:
     return score / 2 if probabilities.shape[1] == 2 else score
 
 
-def worst_mistakes(labels: np.ndarray, logits: np.ndarray, *, count: int) -> list[int]:
-    """Returns the rows that are wrong, by the probability of the predicted class, the highest first.
+def worst_mistakes(wrong: np.ndarray, confidence: np.ndarray, *, count: int) -> list[int]:
+    """Returns the rows that are wrong, by the probability of what was predicted, the highest first.
 
     Args:
-      labels: [N] int.
-      logits: [N, K].
-      count: how many at most. Of equal probabilities the earlier row comes first; rows without
-        probabilities are left out.
+      wrong: [N] bool.
+      confidence: [N] that probability.
+      count: how many at most. Of equal probabilities the earlier row comes first; rows without one are left
+        out.
     """
-    confidence = softmax(logits).max(axis=1)
-    wrong = (predicted(logits) != labels) & np.isfinite(confidence)
-    return [int(i) for i in np.argsort(-confidence, kind="stable") if wrong[i]][:count]
+    found = wrong & np.isfinite(confidence)
+    return [int(i) for i in np.argsort(-confidence, kind="stable") if found[i]][:count]
 
 
-def least_certain(logits: np.ndarray, *, count: int) -> list[int]:
-    """Returns the rows, right or wrong, by the probability of the predicted class, the lowest first.
+def least_certain(confidence: np.ndarray, *, count: int) -> list[int]:
+    """Returns the rows, right or wrong, by the probability of what was predicted, the lowest first.
 
     Args:
-      logits: [N, K].
-      count: how many at most. Of equal probabilities the earlier row comes first; rows without
-        probabilities are left out.
+      confidence: [N] that probability.
+      count: how many at most. Of equal probabilities the earlier row comes first; rows without one are left
+        out.
     """
-    confidence = softmax(logits).max(axis=1)
     return [int(i) for i in np.argsort(confidence, kind="stable") if np.isfinite(confidence[i])][:count]

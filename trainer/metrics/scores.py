@@ -14,7 +14,8 @@ from trainer.metrics.calibration import (
     expected_calibration_error,
     is_at_bound,
 )
-from trainer.metrics.probabilities import brier_score, log_loss, predicted, softmax, why_undefined
+from trainer.metrics.logits import predicted, softmax
+from trainer.metrics.probabilities import brier_score, log_loss, why_undefined
 from trainer.metrics.ranking import class_roc_aucs, top_k_accuracies
 from trainer.metrics.significance import wilson_interval
 
@@ -26,6 +27,7 @@ def scores(
     *,
     temperature: float | None = None,
     temperature_from: str = "",
+    predictions: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Scores logits against labels.
 
@@ -35,12 +37,14 @@ def scores(
       class_names: [K], all different.
       temperature: what the logits are divided by for the numbers that end in `_scaled`.
       temperature_from: where it was fitted, such as `validation`.
+      predictions: [N] int; None: the classes of the highest logits.
 
     Returns:
       What docs/report.md describes, ready for JSON. A number that does not exist is None, and the key
       `undefined` says why, {name: reason}.
     """
-    labels, predictions = np.asarray(labels), predicted(logits)
+    labels = np.asarray(labels)
+    predictions = predicted(logits) if predictions is None else predictions
     classes = list(range(len(class_names)))
     correct = int((predictions == labels).sum())
     why = why_undefined(logits)

@@ -11,18 +11,19 @@ from trainer.model.cuts import Cut
 from trainer.model.dropout import Draws, drawing_from
 from trainer.model.heads import Head
 from trainer.model.layers import Layer
+from trainer.tasks import SINGLE_LABEL, Task
 
 
 class Classifier(tf_keras.Model):
-    """Maps pictures to logits.
+    """Maps pictures to logits, whose meaning `task` knows.
 
     `named_variables` is {'backbone/...' or 'head/...': variable}: the names that --phase's regexes
     match, that `inspect` shows and that checkpoints hold.
     """
 
-    def __init__(self, backbone: Backbone, head: Head):
+    def __init__(self, backbone: Backbone, head: Head, task: Task = SINGLE_LABEL):
         super().__init__(name="classifier")
-        self.backbone, self.head = backbone, head
+        self.backbone, self.head, self.task = backbone, head, task
         head.build(tf.TensorShape([None, backbone.contract.feature_width]))
         self.named_variables = {
             **{f"backbone/{name}": variable for name, variable in backbone.variables.items()},
@@ -75,12 +76,8 @@ class Classifier(tf_keras.Model):
     def logits(self, features: tf.Tensor, *, draws: Draws | None = None) -> tf.Tensor:
         """Maps features [B, D] to logits [B, K] float32.
 
-        A head with one logit z gives [0, z], whose softmax is [1 - sigmoid(z), sigmoid(z)]: cross-entropy
-        of two classes is binary cross-entropy from the logit, and class 1 is chosen where z > 0.
-
         Args:
           features: of the backbone.
           draws: while training, dropout is drawn from them. None means no dropout.
         """
-        logits = tf.cast(self.head(features, draws=draws), tf.float32)
-        return tf.pad(logits, [[0, 0], [1, 0]]) if logits.shape[-1] == 1 else logits
+        return self.task.logits(tf.cast(self.head(features, draws=draws), tf.float32))

@@ -44,7 +44,7 @@ class Head(tf_keras.layers.Layer):
           text: of `HEADS`, such as `mlp(512)`; of one that begins with `zero_`, the kernel of the logits
             starts at zero, so that training begins with all classes equally likely (BiT, Kolesnikov et al.
             2020, arXiv 1912.11370).
-          num_logits: K; one, z, stands for the two classes with the logits 0 and z (see `Classifier`).
+          num_logits: as the task says; it makes logits [B, K] of them.
           dropout: share of the last features dropped in training.
           seed: of the kernels.
 

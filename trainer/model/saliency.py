@@ -54,18 +54,6 @@ class Saliency:
         return tuple(round(float(side), 4) for side in box)  # type: ignore[return-value]
 
 
-def class_scores(logits: tf.Tensor) -> tf.Tensor:
-    """Returns what is explained, [B, K]: the logits, and of two classes by how much each exceeds the other.
-
-    Of two classes only the difference counts, and a head of one logit z has the logits 0 and z: the first
-    would get no gradient at all.
-
-    Args:
-      logits: [B, K] float32.
-    """
-    return logits - tf.reverse(logits, [1]) if logits.shape[-1] == 2 else logits
-
-
 def grad_cam(maps: tf.Tensor, score: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
     """Returns Grad-CAM: [h, w] float32, 0 where nothing speaks for the class.
 
@@ -74,7 +62,7 @@ def grad_cam(maps: tf.Tensor, score: Callable[[tf.Tensor], tf.Tensor]) -> tf.Ten
 
     Args:
       maps: [1, h, w, D] float32, the last feature maps of a picture.
-      score: maps -> [1], the score of the class before the softmax.
+      score: maps -> [1], the score of the class, as `Task.class_scores` has it.
     """
     with tf.GradientTape() as tape:
         tape.watch(maps)
@@ -148,7 +136,8 @@ class GradCam:
         """Maps images [1, H, W, 3] to heat [H, W] float32."""
 
         def score(maps: tf.Tensor) -> tf.Tensor:
-            return tf.gather(class_scores(self._classifier(maps, cut=self._cut)), label, axis=1)
+            logits = self._classifier(maps, cut=self._cut)
+            return tf.gather(self._classifier.task.class_scores(logits), label, axis=1)
 
         cam = tf.image.resize(grad_cam(self._cut.below(images), score)[..., None], images.shape[1:3])[..., 0]
         return tf.math.divide_no_nan(cam, tf.reduce_max(cam))
@@ -185,7 +174,8 @@ class IntegratedGradients:
         """Maps images [N, H, W, 3] to scores [N] of a class, and their gradients."""
         with tf.GradientTape() as tape:
             tape.watch(images)
-            scores = tf.gather(class_scores(self._classifier(images)), label, axis=1)
+            scores = self._classifier.task.class_scores(self._classifier(images))
+            scores = tf.gather(scores, label, axis=1)
         gradients = tape.gradient(scores, images)
         if gradients is None:
             raise ValueError("it has no gradient with respect to its pictures")

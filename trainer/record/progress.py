@@ -248,8 +248,13 @@ def _wants_bar(kind: str) -> bool:
     return kind == "bar" or (kind == "auto" and sys.stderr.isatty() and _log.isEnabledFor(logging.INFO))
 
 
+def _beside_loss(values: Mapping[str, float]) -> tuple[str, float]:
+    """Returns the first metric behind the loss: it is the task's own."""
+    return next((name, value) for name, value in values.items() if name != "loss")
+
+
 class Progress:
-    """Shows step, epoch, images a second, loss, accuracy and the time left."""
+    """Shows step, epoch, images a second, the loss and the metric that comes next, and the time left."""
 
     def __init__(
         self,
@@ -288,10 +293,11 @@ class Progress:
             )
 
     def at(self, step: int, train: Mapping[str, float]) -> None:
-        """Tells where the run is, with loss and accuracy since the last log."""
+        """Tells where the run is, with loss and metric since the last log."""
         epoch = f"epoch {step / self._per_epoch:.1f}"
         speed = f"{train['images_per_second']:,.0f} images/s" if "images_per_second" in train else "starting"
-        numbers = f"loss {train['loss']:.4f}, accuracy {train['accuracy']:.3f}"
+        name, value = _beside_loss(train)
+        numbers = f"loss {train['loss']:.4f}, {name} {value:.3f}"
         self._time_left.at(step)
         left = self._time_left.describe()
         if self._bar is not None:
@@ -311,12 +317,13 @@ class Progress:
             )  # fmt: skip
 
     def evaluated(self, step: int, validation: Mapping[str, float]) -> None:
-        """Tells loss, accuracy and, where there is one, AUC of the validation split."""
+        """Tells loss, metric and, where there is one, AUC of the validation split."""
         self._time_left.evaluated(step)
+        name, value = _beside_loss(validation)
         auc = f", AUC {validation['auc']:.4f}" if "auc" in validation else ""
         self.say(
             f"step {step}/{self._total} ({self._phase_of(step)}, epoch {step / self._per_epoch:.1f}): "
-            f"validation loss {validation['loss']:.4f}, accuracy {validation['accuracy']:.4f}{auc}"
+            f"validation loss {validation['loss']:.4f}, {name} {value:.4f}{auc}"
         )
 
     def say(self, line: str) -> None:

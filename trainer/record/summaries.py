@@ -91,8 +91,9 @@ def _histogram(numbers: np.ndarray) -> np.ndarray:
     return np.stack([edges[:-1], edges[1:], counts], axis=-1)
 
 
-FINAL = ("validation_accuracy", "validation_loss", "test_accuracy", "test_loss")
-"""What a finished run is compared by: of the evaluation with the best accuracy, and of the test split."""
+def final_names(metric: str) -> list[str]:
+    """Returns what a finished run is compared by: of the evaluation with the best `metric`, and of test."""
+    return [f"{split}_{name}" for split in ("validation", "test") for name in (metric, "loss")]
 
 
 class Summaries:
@@ -151,18 +152,27 @@ class Summaries:
         with self._writing(split, step):
             tf.summary.experimental.write_raw_pb(histogram_summary(values))
 
-    def hparams(self, values: Mapping[str, Any], *, changed: Collection[str] = ()) -> None:
-        """Writes the options of the run for the HPARAMS tab, which shows those that are `changed` first."""
+    def hparams(
+        self, values: Mapping[str, Any], *, changed: Collection[str] = (), metric: str = "accuracy"
+    ) -> None:
+        """Writes the options of the run for the HPARAMS tab, which shows those that are `changed` first.
+
+        Args:
+          values: {option: value}.
+          changed: names of options.
+          metric: what the best weights have the highest of.
+        """
         # Beside the splits, where `final` is, too. Metrics of another folder are found only where the run is
         # below the folder that TensorBoard shows.
-        columns = hparams_config(values, changed=changed, metrics={f"final/{name}": name for name in FINAL})
+        metrics = {f"final/{name}": name for name in final_names(metric)}
+        columns = hparams_config(values, changed=changed, metrics=metrics)
         with self._writing(".", 0, num_events=2):
             tf.summary.experimental.write_raw_pb(columns)
             # Called nothing, a run is called by its folder. Runs of the same name would be one, on the mean.
             hparams_api.hparams(dict(values), trial_id="")
 
     def final(self, values: Mapping[str, float], *, step: int) -> None:
-        """Writes what the HPARAMS tab sorts runs by, some of `FINAL`; the step is the last of the run."""
+        """Writes what the HPARAMS tab sorts runs by, some of `final_names`; the step is the run's last."""
         with self._writing(".", step, num_events=len(values)):
             for name, value in values.items():
                 tf.summary.scalar(f"final/{name}", value)

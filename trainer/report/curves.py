@@ -13,7 +13,6 @@ from matplotlib.ticker import MaxNLocator
 from trainer.report.figures import png_bytes
 
 COLOURS = {"train": "tab:blue", "validation": "tab:orange", "test": "tab:green"}
-PANELS = ("loss", "accuracy")
 # Beyond some fifty points their marks are only a thick line.
 MOST_MARKS = 50
 # What a line says beyond it is damage.
@@ -42,8 +41,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def learning_curves(lines: Sequence[dict], *, phases: Sequence[tuple[str, float]], title: str) -> bytes:
-    """Draws loss above and accuracy below, training and validation in each, over the epochs of a run.
+def learning_curves(
+    lines: Sequence[dict], *, phases: Sequence[tuple[str, float]], title: str, metric: str = "accuracy"
+) -> bytes:
+    """Draws loss above and a metric below, training and validation in each, over the epochs of a run.
 
     Training is faint as it was logged and strong as the average of each epoch, validation as it was
     evaluated. Each phase but the first begins at a vertical line.
@@ -52,6 +53,7 @@ def learning_curves(lines: Sequence[dict], *, phases: Sequence[tuple[str, float]
       lines: those of metrics.jsonl, in order.
       phases: (name, epoch at which it starts), in order.
       title: stands above.
+      metric: a share of which more is better.
 
     Returns:
       A PNG; the same bytes for the same input.
@@ -62,11 +64,12 @@ def learning_curves(lines: Sequence[dict], *, phases: Sequence[tuple[str, float]
     figure = Figure(figsize=(8, 8), layout="constrained")
     figure.suptitle(title, parse_math=False)
     panels = figure.subplots(2, 1, sharex=True, height_ratios=(2, 3))
-    for name, axes in zip(PANELS, panels, strict=True):
+    names = ("loss", metric)
+    for name, axes in zip(names, panels, strict=True):
         _draw(axes, lines, name, starts)
         for start in starts[1:]:
             axes.axvline(start, color="0.35", linestyle="--", linewidth=1)
-    last = max([*(p.epoch for name in PANELS for p in _points(lines, "", name)), *starts[1:], 0.0]) or 1.0
+    last = max([*(p.epoch for name in names for p in _points(lines, "", name)), *starts[1:], 0.0]) or 1.0
     panels[0].set_xlim(0, 1.02 * last)
     panels[1].xaxis.set_major_locator(MaxNLocator(nbins=12, integer=last > 2))
     panels[1].set_xlabel("epoch")
@@ -110,7 +113,7 @@ def epoch_means(points: Sequence[Point], *, starts: Sequence[float] = ()) -> lis
 
 
 def accuracy_limits(means: Sequence[Point], scores: Sequence[Point]) -> tuple[float, float]:
-    """Returns the range of the accuracy axis: as narrow as lets all scores be seen.
+    """Returns the range of the axis of the metric: as narrow as lets all scores be seen.
 
     What training begins with is often so low that all the rest would be one flat line: its average over
     the first epoch counts only where there is nothing else.
@@ -140,7 +143,7 @@ def _points(lines: Sequence[dict], split: str, name: str) -> list[Point]:
 def _draw(axes: Any, lines: Sequence[dict], name: str, starts: Sequence[float]) -> None:
     train, validation, test = (_points(lines, split, name) for split in COLOURS)
     means = epoch_means(train, starts=starts)
-    factor = 100 if name == "accuracy" else 1
+    factor = 1 if name == "loss" else 100
     axes.plot(*_columns(train, factor), color=COLOURS["train"], alpha=0.25, linewidth=1)
     for split, label, points in (
         ("train", "training, average of each epoch", means),
@@ -153,10 +156,10 @@ def _draw(axes: Any, lines: Sequence[dict], name: str, starts: Sequence[float]) 
                 drawn.set(marker="D", markersize=7, linestyle="")
             elif len(points) <= MOST_MARKS:
                 drawn.set(marker="o", markersize=4)
-    if name == "accuracy":
+    if name != "loss":
         low, high = accuracy_limits(means, [*validation, *test[-1:]])
         axes.set_ylim(100 * low, 100 * high)
-        axes.set_ylabel("accuracy, %")
+        axes.set_ylabel(f"{name}, %")
     else:
         top = max((point.value for point in (*means, *validation, *test[-1:])), default=1.0)
         axes.set_ylim(0, 1.06 * top if top > 0 else 1.0)
@@ -180,13 +183,13 @@ def _at_best(points: Sequence[Point], name: str) -> str:
     """Returns e.g. ', at best 97.92 % (epoch 18)'."""
     if not points:
         return ""
-    sign = 1 if name == "accuracy" else -1
+    sign = -1 if name == "loss" else 1
     best = max(points, key=lambda point: sign * point.value)
     return f", at best {_told(best.value, name)} (epoch {best.epoch:g})"
 
 
 def _told(value: float, name: str) -> str:
-    return f"{100 * value:.2f} %" if name == "accuracy" else f"{value:.4g}"
+    return f"{value:.4g}" if name == "loss" else f"{100 * value:.2f} %"
 
 
 def _name_phases(axes: Any, phases: Sequence[tuple[str, float]], *, last_epoch: float) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from trainer.metrics.probabilities import predicted, softmax
+from trainer.tasks import SINGLE_LABEL, Task
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,18 @@ class Predictions:
 
     ids: Sequence[str]
     labels: np.ndarray
-    """[N] int."""
+    """[N], as the task has them."""
     logits: np.ndarray
     """[N, K]."""
     class_names: Sequence[str]
     """[K], all different."""
     digests: Sequence[str]
     """[N] SHA-256 of the encoded pictures, in hex; empty where it is not known."""
+    task: Task = SINGLE_LABEL
+
+    def words(self, labels: np.ndarray) -> list[str]:
+        """Returns labels, or predictions, [N] as they are written."""
+        return [self.task.label_words(label, self.class_names) for label in labels]
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
@@ -48,22 +53,22 @@ def as_csv(given: Predictions) -> str:
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(_columns(given.class_names))
-    names, probabilities = given.class_names, softmax(given.logits)
-    said = predicted(given.logits)
+    probabilities = given.task.probabilities(given.logits)
+    said, truth = given.words(given.task.predicted(given.logits)), given.words(given.labels)
     for i, (name, digest) in enumerate(zip(given.ids, given.digests, strict=True)):
         shares = (f"{p:.6f}" for p in probabilities[i])
-        rows.writerow([name, names[given.labels[i]], names[said[i]], *shares, digest])
+        rows.writerow([name, truth[i], said[i], *shares, digest])
     return text.getvalue()
 
 
 def as_parquet(given: Predictions) -> bytes:
     """Returns the same columns as an Apache Parquet file, probabilities in all their 64 bits."""
-    names = np.array(given.class_names, dtype=object)
+    task = given.task
     columns = [
         pa.array(list(given.ids), pa.string()),
-        pa.array(names[np.asarray(given.labels)], pa.string()),
-        pa.array(names[predicted(given.logits)], pa.string()),
-        *(pa.array(np.ascontiguousarray(column), pa.float64()) for column in softmax(given.logits).T),
+        pa.array(given.words(given.labels), pa.string()),
+        pa.array(given.words(task.predicted(given.logits)), pa.string()),
+        *(pa.array(np.ascontiguousarray(row), pa.float64()) for row in task.probabilities(given.logits).T),
         pa.array(list(given.digests), pa.string()),
     ]
     sink = pa.BufferOutputStream()

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from trainer.metrics.calibration import Bin
-from trainer.metrics.probabilities import least_certain, predicted, softmax, worst_mistakes
+from trainer.metrics.calibration import Bin, calibration_bins
+from trainer.metrics.probabilities import least_certain, why_undefined, worst_mistakes
 from trainer.metrics.ranking import roc_curve
 from trainer.metrics.scores import scores
 from trainer.record.report_place import FIGURES, TABLES, pictures_sha256, report_manifest
@@ -25,6 +25,7 @@ from trainer.report.page import make_page
 from trainer.report.sections import Predictions, as_csv, as_parquet, unique_names
 from trainer.report.shortening import shortened
 from trainer.store.files import write_bytes, write_json, write_text
+from trainer.tasks import SINGLE_LABEL, Task
 
 FORMAT = 3
 MOST_LISTED = 16
@@ -55,6 +56,7 @@ def write_report(
     logits: np.ndarray,
     class_names: Sequence[str],
     digests: Sequence[str],
+    task: Task = SINGLE_LABEL,
     temperature: float | None = None,
     temperature_from: str = "",
     pictures: Callable[[Sequence[int]], np.ndarray] | None = None,
@@ -76,6 +78,7 @@ def write_report(
       logits: [N, K].
       class_names: [K].
       digests: [N] SHA-256 of the encoded pictures, in hex; empty where it is not known.
+      task: what the labels mean.
       temperature: what the logits are divided by for scaled probabilities; None: there are none.
       temperature_from: the pictures it was fitted on, in words.
       pictures: from positions in `ids` to the pictures there, [n, H, W, 3] float in [0, 1]; None: the report
@@ -84,19 +87,29 @@ def write_report(
       **facts: what else to record in metrics.json, and to show on the page.
     """
     names, labels = unique_names(class_names), np.asarray(labels)
+    predictions = Predictions(ids, labels, logits, names, digests, task)
+    said, confidence = task.predicted(logits), _confidence(predictions)
+    written = predictions.words(labels)
     values: dict[str, Any] = {
         "format": FORMAT,
         "split": split,
         "step": step,
-        "pictures_sha256": pictures_sha256(digests, [names[k] for k in labels]) if all(digests) else None,
+        "pictures_sha256": pictures_sha256(digests, written) if all(digests) else None,
         "loss": loss if math.isfinite(loss) else None,
-        **scores(labels, logits, names, temperature=temperature, temperature_from=temperature_from),
+        **scores(
+            labels,
+            logits,
+            names,
+            temperature=temperature,
+            temperature_from=temperature_from,
+            predictions=said,
+        ),
     }
     if values["loss"] is None:
         values["undefined"]["loss"] = "it is no finite number"
-    worst = worst_mistakes(labels, logits, count=MOST_LISTED)
-    doubtful = least_certain(logits, count=MOST_LISTED)
-    describe = _describer(ids, labels, logits, names)
+    worst = worst_mistakes(~task.right(said, labels), confidence, count=MOST_LISTED)
+    doubtful = least_certain(confidence, count=MOST_LISTED)
+    describe = _describer(ids, written, predictions.words(said), confidence)
     values |= {"worst_mistakes": list(map(describe, worst)), "least_certain": list(map(describe, doubtful))}
     values |= facts
     rows = sorted({*worst, *doubtful})
@@ -111,7 +124,7 @@ def write_report(
         mistakes=[shown.get(i) for i in worst],
         doubtful=[shown.get(i) for i in doubtful],
     )
-    _write_files(folder, Predictions(ids, labels, logits, names, digests), figures, page, values)
+    _write_files(folder, predictions, figures, page, values)
     return Report(values, figures)
 
 
@@ -130,20 +143,48 @@ def _write_files(
     manifest.finish(names)
 
 
-def _describer(
-    ids: Sequence[str], labels: np.ndarray, logits: np.ndarray, names: Sequence[str]
-) -> Callable[[int], dict[str, Any]]:
-    predictions, confidence = predicted(logits), softmax(logits).max(axis=1)
+def _confidence(given: Predictions) -> np.ndarray:
+    """Returns [N] float64, the probabilities that are shown beside the predictions."""
+    task, probabilities = given.task, given.task.probabilities(given.logits)
+    rows = zip(task.predicted(given.logits), probabilities, strict=True)
+    return np.array([task.told(said, row, given.class_names)[1] for said, row in rows])
 
+
+def _describer(
+    ids: Sequence[str], labels: Sequence[str], predictions: Sequence[str], confidence: np.ndarray
+) -> Callable[[int], dict[str, Any]]:
     def describe(row: int) -> dict[str, Any]:
         return {
             "id": ids[row],
-            "label": names[labels[row]],
-            "prediction": names[predictions[row]],
+            "label": labels[row],
+            "prediction": predictions[row],
             "probability": float(confidence[row]),
         }
 
     return describe
+
+
+def evaluation_figures(
+    labels: np.ndarray, logits: np.ndarray, names: Sequence[str], *, task: Task, title: str
+) -> dict[str, bytes]:
+    """Draws what TensorBoard shows of an evaluation under way: {name: PNG}.
+
+    That is which classes are taken for which, and what the probabilities are worth.
+
+    Args:
+      labels: [N] int.
+      logits: [N, K].
+      names: [K].
+      task: what the labels mean.
+      title: stands above each.
+    """
+    matrix = np.zeros([len(names)] * 2, np.int64)
+    np.add.at(matrix, (labels, task.predicted(logits)), 1)
+    figures = {"confusion_matrix": confusion_figure(matrix, names, title=title)}
+    if not why_undefined(logits):
+        bins = calibration_bins(labels, task.probabilities(logits))
+        figures["reliability"] = reliability_figure([("", bins)], title=title)
+    return figures
 
 
 def _figures(

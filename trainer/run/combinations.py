@@ -17,6 +17,7 @@ from trainer.loop.optimizers import check_rules, choose_optimizer
 from trainer.loop.schedules import choose_schedule
 from trainer.model.backbones import BACKBONES
 from trainer.model.heads import HEADS
+from trainer.tasks import Task, make_task
 from trainer.values import UsageError, parse_calls
 
 _log = logging.getLogger("trainer")
@@ -32,10 +33,12 @@ def check_options(config: Config) -> None:
     """
     SOURCES.choose(config.data.source).check()
     BACKBONES.choose(config.model.backbone).check()
+    task = make_task(config.data.task)
+    _check_watched(config.update.early_stop, task)
     LOSSES.choose(config.update.loss)
     OBJECTIVES.choose(config.update.objective)
     GRADIENT_RULES.choose(config.update.gradient_rule)
-    make_metrics(config.update.metrics)
+    make_metrics(config.update.metrics, task=task)
     for call in parse_calls(config.run.callbacks):
         CALLBACKS.choose(call)
     HEADS.choose(config.model.head) if config.model.head != "auto" else None
@@ -55,6 +58,7 @@ def check_options(config: Config) -> None:
 def check_together(
     config: Config,
     *,
+    task: Task,
     validation: Mapping[str, int],
     num_shares: Callable[[PhaseSpec], int],
 ) -> None:
@@ -62,13 +66,18 @@ def check_together(
 
     Args:
       config: all options.
+      task: what labels mean.
       validation: {class: number of examples} of the validation split.
       num_shares: into how many shares a phase divides a batch, each normalised by its own statistics.
 
     Raises:
       UsageError: the message says why, and what to leave away.
     """
-    _check_measure("early_stop", config.update.early_stop, validation)
+    if watched := config.update.early_stop:
+        try:
+            task.check_watched(watched, validation)
+        except UsageError as error:
+            raise UsageError(f"--early_stop={watched}{error}") from None
     for spec in config.phases:
         augment = make_augment(spec.augment)
         if augment and augment.mixes and config.speed.feature_views:
@@ -80,21 +89,9 @@ def check_together(
             _check_batch_norm(config, spec, shares=num_shares(spec))
 
 
-def _check_measure(flag: str, measure: str, counts: Mapping[str, int]) -> None:
-    """Makes sure that a split has the measure that an option goes by.
-
-    Loss and accuracy are those of any picture, the area under the ROC curve is of two classes.
-    """
-    if measure != "auc":
-        return
-    if len(counts) != 2:
-        raise UsageError(f"--{flag}=auc is for two classes, and there are {len(counts)}")
-    for name, count in counts.items():
-        if not count:
-            raise UsageError(
-                f"--{flag}=auc: validation has no example of class {name!r}, and the area under the "
-                "ROC curve needs both classes: use loss or accuracy, or other --splits"
-            )
+def _check_watched(metric: str, task: Task) -> None:
+    if metric and metric not in task.watched:
+        raise UsageError(f"--early_stop={metric} is not one of {', '.join(task.watched)}")
 
 
 def _check_batch_norm(config: Config, spec: PhaseSpec, *, shares: int) -> None:

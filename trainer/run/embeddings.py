@@ -1,5 +1,7 @@
 """The features of some validation pictures, for TensorBoard's PROJECTOR tab."""
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 
@@ -27,15 +29,16 @@ def show_features(stages: Stages, workdir: Workdir) -> None:
     chosen = split[np.arange(count) * len(split) // count]
     with experiment.strategy.scope(), stages.state.averaged():
         features, logits = _features(stages, chosen)
-    names, source = experiment.source.class_names, experiment.source
+    source, task = experiment.source, experiment.task
+    words = functools.partial(task.label_words, class_names=source.class_names)
     write_projector(
         workdir.root / "validation",
         name="features of validation",
         features=features,
         thumbs=_thumbs(experiment, chosen),
         columns={
-            "label": [names[k] for k in source.labels[chosen].tolist()],
-            "prediction": [names[k] for k in logits.argmax(axis=1).tolist()],
+            "label": list(map(words, source.labels[chosen])),
+            "prediction": list(map(words, task.predicted(logits))),
             "id": [source.ids[at] for at in chosen.tolist()],
         },
     )

@@ -1,8 +1,8 @@
 """A configuration made real: pictures, splits, network, plan. What every command begins with."""
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import tensorflow as tf
@@ -35,6 +35,7 @@ from trainer.model.heads import Head
 from trainer.run.bit_rule import apply_rule, bit_rule, rule_head
 from trainer.run.combinations import check_options, check_together
 from trainer.runtime import make_strategy
+from trainer.tasks import Task, make_task
 from trainer.values import Calls, UsageError, parse_pair
 
 _log = logging.getLogger("trainer")
@@ -45,6 +46,7 @@ DEFAULT_HEAD = "mlp(512)"
 class Experiment:
     """Everything a configuration names, opened and checked against one another."""
 
+    task: Task
     source: Source
     scan: Scan
     splits: Splits
@@ -77,6 +79,7 @@ class Experiment:
                 f"--batch_size={config.plan.batch_size} must be a multiple of the {replicas} devices{parts}"
             )
         check_options(config)
+        self.task = make_task(config.data.task)
         self._open_pictures()
         train = self.splits.indices["train"]
         self._check_batch(len(train), batch_size=config.plan.batch_size)
@@ -88,6 +91,7 @@ class Experiment:
             self._check_training(spec)
         check_together(
             config,
+            task=self.task,
             validation=self.class_counts("validation"),
             num_shares=self.num_shares,
         )
@@ -98,6 +102,7 @@ class Experiment:
             batch_size=config.plan.batch_size,
             seed=config.run.seed,
             decoding=config.data.decode,
+            task=self.task,
         )
         self.recipe = self._make_recipe(config)
 
@@ -111,6 +116,7 @@ class Experiment:
             num_classes=len(names),
             label_smoothing=update.label_smoothing,
             class_weights=weights,
+            task=self.task,
         )
         with self.strategy.scope():
             objective = OBJECTIVES.choose(update.objective)(
@@ -118,7 +124,7 @@ class Experiment:
             )
         return Recipe(
             objective,
-            make_metrics(update.metrics),
+            make_metrics(update.metrics, task=self.task),
             GRADIENT_RULES.choose(update.gradient_rule)(),
             make_limit(norm=update.clip_norm, value=update.clip_value),
             num_parts=update.accumulate,
@@ -158,18 +164,20 @@ class Experiment:
         data = self.config.data
         self.source = open_configured(self.config)
         # Before the pictures are looked at, which may take long.
-        splits = make_splits(self.source, data.splits, order=data.split_order, seed=data.split_seed)
+        splits = make_splits(
+            self.source, data.splits, order=data.split_order, seed=data.split_seed, task=self.task
+        )
         self.scan, self.left_out = scan_configured(
             self.source, self.config, plugins=plugins.sources("source")
         )
         if self.left_out:
-            splits = leave_out(splits, self.scan.bad, self.source)
+            splits = leave_out(splits, self.scan.bad, self.source, task=self.task)
         groups = shared_pictures(splits.indices, self.scan.digests)
         self.shared = [[f"{self.source.ids[at]} ({split})" for split, at in group] for group in groups]
         self.splits = splits
         if data.drop_duplicates:
             self.splits = drop_shared(splits, self.scan.digests)
-            check_classes(self.source, self.splits.indices, data.splits)
+            check_classes(self.source, self.splits.indices, data.splits, task=self.task)
         if groups and not data.drop_duplicates:
             shown = "; ".join(_told_same(names) for names in self.shared[:SHARED_SHOWN])
             more = (
@@ -194,9 +202,7 @@ class Experiment:
             cache_dir=run.cache_dir,
         )
         num_classes = len(self.source.class_names)
-        if model.logits == "one" and num_classes != 2:
-            raise UsageError(f"--logits=one tells two classes apart, and there are {num_classes}")
-        self.classifier = make_classifier(self.asked, self.backbone, num_classes=num_classes)
+        self.classifier = make_classifier(self.asked, self.backbone, num_classes=num_classes, task=self.task)
 
     def _check_training(self, spec: PhaseSpec) -> None:
         """Makes sure that a phase can train what it is to train: not to be found out when it begins."""
@@ -242,16 +248,17 @@ class Experiment:
 
     def split_record(self) -> dict[str, list[tuple[str, str, str]]]:
         """Returns {split: [(id, class name, SHA-256)]}."""
-        names, labels = self.source.class_names, self.source.labels
+        source, digests = self.source, self.scan.digests
+        words = partial(self.task.label_words, class_names=source.class_names)
         return {
-            split: [(self.source.ids[i], names[labels[i]], self.scan.digests[i]) for i in indices.tolist()]
+            split: [(source.ids[i], words(source.labels[i]), digests[i]) for i in indices.tolist()]
             for split, indices in self.splits.indices.items()
         }
 
     def class_counts(self, split: str) -> dict[str, int]:
         """Returns {class name: number of examples} of a split."""
-        counts = Counter(self.source.labels[self.splits.indices[split]].tolist())
-        return {name: counts[k] for k, name in enumerate(self.source.class_names)}
+        labels = self.source.labels[self.splits.indices[split]]
+        return self.task.class_counts(labels, self.source.class_names)
 
     def describe(self, step: int) -> dict[str, Any]:
         """Returns the epoch and phase that the update to `step` belonged to."""
@@ -265,16 +272,29 @@ def _told_same(names: Sequence[str]) -> str:
     return " = ".join(names[:SHARED_SHOWN]) + more
 
 
-def make_classifier(config: Config, backbone: Backbone, *, num_classes: int) -> Classifier:
-    """Returns the network with the head that a configuration, as it was asked for, gives it."""
+def make_classifier(
+    config: Config, backbone: Backbone, *, num_classes: int, task: Task | None = None
+) -> Classifier:
+    """Returns the network with the head that a configuration, as it was asked for, gives it.
+
+    Args:
+      config: as it was asked for.
+      backbone: of the network.
+      num_classes: K.
+      task: that of --task, where it has been made.
+
+    Raises:
+      UsageError: --logits does not go with the number of classes.
+    """
+    task = task or make_task(config.data.task)
     model = config.model
     head = Head(
         head_of(config),
-        num_logits=1 if model.logits == "one" else num_classes,
+        num_logits=task.num_logits(num_classes, asked=model.logits),
         dropout=model.dropout,
         seed=config.run.seed,
     )
-    return Classifier(backbone, head)
+    return Classifier(backbone, head, task)
 
 
 def head_of(config: Config) -> str:

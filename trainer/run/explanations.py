@@ -11,9 +11,9 @@ from trainer.data.decode import decode
 from trainer.data.inspect.headers import inspect_picture
 from trainer.data.inspect.jpeg_check import cleaned
 from trainer.data.inspect.trial import require_whole
-from trainer.data.loading import Loader
 from trainer.model.saliency import Explainer, Saliency
-from trainer.run.finished_run import Network
+from trainer.run.finished_run import Network, RunModel
+from trainer.run.inference import Inference
 from trainer.values import UsageError
 
 SHOWN_SIDE_PX = 480
@@ -46,17 +46,11 @@ class Explanations:
         Raises:
           UsageError: --saliency does not go with the network.
         """
-        self.class_names = network.class_names
-        self._network, self._data, self._batch_size = network, config.data, batch_size
+        self.class_names, self.task = network.class_names, network.task
+        self._inference, self._data = Inference(RunModel(network, batch_size=batch_size), config), config.data
         options = config.explain
         self._explainer = Explainer(network.classifier, asked=options.saliency, steps=options.ig_steps)
         self.method, self.method_title = self._explainer.method, self._explainer.title
-        self._loader = Loader(
-            network.contract,
-            exif=self._data.exif,
-            max_pixels=self._data.max_pixels,
-            decoding=self._data.decode,
-        )
 
     def rehearse(self) -> None:
         """Predicts and explains a grey picture: the first time, TensorFlow traces what it does.
@@ -64,7 +58,8 @@ class Explanations:
         Raises:
           TrainerError: the network cannot be explained.
         """
-        grey = np.full(self._network.contract.image_shape, np.mean(self._network.contract.value_range), "f4")
+        contract = self._inference.contract
+        grey = np.full(contract.image_shape, np.mean(contract.value_range), "f4")
         self.probabilities([grey])
         self._explainer.explain(grey, 0)
 
@@ -75,14 +70,16 @@ class Explanations:
           BadPictureError: it is no picture, or one that training would refuse.
           TrainerError: there is too little memory for it.
         """
-        return self._loader.pixels(data, name=name)
+        return self._inference.pixels(data, name=name)
 
     def probabilities(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
-        """Maps N times [H, W, 3], as of `pixels`, to [N, K] float64."""
-        missing = max(self._batch_size - len(pixels), 0)
-        images = np.pad(np.stack(pixels), [(0, missing), (0, 0), (0, 0), (0, 0)])
-        logits = self._network.logits(images)[: len(pixels)]
-        return tf.nn.softmax(logits.astype(np.float64)).numpy()
+        """Maps n times [H, W, 3], as of `pixels`, to [n, K] float64: what `predict` says of the same."""
+        return self._inference.probabilities(pixels)
+
+    def told(self, probabilities: np.ndarray) -> tuple[str, float]:
+        """Returns how the prediction of a row [K] is written, and its probability."""
+        [told] = self._inference.told(probabilities[None])
+        return told
 
     def explain(self, data: bytes, pixels: np.ndarray, label: int) -> Explanation:
         """Explains a class of a picture.

@@ -22,6 +22,7 @@ from trainer.precision import Choice, in_precision, supported
 from trainer.record.checkpoints import Checkpoints
 from trainer.record.workdir import Workdir
 from trainer.run.experiment import Experiment, make_classifier
+from trainer.tasks import Task
 from trainer.values import Contract, TrainerError, failure_in_words
 
 _log = logging.getLogger("trainer")
@@ -91,6 +92,11 @@ class Network:
         """What `logits` wants to be fed."""
         return self.classifier.backbone.contract
 
+    @property
+    def task(self) -> Task:
+        """What the logits mean."""
+        return self.classifier.task
+
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Maps images [B, H, W, 3] float32 in `contract.value_range` to logits [B, K] float32.
 
@@ -118,19 +124,17 @@ class Network:
 
 
 class RunModel:
-    """The network of a run, for predictions: it always gets batches of one size, as in an evaluation."""
+    """The network of a run, for `Inference`: it always gets batches of one size, as in an evaluation."""
 
     def __init__(self, network: Network, *, batch_size: int):
-        self.class_names, self.contract = network.class_names, network.contract
+        self.class_names, self.contract, self.task = network.class_names, network.contract, network.task
         self._network, self._batch_size = network, batch_size
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Maps images [B, H, W, 3] float32 in `contract.value_range` to probabilities [B, K] float64."""
         missing = max(self._batch_size - len(images), 0)
         padded = np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)])
-        logits = self._network.logits(padded)[: len(images)].astype(np.float64)
-        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return shifted / shifted.sum(axis=1, keepdims=True)
+        return self.task.probabilities(self._network.logits(padded)[: len(images)])
 
 
 def open_network(workdir: Workdir, config: Config) -> Network:

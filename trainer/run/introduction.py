@@ -88,7 +88,8 @@ def introduce(stages: Stages, summaries: Summaries) -> None:
 def show_options(experiment: Experiment, summaries: Summaries, *, step: int) -> None:
     """Writes the options for TensorBoard, as those from a step on."""
     swept, defaults = _swept(experiment.config), _swept(Config())
-    summaries.hparams(swept, changed=[name for name in swept if swept[name] != defaults[name]])
+    changed = [name for name in swept if swept[name] != defaults[name]]
+    summaries.hparams(swept, changed=changed, metric=experiment.task.best)
     flagfile = experiment.asked.replace(extend=False).flagfile()
     summaries.text("train", "flagfile", "\n".join("    " + line for line in flagfile.splitlines()), step=step)
 
@@ -140,7 +141,7 @@ def show_pictures(experiment: Experiment, summaries: Summaries, phase: Phase) ->
     shown = [i for i, real in enumerate(batch["mask"].numpy()) if real][:16]
     images = unscale(batch["image"].numpy()[shown], experiment.backbone.contract)
     names = experiment.source.class_names
-    titles = [names[label] for label in batch["label"].numpy()[shown]]
+    titles = [experiment.task.label_words(label, names) for label in batch["label"].numpy()[shown]]
     if "target" in batch:
         titles = [_mixture(names, target) for target in batch["target"].numpy()[shown]]
     from trainer.report.figures import picture_grid  # Late: matplotlib takes a second.
@@ -158,18 +159,15 @@ def _mixture(names: Sequence[str], target: np.ndarray) -> str:
 
 def draw_evaluation(experiment: Experiment, summaries: Summaries, scored: Evaluation, step: int) -> None:
     """Draws which classes are taken for which, and what the probabilities are worth."""
-    from trainer.metrics.calibration import calibration_bins  # Late: it imports scikit-learn.
-    from trainer.metrics.probabilities import predicted, softmax, why_undefined
-    from trainer.report.figures import confusion_figure, reliability_figure
+    from trainer.report.writer import evaluation_figures  # Late: it imports scikit-learn.
 
-    names = experiment.source.class_names
-    matrix = np.zeros([len(names)] * 2, np.int64)
-    np.add.at(matrix, (scored.labels, predicted(scored.logits)), 1)
-    title = f"validation, step {step:,} ({len(scored.labels):,} pictures)"
-    figures = {"confusion_matrix": confusion_figure(matrix, names, title=title)}
-    if not why_undefined(scored.logits):
-        bins = calibration_bins(scored.labels, softmax(scored.logits))
-        figures["reliability"] = reliability_figure([("", bins)], title=title)
+    figures = evaluation_figures(
+        scored.labels,
+        scored.logits,
+        experiment.source.class_names,
+        task=experiment.task,
+        title=f"validation, step {step:,} ({len(scored.labels):,} pictures)",
+    )
     for tag, png in figures.items():
         summaries.image("validation", tag, png, step=step)
 
@@ -182,15 +180,16 @@ def sum_up(state: TrainState, summaries: Summaries, report: Mapping[str, Any]) -
       summaries: where to.
       report: of the last score.
     """
-    values = {f"validation_{name}": float(state.best[name].numpy()) for name in ("accuracy", "loss")}
+    names = (state.classifier.task.best, "loss")
+    values = {f"validation_{name}": float(state.best[name].numpy()) for name in names}
     if report["split"] == "test":
-        values |= {f"test_{name}": report[name] for name in ("accuracy", "loss")}
+        values |= {f"test_{name}": report[name] for name in names}
     known = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
     summaries.final(known, step=state.plan.total_steps)
 
 
 def draw_curves(experiment: Experiment, workdir: Workdir, summaries: Summaries) -> None:
-    """Draws loss and accuracy of the whole run, with the starts of its phases."""
+    """Draws loss and metric of the whole run, with the starts of its phases."""
     from trainer.report.curves import learning_curves, read_metrics  # Late: matplotlib takes a second.
 
     plan = experiment.plan
@@ -198,6 +197,7 @@ def draw_curves(experiment: Experiment, workdir: Workdir, summaries: Summaries) 
         read_metrics(workdir.metrics_jsonl),
         phases=[(phase.spec.name, phase.start_step / plan.steps_per_epoch) for phase in plan.phases],
         title=f"{experiment.backbone.name}, {experiment.backbone.contract.width_px} px",
+        metric=experiment.task.best,
     )
     write_bytes(workdir.report / "learning_curves.png", png)
     # Where a run that is started again at its end writes it again.

@@ -32,6 +32,7 @@ from trainer.run.scoring import (
     thumbnails,
     write_scores,
 )
+from trainer.tasks import make_task
 from trainer.values import TrainerError, UsageError, failure_in_words
 
 
@@ -72,24 +73,24 @@ def evaluate_pictures(workdir: Workdir, recorded: Config, given: Mapping[str, An
       TrainerError: run or pictures cannot be had.
     """
     start = time.perf_counter()
-    if of_splits := [name for name in _OF_SPLITS if name in given]:
-        raise UsageError(
-            f"--{of_splits[0]}: all pictures of another source are scored; leave it out, or --source"
-        )
+    _require_no_splits(given)
     config = recorded.replace(**{name: v for name, v in given.items() if name not in _OF_PICTURES})
     workdir.check_same_run(config)
     theirs = {"checksum": "", **{name: given[name] for name in _OF_PICTURES if name in given}}
     source = open_configured(config.replace(**theirs))
     class_names = tuple(workdir.read_facts()["class_names"])
-    label_of = match_classes(source.class_names, class_names, source=source.name)
+    places = match_classes(source.class_names, class_names, source=source.name)
     scan, left_out = scan_configured(source, config.replace(**theirs), plugins=plugins.sources("source"))
-    seen = _seen_before(workdir, scan.digests)
     indices = np.array([i for i in range(len(source.ids)) if i not in scan.bad], np.int64)
-    labels, digests = label_of[source.labels[indices]], [scan.digests[i] for i in indices.tolist()]
-    folder = _report_folder(workdir, config, source.name, digests, [class_names[k] for k in labels])
+    task = make_task(config.data.task)
+    labels = task.renumbered(source.labels[indices], places)
+    digests = [scan.digests[i] for i in indices.tolist()]
+    written = [task.label_words(label, class_names) for label in labels]
+    folder = _report_folder(workdir, config, source.name, digests, written)
     network = open_network(workdir, config)
     pipeline, logits = _logits(network, source, scan, config, indices)
-    scored = _evaluation(logits, indices=indices, labels=labels)
+    means = task.means(labels, logits)
+    scored = Evaluation(means.pop("loss"), indices, labels, logits, means)
     temperature, fitted_on = recorded_temperature(workdir, step=network.step)
     report = write_scores(
         folder,
@@ -99,6 +100,7 @@ def evaluate_pictures(workdir: Workdir, recorded: Config, given: Mapping[str, An
         scored=scored,
         ids=[source.ids[i] for i in indices.tolist()],
         class_names=class_names,
+        task=task,
         digests=digests,
         temperature=temperature,
         temperature_from=fitted_on,
@@ -110,12 +112,19 @@ def evaluate_pictures(workdir: Workdir, recorded: Config, given: Mapping[str, An
         image_size_px=network.classifier.backbone.contract.width_px,
         left_out_pictures=[list(picture) for picture in left_out],
         left_out_batches=workdir.read_facts()["rollbacks"],
-        seen_before=seen,
+        seen_before=_seen_before(workdir, scan.digests),
     )
-    show_score(workdir, folder, network.step, measures(scored, class_names), report.figures)
+    show_score(workdir, folder, network.step, measures(scored, class_names, task=task), report.figures)
     tell(report.values, folder, secs=time.perf_counter() - start)
     require_accuracy(report.values, at_least=config.run.assert_accuracy_at_least)
     return dict(report.values)
+
+
+def _require_no_splits(given: Mapping[str, Any]) -> None:
+    if of_splits := [name for name in _OF_SPLITS if name in given]:
+        raise UsageError(
+            f"--{of_splits[0]}: all pictures of another source are scored; leave it out, or --source"
+        )
 
 
 def _logits(
@@ -129,6 +138,7 @@ def _logits(
         batch_size=config.plan.batch_size,
         seed=config.run.seed,
         decoding=config.data.decode,
+        task=network.task,
     )
     parts = []
     with (
@@ -213,13 +223,3 @@ def _seen_before(workdir: Workdir, digests: Sequence[str]) -> dict[str, int]:
             seen.get("train", 0), seen.get("validation", 0),
         )  # fmt: skip
     return seen
-
-
-def _evaluation(logits: np.ndarray, *, indices: np.ndarray, labels: np.ndarray) -> Evaluation:
-    """Returns what an `Evaluator` returns of the same."""
-    wide = logits.astype(np.float64)
-    largest = wide.max(axis=1)
-    normalizers = largest + np.log(np.exp(wide - largest[:, None]).sum(axis=1))
-    losses = normalizers - wide[np.arange(len(labels)), labels]
-    right = wide.argmax(axis=1) == labels
-    return Evaluation(float(losses.mean()), float(right.mean()), indices, labels, logits)

@@ -19,6 +19,7 @@ from trainer.run.experiment import Experiment
 from trainer.run.introduction import draw_curves
 from trainer.run.stages import Stages
 from trainer.store.files import read_json, write_json
+from trainer.tasks import Task
 from trainer.values import TrainerError
 
 _log = logging.getLogger("trainer")
@@ -30,28 +31,12 @@ _CALIBRATION = {
     "num_examples": int,
     "temperature": float | None,
 }
-# Beyond some thirty classes TensorBoard's page of scalars is of no use to anybody.
-MOST_CLASS_SCALARS = 30
 
 
-def measures(scored: Evaluation, class_names: Sequence[str]) -> dict[str, float]:
-    """Returns what event files say of an evaluation.
-
-    That is loss, accuracy and what --metrics names, of two classes the area under the ROC curve, and of up to
-    `MOST_CLASS_SCALARS` classes precision/NAME and recall/NAME of each that has a picture.
-    """
-    from trainer.metrics.ranking import roc_auc  # Late: it takes most of a second to import.
-
-    values = {"loss": scored.loss, "accuracy": scored.accuracy, **scored.metrics}
-    if (auc := roc_auc(scored.labels, scored.logits)) is not None:
-        values["auc"] = auc
-    if len(class_names) <= MOST_CLASS_SCALARS:
-        predicted = scored.logits.argmax(axis=1)
-        for k, name in enumerate(class_names):
-            right = float(((predicted == k) & (scored.labels == k)).sum())
-            if support := (scored.labels == k).sum():
-                values[f"precision/{name}"] = right / max((predicted == k).sum(), 1)
-                values[f"recall/{name}"] = right / support
+def measures(scored: Evaluation, class_names: Sequence[str], *, task: Task) -> dict[str, float]:
+    """Returns what event files say of an evaluation: loss, other means, and the task's numbers of a split."""
+    of_split = task.split_metrics(scored.labels, scored.logits, class_names)
+    values = {"loss": scored.loss, **scored.metrics, **of_split}
     return {name: float(value) for name, value in values.items()}
 
 
@@ -82,12 +67,13 @@ def score(
       summaries: where the score and its figures go besides, at the end of a training.
     """
     experiment, step = stages.experiment, stages.state.step
+    task, class_names = experiment.task, experiment.source.class_names
     start = time.perf_counter()
     scored = stages.evaluate(split)
     temperature, fitted_on = _calibrate(stages, workdir, scored, split=split, ends_training=bool(summaries))
     if summaries:
         if split == "test":
-            summaries.scalars("test", step, measures(scored, experiment.source.class_names))
+            summaries.scalars("test", step, measures(scored, class_names, task=task))
         draw_curves(experiment, workdir, summaries)
     report = write_scores(
         folder,
@@ -96,7 +82,8 @@ def score(
         step=step,
         scored=scored,
         ids=[experiment.source.ids[i] for i in scored.ids.tolist()],
-        class_names=experiment.source.class_names,
+        class_names=class_names,
+        task=task,
         digests=[experiment.scan.digests[i] for i in scored.ids.tolist()],
         temperature=temperature,
         temperature_from=fitted_on,
@@ -116,13 +103,13 @@ def score(
         for name, png in report.figures.items():
             summaries.image(split, f"report/{name}", png, step=at)
     else:
-        show_score(workdir, folder, step, measures(scored, experiment.source.class_names), report.figures)
+        show_score(workdir, folder, step, measures(scored, class_names, task=task), report.figures)
     tell(report.values, folder, secs=time.perf_counter() - start)
     return report.values
 
 
 def write_scores(folder: Path, workdir: Workdir, *, scored: Evaluation, **rest: Any) -> Any:
-    """Writes the report of an evaluation; `rest` is what `record.report.write_report` asks for besides."""
+    """Writes the report of an evaluation; `rest` is what `report.writer.write_report` asks for besides."""
     from trainer.report.writer import write_report  # Late: it imports scikit-learn.
 
     curves = workdir.report / "learning_curves.png"
@@ -200,8 +187,6 @@ def _calibrate(
 
     That of the weights that training ends with is recorded: whoever scores other pictures takes it.
     """
-    from trainer.metrics.calibration import fit_temperature  # Late: it imports scikit-learn.
-
     step = stages.state.step
     if not ends_training:
         recorded = recorded_temperature(workdir, step=step)
@@ -211,7 +196,7 @@ def _calibrate(
         scored = stages.evaluate("validation")
     if not np.isfinite(scored.logits).all():
         return None, ""
-    temperature = fit_temperature(scored.labels, scored.logits)
+    temperature = stages.experiment.task.fit_temperature(scored.labels, scored.logits)
     if ends_training:
         values = {
             "format": CALIBRATION_FORMAT,

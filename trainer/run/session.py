@@ -148,7 +148,7 @@ class _Session:
         scored = self._stages.evaluate("validation")
         for one in self._figures:
             one.keep(scored, step=self._stages.state.step)
-        return measures(scored, self._experiment.source.class_names)
+        return measures(scored, self._experiment.source.class_names, task=self._experiment.task)
 
     def _make_run(self, state: TrainState, phase: Phase) -> Run:
         run: Run = self._stages.current().make_run()

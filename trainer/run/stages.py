@@ -231,11 +231,11 @@ class Stage:
 
     def graph(self) -> tf.Graph:
         """Returns the graph that scores a batch; the evaluations of the phase use the same trace."""
-        size = self._experiment.config.plan.batch_size
+        size, task = self._experiment.config.plan.batch_size, self._experiment.task
         shape = self.cut.shape if self.cut else self._experiment.backbone.contract.image_shape
         spec = {
             "image": tf.TensorSpec([size, *shape], tf.float32),
-            "label": tf.TensorSpec([size], tf.int64),
+            "label": task.label_spec(size, len(self._experiment.source.class_names)),
             "mask": tf.TensorSpec([size], tf.float32),
             "id": tf.TensorSpec([size], tf.int64),
         }

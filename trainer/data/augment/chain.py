@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from trainer.data.augment.change import AUGMENTATIONS, Change, Mixing
 from trainer.data.augment.mixing import partners
+from trainer.tasks import SINGLE_LABEL, Task
 from trainer.values import Calls, UsageError, parse_calls
 
 
@@ -45,20 +46,28 @@ class Augment:
         return tf.ensure_shape(images, shape)
 
     def mix(
-        self, images: tf.Tensor, labels: tf.Tensor, draws: tf.Tensor, *, mask: tf.Tensor, num_classes: int
+        self,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        draws: tf.Tensor,
+        *,
+        mask: tf.Tensor,
+        num_classes: int,
+        task: Task = SINGLE_LABEL,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Mixes each picture with the next real one of its batch.
 
         Args:
           images: [B, H, W, 3] float32 in [0, 1].
-          labels: [B] int64.
+          labels: [B], as the task has them.
           draws: [B, P] float32.
           mask: [B] float32, 0 for padding, which is mixed with itself.
           num_classes: K.
+          task: what labels mean.
 
         Returns:
-          Images of the same shape and range, and targets [B, K] float32: the shares of the labels in
-          each, which sum to 1.
+          Images of the same shape and range, and targets [B, K] float32: those of the labels, in the shares
+          in which the pictures are in each.
 
         Raises:
           ValueError: nothing here mixes.
@@ -67,7 +76,7 @@ class Augment:
             raise ValueError("there is no mixup or cutmix here")
         other = partners(mask)
         mixed, share = self._mixing.mix(images, tf.gather(images, other), self._split(draws)[-1])
-        classes = tf.one_hot(labels, num_classes)
+        classes = task.targets(labels, num_classes)
         own = share[:, None]
         targets = own * classes + (1.0 - own) * tf.gather(classes, other)
         return tf.ensure_shape(mixed, images.shape), targets

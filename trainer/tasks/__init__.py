@@ -1,0 +1,26 @@
+"""What labels mean: one file for each kind of label, and `Task`, what all of them answer.
+
+Here, and nowhere else but in what scores and reports, stands how logits become probabilities and how these
+become predictions. A task needs TensorFlow, NumPy and `metrics`; sources, networks, the loop, reports and
+exports ask it, and it knows none of them.
+"""
+
+from trainer.registry import Registry
+from trainer.tasks.base import Loss, Task
+from trainer.tasks.single_label import OneClass, SingleLabel
+
+__all__ = ["SINGLE_LABEL", "TASKS", "Loss", "OneClass", "Task", "make_task"]
+
+TASKS: Registry[Task] = Registry("task", flag="--task")
+TASKS.register("single_label")(SingleLabel)
+SINGLE_LABEL = SingleLabel()
+"""What there was before there was --task, for whoever names none."""
+
+
+def make_task(text: str) -> Task:
+    """Returns the task that a text such as `single_label` names.
+
+    Raises:
+      UsageError: there is no such task.
+    """
+    return TASKS.choose(text)()

@@ -1,0 +1,179 @@
+"""What a task has to answer. B examples of a batch, N of a split, K classes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow as tf
+
+Loss = Callable[[tf.Tensor, tf.Tensor, tf.Tensor | None], tf.Tensor]
+"""(logits [B, K] float32, labels [B, ...], targets [B, K] float32 or None) -> losses [B] float32.
+
+Targets are labels as numbers from 0 to 1, as smoothing and mixing make them; None: the labels alone.
+"""
+
+
+class Task:
+    """The meaning of labels, and what follows from it for losses, predictions, metrics and reports.
+
+    A task decides in one place, `decide`; `decisions`, `predicted` and `is_right` go by it unless a task has
+    a shorter way to the same answers. Of labels that are one class each, `tasks.single_label.OneClass` knows
+    all but the decision.
+    """
+
+    metrics: ClassVar[str]
+    """What is always measured besides the loss, in training and evaluation; written as --metrics is."""
+    best: ClassVar[str]
+    """Which number of an evaluation of validation is highest for the best weights; the loss breaks ties."""
+    watched: ClassVar[tuple[str, ...]]
+    """The numbers of an evaluation that --early_stop may go by."""
+    excludes: ClassVar[bool]
+    """Whether exactly one class is true, so that targets and probabilities sum to 1."""
+    one_of: ClassVar[str]
+    """What a prediction names, in words for a model card: `one of {count} classes`."""
+    calibration_note: ClassVar[str]
+    """What a model card says of how to apply a temperature to the probabilities p of an exported model."""
+
+    # Labels.
+
+    def label_spec(self, batch_size: int, num_classes: int) -> tf.TensorSpec:
+        """Returns shape and dtype of `label` in a batch."""
+        raise NotImplementedError
+
+    def label_words(self, label: Any, class_names: Sequence[str]) -> str:
+        """Returns a label, or a prediction, as it is written: in splits.json, reports, predictions."""
+        raise NotImplementedError
+
+    def class_counts(self, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, int]:
+        """Returns {class: how many of N labels have it}."""
+        raise NotImplementedError
+
+    def classes_in(self, labels: np.ndarray) -> set[int]:
+        """Returns the classes that one of N labels has."""
+        raise NotImplementedError
+
+    def groups(self, labels: np.ndarray) -> np.ndarray:
+        """Returns [N] int, examples alike under one number: what is chosen evenly is chosen from each."""
+        raise NotImplementedError
+
+    def renumbered(self, labels: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Returns the labels of another source, given the place [K] int64 here of each of its classes."""
+        raise NotImplementedError
+
+    def targets(self, labels: tf.Tensor, num_classes: int) -> tf.Tensor:
+        """Maps labels [B, ...] to targets [B, K] float32: 1 for what is true, else 0."""
+        raise NotImplementedError
+
+    def smoothed(self, targets: tf.Tensor, smoothing: float) -> tf.Tensor:
+        """Moves targets [B, K] by the share of --label_smoothing to where nothing is known."""
+        raise NotImplementedError
+
+    def weights(self, labels: tf.Tensor, targets: tf.Tensor | None, of_class: tf.Tensor) -> tf.Tensor:
+        """Returns the weights of examples in a loss, [B], given those of classes [K] (--class_weights)."""
+        raise NotImplementedError
+
+    # The network.
+
+    def num_logits(self, num_classes: int, *, asked: str) -> int:
+        """Returns the width of the head; `asked` is the value of --logits.
+
+        Raises:
+          UsageError: it does not go with the number of classes.
+        """
+        raise NotImplementedError
+
+    def logits(self, of_head: tf.Tensor) -> tf.Tensor:
+        """Maps what a head of `num_logits` gives, [B, ...] float32, to logits [B, K]."""
+        return of_head
+
+    def activation(self, logits: tf.Tensor) -> tf.Tensor:
+        """Maps logits [B, K] to probabilities [B, K] of the same dtype."""
+        raise NotImplementedError
+
+    def log_probabilities(self, logits: tf.Tensor) -> tf.Tensor:
+        """Maps logits [B, K] to the logarithms of `activation`, which are finite where the logits are."""
+        raise NotImplementedError
+
+    def cross_entropy(self, *, smoothing: float = 0.0) -> Loss:
+        """Returns the loss of --loss=cross_entropy; without smoothing, it is what evaluations measure."""
+        raise NotImplementedError
+
+    # Predictions.
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Maps logits [N, K] to probabilities [N, K] float64, NaN where a row has none."""
+        return self.activation(tf.constant(logits, tf.float64)).numpy()
+
+    def right(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Returns which of N predictions are the label, or another prediction: [N] bool."""
+        raise NotImplementedError
+
+    def decide(self, probabilities: tf.Tensor) -> tf.Tensor:
+        """Maps probabilities [B, K] to predictions, in shape and dtype as labels are."""
+        raise NotImplementedError
+
+    def decisions(self, probabilities: np.ndarray) -> np.ndarray:
+        """Does as `decide`, in NumPy."""
+        return self.decide(tf.constant(probabilities)).numpy()
+
+    def predicted(self, logits: np.ndarray) -> np.ndarray:
+        """Maps logits [N, K] to predictions."""
+        return self.decisions(self.probabilities(logits))
+
+    def answers(self, probabilities: tf.Tensor, class_names: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns what an exported model gives besides probabilities [B, K].
+
+        `class_ids` are the predictions, `class_names` their names; those that are given are [K] string.
+        """
+        raise NotImplementedError
+
+    def told(
+        self, prediction: Any, probabilities: np.ndarray, class_names: Sequence[str]
+    ) -> tuple[str, float]:
+        """Returns how a prediction is written, and the one probability [] that is shown beside it.
+
+        Args:
+          prediction: of one example, as `decisions` gives it.
+          probabilities: [K], of the same one.
+          class_names: K of them.
+        """
+        raise NotImplementedError
+
+    def explained_class(self, probabilities: np.ndarray) -> int:
+        """Returns the class that is explained where nobody names one, given probabilities [K]."""
+        raise NotImplementedError
+
+    def class_scores(self, logits: tf.Tensor) -> tf.Tensor:
+        """Maps logits [B, K] to what saliency explains of each class, [B, K]."""
+        raise NotImplementedError
+
+    # Metrics.
+
+    def is_right(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        """Returns 1 for examples whose prediction is their label, else 0: [B] float32."""
+        return tf.cast(self.decide(self.activation(logits)) == labels, tf.float32)
+
+    def means(self, labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
+        """Returns `loss` and those of `metrics` over N examples: what an evaluation is, but in 64 bits."""
+        raise NotImplementedError
+
+    def split_metrics(
+        self, labels: np.ndarray, logits: np.ndarray, class_names: Sequence[str]
+    ) -> dict[str, float]:
+        """Returns the numbers of a whole split that are no means over its examples."""
+        return {}
+
+    def check_watched(self, metric: str, counts: Mapping[str, int]) -> None:
+        """Makes sure that an evaluation will have a number.
+
+        Args:
+          metric: one of `watched`.
+          counts: {class: number of examples} of validation.
+
+        Raises:
+          UsageError: it will not; the message goes on after the flag and the value.
+        """
+
+    def fit_temperature(self, labels: np.ndarray, logits: np.ndarray) -> float | None:
+        """Returns by what to divide logits so that probabilities hold; None: this task has no such number."""
+        return None
