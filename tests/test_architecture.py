@@ -49,8 +49,9 @@ ALLOWED = {
         *("precision", "data", "model", "loop", "record", "report"),
     },
     "commands": {
-        *("values", "version", "paths", "runtime", "register", "plugins", "cli", "store", "metrics", "tasks"),
-        *("precision", "data", "model", "loop", "record", "report", "export", "serving", "doctor", "run"),
+        *("values", "version", "paths", "runtime", "register", "plugins", "cli", "store", "metrics"),
+        *("tasks", "precision", "data", "model", "loop", "record", "report"),
+        *("export", "serving", "doctor", "run"),
     },
     "api": {"values", "paths", "cli", "data", "record", "report", "export", "run", "commands"},
     "main": {"values", "runtime", "cli", "commands"},
