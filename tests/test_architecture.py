@@ -34,19 +34,8 @@ ALLOWED = {
         *("values", "version", "paths", "runtime", "cli", "store", "precision", "record", "report"),
     },
     "run": {
-        *(
-            "values",
-            "paths",
-            "runtime",
-            "registry",
-            "register",
-            "plugins",
-            "cli",
-            "store",
-            "metrics",
-            "tasks",
-        ),
-        *("precision", "data", "model", "loop", "record", "report"),
+        *("values", "paths", "runtime", "registry", "register", "plugins", "cli", "store", "metrics"),
+        *("tasks", "precision", "data", "model", "loop", "record", "report"),
     },
     "commands": {
         *("values", "version", "paths", "runtime", "register", "plugins", "cli", "store", "metrics"),
