@@ -25,7 +25,7 @@ tensorboard: $(VENV)/.installed-base ## show the runs under LOGDIR (default: run
 	$(RUN) -m tensorboard.main --logdir "$(LOGDIR)"
 
 test: $(VENV)/.installed-test ## the tests, without the slow ones
-	$(RUN) -m pytest -n 2 --dist loadfile -m "not slow and not browser" $(ARGS)
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not browser" $(ARGS)
 
 test-slow: $(VENV)/.installed-test ## the tests that take minutes
 	$(RUN) -m pytest -m slow $(ARGS)

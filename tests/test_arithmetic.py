@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tests.conftest import make_flower_folder
+from tests.helpers.undrawn import PLAIN
 from tests.loop.toys import plan_of
 from tests.precision.test_rewriter import options_here
 from trainer.cli.config import Config
@@ -20,6 +21,7 @@ from trainer.run.session import make_stages
 from trainer.runtime import StopSignal
 from trainer.values import TrainerError
 
+pytestmark = pytest.mark.usefixtures("figures_undrawn")
 HERE = {"cpu": "an abacus"}
 PHASES = plan_of("name=top; for=1steps; train=head", "name=all; for=1steps; train=head").phases
 
@@ -289,7 +291,7 @@ def arguments(pictures, backbone, workdir, *more, cache_dir):
     return [
         f"--source=folder:{pictures}", f"--backbone=savedmodel:{backbone}", "--image_size=8",
         "--head=linear", "--splits=60%,40%", "--batch_size=8", "--frozen_for=2steps", "--finetune_for=2steps",
-        "--progress=plain", f"--workdir={workdir}", f"--cache_dir={cache_dir}", *more,
+        "--progress=plain", f"--workdir={workdir}", f"--cache_dir={cache_dir}", *PLAIN, *more,
     ]  # fmt: skip
 
 

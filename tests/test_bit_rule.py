@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import make_flower_folder
+from tests.helpers.undrawn import PLAIN
 from trainer.cli.config import Config
 from trainer.cli.flags import parse
 from trainer.cli.phase_specs import RULED
@@ -15,6 +16,8 @@ from trainer.run import experiment as experiment_room
 from trainer.run.bit_rule import BATCH_SIZE, Rule, apply_rule, bit_rule
 from trainer.store.files import read_json
 from trainer.values import UsageError
+
+pytestmark = pytest.mark.usefixtures("figures_undrawn")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +81,7 @@ def test_it_trains_and_goes_on(tmp_path, tiny_backbone, run_main, monkeypatch):
     pictures = make_flower_folder(tmp_path / "pictures", n=6)
     arguments = (
         f"--source=folder:{pictures}", f"--backbone=savedmodel:{tiny_backbone}", "--schedule=auto",
-        "--splits=12,6", "--batch_size=6", "--precision=float32", f"--workdir={tmp_path / 'run'}",
+        "--splits=12,6", "--batch_size=6", "--precision=float32", *PLAIN, f"--workdir={tmp_path / 'run'}",
     )  # fmt: skip
     status, out, err = run_main("train", *arguments)
     assert (status, err) == (0, "")

@@ -6,7 +6,6 @@ import dataclasses
 import io
 import json
 import re
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -14,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 from tests.conftest import call_main, make_flower_folder
+from tests.helpers.processes import run_program
 from trainer.cli import flags
 from trainer.cli.config import Config
 from trainer.precision import supported
@@ -164,8 +164,7 @@ def test_evaluate_scores_any_split_with_any_checkpoint(split, trained, run_main)
 
 
 def test_evaluate_as_a_program(trained):
-    command = [sys.executable, "-m", "trainer.main", f"--workdir={trained.workdir}", "evaluate"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run_program([f"--workdir={trained.workdir}", "evaluate"])
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("test accuracy 100.00 % (6 of 6 right;")
 

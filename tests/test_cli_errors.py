@@ -10,9 +10,9 @@ from typing import NamedTuple
 import pytest
 
 from tests.conftest import call_main, make_flower_folder
+from tests.helpers.wrong_archives import assert_unharmed, save_wrong_archives
+from tests.helpers.wrong_labels import save_wrong_labels
 from tests.model.modules import save_tiny, save_with_asset, save_with_signature
-from tests.wrong_archives import assert_unharmed, save_wrong_archives
-from tests.wrong_labels import save_wrong_labels
 
 # What is right but for what a case changes. $ names are those of `places`.
 RIGHT = {

@@ -3,8 +3,6 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import tarfile
 import tempfile
 import time
@@ -13,10 +11,11 @@ from typing import NamedTuple
 
 import pytest
 
-from tests import wrong_server as server_that
 from tests.conftest import call_main, make_flower_folder
+from tests.helpers import wrong_server as server_that
+from tests.helpers.processes import Program
+from tests.helpers.small_disks import small_disk
 from tests.model.modules import pack, save_tiny
-from tests.small_disks import small_disk
 from tests.test_cli_errors import contents
 from tests.test_cli_surroundings import without_privileges
 from trainer.store import downloads as network
@@ -239,8 +238,7 @@ def _is_of(folder: Path, url: str) -> bool:
 def test_a_download_that_is_killed_leaves_nothing_in_the_way(parts, server, run_main, tmp_path):
     urls = {kind: offered(server, parts, kind, "killed", server_that.stalls_midway) for kind in KINDS}
     lines = {kind: command(kind, url, parts, cache=tmp_path / "cache") for kind, url in urls.items()}
-    main = [sys.executable, "-m", "trainer.main", "inspect"]
-    running = [subprocess.Popen([*main, *line], stdout=-3) for line in lines.values()]
+    running = [Program(["inspect", *line]) for line in lines.values()]
     try:
         for _ in running:
             assert server.reached.acquire(timeout=120)
@@ -251,7 +249,7 @@ def test_a_download_that_is_killed_leaves_nothing_in_the_way(parts, server, run_
     finally:
         for process in running:
             process.send_signal(signal.SIGKILL)
-            process.wait()
+            process.communicate()
     assert sorted(path.suffix or path.name[:6] for path in left) == [".lock", ".lock", ".part-", ".part-"]
     assert not list((tmp_path / "cache").rglob("saved_model.pb"))
     for kind, line in lines.items():

@@ -3,14 +3,13 @@
 import json
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import make_flower_folder
+from tests.helpers.processes import Program
 
 STEPS = 4000
 
@@ -44,14 +43,13 @@ def steps_of(workdir):
 
 def stopped_by(number, arguments, workdir):
     """Runs the program until it has written something new, sends a signal, and returns how it ended."""
-    command = [sys.executable, "-m", "trainer.main", *arguments]
     before = len(steps_of(workdir))
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
-        while len(steps_of(workdir)) <= before:
-            assert program.poll() is None, program.communicate()
-            time.sleep(0.02)
-        program.send_signal(number)
-        out, err = program.communicate(timeout=120)
+    program = Program(arguments)
+    while len(steps_of(workdir)) <= before:
+        assert program.poll() is None, program.communicate()
+        time.sleep(0.02)
+    program.send_signal(number)
+    out, err = program.communicate(timeout=120)
     return program.returncode, out, err
 
 

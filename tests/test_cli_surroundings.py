@@ -19,10 +19,12 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import call_main, make_flower_folder
+from tests.helpers.undrawn import PLAIN
 from trainer import commands
 from trainer.runtime import start_tensorflow
 from trainer.store import files
 
+pytestmark = pytest.mark.usefixtures("figures_undrawn")
 NOBODY = 65534
 
 
@@ -37,7 +39,7 @@ def arguments(pictures, tiny_backbone, tmp_path):
     return [
         f"--source=folder:{pictures}", f"--backbone=savedmodel:{tiny_backbone}", "--image_size=8",
         "--head=linear", "--splits=60%,20%,20%", "--batch_size=9", "--schedule=frozen",
-        "--frozen_for=2epochs", f"--workdir={tmp_path / 'run'}",
+        "--frozen_for=2epochs", *PLAIN, f"--workdir={tmp_path / 'run'}",
     ]  # fmt: skip
 
 
@@ -166,7 +168,7 @@ def test_a_file_system_that_can_do_little(arguments, tmp_path, run_main, monkeyp
     monkeypatch.setattr(os, "chmod", fail("chmod", errno.EPERM))
     monkeypatch.setattr(os, "fsync", sync)
     monkeypatch.setattr(os, "replace", fail("replace", errno.EOPNOTSUPP))
-    monkeypatch.setattr(files, "_warned", set())
+    monkeypatch.setattr(files, "warned", set())
     status, out, err = run_main(*arguments, f"--cache_dir={tmp_path / 'cache'}")
     monkeypatch.undo()
     assert (status, err) == (0, "")

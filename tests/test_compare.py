@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import call_main, make_flower_folder
+from tests.helpers.undrawn import PLAIN
 from tests.record.runs import make_run, outcomes
+
+pytestmark = pytest.mark.usefixtures("figures_undrawn")
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +29,7 @@ def trained(tmp_path_factory, tiny_backbone):
         arguments = [
             f"--source=folder:{source}", f"--backbone=savedmodel:{tiny_backbone}", "--image_size=8",
             "--head=linear", "--splits=40%,20%,40%", "--batch_size=8", "--schedule=frozen",
-            "--precision=float32", f"--workdir={root / 'runs' / name}", *recipe,
+            "--precision=float32", *PLAIN, f"--workdir={root / 'runs' / name}", *recipe,
         ]  # fmt: skip
         with contextlib.redirect_stdout(io.StringIO()):
             assert call_main("train", *arguments) == 0

@@ -5,15 +5,14 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import make_flower_folder
-from tests.continuations import Killed, told_faults, while_recovering
-from tests.interruptions import Kill, changed, read_disk, torn
+from tests.helpers.continuations import Killed, told_faults, while_recovering
+from tests.helpers.interruptions import Kill, changed, read_disk, torn
+from tests.helpers.processes import run_program
 from trainer.loop import standard_callbacks
 from trainer.run import session as loop_wiring
 from trainer.runtime import StopSignal
@@ -89,17 +88,23 @@ def test_it_is_looked_at_between_any_two_side_effects(run):
     assert len(run.kills) > 100
 
 
-def test_killed_between_any_two_side_effects(run):
+def test_killed_between_two_side_effects(run):
+    """Every third of them, and the last ones; `make test-slow` has all."""
     # The first has not begun, and the last is done.
     assert run.kills[0].disk == {}
+    told_faults(run, [*run.kills[:-3:3], *run.kills[-3:]])
+
+
+@pytest.mark.slow
+def test_killed_between_any_two_side_effects(run):
     told_faults(run, run.kills)
 
 
 def test_killed_in_the_middle_of_a_write(run):
-    """Every second one; `make test-slow` has all."""
+    """Every third one; `make test-slow` has all."""
     kills = torn(run.kills, seed=0)
     assert len(kills) > 50
-    told_faults(run, kills[::2])
+    told_faults(run, kills[::3])
 
 
 @pytest.mark.slow
@@ -107,7 +112,8 @@ def test_killed_in_the_middle_of_any_write(run):
     told_faults(run, torn(run.kills, seed=0))
 
 
-def test_killed_again_before_it_has_recovered(run):
+@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
+def test_killed_again_before_it_has_recovered(run, every):
     # A checkpoint is half in place, and what was written after the one before it must be cut off.
     late = [kill for kill in run.kills if "before os.rename ckpt-9.index" in kill.when]
     # Nothing has been saved.
@@ -115,7 +121,7 @@ def test_killed_again_before_it_has_recovered(run):
     for first in (late[-1], early[-1]):
         again = while_recovering(run.observe(first))
         assert len(again) > 10
-        told_faults(run, again)
+        told_faults(run, again[::every])
 
 
 def test_killed_and_continued_with_nothing_kept_in_memory(run):
@@ -139,9 +145,8 @@ main(sys.argv)
 
 def test_a_killed_process_loses_nothing_but_time(run):
     run.put_back(None)
-    command = [sys.executable, "-c", KILLED, *run.arguments]
-    killed = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
+    killed = run_program(run.arguments, code=KILLED)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
     # Its checkpoint is older than what it had written.
     assert max(kept_checkpoints(run)) == 6
     assert json.loads((run.workdir / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 8

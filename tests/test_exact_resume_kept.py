@@ -11,9 +11,9 @@ import tensorflow as tf
 from PIL import Image
 
 from tests.conftest import make_flower_folder
-from tests.continuations import Killed, told_faults, while_recovering
-from tests.feature_runs import tiny_net
-from tests.interruptions import torn
+from tests.helpers.continuations import Killed, told_faults, while_recovering
+from tests.helpers.feature_runs import tiny_net
+from tests.helpers.interruptions import torn
 from trainer.loop import standard_callbacks
 from trainer.precision import Choice, choice, supported
 

@@ -16,8 +16,8 @@ EXAMPLES = Path(__file__).parent.parent / "experiments" / "plugins"
 @pytest.fixture(autouse=True)
 def without_plugins():
     yield
-    for name in list(plugins._loaded):
-        plugins._forget(name)
+    for name in list(plugins.loaded):
+        plugins.forget(name)
 
 
 def command_of(plugin):

@@ -3,8 +3,6 @@
 import hashlib
 import io
 import os
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from tests.conftest import make_flower_folder
+from tests.helpers.processes import run_program
 from tests.record.events import scalars
 from trainer.cli import flags
 from trainer.store.files import read_json
@@ -131,8 +130,7 @@ def test_canonical_experiment_from_caches(name, caches, tmp_path):
         "TFHUB_CACHE_DIR": str(root / "hub"),
         "PYTHONPATH": str(ROOT),
     }
-    command = [sys.executable, "-m", "trainer.main", f"--flagfile=experiments/{name}.flags"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = run_program([f"--flagfile=experiments/{name}.flags"], cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     assert "test accuracy" in done.stdout
     workdir = tmp_path / "runs" / name

@@ -1,8 +1,6 @@
 """`explain` through the door: named pictures, the worst mistakes of a report, and what is no picture."""
 
-import contextlib
 import csv
-import io
 import json
 import shutil
 import subprocess
@@ -15,7 +13,7 @@ import pytest
 from PIL import Image
 
 import trainer
-from tests.conftest import call_main, make_flower_folder
+from tests.helpers.trained import train_colours
 from tests.model.modules import save_tiny
 from trainer.record.workdir import Workdir
 
@@ -26,22 +24,10 @@ KEYS = [
 ]  # fmt: skip
 
 
-def train(root, backbone):
-    """A run on three colours; its pictures are where they were."""
-    source, workdir = make_flower_folder(root / "source", n=10), root / "run"
-    arguments = [
-        f"--source=folder:{source}", f"--backbone=savedmodel:{backbone}", "--image_size=8",
-        "--head=linear", "--splits=50%,30%,20%", "--batch_size=4", "--schedule=frozen",
-        "--frozen_for=10epochs", "--frozen_learning_rate=0.1", "--precision=float32", f"--workdir={workdir}",
-    ]  # fmt: skip
-    with contextlib.redirect_stdout(io.StringIO()):
-        assert call_main("train", *arguments) == 0
-    return SimpleNamespace(root=root, source=source, workdir=workdir)
-
-
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, tiny_backbone):
-    return train(tmp_path_factory.mktemp("explain"), tiny_backbone)
+def trained(colours, tmp_path_factory):
+    root = tmp_path_factory.mktemp("explain")
+    return SimpleNamespace(root=root, source=colours.source, workdir=colours.copy(root))
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +133,7 @@ def test_picture_and_heat_are_upright(explain, halves, tmp_path):
 @pytest.fixture(scope="module")
 def maps_run(tmp_path_factory):
     root = tmp_path_factory.mktemp("maps")
-    return train(root, save_tiny(root / "module", output="maps"))
+    return train_colours(root, save_tiny(root / "module", output="maps"))
 
 
 @pytest.mark.parametrize("has_record", [True, False])
@@ -174,7 +160,7 @@ def test_what_a_process_left_that_was_killed_is_removed_and_a_living_one_is_wait
 import os, sys
 from pathlib import Path
 from trainer.commands import explain
-with explain._part(Path(sys.argv[1])) as part:
+with explain.part_folder(Path(sys.argv[1])) as part:
     (part / "0001-000.png").write_bytes(b"half")
     print(part.name, flush=True)
     sys.stdin.read()

@@ -22,12 +22,12 @@ from PIL import Image
 import trainer
 from tests.conftest import COLOURS, call_main, make_flower_folder
 from tests.data.kinds import exif
-from tests.small_disks import small_disk
-from trainer import inference
+from tests.helpers.small_disks import small_disk
 from trainer.commands import export
 from trainer.export import tflite
 from trainer.export.fresh_process import Answers
 from trainer.export.models import FORMATS
+from trainer.run import inference
 from trainer.tasks import SINGLE_LABEL
 from trainer.values import TrainerError, UsageError
 

@@ -8,9 +8,11 @@ import shutil
 import pytest
 
 from tests.conftest import call_main, make_flower_folder
-from tests.run_results import differences, results, without_older
+from tests.helpers.run_results import differences, results, without_older
 from trainer.loop import standard_callbacks
 from trainer.run import session as loop_wiring
+
+pytestmark = pytest.mark.usefixtures("figures_undrawn")
 
 SETTINGS = (
     "--image_size=8", "--splits=10,4,4", "--batch_size=4", "--head=mlp(6)", "--log_every=2steps",

@@ -30,8 +30,8 @@ def without_plugins():
 
 
 def forget():
-    for name in list(plugins._loaded):
-        plugins._forget(name)
+    for name in list(plugins.loaded):
+        plugins.forget(name)
 
 
 def kinds(source):

@@ -9,8 +9,11 @@ import tensorflow as tf
 from PIL import Image
 
 from tests.conftest import make_flower_folder
-from tests.feature_runs import metrics, weights
+from tests.helpers.feature_runs import metrics, weights
+from tests.helpers.undrawn import PLAIN
 from trainer.serving.server import Listener
+
+pytestmark = pytest.mark.usefixtures("figures_undrawn")
 
 STEPS = 9
 PAGES = ("/predict", "/explain")
@@ -84,6 +87,7 @@ def arguments(pictures, faulty):
         f"--source=folder:{pictures}", f"--backbone=savedmodel:{faulty.path}", "--image_size=8",
         "--head=linear", "--splits=12,3,3", "--split_seed=2", "--seed=1", "--batch_size=4",
         "--schedule=frozen", f"--frozen_for={STEPS}steps", "--save_every=1steps", "--precision=float32",
+        *PLAIN,
         "--feature_cache=off", "--value_range=0,1",
     ]  # fmt: skip
 

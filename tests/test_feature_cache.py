@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import call_main, make_flower_folder
-from tests.feature_runs import (
+from tests.helpers.feature_runs import (
     assert_same_numbers,
     computed,
     entries,
@@ -27,17 +27,20 @@ from tests.feature_runs import (
     tiny_net,
     weights,
 )
+from tests.helpers.processes import Program
+from tests.helpers.undrawn import PLAIN
 from trainer.data import features, pipeline
 from trainer.store import provenance
 from trainer.store.feature_store import FeatureStore, StoredFeatures
 
+pytestmark = pytest.mark.usefixtures("figures_undrawn")
 PROJECT = Path(__file__).parents[1]
 SPLITS = ["train", "validation", "test"]
 # 14 + 5 + 5 pictures: no split fills its last batch.
 SETTINGS = (
     "--image_size=8", "--splits=14,5,5", "--batch_size=4", "--head=mlp(6)", "--dropout=0.3",
     "--schedule=frozen", "--frozen_for=2epochs", "--frozen_learning_rate=0.05", "--precision=float32",
-    "--log_every=1steps", "--progress=plain",
+    "--log_every=1steps", "--progress=plain", *PLAIN,
 )  # fmt: skip
 STEPS = 8
 NET = ("--backbone=keras:TinyNet", "--weights=none")
@@ -404,13 +407,13 @@ def test_a_file_cut_short_while_in_use_is_named_and_computed_anew(cached, copied
 
 
 def program(text, *arguments):
-    command = [sys.executable, "-c", text, *map(str, arguments)]
-    return subprocess.Popen(command, cwd=PROJECT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return Program(arguments, code=text)
 
 
 # Waits at each split until another process asks for the same.
 TOGETHER = """
 import os, pathlib, sys, time
+from tests.helpers.undrawn import undrawn
 from trainer.store.feature_store import FeatureStore
 from trainer.main import main
 
@@ -424,7 +427,8 @@ def get_together(*args, **options):
     return get(*args, **options)
 
 FeatureStore.get = get_together
-sys.exit(main(sys.argv))
+with undrawn():
+    sys.exit(main(sys.argv))
 """
 
 
@@ -439,7 +443,7 @@ def test_two_runs_at_once_compute_once_and_give_the_same(cached, options, tmp_pa
     ]
     outs = []
     for each in started:
-        out, err = each.communicate(timeout=120)
+        out, err = each.communicate()
         assert each.returncode == 0, err[-2000:]
         outs.append(out)
     assert sorted(computed("".join(outs))) == sorted(SPLITS)
@@ -471,7 +475,7 @@ main(sys.argv)
 def test_a_run_killed_while_it_computes_is_simply_started_again(cached, options, tmp_path):
     command = [*options, f"--cache_dir={tmp_path / 'cache'}", f"--workdir={tmp_path / 'run'}"]
     killed = program(KILLED, *command)
-    _, err = killed.communicate(timeout=120)
+    _, err = killed.communicate()
     assert killed.returncode == -signal.SIGKILL, err[-2000:]
     assert list((tmp_path / "cache" / "features").glob(".*.tmp/features.npy"))
     assert entries(tmp_path / "cache") == {}
@@ -570,7 +574,7 @@ sys.exit(main(sys.argv))
 def test_two_devices_give_the_numbers_of_one(cached, options, tmp_path):
     command = [*options, f"--cache_dir={tmp_path / 'cache'}", f"--workdir={tmp_path / 'run'}"]
     mirrored = program(ON_TWO, *command, "--strategy=mirrored")
-    out, err = mirrored.communicate(timeout=120)
+    out, err = mirrored.communicate()
     assert mirrored.returncode == 0, err[-2000:]
     assert computed(out) == SPLITS
     assert_same_numbers(tmp_path / "run", cached.workdir)

@@ -108,7 +108,7 @@ def no_locks(monkeypatch):
             raise OSError(number, os.strerror(number))
 
         monkeypatch.setattr(module.fcntl, "flock", fail)
-        monkeypatch.setattr(files, "_warned", set())
+        monkeypatch.setattr(files, "warned", set())
 
     return begin
 

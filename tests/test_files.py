@@ -14,7 +14,7 @@ from trainer.store.files import move, set_mode, sync, write_bytes
 @pytest.fixture
 def failing(monkeypatch):
     """failing(name, number, only=...): os.NAME fails with an error, where only(first argument) is true."""
-    monkeypatch.setattr(files, "_warned", set())
+    monkeypatch.setattr(files, "warned", set())
 
     def begin(name, number, only=lambda argument: True):
         real = getattr(os, name)

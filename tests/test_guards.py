@@ -9,13 +9,15 @@ import tensorflow as tf
 from PIL import Image
 
 from tests.conftest import make_flower_folder
-from tests.feature_runs import metrics, weights
+from tests.helpers.feature_runs import metrics, weights
+from tests.helpers.undrawn import PLAIN
 from trainer.commands import train
 from trainer.loop import standard_callbacks
 from trainer.record.workdir import Workdir
 from trainer.values import TrainerError
 
-STEPS = 12
+pytestmark = pytest.mark.usefixtures("figures_undrawn")
+STEPS = 9
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +43,20 @@ def pictures(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def light(tmp_path_factory):
+    """Pictures of which none is black."""
+    return make_flower_folder(tmp_path_factory.mktemp("guards") / "light")
+
+
 @pytest.fixture
 def arguments(pictures, backbone, tmp_path):
-    """Of 12 steps in 4 epochs; the black picture is one of the 12 that train."""
+    """Of 9 steps in 3 epochs; the black picture is one of the 12 that train."""
     return [
         f"--source=folder:{pictures}", f"--backbone=savedmodel:{backbone}", "--image_size=8", "--head=linear",
         "--splits=12,3,3", "--batch_size=4", "--schedule=frozen", f"--frozen_for={STEPS}steps",
         "--log_every=1steps", "--save_every=1steps", "--precision=float32", f"--workdir={tmp_path / 'run'}",
+        *PLAIN,
     ]  # fmt: skip
 
 
@@ -72,23 +81,27 @@ def test_the_batch_is_named_and_nothing_is_saved_from_there(arguments, tmp_path,
     assert "red/000.png" in batch
     saved = {path.name for path in (tmp_path / "run" / "checkpoints").glob("ckpt-*.index")}
     assert saved == {f"ckpt-{at}.index" for at in range(1, step + 1)}
-    # Every epoch has that picture: with three batches left out, the fourth ends the run.
+    # Every epoch has that picture: with two batches left out, the third ends the run.
     status, out, err = run_main(
-        *arguments, f"--feature_cache={cache}", "--split_seed=1", "--on_nonfinite=rollback"
+        *arguments,
+        f"--feature_cache={cache}",
+        "--split_seed=1",
+        "--on_nonfinite=rollback",
+        "--max_rollbacks=2",
     )
     if step:
         assert f"goes on from step {step} of {STEPS}" in out
     assert (status, err.count("\n")) == (1, 1)
     assert re.match(
         r"trainer: the loss is not finite \(nan\) at step \d+, and as many batches are left out as "
-        r"--max_rollbacks=3 allows \(those of steps \d, \d, \d\): it is not the batch\. ",
+        r"--max_rollbacks=2 allows \(those of steps \d, \d\): it is not the batch\. ",
         err,
     )
     noted = run_json(tmp_path / "run")["rollbacks"]
-    assert [rollback["step"] // 3 for rollback in noted] == [0, 1, 2]
+    assert [rollback["step"] // 3 for rollback in noted] == [0, 1]
     assert all("red/000.png" in rollback["examples"] and len(rollback["examples"]) == 4 for rollback in noted)
     # One more is enough. A run that was never stopped comes to the same numbers.
-    more = (f"--feature_cache={cache}", "--split_seed=1", "--on_nonfinite=rollback", "--max_rollbacks=4")
+    more = (f"--feature_cache={cache}", "--split_seed=1", "--on_nonfinite=rollback", "--max_rollbacks=3")
     status, out, err = run_main(*arguments, *more)
     assert (status, err) == (0, "")
     fresh = tmp_path / "fresh"
@@ -98,15 +111,15 @@ def test_the_batch_is_named_and_nothing_is_saved_from_there(arguments, tmp_path,
     for name, value in expected.items():
         np.testing.assert_array_equal(got[name], value, err_msg=name)
     left_out = [rollback["step"] for rollback in run_json(fresh)["rollbacks"]]
-    assert [step // 3 for step in left_out] == [0, 1, 2, 3]
+    assert [step // 3 for step in left_out] == [0, 1, 2]
     assert [row["step"] for row in metrics(fresh) if row["split"] == "train"] == list(range(1, STEPS + 1))
     report = json.loads((fresh / "report" / "metrics.json").read_text())
     assert [batch["step"] for batch in report["left_out_batches"]] == left_out
 
 
-def test_padding_shows_a_network_nothing_else_than_pictures(arguments, flower_folder, tmp_path, run_main):
+def test_padding_shows_a_network_nothing_else_than_pictures(arguments, light, run_main):
     # Batches of 4, 4 and 2, of which none is black.
-    source = (f"--source=folder:{flower_folder(tmp_path / 'light')}", "--splits=10,5,3")
+    source = (f"--source=folder:{light}", "--splits=10,5,3")
     status, _, err = run_main(*arguments, *source, "--feature_cache=off", "--frozen_for=1epochs")
     assert (status, err) == (0, "")
 
@@ -118,8 +131,10 @@ def test_a_loss_that_explodes_is_noticed(arguments, run_main):
     assert re.match(r"trainer: the loss of [\d.]+ is above --max_loss=0.5 at step 0 \(phase frozen, ", err)
 
 
-def test_a_run_whose_layers_were_counted_otherwise_is_not_gone_on_with(arguments, run_main, monkeypatch):
-    going_on = ("--split_seed=1", "--on_nonfinite=rollback", "--max_rollbacks=9")
+def test_a_run_whose_layers_were_counted_otherwise_is_not_gone_on_with(
+    arguments, light, run_main, monkeypatch
+):
+    going_on = (f"--source=folder:{light}", "--frozen_for=1steps")
     assert run_main(*arguments, *going_on)[0] == 0
     asked = []
 
@@ -135,14 +150,15 @@ def test_a_run_whose_layers_were_counted_otherwise_is_not_gone_on_with(arguments
     assert asked == [(0, ["frozen"])] * 2
 
 
-def test_time_is_up(arguments, tmp_path, run_main, monkeypatch):
+def test_time_is_up(arguments, light, run_main, monkeypatch):
     monkeypatch.setattr(standard_callbacks.Stop, "next_due", lambda self, step: step + 1)
-    going_on = ("--on_nonfinite=rollback", "--max_rollbacks=9")
-    options = ("--split_seed=1", "--feature_cache=off", *going_on, "--max_minutes=0.000001")
+    options = (
+        f"--source=folder:{light}", "--frozen_for=3steps", "--feature_cache=off", "--max_minutes=0.000001",
+    )  # fmt: skip
     for step in (1, 2):
         status, out, err = run_main(*arguments, *options)
         assert (status, err) == (75, "")
-        stopped = f"--max_minutes=1e-06: stopped at step {step} of {STEPS} and saved; "
+        stopped = f"--max_minutes=1e-06: stopped at step {step} of 3 and saved; "
         assert out.splitlines()[-1] == f"{stopped}the same command goes on from there"
     # A limit that is not reached is none.
     status, _, err = run_main(*arguments, *options, "--max_minutes=9")
@@ -152,7 +168,7 @@ def test_time_is_up(arguments, tmp_path, run_main, monkeypatch):
 def test_weights_of_another_run(tmp_path, tiny_backbone, flower_folder, run_main):
     pictures = flower_folder(tmp_path / "pictures")
     common = [f"--source=folder:{pictures}", f"--backbone=savedmodel:{tiny_backbone}", "--image_size=8",
-              "--splits=9,5,4", "--batch_size=4", "--head=mlp(3)", "--precision=float32"]  # fmt: skip
+              "--splits=9,5,4", "--batch_size=4", "--head=mlp(3)", "--precision=float32", *PLAIN]  # fmt: skip
     train_all = "--phase=for=6steps; train=all; lr=0.1"
     first = tmp_path / "first"
     assert run_main(*common, train_all, f"--workdir={first}")[0] == 0
@@ -192,7 +208,7 @@ def test_weights_of_another_run(tmp_path, tiny_backbone, flower_folder, run_main
 def test_weights_that_do_not_fit(tmp_path, tiny_backbone, flower_folder, run_main):
     common = [
         f"--backbone=savedmodel:{tiny_backbone}", "--image_size=8", "--splits=60%,20%,20%", "--batch_size=4",
-        "--phase=for=1steps; train=head",
+        "--phase=for=1steps; train=head", *PLAIN,
     ]  # fmt: skip
     three = f"--source=folder:{flower_folder(tmp_path / 'three')}"
     four = f"--source=folder:{flower_folder(tmp_path / 'four', classes=('red', 'green', 'blue', 'grey'))}"
@@ -222,8 +238,8 @@ def test_weights_that_do_not_fit(tmp_path, tiny_backbone, flower_folder, run_mai
     )
 
 
-def test_changed_code_is_noted(arguments, tmp_path, run_main, monkeypatch):
-    options = ("--split_seed=1", "--on_nonfinite=rollback", "--max_rollbacks=9")
+def test_changed_code_is_noted(arguments, light, tmp_path, run_main, monkeypatch):
+    options = (f"--source=folder:{light}", "--frozen_for=2steps")
     assert run_main(*arguments, *options)[0] == 0
     before = run_json(tmp_path / "run")
     assert re.fullmatch("[0-9a-f]{64}", before["code"]["source_sha256"])
@@ -235,9 +251,7 @@ def test_changed_code_is_noted(arguments, tmp_path, run_main, monkeypatch):
     assert "the code has changed" not in out
     after = run_json(tmp_path / "run")
     assert after["code"]["trainer"] == "9.9"
-    assert after["code_changes"] == [
-        {"step": STEPS, "changed": {"trainer": [before["code"]["trainer"], "9.9"]}}
-    ]
+    assert after["code_changes"] == [{"step": 2, "changed": {"trainer": [before["code"]["trainer"], "9.9"]}}]
 
 
 def run_json_step(workdir):

@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from tests.run_results import differences, kept_features, results, without_older
+from tests.helpers.run_results import differences, kept_features, results, without_older
 
 pytestmark = pytest.mark.slow
 PROJECT = Path(__file__).parents[1]

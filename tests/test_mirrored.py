@@ -1,20 +1,17 @@
 """Runs on several devices whose BatchNorm statistics move: evaluated, cached, killed, rolled back."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tests.helpers.processes import run_program
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def found(request, tmp_path_factory, tiny_backbone):
     folder = tmp_path_factory.mktemp("mirrored")
-    program = [sys.executable, "-m", "tests.mirrored_program", request.param, folder, tiny_backbone]
-    root = Path(__file__).parents[1]
-    done = subprocess.run(map(str, program), cwd=root, capture_output=True, text=True, check=False)
+    done = run_program([request.param, folder, tiny_backbone], module="tests.helpers.mirrored_program")
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -10,10 +10,12 @@ import pytest
 import tensorflow as tf
 
 import trainer
-from tests.continuations import Killed, told_faults
+from tests.helpers.continuations import Killed, told_faults
 from tests.loop.toys import batch_of, dataset_of, run_of, softmax, state_of
 from trainer import plugins
 from trainer.values import UsageError
+
+pytestmark = pytest.mark.usefixtures("figures_undrawn")
 
 SOURCE = Path(__file__).parent / "helpers" / "every_kind.py"
 PHASES = (
@@ -37,8 +39,8 @@ def without_plugins():
 
 
 def forget():
-    for name in list(plugins._loaded):
-        plugins._forget(name)
+    for name in list(plugins.loaded):
+        plugins.forget(name)
 
 
 @pytest.fixture(scope="module")

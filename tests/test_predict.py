@@ -37,26 +37,24 @@ from trainer.record.workdir import Workdir
 from trainer.run import finished_run as finished
 from trainer.values import Contract, TrainerError
 
+pytestmark = pytest.mark.usefixtures("figures_undrawn")
+
 NAMES = ["blue", "green", "red"]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, tiny_backbone):
+def trained(colours, tmp_path_factory):
     """A run on three colours whose pictures are gone; `pictures` is a copy of them."""
     root = tmp_path_factory.mktemp("predict")
-    source, workdir = make_flower_folder(root / "source", n=10), root / "run"
-    arguments = [
-        f"--source=folder:{source}", f"--backbone=savedmodel:{tiny_backbone}", "--image_size=8",
-        "--head=linear", "--splits=50%,30%,20%", "--batch_size=4", "--schedule=frozen",
-        "--frozen_for=10epochs", "--frozen_learning_rate=0.1", "--precision=float32", f"--workdir={workdir}",
-    ]  # fmt: skip
+    workdir = colours.copy(root)
     with contextlib.redirect_stdout(io.StringIO()):
-        assert call_main("train", *arguments) == 0
         assert call_main("evaluate", f"--workdir={workdir}", "--eval_split=validation") == 0
-    source.rename(root / "pictures")
     with open(workdir / "report" / "validation" / "predictions.csv") as file:
         rows = list(csv.DictReader(file))
-    return SimpleNamespace(root=root, workdir=workdir, pictures=root / "pictures", validation=rows)
+    with colours.pictures_away(root) as pictures:
+        yield SimpleNamespace(
+            root=root, workdir=workdir, pictures=pictures, source=colours.source, validation=rows
+        )
 
 
 @pytest.fixture
@@ -114,7 +112,7 @@ def paths_of(out):
 
 
 def test_predictions_of_the_validation_split_are_those_of_its_evaluation(trained, predict):
-    assert not (trained.root / "source").exists()
+    assert not trained.source.exists()
     paths = [trained.pictures / row["id"] for row in trained.validation]
     status, out, err = predict("--format=csv", *paths)
     rows = list(csv.DictReader(io.StringIO(out)))
@@ -405,7 +403,7 @@ def state_of_process():
 
 def test_two_threads_predict_at_once(trained, mixed, capfd, monkeypatch):
     # Other than the arithmetic of the rest of the process, so that it would show.
-    monkeypatch.setattr(finished, "_precision", lambda *arguments: supported()[-1])
+    monkeypatch.setattr(finished, "precision_at", lambda *arguments: supported()[-1])
     paths = [trained.pictures / "red", mixed.folder, trained.pictures / "blue"]
     predictor = trainer.load(trained.workdir)
     alone = predictor.predict(paths)
@@ -583,9 +581,9 @@ def test_the_arithmetic_is_that_of_the_phase_that_made_the_weights(step, precisi
         choice["step_secs"] = {"float32": 1.0, "bfloat16": 1.0}
     monkeypatch.setattr(Workdir, "read_facts", lambda self: {"precision": choices})
     monkeypatch.setattr(finished, "supported", lambda: ("float32", "bfloat16"))
-    assert finished._precision(config, workdir, step) == precision
+    assert finished.precision_at(config, workdir, step) == precision
     monkeypatch.setattr(finished, "supported", lambda: ("float32",))
-    assert finished._precision(config, workdir, step) == "float32"
+    assert finished.precision_at(config, workdir, step) == "float32"
 
 
 @pytest.mark.slow

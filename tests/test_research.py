@@ -4,8 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,8 @@ import tensorflow as tf
 
 import trainer
 from tests.conftest import call_main, make_flower_folder
-from tests.continuations import Killed, told_faults
+from tests.helpers.continuations import Killed, told_faults
+from tests.helpers.processes import run_program
 from tests.helpers.research import FOLDER, TEACHER_LOGITS, make_objective, make_rule, objective_state
 from tests.loop.toys import batch_of, dataset_of, run_of, softmax, state_of
 from trainer import plugins
@@ -33,8 +32,8 @@ def without_plugins():
 
 
 def forget():
-    for name in list(plugins._loaded):
-        plugins._forget(name)
+    for name in list(plugins.loaded):
+        plugins.forget(name)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -154,8 +153,7 @@ def test_distillation_in_parts_is_that_of_the_batch():
 
 
 def test_two_devices_give_what_one_gives():
-    program = [sys.executable, "-m", "tests.research_program"]
-    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_program([], module="tests.helpers.research_program")
     assert done.returncode == 0, done.stderr[-2000:]
     for case, found in json.loads(done.stdout.splitlines()[-1]).items():
         one, two = found["one"], found["mirrored"]

@@ -6,7 +6,10 @@ import re
 import pytest
 
 from tests.conftest import make_flower_folder
+from tests.helpers.undrawn import PLAIN
 from trainer.record import progress
+
+pytestmark = pytest.mark.usefixtures("figures_undrawn")
 
 STEPS = 6
 LINE = re.compile(r"^step (\d+)/12 \((frozen|finetune), .*, (at least )?\d\d:\d\d left$", re.MULTILINE)
@@ -20,7 +23,7 @@ def arguments(tmp_path, tiny_backbone, monkeypatch):
         f"--source=folder:{pictures}", f"--backbone=savedmodel:{tiny_backbone}", "--image_size=8",
         "--head=linear", "--splits=60%,40%", "--batch_size=4", f"--frozen_for={STEPS}steps",
         f"--finetune_for={STEPS}steps", "--log_every=1steps", "--progress=plain", "--precision=float32",
-        f"--cache_dir={tmp_path / 'cache'}",
+        *PLAIN, f"--cache_dir={tmp_path / 'cache'}",
     ]  # fmt: skip
 
 

@@ -1,7 +1,6 @@
 """`serve` as a real process: what it prints, answers and refuses, and how it ends."""
 
 import base64
-import contextlib
 import io
 import json
 import re
@@ -18,12 +17,13 @@ import pytest
 from PIL import Image
 
 import trainer
-from tests.conftest import call_main, make_flower_folder
 from trainer.model.saliency import Explainer
 from trainer.serving.server import Listener
 from trainer.values import TrainerError
 
 # No proxy that the machine, or another test, has set.
+pytestmark = pytest.mark.usefixtures("figures_undrawn")
+
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 NAMES = ["blue", "green", "red"]
@@ -31,18 +31,11 @@ MAX_PIXELS = 10_000
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, tiny_backbone):
+def trained(colours, tmp_path_factory):
     """A run on three colours whose pictures are gone; `pictures` is a copy of them."""
     root = tmp_path_factory.mktemp("serve")
-    source, workdir = make_flower_folder(root / "source"), root / "run"
-    arguments = [
-        f"--source=folder:{source}", f"--backbone=savedmodel:{tiny_backbone}", "--image_size=8",
-        "--head=linear", "--splits=50%,50%", "--batch_size=4", "--schedule=frozen", "--precision=float32",
-        "--frozen_for=10epochs", "--frozen_learning_rate=0.1", f"--workdir={workdir}",
-    ]  # fmt: skip
-    with contextlib.redirect_stdout(io.StringIO()):
-        assert call_main("train", *arguments) == 0
-    return SimpleNamespace(workdir=workdir, pictures=source.rename(root / "pictures"))
+    with colours.pictures_away(root) as pictures:
+        yield SimpleNamespace(workdir=colours.copy(root), pictures=pictures)
 
 
 @pytest.fixture(scope="module")

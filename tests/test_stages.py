@@ -12,7 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tests.conftest import make_flower_folder
-from tests.feature_runs import tiny_net
+from tests.helpers.feature_runs import tiny_net
 from tests.model.modules import save_tiny, save_with_signature
 from trainer.cli import flags
 from trainer.data.augment import make_augment
@@ -346,7 +346,7 @@ def test_the_last_step_of_a_phase_is_scored_as_the_phase_does(open_stages):
     with counted() as made:
         stages.evaluate("train")
     assert not made
-    assert isinstance(stages._of(stages.experiment.plan.phases[0]).batches("train"), FeatureBatches)
+    assert isinstance(stages.stage_of(stages.experiment.plan.phases[0]).batches("train"), FeatureBatches)
 
 
 def test_a_step_that_was_measured_is_not_traced_again(open_stages, monkeypatch):
@@ -397,7 +397,7 @@ def test_how_long_features_take_and_what_is_done_once(open_stages, monkeypatch):
     clock, stage = SimpleNamespace(now=0.0), stages.current()
     monkeypatch.setattr(stages_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
     before = stages.once_secs
-    with stages._watched("features of train", 10) as done:
+    with stages.watched("features of train", 10) as done:
         for secs, count in ((32, 4), (2, 4), (2, 2)):
             clock.now += secs
             done(count)

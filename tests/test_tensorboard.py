@@ -12,8 +12,8 @@ import tensorflow as tf
 from tensorboard.plugin_util import markdown_to_safe_html
 
 from tests.conftest import call_main, make_flower_folder
+from tests.helpers.tabs import Projector, hparams_rows
 from tests.record.events import accumulated, plugin, scalars, steps_of
-from tests.tabs import Projector, hparams_rows
 from trainer.record.workdir import Workdir
 
 # In Markdown or HTML, these would be something else.

@@ -36,7 +36,8 @@ class Plugin:
         return hashlib.sha256(self.source).hexdigest()
 
 
-_loaded: dict[str, Plugin] = {}
+loaded: dict[str, Plugin] = {}
+"""{name: plugin} of this process."""
 
 
 def load_plugins(texts: Sequence[str]) -> list[Plugin]:
@@ -74,7 +75,7 @@ def load_copies(folder: Path, recorded: Iterable[dict[str, Any]]) -> list[Plugin
         plugin = Plugin(path.name, path, path.read_bytes())
         if plugin.sha256 != one["sha256"]:
             raise TrainerError(f"{path} is not the plugin that the run was trained with: it was changed")
-        if _loaded.get(plugin.name) != plugin:
+        if loaded.get(plugin.name) != plugin:
             _log.info("plugin:      %s, code that came with the run, is loaded", path)
         _load(plugin, module="", flag=str(path))
         plugins.append(plugin)
@@ -89,7 +90,7 @@ def sources(*kinds: str) -> list[bytes]:
         if kind in kinds
         for name in registry
     }
-    return [_loaded[name].source for name in sorted(names - {""})]
+    return [loaded[name].source for name in sorted(names - {""})]
 
 
 def _is_path(text: str) -> bool:
@@ -114,12 +115,12 @@ def _file_of_module(text: str, *, flag: str) -> Path:
 
 
 def _load(plugin: Plugin, *, module: str, flag: str) -> None:
-    before = _loaded.get(plugin.name)
+    before = loaded.get(plugin.name)
     if before is not None and before.sha256 == plugin.sha256:
         return
     if before is not None:
         # It was edited, as in a notebook.
-        _forget(plugin.name)
+        forget(plugin.name)
     name = module or f"trainer_plugin_{plugin.path.stem}"
     try:
         with registering(plugin.name):
@@ -132,19 +133,20 @@ def _load(plugin: Plugin, *, module: str, flag: str) -> None:
                 sys.modules[name] = made
                 spec.loader.exec_module(made)
     except Exception as error:
-        _forget(plugin.name)
+        forget(plugin.name)
         sys.modules.pop(name, None)
         if isinstance(error, UsageError):
             raise UsageError(f"{flag}: {error}") from None
         where = _line_of(error, plugin.path)
         raise UsageError(f"{flag} cannot be loaded: {type(error).__name__}: {error}{where}") from error
-    _loaded[plugin.name] = plugin
+    loaded[plugin.name] = plugin
 
 
-def _forget(name: str) -> None:
+def forget(name: str) -> None:
+    """Takes what a plugin has registered out of the registries; it can be loaded anew."""
     for registry in register.registries().values():
         registry.forget(name)
-    _loaded.pop(name, None)
+    loaded.pop(name, None)
 
 
 def _line_of(error: BaseException, path: Path) -> str:

@@ -329,7 +329,7 @@ def test_a_header_as_large_as_a_bomb_is_not_read(tmp_path, options):
 @pytest.mark.parametrize("write", [write_tgz, write_zip])
 def test_bombs_are_refused_before_anything_is_written(tmp_path, options, monkeypatch, write):
     monkeypatch.setattr(packed_module, "FREE_BYTES", 10**6)
-    monkeypatch.setattr(unpack, "_write", None)
+    monkeypatch.setattr(unpack, "write_file", None)
     path = write(tmp_path / "bomb", {"a/1.jpg": bytes(4 * 10**6), "b/1.jpg": b""})
     size = f"{path.stat().st_size:,}"
     assert_not_unpacked(path, options, f"its {size} bytes unpack to more than 1,000,000")
@@ -355,7 +355,7 @@ def test_an_archive_exchanged_while_it_is_read_writes_no_more_than_was_looked_th
 
         monkeypatch.setattr(unpack, name, exchange)
     most = []
-    write_file = unpack._write
+    write_file = unpack.write_file
 
     def watched(folder, first, chunks, *, limit_bytes):
         try:
@@ -363,7 +363,7 @@ def test_an_archive_exchanged_while_it_is_read_writes_no_more_than_was_looked_th
         finally:
             most.append((folder / first).stat().st_size)
 
-    monkeypatch.setattr(unpack, "_write", watched)
+    monkeypatch.setattr(unpack, "write_file", watched)
     name = ("flower_photos/" if write is write_tgz else "") + "a/1.jpg"
     assert_not_unpacked(path, options, f"'{name}' is larger than the archive says")
     assert max(most) <= 1010
@@ -459,7 +459,7 @@ def test_a_disk_with_too_little_room_is_told_before(tmp_path, options, monkeypat
     path = write(tmp_path / "x", {"a/1.jpg": bytes(10**6), "b/1.jpg": bytes(10**5)})
     free = shutil._ntuple_diskusage(10**9, 10**9, 10**5)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: free)
-    monkeypatch.setattr(unpack, "_write", None)
+    monkeypatch.setattr(unpack, "write_file", None)
     folder = f"{options.cache_dir}/archives"
     line = (
         f"--source=archive:{path}: {path}, unpacked, needs 1.1 MB and {folder} has 100.0 kB left: 1.0 MB are "

@@ -1,9 +1,6 @@
 """Every kind of picture, from its header to its pixels. Pillow is the second opinion."""
 
 import io
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +9,8 @@ from PIL import Image, ImageOps
 
 from tests.data.kinds import JPEGS, LOSSLESS, OTHERS, exif, with_alpha
 from tests.data.pictures import blocks, encode, noise
+from tests.helpers.processes import run_program
+from tests.helpers.undrawn import PLAIN
 from trainer.data.decode import decode, scale, to_contract
 from trainer.data.inspect.headers import inspect_picture
 from trainer.data.inspect.trial import Trial
@@ -224,8 +223,7 @@ for at_least in (None, (4, 4)):
 def test_turning_a_picture_writes_nothing_on_the_terminal(tmp_path):
     # oneDNN complains once a process, so it takes a new one.
     (tmp_path / "turned.jpg").write_bytes(encode(noise(16, 8), "JPEG", exif=exif(6)))
-    command = [sys.executable, "-c", ROTATED, tmp_path / "turned.jpg"]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    done = run_program([tmp_path / "turned.jpg"], code=ROTATED)
     assert (done.returncode, done.stdout, done.stderr) == (0, "16 8 3\n8 4 3\n", "")
 
 
@@ -235,6 +233,7 @@ def test_scaled_decoding_is_another_run(tiny_backbone, flower_folder, tmp_path, 
     arguments = [
         f"--source=folder:{pictures}", f"--backbone=savedmodel:{tiny_backbone}", "--image_size=4",
         "--splits=60%,40%", "--head=linear", "--schedule=frozen", "--frozen_for=2steps", "--batch_size=4",
+        *PLAIN,
     ]  # fmt: skip
     exact, small = tmp_path / "exact", tmp_path / "scaled"
     for kind, workdir in (("exact", exact), ("scaled", small)):

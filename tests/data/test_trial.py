@@ -274,7 +274,7 @@ def test_large_pictures_are_decoded_one_at_a_time(monkeypatch):
         return tf.zeros([48, 80, 3] if pixels == 80 * 48 else [24, 40, 3], tf.uint8)
 
     tried = Trial()
-    monkeypatch.setattr(tried, "_decode", decode)
+    monkeypatch.setattr(tried, "decode", decode)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda data: tried.check(data, name="x"), [small, large, small, small, large] * 4))
     assert most == 80 * 48
@@ -288,7 +288,7 @@ def test_too_little_memory_is_no_fault_of_the_picture(monkeypatch):
         raise ValueError("Insufficient memory (case 4)")
 
     tried = Trial()
-    monkeypatch.setattr(tried, "_decode", decode)
+    monkeypatch.setattr(tried, "decode", decode)
     monkeypatch.setattr(jpeg_check.simplejpeg, "decode_jpeg", decode_jpeg)
     for data, size in ((PHOTO, "301x203"), (KINDS["png rgb"], "40x24")):
         with pytest.raises(TrainerError) as caught:

@@ -2,14 +2,12 @@
 
 import contextlib
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.helpers.processes import run_program
 from trainer.loop.averages import AVERAGES, Shadows, make_average
 from trainer.values import UsageError
 
@@ -221,9 +219,7 @@ def on_two_devices():
 
 
 def test_two_devices_have_one_average():
-    program = [sys.executable, "-m", "tests.loop.test_averages"]
-    root = Path(__file__).parents[2]
-    result = subprocess.run(program, cwd=root, capture_output=True, text=True, check=False)
+    result = run_program([], module="tests.loop.test_averages")
     assert result.returncode == 0, result.stderr[-2000:]
     found = json.loads(result.stdout.splitlines()[-1])
     averages = {"weight": 7.35275, "moving": 0.15 * (0.15 * 0.9 * 0.4 + 0.85 * 0.8) + 0.85 * 1.6}

@@ -1,12 +1,11 @@
 """Several devices give what one gives, up to rounding."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tests.helpers.processes import run_program
 
 SAME = {
     2: ("head", "all", "dropout", "average", "parts", "batch statistics"),
@@ -19,12 +18,10 @@ STATISTICS = {2: ("statistics",), 4: ("statistics of a module",)}
 @pytest.fixture(scope="module")
 def found(tiny_backbone):
     """{number of devices: {case: what came of it}}."""
-    root, found = Path(__file__).parents[2], {}
+    found = {}
     for count, cases in SAME.items():
-        program = [sys.executable, "-m", "tests.loop.replicas_program", str(tiny_backbone), str(count)]
-        result = subprocess.run(
-            [*program, *cases, *STATISTICS[count]], cwd=root, capture_output=True, text=True, check=False
-        )
+        arguments = [tiny_backbone, count, *cases, *STATISTICS[count]]
+        result = run_program(arguments, module="tests.loop.replicas_program")
         assert result.returncode == 0, result.stderr[-2000:]
         found[count] = json.loads(result.stdout.splitlines()[-1])
     return found

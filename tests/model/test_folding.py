@@ -233,13 +233,13 @@ def test_unusual_networks_stay_as_they_are(reason, caplog):
 
 
 def test_a_network_that_comes_out_different_is_noticed(monkeypatch, caplog):
-    fold_pair = folding._fold_pair
+    fold_pair = folding.fold_pair
 
     def wrong(pair, graph):
         pair.norm.attr["epsilon"].f += 1e-3
         fold_pair(pair, graph)
 
-    monkeypatch.setattr(folding, "_fold_pair", wrong)
+    monkeypatch.setattr(folding, "fold_pair", wrong)
     with caplog.at_level(logging.DEBUG, "trainer"):
         assert fold_batch_norm(stored(network(*STACKS["plain"]()))) is None
     assert "folded, features differ by" in caplog.text

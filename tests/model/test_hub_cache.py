@@ -177,7 +177,7 @@ def bomb(num_bytes):
 @pytest.mark.parametrize("how", ["fetched", "local"])
 def test_a_bomb_is_refused_before_anything_is_written(cache, server, tmp_path, monkeypatch, how):
     monkeypatch.setattr(limits, "FREE_BYTES", 10**6)
-    monkeypatch.setattr(unpacking, "_write", None)
+    monkeypatch.setattr(unpacking, "write_file", None)
     server.body = bomb(10**7)
     handle = server.handle
     if how == "local":

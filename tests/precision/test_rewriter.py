@@ -89,13 +89,13 @@ def test_what_fails_in_the_trial_is_not_supported(monkeypatch):
         return tf.ensure_shape(tf.py_function(lambda x: x, [images], tf.float32), [7])
 
     supported.cache_clear()
-    monkeypatch.setattr(rewriter, "_small_network", broken)
+    monkeypatch.setattr(rewriter, "small_network", broken)
     assert supported() == ("float32",)
 
 
 def test_the_trial_is_made_once(monkeypatch):
     supported()
-    monkeypatch.setattr(rewriter, "_takes_effect", None)
+    monkeypatch.setattr(rewriter, "takes_effect", None)
     assert supported()[0] == "float32"
 
 

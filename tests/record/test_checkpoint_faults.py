@@ -21,6 +21,7 @@ import tensorflow as tf
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from tests.helpers.processes import run_program
 from tests.record.test_checkpoints import CONSTANT, message, values, variables
 from trainer.record import checkpoint_files
 from trainer.record import checkpoint_files as checkpoint_values
@@ -526,8 +527,7 @@ for moment in moments:
 
 def test_killed_processes_leave_whole_checkpoints(tmp_path):
     moments = [1, 4, 7, 10, 13, 16, 20, 24, 99]
-    command = [sys.executable, "-c", KILLED, str(tmp_path), *map(str, moments)]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    done = run_program([tmp_path, *moments], code=KILLED)
     statuses = list(map(int, done.stdout.split()))
     assert (done.returncode, len(statuses)) == (0, len(moments)), done.stderr[-2000:]
     assert statuses[-1] == 0

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.tabs import Projector
+from tests.helpers.tabs import Projector
 from trainer.record.projector import thumb_size, write_projector
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir

@@ -10,8 +10,8 @@ import tensorflow as tf
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.plugins.hparams import plugin_data_pb2
 
+from tests.helpers.tabs import hparams_rows
 from tests.record.events import accumulated, plugin, scalars, steps_of
-from tests.tabs import hparams_rows
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
 from trainer.report.figures import confusion_figure, picture_grid

@@ -112,7 +112,7 @@ def test_where_files_cannot_be_locked_only_one_that_lives_keeps_others_out(workd
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     monkeypatch.setattr(file_lock.fcntl, "flock", fail)
-    monkeypatch.setattr(files, "_warned", set())
+    monkeypatch.setattr(files, "warned", set())
     with (
         workdir.lock(),
         pytest.raises(TrainerError, match=f"in use by process {os.getpid()}"),

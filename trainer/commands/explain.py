@@ -102,7 +102,7 @@ def explain(line: CommandLine, *, listed: Iterable[bytes] = ()) -> tuple[Path, l
     folder = _make_folder(line, workdir, chosen)
     batch_size = config.plan.batch_size
     explanations = Explanations(open_network(workdir, config), config, batch_size=batch_size)
-    with _part(folder) as part:
+    with part_folder(folder) as part:
         written = _Written(folder, part, explanations)
         with counting(config.run.progress, "explanations", len(chosen)) as more:
             for begin in range(0, len(chosen), batch_size):
@@ -180,7 +180,7 @@ def _make_folder(line: CommandLine, workdir: Workdir, chosen: Sequence[Chosen]) 
 
 
 @contextlib.contextmanager
-def _part(folder: Path) -> Iterator[Path]:
+def part_folder(folder: Path) -> Iterator[Path]:
     """Yields a new folder in one that is explained into; what a process that died left behind is removed."""
     with file_lock(folder / f"{_PART}.lock", waiting_for=str(folder)) as lock:
         for left in folder.glob(f"{_PART}-*") if lock else ():

@@ -88,7 +88,7 @@ def _fold(function: Any) -> Any:
     if not pairs:
         raise UnusualGraphError("none uses stored statistics after a convolution of its own")
     for pair in pairs:
-        _fold_pair(pair, graph)
+        fold_pair(pair, graph)
     images = function.inputs[0]
     # Imported operations are on no tape; a function of their own can be differentiated as a whole.
     folded = tf.function(
@@ -132,7 +132,7 @@ def _only(tensor: str, graph: InferenceGraph) -> Any:
     return graph.nodes.get(tensor) if graph.uses(tensor) == 1 else None
 
 
-def _fold_pair(pair: _Pair, graph: InferenceGraph) -> None:
+def fold_pair(pair: _Pair, graph: InferenceGraph) -> None:
     """Scales the kernel, and turns the BatchNorm into the adding of a bias."""
     conv, bias, norm = pair
 

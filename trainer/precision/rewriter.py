@@ -173,20 +173,20 @@ def supported() -> tuple[str, ...]:
 
     Found by trying, once a process, where TensorFlow places operations by default: the GPU if there is one.
     """
-    return tuple(p for p in PRECISIONS if p == "float32" or _takes_effect(p))
+    return tuple(p for p in PRECISIONS if p == "float32" or takes_effect(p))
 
 
-def _takes_effect(precision: str) -> bool:
+def takes_effect(precision: str) -> bool:
     import tensorflow as tf
 
     try:
         images, kernel, matrix = tf.ones([2, 8, 8, 8]), tf.ones([3, 3, 8, 8]), tf.ones([8, 8])
-        return was_rewritten(tf.function(_small_network), images, kernel, matrix, precision=precision)
+        return was_rewritten(tf.function(small_network), images, kernel, matrix, precision=precision)
     except tf.errors.OpError:
         return False  # Converted, but without a kernel that could compute it.
 
 
-def _small_network(images: Any, kernel: Any, matrix: Any) -> Any:
+def small_network(images: Any, kernel: Any, matrix: Any) -> Any:
     import tensorflow as tf
 
     maps = tf.nn.relu(tf.nn.conv2d(images, kernel, strides=1, padding="SAME"))

@@ -80,7 +80,7 @@ class Experiment:
             )
         check_options(config)
         self.task = make_task(config.data.task)
-        self._open_pictures()
+        self.open_pictures()
         train = self.splits.indices["train"]
         self._check_batch(len(train), batch_size=config.plan.batch_size)
         self.config = config = self._settled(config)
@@ -160,7 +160,7 @@ class Experiment:
                 batch_size, num_train,
             )  # fmt: skip
 
-    def _open_pictures(self) -> None:
+    def open_pictures(self) -> None:
         data = self.config.data
         self.source = open_configured(self.config)
         # Before the pictures are looked at, which may take long.

@@ -154,7 +154,7 @@ def open_network(workdir: Workdir, config: Config) -> Network:
     backbone = _open_backbone(config, facts["contract"])
     classifier = make_classifier(config, backbone, num_classes=len(class_names))
     assign_weights(classifier, checkpoints.values(path))
-    return Network(classifier, class_names, step, _precision(config, workdir, step))
+    return Network(classifier, class_names, step, precision_at(config, workdir, step))
 
 
 def _open_backbone(config: Config, recorded: dict[str, Any]) -> Backbone:
@@ -180,7 +180,7 @@ def _open_backbone(config: Config, recorded: dict[str, Any]) -> Backbone:
     return backbone
 
 
-def _precision(config: Config, workdir: Workdir, step: int) -> str:
+def precision_at(config: Config, workdir: Workdir, step: int) -> str:
     """Returns the arithmetic of the phase that made the weights, where this machine has it; else float32."""
     asked = config.speed.precision
     if asked == "auto":

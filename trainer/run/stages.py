@@ -52,7 +52,7 @@ class Stages:
         self.left_out: Collection[int] = ()
         self._watch = watch
         self.cache = FeatureCache(
-            experiment, watch=self._watched, between_batches=lambda: self.between_batches()
+            experiment, watch=self.watched, between_batches=lambda: self.between_batches()
         )
         self.once_secs = 0.0
         """How long has been worked on what another run finds done: features, and measurements of speed."""
@@ -67,11 +67,11 @@ class Stages:
 
     def current(self) -> "Stage":
         """Returns the stage of the next update."""
-        return self._of(self.state.phase)
+        return self.stage_of(self.state.phase)
 
     def scoring(self) -> "Stage":
         """Returns the stage of the last update: at the last step of a phase, that of the phase."""
-        return self._of(self.experiment.plan.phase_at(max(self.state.step - 1, 0)))
+        return self.stage_of(self.experiment.plan.phase_at(max(self.state.step - 1, 0)))
 
     def once_secs_left(self) -> float:
         """Returns about how long it takes to compute the features that the phase is still to ask for."""
@@ -92,7 +92,7 @@ class Stages:
             self.once_secs += time.monotonic() - begun
 
     @contextlib.contextmanager
-    def _watched(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+    def watched(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
         ends: list[tuple[float, int]] = []
         with self.once(), self._watch(what, total) as done:
 
@@ -110,7 +110,7 @@ class Stages:
         with self.state.averaged():
             return self.scoring().evaluate(split)
 
-    def _of(self, phase: Phase) -> "Stage":
+    def stage_of(self, phase: Phase) -> "Stage":
         if self._stage is None or self._stage.phase is not phase:
             self._stage = Stage(self, phase)
         return self._stage
@@ -144,7 +144,7 @@ class Stage:
         self._runs: dict[tuple[object, ...], tf.types.experimental.PolymorphicFunction] = {}
         self._once: dict[str, tf.data.Dataset] = {}
         self._features: dict[str, FeatureBatches | None] = {}
-        self.precision = self._decide_precision()
+        self.precision = self.decide_precision()
 
     @property
     def only_head(self) -> bool:
@@ -271,7 +271,7 @@ class Stage:
             input_signature=[images] if strategy.num_replicas_in_sync == 1 else None,
         )
 
-    def _decide_precision(self) -> str:
+    def decide_precision(self) -> str:
         """Returns the arithmetic that is asked for, or that the phase's own step is fastest in."""
         experiment = self._experiment
         if self.only_head:

@@ -20,7 +20,8 @@ from trainer.values import TrainerError
 _log = logging.getLogger("trainer")
 # What file systems answer that do not do what they are asked for: SMB, FUSE and some NFS, each its own.
 UNSUPPORTED = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EPERM})
-_warned: set[int] = set()
+warned: set[int] = set()
+"""Devices of the file systems that a line has been logged of."""
 # Names that begin so are of files in the middle of being written; whoever owns a folder may remove them.
 PART_PREFIX = ".part-"
 
@@ -259,8 +260,8 @@ def warn_unsupported(path: str | Path, what: str, error: OSError) -> None:
         device = os.stat(os.path.dirname(os.path.abspath(path))).st_dev
     except OSError:
         device = -1
-    if device not in _warned:
-        _warned.add(device)
+    if device not in warned:
+        warned.add(device)
         _log.warning(
             "%s: this file system cannot %s (%s); continuing without. Do not run two commands in the same "
             "folder at once, and after a power failure check what was written last",

@@ -505,12 +505,12 @@ def _write_all(archive: Path, folder: Path, *, flag: str, what: str) -> None:
         raise TrainerError(f"{flag}: {error}; make room there, or set --cache_dir") from None
     left = contents.num_bytes
     for (first, *others), chunks in (zip_files if zipped else tar_files)(archive, contents):
-        left = _write(folder, first, chunks, limit_bytes=left)
+        left = write_file(folder, first, chunks, limit_bytes=left)
         for path in others:
-            left = _write(folder, path, _chunks_of(folder / first), limit_bytes=left)
+            left = write_file(folder, path, _chunks_of(folder / first), limit_bytes=left)
 
 
-def _write(folder: Path, path: str, chunks: Iterable[bytes], *, limit_bytes: int) -> int:
+def write_file(folder: Path, path: str, chunks: Iterable[bytes], *, limit_bytes: int) -> int:
     """Writes a file and returns what is left of the limit.
 
     Raises:

@@ -23,7 +23,7 @@ class Trial:
     """Decodes pictures as training will, in any number of threads at once."""
 
     def __init__(self) -> None:
-        self._decode = _decoder()
+        self.decode = _decoder()
         self._room = _Room(PIXELS_AT_ONCE)
 
     def check(
@@ -49,7 +49,7 @@ class Trial:
             # The two decoders of common JPEGs are one library.
             if info.format != "JPEG" or not is_common(data):
                 with told_by_tensorflow(info, name=name):
-                    height, width, _ = self._decode(
+                    height, width, _ = self.decode(
                         tf.constant(cleaned(data, used)), tf.constant(orientation)
                     ).shape
                 require_size(height, width, info, name=name)

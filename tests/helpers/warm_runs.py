@@ -81,7 +81,7 @@ class Warm:
         self._begin_again(experiment.classifier.named_variables.values())
         if not is_new:
             experiment.config = config
-            experiment._open_pictures()
+            experiment.open_pictures()
         return experiment
 
     def _state(self, make: Callable, classifier: Any, plan: Any, **how: Any) -> Any:
@@ -111,7 +111,7 @@ class Warm:
         if not is_new:
             stage._all, stage._once, stage._features = stages, {}, {}
             stage.__dict__.pop("_weights", None)
-            stage.precision = stage._decide_precision()
+            stage.precision = stage.decide_precision()
         return stage
 
     def _evaluator(self, make: Callable, classifier: Any, *, cut: Any, **how: Any) -> Any:

@@ -22,7 +22,8 @@ tf.config.set_logical_device_configuration(
 )
 
 from tests.conftest import make_flower_folder  # noqa: E402
-from tests.feature_runs import metrics, weights  # noqa: E402
+from tests.helpers.feature_runs import metrics, weights  # noqa: E402
+from tests.helpers.undrawn import PLAIN, undrawn  # noqa: E402
 from trainer.loop import standard_callbacks  # noqa: E402
 from trainer.main import main  # noqa: E402
 
@@ -37,7 +38,7 @@ class Killed(BaseException):
 def call(name, *arguments, command="train", cache="cache"):
     """Returns (status, what was printed) of a command on the run `name`."""
     common = [f"--workdir={ROOT / name}", f"--cache_dir={ROOT / cache}", "--strategy=mirrored"]
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out), undrawn():
         status = main(["trainer", command, *common, *arguments])
     return status, out.getvalue()
 
@@ -52,7 +53,7 @@ def train(name, *changes, phases=PHASES):
         *phases,
         f"--source=folder:{ROOT / 'pictures'}", f"--backbone=savedmodel:{BACKBONE}", "--image_size=8",
         "--splits=9,5,4", "--batch_size=4", "--head=linear", "--dropout=0.5", "--precision=float32",
-        "--save_every=1steps", "--evaluate_every=1steps", "--log_every=1steps", *changes,
+        "--save_every=1steps", "--evaluate_every=1steps", "--log_every=1steps", *PLAIN, *changes,
     )  # fmt: skip
 
 

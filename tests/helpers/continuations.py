@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from tests.conftest import call_main
-from tests.interruptions import Kill, Observer, write_disk
-from tests.run_results import differences, kept_features, results, without_older
-from tests.warm_runs import Warm
+from tests.helpers.interruptions import Kill, Observer, write_disk
+from tests.helpers.run_results import differences, kept_features, results, without_older
+from tests.helpers.warm_runs import Warm
 
 CODE = {"trainer": "1", "git_commit": None, "source_sha256": "2"}
 
