@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +93,17 @@ def test_killed_and_resumed_it_is_the_same_run(run):
     after = [kill for kill in run.kills if any("ckpt-3.index" in name for name in kill.disk)]
     late = [kill for kill in run.kills if any("ckpt-6.index" in name for name in kill.disk)]
     told_faults(run, [after[0], late[len(late) // 2]], warm=False)
+
+
+def test_what_a_plugin_is_the_first_to_import_is_not_its_own(tmp_path):
+    plugin = tmp_path / "mine.py"
+    plugin.write_text("from trainer.model.saliency import Saliency")
+    code = (
+        "import sys; from trainer import plugins; plugins.load_plugins(sys.argv[1:]);"
+        "from trainer.model.saliency import SALIENCY; print([SALIENCY[name].plugin for name in SALIENCY])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, plugin], capture_output=True, text=True, check=True)
+    assert done.stdout == "['', '']\n"
 
 
 def finished(run):

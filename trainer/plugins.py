@@ -122,6 +122,8 @@ def _load(plugin: Plugin, *, module: str, flag: str) -> None:
         # It was edited, as in a notebook.
         forget(plugin.name)
     name = module or f"trainer_plugin_{plugin.path.stem}"
+    # First what is ours: of a room that a plugin is the first to import, all would count as the plugin's.
+    register.registries()
     try:
         with registering(plugin.name):
             if module:
