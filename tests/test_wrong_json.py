@@ -1,11 +1,15 @@
 """Files of a run that are whole JSON and hold something else: one line, and never a traceback."""
 
+import contextlib
 import copy
+import io
 import json
 import shutil
 
 import pytest
 
+from tests.conftest import call_main, make_flower_folder
+from tests.helpers.undrawn import PLAIN
 from trainer.record.workdir import Workdir
 from trainer.report.scored import read_report
 from trainer.run.scoring import recorded_temperature
@@ -17,9 +21,18 @@ FILES = ("run.json", "splits.json", "report/metrics.json", "report/calibration.j
 
 
 @pytest.fixture(scope="module")
-def trained(colours):
-    """The folder of a finished run, the flags of it, and its pictures."""
-    return colours.workdir, [*colours.arguments, f"--workdir={colours.workdir}"], colours.source
+def trained(tmp_path_factory, tiny_backbone):
+    """The folder of a finished run that makes mistakes, which `explain` looks up, and the flags of it."""
+    root = tmp_path_factory.mktemp("wrong_json")
+    pictures, workdir = make_flower_folder(root / "pictures"), root / "run"
+    flags = [
+        f"--source=folder:{pictures}", f"--backbone=savedmodel:{tiny_backbone}", "--image_size=8",
+        "--head=linear", "--splits=10,4,4", "--batch_size=4", "--schedule=frozen", "--frozen_for=2epochs",
+        "--precision=float32", *PLAIN, f"--workdir={workdir}",
+    ]  # fmt: skip
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert call_main("train", *flags) == 0
+    return workdir, flags, pictures
 
 
 @pytest.fixture
