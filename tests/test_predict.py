@@ -20,9 +20,9 @@ import tensorflow as tf
 
 import trainer
 from tests.conftest import call_main, make_flower_folder
+from tests.data.inspect.test_trial import DAMAGED
 from tests.data.kinds import KINDS
 from tests.data.pictures import blocks, encode, jpeg
-from tests.data.test_trial import DAMAGED
 from trainer.cli.config import Config
 from trainer.data.inspect.bad_pictures import shown_name
 from trainer.data.inspect.scan import scan

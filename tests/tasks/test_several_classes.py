@@ -90,7 +90,7 @@ def test_predictions_name_all_that_is_likely(run, run_main):
 def test_it_is_explained_and_exported(run, run_main, tmp_path):
     options = [f"--workdir={run.workdir}", "--checkpoint=latest"]
     folder = tmp_path / "why"
-    status, out, err = run_main("explain", run.root / "000.png", *options, f"--output={folder}")
+    status, _, err = run_main("explain", run.root / "000.png", *options, f"--output={folder}")
     assert status == 0, err
     [line] = map(json.loads, (folder / "explain.jsonl").read_text().splitlines())
     rows = predicted(run, run_main, *options)

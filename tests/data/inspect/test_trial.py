@@ -308,7 +308,7 @@ def test_damaged_metadata_is_no_reason_to_warn():
         "from tests.data.kinds import KINDS; from trainer.data.inspect.headers import inspect_picture as look"
     )
     command = [sys.executable, "-c", f"{code}; print(look(KINDS['damaged exif'], name='x').orientation)"]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("1\n", "")
 
 
@@ -336,7 +336,7 @@ def test_what_tensorflow_logs_besides_makes_no_difference(level):
         [sys.executable, "-c", AT_LEVEL],
         input="\n".join(data.hex() for data in pictures),
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": level},
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
         check=True,

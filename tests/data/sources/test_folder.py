@@ -173,7 +173,7 @@ def test_no_permission(tmp_path, closed, line):
         os.chmod(folder, 0o755)
         photos = write_tree(Path(folder) / "photos", {"a/0.jpg": b"", "a/x/1.jpg": b"", "b/0.jpg": b""})
         os.chmod(photos / closed, 0)
-        root = str(Path(__file__).parents[2])
+        root = str(Path(__file__).parents[3])
         run = [sys.executable, "-c", AS_NOBODY, root, str(photos)]
         done = subprocess.run(run, capture_output=True, text=True, timeout=60)
         os.chmod(photos / closed, 0o755)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.test_feature_store import digest, names
+from tests.store.test_feature_store import digest, names
 from trainer.store.feature_store import FeatureStore
 
 PROJECT = Path(__file__).parent.parent.parent

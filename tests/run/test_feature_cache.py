@@ -34,7 +34,7 @@ from trainer.store import provenance
 from trainer.store.feature_store import FeatureStore, StoredFeatures
 
 pytestmark = pytest.mark.usefixtures("figures_undrawn")
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 SPLITS = ["train", "validation", "test"]
 # 14 + 5 + 5 pictures: no split fills its last batch.
 SETTINGS = (

@@ -199,7 +199,7 @@ def look_with_little_memory(*pictures: bytes) -> list[str]:
     """Inspects pictures in a process of 400 MB; the smallest of 100 million pixels would take 300 decoded."""
     text = "\n".join(data.hex() for data in pictures)
     command = [sys.executable, "-c", LOOK]
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     done = subprocess.run(command, input=text, cwd=root, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     return [line.split(": ", 1)[1] for line in done.stdout.splitlines()]
