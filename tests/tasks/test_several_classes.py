@@ -101,6 +101,10 @@ def test_it_is_explained_and_exported(run, run_main, tmp_path):
     assert status == 0, err
     parity = json.loads((tmp_path / "x" / "parity.json").read_text())
     assert [model["agreement"] for model in parity["models"]] == [1.0] * 4
+    lines = [json.loads(line) for line in (run.workdir / "metrics.jsonl").read_text().splitlines()]
+    # A picture is right where all of its classes are.
+    for found in (parity["network"], *parity["models"]):
+        assert found["accuracy"] == pytest.approx(lines[-1]["accuracy"])
     plugin = run.options[0]
     of_model = predicted(run, run_main, f"--model={tmp_path / 'x' / 'float32.tflite'}", plugin)
     assert [row["prediction"] for row in of_model] == [row["prediction"] for row in rows]
