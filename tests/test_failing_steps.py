@@ -144,8 +144,9 @@ def test_features_and_evaluations_that_fail(arguments, fault, tmp_path, run_main
 @pytest.mark.parametrize(
     ("command", "name"),
     [
-        ("evaluate", "assertion"), ("predict", "memory"), ("explain", "assertion"), ("export", "memory"),
-        ("export", "assertion"),
+        ("evaluate", "assertion"), ("predict", "assertion"), ("explain", "assertion"),
+        ("export", "assertion"), pytest.param("predict", "memory", marks=pytest.mark.slow),
+        pytest.param("export", "memory", marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_other_commands_that_fail(undisturbed, pictures, fault, tmp_path, run_main, command, name):
@@ -164,7 +165,8 @@ def test_other_commands_that_fail(undisturbed, pictures, fault, tmp_path, run_ma
     assert not (tmp_path / "export").exists()
 
 
-@pytest.mark.parametrize("name", REASONS)
+# TensorFlow waits ten seconds for memory, each time.
+@pytest.mark.parametrize("name", ["assertion", pytest.param("memory", marks=pytest.mark.slow)])
 def test_a_page_that_fails(undisturbed, pictures, fault, name, monkeypatch, run_main):
     """Whoever asked is told, and the next one gets an answer."""
     answers = []
