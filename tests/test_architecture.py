@@ -418,7 +418,7 @@ def test_the_door_loads_no_tensorflow(module):
 
 
 def test_tests_stand_where_what_they_test_stands():
-    """A folder of tests is a room; `tasks`, with one kind of label from outside, and `helpers` are in none."""
+    """A folder of tests is a room; `helpers` holds none."""
     tests = Path(__file__).parent
     rooms = {path.relative_to(TRAINER).as_posix() for path in TRAINER.rglob("*") if path.is_dir()}
     folders = {path.parent.relative_to(tests).as_posix() for path in tests.rglob("test_*.py")} - {"."}
