@@ -34,8 +34,8 @@ class Killed:
         """Calls the program and returns its status; what it prints is thrown away."""
         # The code is not read anew each time, and somebody may be working on it.
         with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
-            for name in ("train.code", "introduction.code", "introduction.versions"):
-                patch.setattr(f"trainer.commands.{name}", lambda: CODE)
+            for name in ("commands.train.code", "run.introduction.code", "run.introduction.versions"):
+                patch.setattr(f"trainer.{name}", lambda: CODE)
             return call_main(*self.arguments, *changes)
 
     def left(self) -> dict[str, Any]:
