@@ -1,4 +1,4 @@
-"""The door: parse, check, dispatch. `python -m trainer.main [COMMAND] --flagfile=...`"""
+"""The door: parse, check, dispatch. `python -m trainer.main [COMMAND] --flagfile=...`."""
 
 import contextlib
 import logging
@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from trainer import runtime
 from trainer import runtime as machine
@@ -62,7 +62,7 @@ def _shortened(number: re.Match[str]) -> str:
     return f"{number[0][:10]}...({len(number[0]):,} digits)"
 
 
-class _Lines(logging.StreamHandler):
+class _Lines(logging.StreamHandler[TextIO]):
     """Lines on standard output. When nobody can read them any more the work goes on without them."""
 
     lost = False

@@ -19,7 +19,14 @@ __all__ = [
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
-Decorator = Callable[[F], F]
+
+
+class Decorator(Protocol):
+    """Gives back what it registers."""
+
+    def __call__(self, made: F, /) -> F: ...
+
+
 # {kind: where its registry is}. Rooms import TensorFlow, so they are imported when they are asked for.
 _REGISTRIES = {
     "task": "trainer.tasks:TASKS",

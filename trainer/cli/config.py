@@ -164,12 +164,12 @@ class Config:
         _check_together(config)
         return config
 
-    def _fields(self) -> list[tuple[Any, dataclasses.Field]]:
+    def _fields(self) -> list[tuple[Any, dataclasses.Field[Any]]]:
         sections = [getattr(self, section.name) for section in dataclasses.fields(self)]
         return [(section, f) for section in sections for f in dataclasses.fields(section)]
 
 
-def _check(field: dataclasses.Field, value: Any) -> None:
+def _check(field: dataclasses.Field[Any], value: Any) -> None:
     """Makes sure that a value is what an option was declared to take: it may come from a file, or Python.
 
     Raises:

@@ -65,7 +65,7 @@ def make_flags() -> absl_flags.FlagValues:
 
     A FlagValues of our own: the global one also holds what libraries define.
     """
-    values = absl_flags.FlagValues()
+    values = absl_flags.FlagValues()  # type: ignore[no-untyped-call]
     define: dict[str, Any] = {
         "str": absl_flags.DEFINE_string,
         "int": functools.partial(absl_flags.DEFINE, _Whole()),

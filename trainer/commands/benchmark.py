@@ -75,7 +75,7 @@ def _measure_phase(stages: Stages, phase: Phase, *, repeats: int) -> list[dict[s
     per_epoch = experiment.plan.steps_per_epoch
     rows = []
 
-    def add(what: str, work: Callable[[int], int], *, steps: int = 1) -> dict:
+    def add(what: str, work: Callable[[int], int], *, steps: int = 1) -> dict[str, Any]:
         found = measure(work, repeats=repeats)
         secs = [one.secs for one in found]
         row = {

@@ -6,7 +6,7 @@ from typing import Any
 
 from trainer.cli.flags import CommandLine
 from trainer.doctor import probe
-from trainer.doctor.findings import Section, as_json, count, shown, verdict
+from trainer.doctor.findings import Finding, Section, as_json, count, shown, verdict
 from trainer.doctor.hardware import (
     check_cluster,
     check_gpus,
@@ -30,7 +30,7 @@ def run(line: CommandLine) -> int:
         require_place(local_path(output, flag=f"--output={output}"), flag=f"--output={output}")
     sections: list[Section] = []
 
-    def tell(title: str, findings: list) -> None:
+    def tell(title: str, findings: list[Finding]) -> None:
         sections.append(Section(title, findings))
         print(shown(sections[-1]), flush=True)
 
@@ -54,7 +54,7 @@ def run(line: CommandLine) -> int:
     return 1 if count(sections, "problem") else 0
 
 
-def _waited_for(process: subprocess.Popen | str) -> dict[str, Any]:
+def _waited_for(process: subprocess.Popen[Any] | str) -> dict[str, Any]:
     """Returns what the process found; on a terminal, a line says meanwhile what is waited for."""
     waiting = "trying TensorFlow ..." if sys.stdout.isatty() else ""
     print(waiting, end="\r" * bool(waiting), flush=True)

@@ -83,7 +83,7 @@ class Listing:
         if self._left_out:
             _log.info("%s: left out %s, no pictures by their ending", self.name, _counted(self._left_out))
 
-    def _is_class(self, folder: Path, entry: os.DirEntry) -> bool:
+    def _is_class(self, folder: Path, entry: os.DirEntry[str]) -> bool:
         is_folder, problem = _kind(entry)
         # A link that leads nowhere and has no ending was a class folder: to go on without it is to lose it.
         lost = bool(problem) and entry.is_symlink() and not os.path.splitext(entry.name)[1]
@@ -112,7 +112,7 @@ class Listing:
                 inner = self._pictures(folder / entry.name, chain)
                 yield from ((f"{shown}/{path}", reason) for path, reason in inner)
 
-    def _entries(self, folder: Path) -> list[os.DirEntry]:
+    def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
         try:
             with os.scandir(folder) as found:
                 entries = [entry for entry in found if not entry.name.startswith(".")]
@@ -135,7 +135,7 @@ class Listing:
         return TrainerError(f"--source={self.name}: {text}")
 
 
-def _kind(entry: os.DirEntry) -> tuple[bool, str]:
+def _kind(entry: os.DirEntry[str]) -> tuple[bool, str]:
     """Returns whether it is a folder, and why it is neither that nor a file."""
     try:
         if entry.is_dir():
@@ -147,7 +147,7 @@ def _kind(entry: os.DirEntry) -> tuple[bool, str]:
     return False, "not a regular file" if os.path.exists(entry.path) else "a link to nothing"
 
 
-def _is_named_as_picture(entry: os.DirEntry) -> bool:
+def _is_named_as_picture(entry: os.DirEntry[str]) -> bool:
     return entry.name.lower().endswith(PICTURE_ENDINGS)
 
 

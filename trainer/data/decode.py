@@ -1,5 +1,7 @@
 """From encoded bytes to the pixels a backbone wants."""
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -68,7 +70,7 @@ def _is_webp_with_alpha(encoded: tf.Tensor) -> tf.Tensor:
 def _upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """Each of the eight is a transposition, then a flip left-right, then one upside-down, or not."""
 
-    def where(orientations: list[int], change, picture: tf.Tensor) -> tf.Tensor:
+    def where(orientations: list[int], change: Any, picture: tf.Tensor) -> tf.Tensor:
         chosen = tf.reduce_any(tf.equal(orientation, orientations))
         return tf.cond(chosen, lambda: change(picture), lambda: picture)
 

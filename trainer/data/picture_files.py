@@ -7,6 +7,7 @@ import stat
 import urllib.request
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from trainer.data.class_folders import PICTURE_ENDINGS
 from trainer.data.inspect.bad_pictures import BadPictureError
@@ -133,7 +134,7 @@ def _at(path: str) -> Iterator[Found]:
 def _below(folder: str) -> Iterator[Found]:
     # What is still to come, the next one last; a folder with those that it lies in. No recursion, as
     # folders may be nested as deep as a path is long.
-    waiting: list[Found | tuple[str, tuple]] = [(folder, ())]
+    waiting: list[Found | tuple[str, tuple[Any, ...]]] = [(folder, ())]
     while waiting:
         following = waiting.pop()
         if isinstance(following, Found):
@@ -161,7 +162,7 @@ def _below(folder: str) -> Iterator[Found]:
                 waiting.append((entry_path, (*above, identity)))
 
 
-def _sorted_entry(entry: os.DirEntry) -> str:
+def _sorted_entry(entry: os.DirEntry[str]) -> str:
     """Returns a name, with a slash behind that of a folder, so that it sorts like the paths below it.
 
     Empty for what is left out.

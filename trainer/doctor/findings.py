@@ -25,14 +25,17 @@ class Section(NamedTuple):
 
 
 def ok(text: str) -> Finding:
+    """Returns a finding that is as it should be."""
     return Finding("ok", text)
 
 
 def warning(text: str, advice: str) -> Finding:
+    """Returns what works, and might work better."""
     return Finding("warning", text, advice)
 
 
 def problem(text: str, advice: str) -> Finding:
+    """Returns what keeps something from working."""
     return Finding("problem", text, advice)
 
 

@@ -31,7 +31,7 @@ _OF_COMMANDS = {
 WHAT = f"{_NUM_CONVOLUTIONS} convolutions, {_IMAGES[-1]} channels, batch {_IMAGES[0]}"
 
 
-def start() -> subprocess.Popen | str:
+def start() -> subprocess.Popen[Any] | str:
     """Starts the process; returns why it cannot be, if so."""
     here = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH", ""), here]))
@@ -51,7 +51,7 @@ def start() -> subprocess.Popen | str:
         )
 
 
-def finish(process: subprocess.Popen | str) -> dict[str, Any]:
+def finish(process: subprocess.Popen[Any] | str) -> dict[str, Any]:
     """Waits for what `start` returned; returns what the stages said, and under "failed" why one did not."""
     if isinstance(process, str):
         return {"failed": process}

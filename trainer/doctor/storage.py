@@ -206,7 +206,8 @@ def check_caches(*, cache_dir: str = "", data_dir: str = "", limit_gb: float = 2
     """Looks at what is kept between runs.
 
     Args:
-      cache_dir, data_dir: the values of --cache_dir and --data_dir.
+      cache_dir: the value of --cache_dir.
+      data_dir: the value of --data_dir.
       limit_gb: the value of --cache_limit_gb.
     """
     root = cache_root(cache_dir)

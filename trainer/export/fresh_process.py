@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -114,7 +114,7 @@ def python_starts() -> Iterator[None]:
 
 
 def _feed(
-    process: subprocess.Popen,
+    process: subprocess.Popen[Any],
     pictures: Iterable[Picture],
     watch: Callable[[int], None],
     patience_secs: float,
@@ -151,7 +151,7 @@ class _Progress:
 
 
 @contextlib.contextmanager
-def _killed_when_idle(process: subprocess.Popen, secs: float) -> Iterator[_Progress]:
+def _killed_when_idle(process: subprocess.Popen[Any], secs: float) -> Iterator[_Progress]:
     """Kills a process that shows no progress for so long; it has ended when the block has."""
     progress, over = _Progress(), threading.Event()
 

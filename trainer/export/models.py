@@ -18,11 +18,11 @@ from trainer.export.metadata import LABELS_NAME, NAME, About, read_about
 from trainer.export.onnx import require_converter, write_onnx
 from trainer.export.saved_model import write_saved_model
 from trainer.model.classifier import Classifier
-from trainer.model.hub_cache import find_defect, first_line
+from trainer.model.hub_cache import find_defect
 from trainer.paths import local_path
 from trainer.store.files import write_bytes, write_text
 from trainer.tasks import make_task
-from trainer.values import Contract, TrainerError, UsageError
+from trainer.values import Contract, TrainerError, UsageError, told_by_tensorflow
 
 SAVED_MODEL, ONNX = "saved_model", "onnx"
 FORMATS = (SAVED_MODEL, *tflite.FORMATS, ONNX)
@@ -141,7 +141,7 @@ def _saved_model(folder: Path, flag: str) -> Callable[[np.ndarray], np.ndarray]:
         model = tf.saved_model.load(str(folder))
         model.signatures["images"]
     except Exception as error:  # What a damaged graph raises is of many kinds.
-        raise TrainerError(f"{flag}: TensorFlow cannot load it: {first_line(error)}") from None
+        raise TrainerError(f"{flag}: TensorFlow cannot load it: {told_by_tensorflow(error)}") from None
 
     def probabilities(images: np.ndarray) -> np.ndarray:
         with _told(flag):
@@ -200,4 +200,4 @@ def _told(flag: str) -> Iterator[None]:
     try:
         yield
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        raise TrainerError(f"{flag} cannot be run: {first_line(error)}") from None
+        raise TrainerError(f"{flag} cannot be run: {told_by_tensorflow(error)}") from None

@@ -84,7 +84,8 @@ def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
     Args:
       pixels: [H, W, 3] uint8.
-      height, width: the size wanted.
+      height: wanted, in px.
+      width: wanted, in px.
 
     Returns:
       [height, width, 3] float32 from 0 to 1.

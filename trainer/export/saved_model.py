@@ -10,8 +10,8 @@ import tensorflow as tf
 from trainer.data.decode import decode, to_contract
 from trainer.export.metadata import About
 from trainer.export.orientation import exif_orientation
-from trainer.model.hub_cache import first_line
 from trainer.tasks import Task, make_task
+from trainer.values import told_by_tensorflow
 
 _PIXELS_AT_ONCE = 10
 
@@ -53,7 +53,7 @@ def save(module: tf.Module, folder: Path, *, signatures: Mapping[str, Any]) -> N
     try:
         tf.saved_model.save(module, str(folder), signatures=signatures)
     except tf.errors.OpError as error:
-        raise OSError(errno.EIO, first_line(error), str(folder)) from None
+        raise OSError(errno.EIO, told_by_tensorflow(error), str(folder)) from None
 
 
 class _Served(tf.Module):

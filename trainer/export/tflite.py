@@ -15,9 +15,8 @@ from tensorflow.lite.tools import flatbuffer_utils
 
 from trainer.export.metadata import LABELS_NAME, NAME, About
 from trainer.export.saved_model import save
-from trainer.model.hub_cache import first_line
 from trainer.store.files import PART_PREFIX
-from trainer.values import TrainerError
+from trainer.values import TrainerError, told_by_tensorflow
 
 # What the schema numbers.
 _LABELS_OF_AN_AXIS, _IMAGE, _RGB, _NORMALIZATION = 2, 2, 1, 1
@@ -242,4 +241,4 @@ def _whole_range(images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 def _reason(error: Exception) -> str:
     """Returns the line that says what it is about; the converter's come over many lines."""
     told = [line.strip() for line in str(error).splitlines() if "error:" in line or "ops:" in line]
-    return told[0][:300] if told else first_line(error)
+    return told[0][:300] if told else told_by_tensorflow(error)

@@ -53,8 +53,10 @@ Limit = Callable[[Sequence[tf.Tensor], tf.Tensor], list[tf.Tensor]]
 
 
 def clip_norm(largest: float) -> Limit:
-    """Scales all gradients together so that their norm is at most `largest` (Pascanu et al., 2013,
-    arXiv 1211.5063)."""
+    """Scales all gradients together so that their norm is at most `largest`.
+
+    Pascanu et al., 2013, arXiv 1211.5063.
+    """
 
     def limit(gradients: Sequence[tf.Tensor], norm: tf.Tensor) -> list[tf.Tensor]:
         return tf.clip_by_global_norm(gradients, largest, use_norm=norm)[0]

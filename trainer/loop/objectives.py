@@ -7,13 +7,14 @@ from typing import Any, NamedTuple, Protocol
 import tensorflow as tf
 
 from trainer.loop.gradient_rules import GradientRule, Limit, plain
-from trainer.loop.losses import PLAIN_LOSS, Loss
+from trainer.loop.losses import PLAIN_LOSS
 from trainer.loop.metrics import Metric, accuracy
 from trainer.model.classifier import Classifier
 from trainer.model.cuts import Cut
 from trainer.model.dropout import Draws
 from trainer.precision import apart
 from trainer.registry import Registry
+from trainer.tasks import Loss
 
 
 class Forward:
@@ -109,7 +110,7 @@ def supervised(*, loss: Loss) -> Objective:
     """The loss of --loss, of the labels."""
 
     def terms(forward: Forward, batch: Mapping[str, tf.Tensor], seed: tf.Tensor) -> Terms:
-        def score(features: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor | None) -> tuple:
+        def score(features: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor | None) -> tuple[Any, ...]:
             logits = forward.logits(features)
             return logits, loss(logits, labels, targets)
 

@@ -4,6 +4,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import tensorflow as tf
 import tf_keras
@@ -120,5 +121,5 @@ class PhaseSchedule(tf_keras.optimizers.schedules.LearningRateSchedule):
     def __call__(self, step: tf.Tensor | int) -> tf.Tensor:
         return self._peak * self._factor(step if self._step is None else self._step - self._start_step)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         raise TypeError("a phase's schedule is rebuilt from the run's flags, not from a Keras config")

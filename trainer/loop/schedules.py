@@ -34,8 +34,7 @@ def constant() -> Course:
 
 @SCHEDULES.register("cosine", source="arXiv 1608.03983")
 def cosine(final: _Share = 0.0) -> Course:
-    """Half a wave from 1 to `final` at the end (Loshchilov & Hutter, 2017, arXiv 1608.03983, without
-    restarts)."""
+    """Half a wave from 1 to `final` at the end (Loshchilov & Hutter, 2017), without restarts."""
     return lambda step, num_steps: _anneal(1.0, final, _share(step, num_steps))
 
 

@@ -30,7 +30,7 @@ _draws: ContextVar[Draws | None] = ContextVar("draws", default=None)
 
 
 def dropout(
-    x: tf.Tensor, *, rate: float, draws: Draws, noise_shape: tf.Tensor | Sequence | None = None
+    x: tf.Tensor, *, rate: float, draws: Draws, noise_shape: tf.Tensor | Sequence[Any] | None = None
 ) -> tf.Tensor:
     """Zeroes a share of [b, ...] and scales up the rest (Srivastava et al., 2014).
 

@@ -22,8 +22,7 @@ from trainer.store.files import PART_PREFIX, move, write_text
 from trainer.store.lock import file_lock
 from trainer.store.places import cache_root, hub_cache_root
 from trainer.store.unpack import BadArchiveError, remove_left_overs, unpack
-from trainer.values import TrainerError, UsageError
-from trainer.values import told_by_tensorflow as first_line
+from trainer.values import TrainerError, UsageError, told_by_tensorflow
 
 
 def find_defect(folder: Path) -> str:
@@ -55,7 +54,7 @@ def find_defect(folder: Path) -> str:
         for name in reader.get_variable_to_shape_map():
             reader.get_tensor(name)
     except Exception as error:  # The reader raises tf.errors, RuntimeError and ValueError.
-        return f"variables cannot be read ({first_line(error)})"
+        return f"variables cannot be read ({told_by_tensorflow(error)})"
     return ""
 
 

@@ -13,9 +13,8 @@ import h5py
 import numpy as np
 import tf_keras
 
-from trainer.model.hub_cache import first_line
 from trainer.paths import local_path
-from trainer.values import TrainerError, UsageError
+from trainer.values import TrainerError, UsageError, told_by_tensorflow
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
@@ -152,8 +151,8 @@ def load_weights(network: tf_keras.Model, *, path: Path, name: str) -> None:
             network.load_weights(str(path))
     except Exception as error:  # h5py, zipfile, KeyError and ValueError, by what is wrong with it.
         raise TrainerError(
-            f"--weights={path} does not fit {name}: {first_line(error)}; expected weights of this very "
-            "model, saved with or without its classifier"
+            f"--weights={path} does not fit {name}: {told_by_tensorflow(error)}; expected weights of this "
+            "very model, saved with or without its classifier"
         ) from error
 
 

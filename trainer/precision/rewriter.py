@@ -177,6 +177,7 @@ def supported() -> tuple[str, ...]:
 
 
 def takes_effect(precision: str) -> bool:
+    """Returns whether the rewriter changes a small network here, and what comes out can be computed."""
     import tensorflow as tf
 
     try:
@@ -187,6 +188,7 @@ def takes_effect(precision: str) -> bool:
 
 
 def small_network(images: Any, kernel: Any, matrix: Any) -> Any:
+    """A convolution and a product of matrices, what 16 bits pay for."""
     import tensorflow as tf
 
     maps = tf.nn.relu(tf.nn.conv2d(images, kernel, strides=1, padding="SAME"))

@@ -42,7 +42,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def learning_curves(
-    lines: Sequence[dict], *, phases: Sequence[tuple[str, float]], title: str, metric: str = "accuracy"
+    lines: Sequence[dict[str, Any]],
+    *,
+    phases: Sequence[tuple[str, float]],
+    title: str,
+    metric: str = "accuracy",
 ) -> bytes:
     """Draws loss above and a metric below, training and validation in each, over the epochs of a run.
 
@@ -128,7 +132,7 @@ def accuracy_limits(means: Sequence[Point], scores: Sequence[Point]) -> tuple[fl
     return low - margin, high + margin
 
 
-def _points(lines: Sequence[dict], split: str, name: str) -> list[Point]:
+def _points(lines: Sequence[dict[str, Any]], split: str, name: str) -> list[Point]:
     """Returns the finite numbers of a split, '' for all splits, by epoch."""
     chosen = [line for line in lines if line.get("split") == split or not split]
     points = [(line.get("epoch"), line.get(name)) for line in chosen]
@@ -140,7 +144,7 @@ def _points(lines: Sequence[dict], split: str, name: str) -> list[Point]:
     ]
 
 
-def _draw(axes: Any, lines: Sequence[dict], name: str, starts: Sequence[float]) -> None:
+def _draw(axes: Any, lines: Sequence[dict[str, Any]], name: str, starts: Sequence[float]) -> None:
     train, validation, test = (_points(lines, split, name) for split in COLOURS)
     means = epoch_means(train, starts=starts)
     factor = 1 if name == "loss" else 100

@@ -110,7 +110,7 @@ class Arithmetic:
 
 
 @contextlib.contextmanager
-def forward_step(experiment: Experiment, forward: Callable) -> Iterator[Callable[[], object]]:
+def forward_step(experiment: Experiment, forward: Callable[..., Any]) -> Iterator[Callable[[], object]]:
     """Gives a step that runs a network on the first training pictures, a quarter of a batch of them."""
     batch_size, replicas = experiment.config.plan.batch_size, experiment.strategy.num_replicas_in_sync
     first = experiment.pipeline.once(experiment.splits.indices["train"][:batch_size]).unbatch()

@@ -86,7 +86,7 @@ class FeatureCache:
         self,
         split: str,
         cut: Cut,
-        below: Callable,
+        below: Callable[..., Any],
         network: dict[str, str],
         augment: Augment | None,
         view: dict[str, Any],

@@ -16,7 +16,8 @@ from trainer.loop.standard_callbacks import Evaluate, Guard, Log, Save, Stop
 from trainer.loop.state import TrainState
 from trainer.loop.step import Run
 from trainer.model.freezing import summary
-from trainer.record.checkpoints import Base, Checkpoints
+from trainer.record.checkpoint_files import Base
+from trainer.record.checkpoints import Checkpoints
 from trainer.record.profile import Profiler
 from trainer.record.progress import Progress, counting
 from trainer.record.summaries import Summaries
@@ -90,7 +91,7 @@ class _Session:
         """Returns them in their order; see `callbacks`."""
         run, every, judges = self._config.run, self._every, self._judges()
         before_save, after = _registered(self._stages, self._summaries, self._progress, every)
-        writing: dict = {"writer": self._summaries, "progress": self._progress}
+        writing: dict[str, Any] = {"writer": self._summaries, "progress": self._progress}
         return [
             *self._profile,
             self._guard,
@@ -109,7 +110,7 @@ class _Session:
         update, say = self._config.update, self._progress.say
         judges: list[Judge] = [Best(save_best=self._save_best), Plateau(say=say)]
         if update.early_stop:
-            waits: dict = {"patience": update.patience, "min_change": update.min_change}
+            waits: dict[str, Any] = {"patience": update.patience, "min_change": update.min_change}
             judges.append(EarlyStop(update.early_stop, **waits, save=self._save_once, say=say))
         return judges
 
@@ -231,7 +232,7 @@ def make_stages(
     experiment: Experiment,
     *,
     decided: Mapping[str, Any],
-    on_decision: Callable[[Mapping], None] = lambda decided: None,
+    on_decision: Callable[[Mapping[str, Any]], None] = lambda decided: None,
 ) -> Stages:
     """Makes the state of a run that has not begun, and what its phases run on.
 

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
+from typing import Any
 
 import tensorflow as tf
 
@@ -259,7 +260,7 @@ class Stage:
         )
         return self._runs[made_for]
 
-    def _make_below(self, cut: Cut | None) -> Callable:
+    def _make_below(self, cut: Cut | None) -> Callable[..., Any]:
         """Makes the function from pictures to what crosses the cut, on all devices."""
         strategy = self._experiment.strategy
         below = cut.below if cut else self._experiment.backbone

@@ -1,7 +1,7 @@
 """RandAugment: a few of fourteen operations, drawn for each picture."""
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import tensorflow as tf
 
@@ -101,7 +101,7 @@ def _moved(images: tf.Tensor, *, shift: Row) -> tf.Tensor:
     return transform(images, x=(1.0, 0.0), y=(0.0, 1.0), shift=shift, fill=_GREY)
 
 
-def _by_factor(change: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> Callable:
+def _by_factor(change: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> Callable[..., Any]:
     return lambda images, strength: change(images, 1.0 + 0.9 * strength)
 
 

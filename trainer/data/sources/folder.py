@@ -69,7 +69,7 @@ class FolderSource:
 
 @SOURCES.register("folder", check=local_path)
 def open_folder(path: str, *, name: str, budget_bytes: int = DEFAULT_BUDGET_BYTES) -> FolderSource:
-    """A folder with a folder of pictures for each class, or with train, validation and test folders of such.
+    r"""A folder with a folder of pictures for each class, or with train, validation and test folders of such.
 
     Pictures are in the order of their classes, and then of their paths in plain code-point order.
     `roses/1.jpg` and `roses/garden/1.jpg` are both of class roses. Folders called train, validation (or val,
@@ -78,7 +78,7 @@ def open_folder(path: str, *, name: str, budget_bytes: int = DEFAULT_BUDGET_BYTE
 
     What has the name of a picture and cannot be read has an id and a place like all others, so that no other
     picture moves when it is repaired: links to nothing and in circles, pipes, folders named x.jpg, and names
-    that cannot be printed, whose ids are as bash reads them, such as $'a\\nb.jpg'.
+    that cannot be printed, whose ids are as bash reads them, such as $'a\nb.jpg'.
 
     Args:
       path: the folder; `~` is expanded.

@@ -23,6 +23,8 @@ from trainer.values import TrainerError, UsageError
 
 
 class Stage(NamedTuple):
+    """Some blocks alike, one after the other; sizes in px, numbers of maps."""
+
     repeats: int
     kernel: int
     stride: int

@@ -12,11 +12,11 @@ from trainer.model.backbones.base import LEAVE_FROZEN, require_variables
 from trainer.model.cuts import Cut, whole_cut
 from trainer.model.folding import Inference
 from trainer.model.hub import hub
-from trainer.model.hub_cache import first_line, module_digest, module_folder
+from trainer.model.hub_cache import module_digest, module_folder
 from trainer.model.hub_handles import published_size
 from trainer.model.layers import Layer
 from trainer.model.variable_names import unique_names
-from trainer.values import Contract, TrainerError, UsageError, failure_in_words
+from trainer.values import Contract, TrainerError, UsageError, failure_in_words, told_by_tensorflow
 
 logger = logging.getLogger("trainer")
 
@@ -188,7 +188,7 @@ class HubBackbone:
             raise TrainerError(failure_in_words(error)) from error
         except (tf.errors.OpError, ValueError, TypeError) as error:
             raise UsageError(
-                f"{self.name} cannot take pictures of {height}x{width} px ({first_line(error)}): "
+                f"{self.name} cannot take pictures of {height}x{width} px ({told_by_tensorflow(error)}): "
                 "give the size it was made for with --image_size"
             ) from error
         if isinstance(output, dict):
@@ -242,7 +242,7 @@ def _load(name: str, folder: Path) -> Any:
     try:
         return hub.load(str(folder))
     except Exception as error:  # Unknown ops, missing custom kernels, newer formats: anything.
-        raise TrainerError(f"{name}: TensorFlow cannot load {folder}: {first_line(error)}") from error
+        raise TrainerError(f"{name}: TensorFlow cannot load {folder}: {told_by_tensorflow(error)}") from error
 
 
 class _Served:
@@ -262,7 +262,7 @@ def _make_layer(name: str, module: Any, output_shape: list[int | None] | None = 
     try:
         return hub.KerasLayer(module, trainable=False, output_shape=output_shape)
     except (ValueError, TypeError) as error:
-        raise TrainerError(f"{name} is no module for hub.KerasLayer: {first_line(error)}") from error
+        raise TrainerError(f"{name} is no module for hub.KerasLayer: {told_by_tensorflow(error)}") from error
 
 
 def _read_interface(name: str, module: Any) -> _Interface:

@@ -24,13 +24,12 @@ from trainer.model.cuts import Cut, network_cut, whole_cut, why_no_cut
 from trainer.model.dropout import seed_dropout
 from trainer.model.fingerprints import network_fingerprint
 from trainer.model.folding import Inference
-from trainer.model.hub_cache import first_line
 from trainer.model.initializers import reseed
 from trainer.model.layers import Layer, network_layers
 from trainer.model.variable_names import lasting_names, unique_names
 from trainer.model.weight_files import load_weights, weights_path
 from trainer.store.places import keras_folder
-from trainer.values import Contract, TrainerError, UsageError
+from trainer.values import Contract, TrainerError, UsageError, told_by_tensorflow
 
 logger = logging.getLogger("trainer")
 
@@ -209,12 +208,12 @@ def _build(constructor: Any, name: str, size: int, *, fetch: bool) -> tf_keras.M
         least = re.search(r"size must be at least (\d+)", str(error))
         if least:
             raise UsageError(f"--image_size={size}: {name} takes {least[1]} px or more") from error
-        raise TrainerError(f"{name} at {size} px: {first_line(error)}") from error
+        raise TrainerError(f"{name} at {size} px: {told_by_tensorflow(error)}") from error
     except Exception as error:  # tf_keras raises plain Exception when a download fails.
         if not fetch:
             raise
         raise TrainerError(
-            f"cannot get the ImageNet weights of {name} ({first_line(error)}); they are not in "
+            f"cannot get the ImageNet weights of {name} ({told_by_tensorflow(error)}); they are not in "
             f"{_downloads()} either. Ways out: (1) run once where there is network and copy that folder "
             "here; (2) name a weights file with --weights=PATH; (3) --backbone=efficientnet_lite0 needs no "
             "network"

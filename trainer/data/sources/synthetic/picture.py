@@ -40,6 +40,7 @@ def label_of(seed: int, index: int) -> int:
 
 
 def order_of(seed: int, block: int) -> np.ndarray:
+    """Returns the classes of a block of pictures in their order, [5] int64."""
     return np.random.default_rng((seed, 0, block)).permutation(len(CLASS_NAMES))
 
 
