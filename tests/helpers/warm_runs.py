@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.commands import evaluate, train
+from trainer.commands import train
 from trainer.data.features import FeatureBatches
 from trainer.data.pipeline import OrderedBatches
 from trainer.loop import state as state_room
 from trainer.record import checkpoints
 from trainer.report import curves, figures, writer
-from trainer.report import figures as charts
+from trainer.run import session
 from trainer.run import stages as stages_room
 
 DRAWN = (
@@ -44,7 +44,7 @@ class Warm:
         """Within the block, runs take what is kept."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(train, "Experiment", functools.partial(self._experiment, train.Experiment))
-            patch.setattr(evaluate, "TrainState", functools.partial(self._state, evaluate.TrainState))
+            patch.setattr(session, "TrainState", functools.partial(self._state, session.TrainState))
             optimizer = functools.partial(self._optimizer, state_room.make_optimizer)
             patch.setattr(state_room, "make_optimizer", optimizer)
             patch.setattr(state_room, "Shadows", functools.partial(self._shadows, state_room.Shadows))
@@ -52,7 +52,7 @@ class Warm:
             patch.setattr(stages_room, "Evaluator", functools.partial(self._evaluator, stages_room.Evaluator))
             for name in ("training", "once"):
                 patch.setattr(OrderedBatches, name, self._dataset(name, getattr(OrderedBatches, name)))
-            for room in (figures, curves, charts, writer):
+            for room in (figures, curves, writer):
                 for name in DRAWN:
                     if hasattr(room, name):
                         patch.setattr(room, name, self._drawn(name, getattr(room, name)))

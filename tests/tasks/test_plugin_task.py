@@ -38,8 +38,8 @@ class Cautious(OneClass):
 
 
 def forget():
-    for name in list(plugins._loaded):
-        plugins._forget(name)
+    for name in list(plugins.loaded):
+        plugins.forget(name)
 
 
 @pytest.fixture(autouse=True)

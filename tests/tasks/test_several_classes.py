@@ -20,8 +20,8 @@ STEPS = 40
 
 
 def forget():
-    for name in list(plugins._loaded):
-        plugins._forget(name)
+    for name in list(plugins.loaded):
+        plugins.forget(name)
 
 
 @pytest.fixture(autouse=True)

@@ -17,10 +17,9 @@ from tests.model.modules import (
     save_with_signature,
 )
 from trainer.model.backbones import hub_modules, open_backbone
-from trainer.model.hub_cache import first_line
 from trainer.model.hub_handles import published_size
 from trainer.model.variable_names import unique_names
-from trainer.values import Contract, TrainerError, UsageError
+from trainer.values import Contract, TrainerError, UsageError, told_by_tensorflow
 
 RED, WHITE = [1.0, 0.0, 0.0], [1.0, 1.0, 1.0]
 
@@ -295,9 +294,9 @@ def test_what_tensorflow_says_without_its_names():
     error = tf.errors.ResourceExhaustedError(
         None, None, "{{function_node f}} " + too_large + " [Op:Fill] name: "
     )
-    assert first_line(error) == too_large
-    assert first_line(ValueError("Exception encountered when calling layer\n\nwrong")) == "wrong"
-    assert first_line(ValueError()) == "ValueError"
+    assert told_by_tensorflow(error) == too_large
+    assert told_by_tensorflow(ValueError("Exception encountered when calling layer\n\nwrong")) == "wrong"
+    assert told_by_tensorflow(ValueError()) == "ValueError"
 
 
 def test_unknown_address():
