@@ -14,7 +14,7 @@ from tests.helpers.continuations import Killed, told_faults, while_recovering
 from tests.helpers.interruptions import Kill, changed, read_disk, torn
 from tests.helpers.processes import run_program
 from trainer.loop import standard_callbacks
-from trainer.run import session as loop_wiring
+from trainer.run import session
 from trainer.runtime import StopSignal
 from trainer.values import Interrupted
 
@@ -222,7 +222,7 @@ def test_a_state_is_checked_before_it_is_saved_and_saved_before_it_is_scored(run
         orders.append([type(callback).__name__ for callback in callbacks])
         raise Interrupted("enough")
 
-    monkeypatch.setattr(loop_wiring, "train", record)
+    monkeypatch.setattr(session, "train", record)
     run.put_back(None)
     assert run.start() == 75
     assert orders == [

@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import call_main, make_flower_folder
 from tests.helpers.run_results import differences, results, without_older
 from trainer.loop import standard_callbacks
-from trainer.run import session as loop_wiring
+from trainer.run import session
 
 pytestmark = pytest.mark.usefixtures("figures_undrawn")
 
@@ -96,7 +96,7 @@ def test_weights_that_were_best_only_where_the_run_ended_do_not_stand_in_the_way
     def measures(scored, class_names, *, task):
         return {"accuracy": next(better) / 100, "loss": 1.0}
 
-    monkeypatch.setattr(loop_wiring, "measures", measures)
+    monkeypatch.setattr(session, "measures", measures)
     long, short = "--frozen_for=7steps", "--frozen_for=5steps" if every == "2steps" else "--frozen_for=2steps"
     assert train(workdir, *flags, long) == 0
     expected = [path.name for path in sorted((workdir / "checkpoints/best").iterdir())]
