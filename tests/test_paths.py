@@ -94,7 +94,7 @@ def test_what_is_refused_tensorflow_would_not_find():
 
 def test_the_functions_for_other_programs_refuse_it_too(tmp_path):
     import trainer
-    from trainer.export.models import open_model
+    from trainer.export.loading import open_model
 
     (tmp_path / "a[1]" / "run").mkdir(parents=True)
     for opened in (trainer.load, open_model):

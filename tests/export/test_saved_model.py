@@ -14,8 +14,8 @@ from tests.data.pictures import blocks, encode, noise
 from trainer.data.loading import Loader
 from trainer.data.picture_files import Found
 from trainer.export.frozen import frozen_network
+from trainer.export.loading import open_model
 from trainer.export.metadata import About, read_about
-from trainer.export.models import open_model
 from trainer.export.saved_model import write_saved_model
 from trainer.model.backbones import open_backbone
 from trainer.model.classifier import Classifier

@@ -23,8 +23,7 @@ from hypothesis import strategies as st
 
 from tests.helpers.processes import run_program
 from tests.record.test_checkpoints import CONSTANT, message, values, variables
-from trainer.record import checkpoint_files
-from trainer.record import checkpoint_files as checkpoint_values
+from trainer.record import checkpoint_files, checkpoint_values
 from trainer.record.checkpoints import Base, Checkpoints
 from trainer.values import TrainerError
 

@@ -16,8 +16,8 @@ from trainer.cli.flags import CommandLine
 from trainer.data.inspect.bad_pictures import shown_name
 from trainer.data.loading import Loaded
 from trainer.data.picture_files import Found, find_pictures
+from trainer.export.loading import open_model
 from trainer.export.metadata import About, read_about
-from trainer.export.models import open_model
 from trainer.paths import local_path
 from trainer.record.predictions import FORMATS, Prediction, choose_format, opened
 from trainer.record.progress import counting

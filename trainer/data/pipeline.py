@@ -1,4 +1,8 @@
-"""From positions in a source to batches: order > shard > read > decode > resize > augment > mix."""
+"""From positions in a source to batches: order > shard > read > decode > resize > augment > mix.
+
+The order of epoch e is a permutation by (seed, e), so the step number alone says which examples
+come next: a run that starts again at step s sees what it would have seen.
+"""
 
 import os
 

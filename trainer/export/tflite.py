@@ -1,4 +1,9 @@
-"""TFLite files in four arithmetics, with the metadata that LiteRT's and MediaPipe's tools read."""
+"""TFLite files in four arithmetics, with the metadata that LiteRT's and MediaPipe's tools read.
+
+The layout is that of metadata_schema.fbs in github.com/tensorflow/tflite-support, whose package with classes
+for it is not made for Python 3.12 and later: the few tables that a classifier needs are written here slot by
+slot. What is appended is a ZIP archive, which `unzip` finds behind the model.
+"""
 
 import io
 import shutil

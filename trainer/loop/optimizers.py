@@ -1,4 +1,7 @@
-"""Update rules, and the factors on the learning rates of single variables."""
+"""Update rules, and the factors on the learning rates of single variables.
+
+tf_keras has no LAMB.
+"""
 
 import math
 import re

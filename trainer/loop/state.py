@@ -1,4 +1,8 @@
-"""Everything a run is at one moment: exactly what a checkpoint holds."""
+"""Everything a run is at one moment: exactly what a checkpoint holds.
+
+The scale of the loss in float16 is after Micikevicius et al., 2018 (arXiv 1710.03740), with the constants of
+tf_keras's LossScaleOptimizer, whose scale is no public variable and could not be part of a strict checkpoint.
+"""
 
 import contextlib
 import math

@@ -1,4 +1,9 @@
-"""Files with the weights of a network: Keras's for `--weights=PATH`, torch's old format without torch."""
+"""Files with the weights of a network: Keras's for `--weights=PATH`, torch's old format without torch.
+
+torch's layout: three pickles (magic number, protocol, system), the pickle of the state dict, whose tensors
+name their storages by persistent ids, the pickled list of storage keys, and then for each key an
+8-byte little-endian count followed by the raw numbers.
+"""
 
 import io
 import logging

@@ -9,18 +9,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from trainer.record.checkpoint_files import (
-    Base,
-    CheckpointFolder,
-    Damaged,
-    Files,
-    OtherFormat,
-    Record,
-    bytes_of,
-    read_values,
-    told_failure,
-    write_values,
-)
+from trainer.record.checkpoint_files import CheckpointFolder, Damaged, Files, OtherFormat, Record
+from trainer.record.checkpoint_values import Base, bytes_of, read_values, told_failure, write_values
 from trainer.values import TrainerError
 
 _log = logging.getLogger("trainer")

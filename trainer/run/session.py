@@ -16,7 +16,7 @@ from trainer.loop.standard_callbacks import Evaluate, Guard, Log, Save, Stop
 from trainer.loop.state import TrainState
 from trainer.loop.step import Run
 from trainer.model.freezing import summary
-from trainer.record.checkpoint_files import Base
+from trainer.record.checkpoint_values import Base
 from trainer.record.checkpoints import Checkpoints
 from trainer.record.profile import Profiler
 from trainer.record.progress import Progress, counting

@@ -1,4 +1,7 @@
-"""Files that come over http and https: whole, or an end in one clear line whatever the other side does."""
+"""Files that come over http and https: whole, or an end in one clear line whatever the other side does.
+
+Standard library only.
+"""
 
 import http.client
 import logging

@@ -1,4 +1,12 @@
-"""What frozen networks computed, kept on disk for later runs and shared by processes."""
+"""What frozen networks computed, kept on disk for later runs and shared by processes.
+
+    <root>/<digest of the key>/features.npy   the numbers
+                               entry.json     the key, and what the numbers must be
+           <digest of the key>.lock           held by the process that computes them
+           .<digest of the key>.*.tmp         being written, or being removed
+
+An entry appears whole, by a rename, and is removed by one, so that nobody sees half of it.
+"""
 
 import contextlib
 import datetime

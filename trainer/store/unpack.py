@@ -1,4 +1,8 @@
-"""Archives of unknown origin unpacked: regular files alone, in one folder alone, and not too much of it."""
+"""Archives of unknown origin unpacked: regular files alone, in one folder alone, and not too much of it.
+
+Reading goes through a tar twice, first for names and sizes: links would otherwise lead back and forth in
+what is packed, and each way back unpacks all from the beginning.
+"""
 
 import bz2
 import contextlib

@@ -1,4 +1,7 @@
-"""What a kind of change is, and what changes share: 8-bit levels, random boxes."""
+"""What a kind of change is, and what changes share: 8-bit levels, random boxes.
+
+Changes in levels round to the nearest of 256, other than `auto_contrast`.
+"""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,12 @@
-"""How plants are drawn: outlines, colours, a pen, one function per flower."""
+"""How plants are drawn: outlines, colours, a pen, one function per flower.
+
+Outlines are [K, P, 2] in pixels or in a frame [2, 3] that takes them there; colours are [K, 3] or,
+with opacity, [K, 4], from 0 to 255.
+
+A bloom is drawn in a frame of its own, in which it is about the unit disc: outlines [K, P, 2] and
+colours [K, 3] or, with opacity, [K, 4], both 0-255. `frame` [2, 3] takes such points to pixels.
+Everything random comes from the Generator given, so that a picture is a function of its key.
+"""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple

@@ -1,0 +1,118 @@
+"""What is in TensorFlow's files of a checkpoint: a flat {name: value}, as `tf.train.Checkpoint` wrote it."""
+
+import contextlib
+import errno
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.store.files import require_room, told_size
+from trainer.values import TrainerError, told_by_tensorflow
+
+_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+_PREFIX = "variables/"
+# Blocks of files that are not full, the record, the list.
+_OVERHEAD_BYTES = 32_768
+_NO_ROOM = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
+
+
+@dataclass(frozen=True)
+class Base:
+    """The variables that do not change from a step on, as long as a phase lasts.
+
+    `name` is a word, a hyphen and a number, such as phase-0.
+    """
+
+    name: str
+    first_step: int
+    variables: Mapping[str, tf.Variable]
+
+
+def write_values(variables: Mapping[str, tf.Variable], prefix: str) -> None:
+    """Writes a checkpoint; the same values give the same bytes, in any process.
+
+    Raises:
+      tf.errors.OpError: the disk does not take it.
+    """
+    tf.train.Checkpoint(variables=dict(variables)).write(prefix)
+
+
+def bytes_of(variables: Mapping[str, tf.Variable]) -> int:
+    """Returns how much room `write_values` takes at most."""
+    # Each name is in the index and twice in the graph of objects, with numbers around it.
+    named = sum(4 * len(name) + 300 for name in variables)
+    return _OVERHEAD_BYTES + named + sum(math.prod(v.shape) * v.dtype.size for v in variables.values())
+
+
+@contextlib.contextmanager
+def told_failure(what: str, *, folder: Path, num_bytes: int, safe: str) -> Iterator[None]:
+    """Makes sure that there is room for a block that writes, and tells why if it fails all the same.
+
+    Args:
+      what: begins the message, e.g. `checkpoint of step 100`.
+      folder: where it is written; it is made.
+      num_bytes: how much room it takes.
+      safe: says what is not lost.
+
+    Raises:
+      TrainerError: there is no room, or the block failed to write.
+    """
+    ways_on = f"{safe}; make room and run the same command again"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            require_room(folder, num_bytes, what=f"the {what}")
+        except TrainerError as error:
+            raise TrainerError(f"{error}; {ways_on}") from None
+        yield
+    except (tf.errors.OpError, OSError) as error:
+        if isinstance(error, OSError):
+            told = f"{error.strerror}: {error.filename}"
+        else:
+            told = told_by_tensorflow(error)
+        for reason in _NO_ROOM:
+            if reason in told:
+                missing = num_bytes - shutil.disk_usage(folder).free
+                much = f": {told_size(missing)} are missing" if missing > 0 else ""
+                told = f"{reason} in {folder}{much}; {ways_on}"
+        raise TrainerError(f"{what} was not saved: {told}") from None
+
+
+def read_values(prefix: Path, wanted: Mapping[str, tf.Variable] | None = None) -> dict[str, np.ndarray]:
+    """Reads all of a checkpoint.
+
+    Args:
+      prefix: the path that the names of its files begin with.
+      wanted: variables of just these names, shapes and types must be in it; None: whatever is.
+
+    Raises:
+      TrainerError: it cannot be read, or does not match; the message names the first difference.
+    """
+    try:
+        reader = tf.train.load_checkpoint(str(prefix))
+        shapes, types = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+        keys = {_unescaped(key): key for key in shapes if key.startswith(_PREFIX)}
+        if wanted is not None:
+            there = {name: f"{types[key].name} {shapes[key]}" for name, key in keys.items()}
+            here = {name: f"{v.dtype.name} {v.shape.as_list()}" for name, v in wanted.items()}
+            if there != here:
+                name = min(n for n in {*there, *here} if there.get(n) != here.get(n))
+                raise TrainerError(
+                    f"checkpoint {prefix} does not fit this model: {name} is {there.get(name, 'missing')} in "
+                    f"the checkpoint, {here.get(name, 'missing')} in the model"
+                )
+        return {name: reader.get_tensor(key) for name, key in keys.items()}
+    except (tf.errors.OpError, ValueError, IndexError, RuntimeError) as error:
+        raise TrainerError(f"checkpoint {prefix} cannot be read: {told_by_tensorflow(error)}") from None
+
+
+def _unescaped(key: str) -> str:
+    # TensorFlow writes '/' within a name as '.S' and '.' as '..'.
+    name = key.removeprefix(_PREFIX).removesuffix(_VALUE)
+    return name.replace("..", "\0").replace(".S", "/").replace("\0", ".")
