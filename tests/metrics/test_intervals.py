@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer.metrics.significance import wilson_interval
+from trainer.metrics.intervals import wilson_interval
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import warnings
 import numpy as np
 import pytest
 
+from trainer.metrics.intervals import wilson_interval
 from trainer.metrics.scores import scores
-from trainer.metrics.significance import wilson_interval
 
 # Rows are examples. Predictions: a a b c c c b; one example of a goes to b, one of b to c.
 CHANCES = np.array([[8, 1, 1], [6, 2, 2], [1, 8, 1], [1, 2, 7], [2, 1, 7], [1, 1, 8], [2, 6, 2]]) / 10

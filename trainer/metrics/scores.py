@@ -14,10 +14,10 @@ from trainer.metrics.calibration import (
     expected_calibration_error,
     is_at_bound,
 )
+from trainer.metrics.intervals import wilson_interval
 from trainer.metrics.logits import predicted, softmax
 from trainer.metrics.probabilities import brier_score, log_loss, why_undefined
 from trainer.metrics.ranking import class_roc_aucs, top_k_accuracies
-from trainer.metrics.significance import wilson_interval
 
 
 def scores(

@@ -11,7 +11,7 @@ from tensorflow_datasets.core.naming import parse_builder_name_kwargs
 
 from tests.data.trees import prepare_tiny
 from trainer.data.sources import open_source
-from trainer.data.sources.tfds import _tfds_name
+from trainer.data.sources.tfds_reader import _tfds_name
 from trainer.values import TrainerError, UsageError
 
 
