@@ -119,12 +119,11 @@ def _imports() -> dict[str, dict[str, Any]]:
 
     wanted = imported_by_training()
     # Parts that are imported late and by name: by the first figure, and by the first use of tfds.
-    wanted["matplotlib"] += ["from trainer.record import figures", "figures.png_bytes(figures.Figure())"]
+    wanted["matplotlib"] += ["from trainer.report import figures", "figures.png_bytes(figures.Figure())"]
     wanted["tensorflow_datasets"] += ["tfds.core.DatasetBuilder"]
     wanted |= {name: lines for name, lines in _OF_COMMANDS.items() if importlib.util.find_spec(name)}
-    wanted["tensorflow_hub"] = [
-        "from trainer.model.hub import hub"
-    ]  # As training does, without pkg_resources.
+    # As training does, without pkg_resources.
+    wanted["tensorflow_hub"] = ["from trainer.model.hub import hub"]
     attempt("tensorflow", runtime.start_tensorflow)
     # Before what is built on TensorFlow and imports some of them, too: each is named for its own faults.
     for name in (name for name in wanted if name not in _ON_TENSORFLOW):
