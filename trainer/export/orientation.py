@@ -1,8 +1,7 @@
 """The EXIF orientation of an encoded picture, in TensorFlow's own operations: for graphs without Python.
 
-As `data.inspect.headers` reads it with Pillow, for JPEG, PNG and WebP: a number of any type of TIFF, in the entry or
-elsewhere. What only XMP says is not seen here.
-"""
+As `data.inspect.headers` reads it with Pillow, for JPEG, PNG and WebP: a number of any type of TIFF, in the
+entry or elsewhere. What only XMP says is not seen here. """
 
 from collections.abc import Callable
 from typing import NamedTuple
