@@ -94,9 +94,7 @@ NO_LABELS = {
 MAX_FUNCTION_LINES = 60
 MAX_PARAMETERS = 8
 # Larger than that when the rule came; the list only gets shorter.
-STILL_TOO_LARGE = {
-    "report/writer.py:write_report",
-}
+STILL_TOO_LARGE: set[str] = set()
 
 
 def module_name(file: str) -> str:

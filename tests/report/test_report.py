@@ -16,7 +16,9 @@ from sklearn import metrics as sk_metrics
 
 from trainer.metrics.scores import scores
 from trainer.report.page import thumbnail
+from trainer.report.sections import Predictions
 from trainer.report.writer import write_report
+from trainer.tasks import SINGLE_LABEL
 
 # Rows are examples. Predictions: a a b c c c b; one example of a goes to b, one of b to c.
 CHANCES = np.array([[8, 1, 1], [6, 2, 2], [1, 8, 1], [1, 2, 7], [2, 1, 7], [1, 1, 8], [2, 6, 2]]) / 10
@@ -38,15 +40,21 @@ TAGS = {
 }  # fmt: skip
 
 
-def write(folder, *, labels=LABELS, logits=LOGITS, class_names=NAMES, **changes):
-    given = {
-        "split": "test",
-        "step": 12,
-        "loss": 0.5,
-        "ids": IDS if len(labels) == len(IDS) else [f"{i}.jpg" for i in range(len(labels))],
-        "digests": [f"{i:064x}" for i in range(len(labels))],
-    }
-    return write_report(folder, labels=labels, logits=logits, class_names=class_names, **(given | changes))
+def write(
+    folder,
+    *,
+    labels=LABELS,
+    logits=LOGITS,
+    class_names=NAMES,
+    ids=None,
+    digests=None,
+    task=SINGLE_LABEL,
+    **changes,
+):
+    ids = ids or (IDS if len(labels) == len(IDS) else [f"{i}.jpg" for i in range(len(labels))])
+    digests = digests or [f"{i:064x}" for i in range(len(labels))]
+    predictions = Predictions(ids, labels, logits, class_names, digests, task)
+    return write_report(folder, predictions, **({"split": "test", "step": 12, "loss": 0.5} | changes))
 
 
 def greys(rows):
@@ -136,7 +144,7 @@ def test_the_numbers_are_recomputed_from_the_predictions(num_classes, tmp_path):
     logits[np.arange(400), labels] += 2
     names = [f"class {k:02d}" for k in range(num_classes)]
     temperature = 1.7
-    write(tmp_path, labels=labels, logits=logits, class_names=names, temperature=temperature)
+    write(tmp_path, labels=labels, logits=logits, class_names=names, temperature=(temperature, ""))
     values = json.loads((tmp_path / "metrics.json").read_text())
     table = pyarrow.parquet.read_table(tmp_path / "predictions.parquet")
     true, said = table["label"].to_pylist(), table["prediction"].to_pylist()
@@ -173,7 +181,7 @@ def test_the_numbers_are_recomputed_from_the_predictions(num_classes, tmp_path):
 
 
 def test_the_same_evaluation_gives_the_same_bytes(tmp_path):
-    given = {"pictures": greys, "temperature": 2.0, "curves_png": b"\x89PNG of curves"}
+    given = {"pictures": greys, "temperature": (2.0, ""), "curves_png": b"\x89PNG of curves"}
     for name in ("one", "two"):
         write(tmp_path / name, **given)
     one, two = ({p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in ("one", "two"))
@@ -234,8 +242,7 @@ def test_the_page_runs_nothing_and_loads_nothing(with_pictures, tmp_path):
         class_names=names,
         ids=[f"{HOSTILE}{i}" for i in range(7)],
         split=HOSTILE,
-        temperature=2.0,
-        temperature_from=HOSTILE,
+        temperature=(2.0, HOSTILE),
         pictures=greys if with_pictures else None,
         curves_png=b"\x89PNG of curves",
         run=HOSTILE,
@@ -271,8 +278,7 @@ def test_a_reason_that_names_a_class_is_text(tmp_path):
 def test_the_page_says_what_counts(tmp_path):
     write(
         tmp_path,
-        temperature=0.05,
-        temperature_from="validation, 9 pictures",
+        temperature=(0.05, "validation, 9 pictures"),
         curves_png=b"\x89PNG of curves",
         run="flowers",
         source="folder:my_pictures",
@@ -296,7 +302,7 @@ def test_the_page_says_what_counts(tmp_path):
         assert said in text
     assert sum(name == "img" for name, _ in page.tags) == 5
     assert "Batches" not in text
-    write(tmp_path, left_out_pictures=[], temperature=1.1)
+    write(tmp_path, left_out_pictures=[], temperature=(1.1, ""))
     assert "Nothing was left out." in page_of(tmp_path).text
     assert "Do not use it." not in page_of(tmp_path).text
 
@@ -314,7 +320,7 @@ def test_classes_of_one_name_are_kept_apart(tmp_path):
 def test_logits_that_are_no_numbers(bad, tmp_path):
     logits = LOGITS.copy()
     logits[0, 0] = bad
-    report = write(tmp_path, logits=logits, loss=math.nan, temperature=2.0, pictures=greys)
+    report = write(tmp_path, logits=logits, loss=math.nan, temperature=(2.0, ""), pictures=greys)
 
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")

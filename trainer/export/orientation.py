@@ -1,7 +1,8 @@
 """The EXIF orientation of an encoded picture, in TensorFlow's own operations: for graphs without Python.
 
 As `data.inspect.headers` reads it with Pillow, for JPEG, PNG and WebP: a number of any type of TIFF, in the
-entry or elsewhere. What only XMP says is not seen here. """
+entry or elsewhere. What only XMP says is not seen here.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,5 +1,6 @@
 """Writes the folder of an evaluation."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from trainer.report.page import make_page
 from trainer.report.sections import Predictions, as_csv, as_parquet, unique_names
 from trainer.report.shortening import shortened
 from trainer.store.files import write_bytes, write_json, write_text
-from trainer.tasks import SINGLE_LABEL, Task
+from trainer.tasks import Task
 
 FORMAT = 3
 MOST_LISTED = 16
@@ -47,18 +48,12 @@ class Report:
 
 def write_report(
     folder: Path,
+    predictions: Predictions,
     *,
     split: str,
     step: int,
     loss: float,
-    ids: Sequence[str],
-    labels: np.ndarray,
-    logits: np.ndarray,
-    class_names: Sequence[str],
-    digests: Sequence[str],
-    task: Task = SINGLE_LABEL,
-    temperature: float | None = None,
-    temperature_from: str = "",
+    temperature: tuple[float | None, str] = (None, ""),
     pictures: Callable[[Sequence[int]], np.ndarray] | None = None,
     curves_png: bytes | None = None,
     **facts: Any,
@@ -70,51 +65,29 @@ def write_report(
 
     Args:
       folder: where; made if missing.
+      predictions: of the N pictures of the split.
       split: train, validation or test, or the name of other pictures.
       step: updates made by the weights that were scored.
       loss: mean cross-entropy over the split.
-      ids: [N].
-      labels: [N] int.
-      logits: [N, K].
-      class_names: [K].
-      digests: [N] SHA-256 of the encoded pictures, in hex; empty where it is not known.
-      task: what the labels mean.
-      temperature: what the logits are divided by for scaled probabilities; None: there are none.
-      temperature_from: the pictures it was fitted on, in words.
-      pictures: from positions in `ids` to the pictures there, [n, H, W, 3] float in [0, 1]; None: the report
-        shows none.
+      temperature: what the logits are divided by for scaled probabilities, and the pictures it was fitted
+        on, in words; (None, ""): there are none.
+      pictures: from positions in `predictions.ids` to the pictures there, [n, H, W, 3] float in [0, 1]; None:
+        the report shows none.
       curves_png: learning curves for the page.
       **facts: what else to record in metrics.json, and to show on the page.
     """
-    names, labels = unique_names(class_names), np.asarray(labels)
-    predictions = Predictions(ids, labels, logits, names, digests, task)
-    said, confidence = task.predicted(logits), _confidence(predictions)
-    written = predictions.words(labels)
-    values: dict[str, Any] = {
-        "format": FORMAT,
-        "split": split,
-        "step": step,
-        "pictures_sha256": pictures_sha256(digests, written) if all(digests) else None,
-        "loss": loss if math.isfinite(loss) else None,
-        **scores(
-            labels,
-            logits,
-            names,
-            temperature=temperature,
-            temperature_from=temperature_from,
-            predictions=said,
-        ),
-    }
-    if values["loss"] is None:
-        values["undefined"]["loss"] = "it is no finite number"
-    worst = worst_mistakes(~task.right(said, labels), confidence, count=MOST_LISTED)
+    names = unique_names(predictions.class_names)
+    given = dataclasses.replace(predictions, labels=np.asarray(predictions.labels), class_names=names)
+    said, confidence = given.task.predicted(given.logits), _confidence(given)
+    values = _values(given, said, split=split, step=step, loss=loss, temperature=temperature)
+    worst = worst_mistakes(~given.task.right(said, given.labels), confidence, count=MOST_LISTED)
     doubtful = least_certain(confidence, count=MOST_LISTED)
-    describe = _describer(ids, written, predictions.words(said), confidence)
+    describe = _describer(given.ids, given.words(given.labels), given.words(said), confidence)
     values |= {"worst_mistakes": list(map(describe, worst)), "least_certain": list(map(describe, doubtful))}
     values |= facts
     rows = sorted({*worst, *doubtful})
     shown = dict(zip(rows, pictures(rows), strict=True)) if pictures and rows else {}
-    figures = _figures(values, labels, logits, names)
+    figures = _figures(values, given.labels, given.logits, names)
     for name, listed in (("mistakes", worst), ("least_certain", doubtful)):
         if shown and listed:
             figures[name] = _grid([shown[i] for i in listed], list(map(describe, listed)))
@@ -124,8 +97,39 @@ def write_report(
         mistakes=[shown.get(i) for i in worst],
         doubtful=[shown.get(i) for i in doubtful],
     )
-    _write_files(folder, predictions, figures, page, values)
+    _write_files(folder, given, figures, page, values)
     return Report(values, figures)
+
+
+def _values(
+    given: Predictions,
+    said: np.ndarray,
+    *,
+    split: str,
+    step: int,
+    loss: float,
+    temperature: tuple[float | None, str],
+) -> dict[str, Any]:
+    """Returns the numbers of metrics.json; `said` is what was predicted, [N]."""
+    written = given.words(given.labels)
+    values: dict[str, Any] = {
+        "format": FORMAT,
+        "split": split,
+        "step": step,
+        "pictures_sha256": pictures_sha256(given.digests, written) if all(given.digests) else None,
+        "loss": loss if math.isfinite(loss) else None,
+        **scores(
+            given.labels,
+            given.logits,
+            given.class_names,
+            temperature=temperature[0],
+            temperature_from=temperature[1],
+            predictions=said,
+        ),
+    }
+    if values["loss"] is None:
+        values["undefined"]["loss"] = "it is no finite number"
+    return values
 
 
 def _write_files(

@@ -91,7 +91,7 @@ def evaluate_pictures(workdir: Workdir, recorded: Config, given: Mapping[str, An
     pipeline, logits = _logits(network, source, scan, config, indices)
     means = task.means(labels, logits)
     scored = Evaluation(means.pop("loss"), indices, labels, logits, means)
-    temperature, fitted_on = recorded_temperature(workdir, step=network.step)
+    temperature = recorded_temperature(workdir, step=network.step)
     report = write_scores(
         folder,
         workdir,
@@ -103,7 +103,6 @@ def evaluate_pictures(workdir: Workdir, recorded: Config, given: Mapping[str, An
         task=task,
         digests=digests,
         temperature=temperature,
-        temperature_from=fitted_on,
         pictures=thumbnails(pipeline, indices),
         source=source.name,
         source_place=source_place(source.name),

@@ -70,7 +70,7 @@ def score(
     task, class_names = experiment.task, experiment.source.class_names
     start = time.perf_counter()
     scored = stages.evaluate(split)
-    temperature, fitted_on = _calibrate(stages, workdir, scored, split=split, ends_training=bool(summaries))
+    temperature = _calibrate(stages, workdir, scored, split=split, ends_training=bool(summaries))
     if summaries:
         if split == "test":
             summaries.scalars("test", step, measures(scored, class_names, task=task))
@@ -86,7 +86,6 @@ def score(
         task=task,
         digests=[experiment.scan.digests[i] for i in scored.ids.tolist()],
         temperature=temperature,
-        temperature_from=fitted_on,
         pictures=thumbnails(experiment.pipeline, scored.ids),
         source=experiment.source.name,
         source_place=source_place(experiment.source.name),
@@ -108,16 +107,37 @@ def score(
     return report.values
 
 
-def write_scores(folder: Path, workdir: Workdir, *, scored: Evaluation, **rest: Any) -> Any:
-    """Writes the report of an evaluation; `rest` is what `report.writer.write_report` asks for besides."""
-    from trainer.report.writer import write_report  # Late: it imports scikit-learn.
+def write_scores(
+    folder: Path,
+    workdir: Workdir,
+    *,
+    scored: Evaluation,
+    ids: Sequence[str],
+    digests: Sequence[str],
+    class_names: Sequence[str],
+    task: Task,
+    **rest: Any,
+) -> Any:
+    """Writes the report of an evaluation.
+
+    Args:
+      folder: where it goes.
+      workdir: of the run that was scored.
+      scored: its logits and labels of N pictures.
+      ids: [N].
+      digests: [N] SHA-256 in hex.
+      class_names: [K].
+      task: what labels mean.
+      **rest: what `report.writer.write_report` asks for besides.
+    """
+    from trainer.report.sections import Predictions  # Late: they import scikit-learn.
+    from trainer.report.writer import write_report
 
     curves = workdir.report / "learning_curves.png"
     return write_report(
         folder,
+        Predictions(ids, scored.labels, scored.logits, class_names, digests, task),
         loss=scored.loss,
-        labels=scored.labels,
-        logits=scored.logits,
         curves_png=curves.read_bytes() if curves.exists() else None,
         run=workdir.root.name,
         **rest,
