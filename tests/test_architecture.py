@@ -29,7 +29,7 @@ ALLOWED = {
     "loop": {"tasks", "values", "registry", "cli", "precision", "model"},
     "record": {"tasks", "values", "paths", "cli", "store"},
     "report": {"tasks", "values", "paths", "cli", "store", "metrics", "record"},
-    "export": {"tasks", "values", "paths", "store", "data", "model", "record"},
+    "export": {"tasks", "values", "paths", "registry", "store", "data", "model", "record"},
     "doctor": {
         *("values", "version", "paths", "runtime", "cli", "store", "precision", "record", "report"),
     },

@@ -14,8 +14,8 @@ from typing import Any, Protocol, TypeVar
 from trainer.registry import Bounds, Registry
 
 __all__ = [
-    "Bounds", "augmentation", "average", "backbone", "callback", "gradient_rule", "head", "loss", "metric",
-    "objective", "optimizer", "registries", "saliency", "schedule", "source", "task",
+    "Bounds", "augmentation", "average", "backbone", "callback", "export_form", "gradient_rule", "head",
+    "loss", "metric", "objective", "optimizer", "registries", "saliency", "schedule", "source", "task",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -41,6 +41,7 @@ _REGISTRIES = {
     "augmentation": "trainer.data.augment:AUGMENTATIONS",
     "head": "trainer.model.heads:HEADS",
     "saliency": "trainer.model.saliency:SALIENCY",
+    "export_form": "trainer.export.models:FORMS",
     "source": "trainer.data.sources:SOURCES",
     "backbone": "trainer.model.backbones:BACKBONES",
 }
@@ -254,3 +255,21 @@ def saliency(name: str, *, source: str = "", title: str = "") -> Decorator:
       title: what people call it, on the pictures and the page.
     """
     return _registry("saliency").register(name, source=source, title=title)
+
+
+def export_form(
+    name: str, *, file: str, source: str = "", require: Callable[[], None] | None = None
+) -> Decorator:
+    """Registers what writes a model, an `export.models.Form`.
+
+    Offered: `file`, the path to write; `exporting`, an `export.models.Exporting` with `network()`, pixels to
+    probabilities, `about` and `pictures`. Files that end in .tflite or .onnx, and SavedModels, are checked
+    as ours are; others are not.
+
+    Args:
+      name: for --formats.
+      file: name of the file or folder.
+      source: the paper or site it follows.
+      require: raises UsageError where something is not installed.
+    """
+    return _registry("export_form").register(name, source=source, file=file, require=require)

@@ -138,3 +138,11 @@ def brightness(power: int = 1, *, classifier):
     """What is bright, whatever the class."""
     low, high = classifier.backbone.contract.value_range
     return lambda pixels, label: Saliency(((pixels.mean(axis=2) - low) / (high - low)) ** power)
+
+
+@trainer.register.export_form("grey", file="grey.csv")
+def grey(*, file, exporting):
+    """Probabilities of a grey picture, a line for each class."""
+    [probabilities] = exporting.network()(tf.fill([1, *exporting.about.contract.image_shape], 0.5)).numpy()
+    rows = zip(exporting.about.class_names, probabilities, strict=True)
+    file.write_text("".join(f"{name},{p:.6f}\n" for name, p in rows))

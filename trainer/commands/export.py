@@ -17,9 +17,9 @@ from trainer.data.configured import open_configured
 from trainer.data.pipeline import Pipeline
 from trainer.export import card
 from trainer.export.folder import CARD, PARITY, kept_models, put_in_place, require_export_place
-from trainer.export.fresh_process import Answers, Picture, run_model
+from trainer.export.fresh_process import KINDS, Answers, Picture, run_model
 from trainer.export.metadata import About
-from trainer.export.models import FORMATS, SAVED_MODEL, file_of, parse_formats, write_models
+from trainer.export.models import FORMS, file_of, parse_formats, write_models
 from trainer.export.parity import Reference, failures, parity, size_bytes, told
 from trainer.loop.evaluator import Evaluator
 from trainer.model.weights import assign_weights
@@ -115,7 +115,7 @@ def weights_sha256(values: Mapping[str, np.ndarray]) -> str:
 
 def _way_out(folder: Path, formats: tuple[str, ...]) -> str:
     """Returns what to do about models in a folder that do not belong to those that are to be written."""
-    there = [form for form in FORMATS if form in formats or (folder / file_of(form)).exists()]
+    there = [form for form in FORMS if form in formats or (folder / file_of(form)).exists()]
     return f"--formats={','.join(there)} writes all of them anew"
 
 
@@ -188,6 +188,9 @@ def _export(
     with contextlib.closing(models):
         for model in models:
             sizes[model.name] = size_bytes(model)
+            if model.suffix not in KINDS:
+                _log.warning("%s is not checked: what runs such a file is not known here", model.name)
+                continue
             with counting(config.run.progress, f"check of {model.name}", len(validation)) as watch:
                 found = run_model(
                     model,
@@ -266,7 +269,7 @@ def _card(
         card.models_section(found),
         card.usage_section(
             about,
-            has_saved_model=SAVED_MODEL in files,
+            has_saved_model="saved_model" in files,
             tflite_files=[name for name in files if name.endswith(".tflite")],
         ),
         f"## Versions\n\n{card.table(['of', 'version'], list(about.versions.items()))}",

@@ -20,6 +20,8 @@ from trainer.tasks import SINGLE_LABEL
 from trainer.values import TrainerError
 
 BATCH_SIZE = 32
+# {how the name of a file ends: what `check_model` calls its kind}; a SavedModel is a folder.
+KINDS = {"": "saved_model", ".tflite": "tflite", ".onnx": "onnx"}
 # To load a model, or to take the next pictures. A process that needs longer hangs.
 PATIENCE_SECS = 600.0
 
@@ -63,7 +65,7 @@ def run_model(
     Raises:
       TrainerError: the process fails or hangs, or does not answer each picture.
     """
-    kind = model.suffix.removeprefix(".") or "saved_model"
+    kind = KINDS[model.suffix]
     with tempfile.TemporaryDirectory(prefix="trainer-check-") as folder:
         output = Path(folder) / "answers.npz"
         sizes = [*map(str, size_px), str(BATCH_SIZE)]
