@@ -136,6 +136,9 @@ def test_a_run_brings_its_plugins(run, tmp_path, monkeypatch, run_main):
     rows = [line.split(",") for line in (workdir / "export" / "grey.csv").read_text().splitlines()]
     assert [name for name, _ in rows] == ["dark", "grey", "bright"]
     assert sum(float(p) for _, p in rows) == pytest.approx(1, abs=1e-5)
+    # Once more, over what is there.
+    status, out, err = run_main("export", f"--workdir={workdir}", "--formats=saved_model,grey")
+    assert (status, err) == (0, ""), out
     forget()
     explain = ["explain", tmp_path / "black.png", f"--workdir={workdir}", f"--output={tmp_path / 'why'}"]
     status, out, err = run_main(*explain, "--saliency=brightness(2)")
