@@ -141,3 +141,13 @@ def run_main(capfd):
         return status, out, err
 
     return run
+
+
+@pytest.fixture
+def without_plugins():
+    """A test that finds no plugin another has loaded, and leaves none."""
+    from tests.helpers.plugins import forget_plugins
+
+    forget_plugins()
+    yield
+    forget_plugins()

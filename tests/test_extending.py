@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.plugins import forget_plugins
 from tests.helpers.research import FOLDER
 from tests.record.events import scalars
-from trainer import plugins, register
+from trainer import register
 
 DOCS = Path(__file__).parents[1] / "docs"
 TEXT = (DOCS / "extending.md").read_text()
@@ -21,17 +22,7 @@ OFFERED = {
 }
 
 
-@pytest.fixture(autouse=True)
-def without_plugins():
-    """No test finds what another has loaded."""
-    forget()
-    yield
-    forget()
-
-
-def forget():
-    for name in list(plugins.loaded):
-        plugins.forget(name)
+pytestmark = pytest.mark.usefixtures("without_plugins")
 
 
 def kinds(source):
@@ -101,7 +92,7 @@ def test_the_examples_train_together_and_are_evaluated(tmp_path, run_main):
     run = json.loads((workdir / "run.json").read_text())
     assert run["class_names"] == ["dark", "grey", "bright"]
     assert len(run["plugins"]) == len(EXAMPLES)
-    forget()
+    forget_plugins()
     scored = json.loads((workdir / "report" / "metrics.json").read_text())
     assert run_main("evaluate", f"--workdir={workdir}", f"--report_dir={tmp_path / 'again'}")[0] == 0
     again = json.loads((tmp_path / "again" / "metrics.json").read_text())

@@ -13,11 +13,12 @@ import tensorflow as tf
 
 import trainer
 from tests.helpers.continuations import Killed, told_faults
+from tests.helpers.plugins import forget_plugins
 from tests.loop.toys import batch_of, dataset_of, run_of, softmax, state_of
 from trainer import plugins
 from trainer.values import UsageError
 
-pytestmark = pytest.mark.usefixtures("figures_undrawn")
+pytestmark = pytest.mark.usefixtures("figures_undrawn", "without_plugins")
 
 SOURCE = Path(__file__).parent / "helpers" / "every_kind.py"
 PHASES = (
@@ -32,23 +33,10 @@ SETTINGS = (
 )  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def without_plugins():
-    """No test finds what another has loaded."""
-    forget()
-    yield
-    forget()
-
-
-def forget():
-    for name in list(plugins.loaded):
-        plugins.forget(name)
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Went through unbroken, and has been observed; the plugin that it was given is gone."""
-    forget()
+    forget_plugins()
     folder = tmp_path_factory.mktemp("plugins")
     plugin = shutil.copy(SOURCE, folder / "mine.py")
     options = ("--source=noise:18", "--backbone=tiny:4", f"--plugin={plugin}", *SETTINGS, *PHASES)
@@ -117,7 +105,7 @@ def test_a_run_brings_its_plugins(run, tmp_path, monkeypatch, run_main):
     assert (workdir / "plugins" / "mine.py").read_bytes() == SOURCE.read_bytes()
     assert f"--plugin={workdir}/plugins/mine.py\n" in (workdir / "flagfile.flags").read_text()
     monkeypatch.chdir(tmp_path)
-    forget()
+    forget_plugins()
     scored = json.loads((workdir / "report" / "metrics.json").read_text())
     status, out, err = run_main("evaluate", f"--workdir={workdir}", f"--report_dir={tmp_path / 'again'}")
     assert (status, err) == (0, "")
@@ -125,11 +113,11 @@ def test_a_run_brings_its_plugins(run, tmp_path, monkeypatch, run_main):
     again = json.loads((tmp_path / "again" / "metrics.json").read_text())
     assert again["accuracy"] == scored["accuracy"]
     assert again["loss"] == scored["loss"]
-    forget()
+    forget_plugins()
     (tmp_path / "black.png").write_bytes(tf.io.encode_png(np.zeros([9, 9, 3], np.uint8)).numpy())
     [prediction] = trainer.load(workdir).predict([tmp_path / "black.png"])
     assert prediction.label in ("dark", "grey", "bright")
-    forget()
+    forget_plugins()
     status, out, err = run_main("export", f"--workdir={workdir}", "--formats=saved_model,grey")
     assert (status, err) == (0, ""), out
     assert "grey.csv is not checked" in out
@@ -139,7 +127,7 @@ def test_a_run_brings_its_plugins(run, tmp_path, monkeypatch, run_main):
     # Once more, over what is there.
     status, out, err = run_main("export", f"--workdir={workdir}", "--formats=saved_model,grey")
     assert (status, err) == (0, ""), out
-    forget()
+    forget_plugins()
     explain = ["explain", tmp_path / "black.png", f"--workdir={workdir}", f"--output={tmp_path / 'why'}"]
     status, out, err = run_main(*explain, "--saliency=brightness(2)")
     assert (status, err) == (0, ""), out
@@ -156,14 +144,14 @@ def test_another_plugin_is_another_run(run, tmp_path, run_main):
     edited.write_text(SOURCE.read_text() + "\n# Edited.\n")
     options = [option for option in run.arguments if not str(option).startswith("--plugin=")]
     for other, told in ((f"--plugin={edited}", r"now mine\.py "), ("--seed=0", "now none")):
-        forget()
+        forget_plugins()
         ideas = [] if other != "--seed=0" else [
             "--objective=supervised", "--loss=cross_entropy", "--gradient_rule=plain", "--callbacks=",
         ]  # fmt: skip
         status, _, err = run_main(*options, other, *ideas)
         assert status in (1, 2)
         assert "holds a run with other" in err or "is not one of" in err, (told, err)
-    forget()
+    forget_plugins()
     copy = workdir / "plugins" / "mine.py"
     copy.write_text(copy.read_text() + "\nraise SystemError\n")
     status, _, err = run_main("evaluate", f"--workdir={workdir}")

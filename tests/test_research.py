@@ -13,27 +13,17 @@ import tensorflow as tf
 import trainer
 from tests.conftest import call_main, make_flower_folder
 from tests.helpers.continuations import Killed, told_faults
+from tests.helpers.plugins import forget_plugins
 from tests.helpers.processes import run_program
 from tests.helpers.research import FOLDER, TEACHER_LOGITS, make_objective, make_rule, objective_state
 from tests.loop.toys import batch_of, dataset_of, run_of, softmax, state_of
-from trainer import plugins
 from trainer.cli import flags
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(FOLDER.glob("*.py"))
 
 
-@pytest.fixture(autouse=True)
-def without_plugins():
-    """No test finds what another has loaded."""
-    forget()
-    yield
-    forget()
-
-
-def forget():
-    for name in list(plugins.loaded):
-        plugins.forget(name)
+pytestmark = pytest.mark.usefixtures("without_plugins")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -194,7 +184,7 @@ def world(tiny_backbone, tmp_path_factory):
 @pytest.fixture(scope="module")
 def distilled(world):
     """With sam, from a teacher that is named from another folder, and is gone afterwards."""
-    forget()
+    forget_plugins()
     folder, options = world
     shutil.copytree(folder / "teacher", folder / "gone")
     objective = "--objective=distillation(teacher='gone', temperature=2)"
@@ -221,7 +211,7 @@ def test_a_distilled_run_goes_on_without_its_teacher(distilled, capfd):
 def test_a_distilled_run_is_scored_and_predicts_without_its_teacher(distilled, world, tmp_path, run_main):
     distilled.put_back(distilled.kills[-1])
     workdir = distilled.workdir
-    forget()
+    forget_plugins()
     scored = json.loads((workdir / "report" / "metrics.json").read_text())
     assert run_main("evaluate", f"--workdir={workdir}", f"--report_dir={tmp_path / 'again'}")[0] == 0
     again = json.loads((tmp_path / "again" / "metrics.json").read_text())
@@ -255,7 +245,7 @@ def test_the_teacher_is_what_trainer_load_says(distilled, world):
 
 @pytest.fixture(scope="module")
 def contrasted(world):
-    forget()
+    forget_plugins()
     folder, options = world
     return Killed((*options, CONTRAST, "--objective=supervised_contrastive"), folder / "contrasted")
 

@@ -67,6 +67,19 @@ class Several(Task):
     def activation(self, logits):
         return tf.sigmoid(logits)
 
+    def log_probabilities(self, logits):
+        return tf.math.log_sigmoid(logits)
+
+    def renumbered(self, labels, places):
+        moved = np.zeros([len(labels), places.max() + 1], np.float32)
+        moved[:, places] = labels
+        return moved
+
+    def means(self, labels, logits):
+        losses = self.cross_entropy()(tf.constant(logits), tf.constant(labels), None)
+        right = self.right(self.predicted(logits), labels)
+        return {"loss": float(np.mean(losses)), "accuracy": float(right.mean())}
+
     def cross_entropy(self, *, smoothing=0.0):
         def loss(logits, labels, targets):
             wanted = self.smoothed(labels if targets is None else targets, smoothing)

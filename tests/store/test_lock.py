@@ -256,3 +256,29 @@ def test_a_full_disk_does_not_matter(path, monkeypatch):
     with file_lock(path) as held:
         assert held
         assert taken(path)
+
+
+@pytest.mark.parametrize("tries", [1, 10**6])
+def test_only_who_holds_it_for_longer_is_waited_for_aloud(path, tries, monkeypatch, caplog):
+    """It is given back when the other one has slept so many times, or not before it waits without end."""
+    caplog.set_level("INFO", "trainer")
+    handle, slept = os.open(path, os.O_RDWR | os.O_CREAT), []
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    real = fcntl.flock
+
+    def sleep(secs):
+        slept.append(secs)
+        if len(slept) == tries:
+            real(handle, fcntl.LOCK_UN)
+
+    def flock(asking, operation):
+        if operation == fcntl.LOCK_EX:  # Now it is waited for without end.
+            real(handle, fcntl.LOCK_UN)
+        real(asking, operation)
+
+    monkeypatch.setattr(module.time, "sleep", sleep)
+    monkeypatch.setattr(module.fcntl, "flock", flock)
+    with file_lock(path, waiting_for="features") as held:
+        assert held
+    os.close(handle)
+    assert ("features: waiting for another process" in caplog.text) == (tries > 1)

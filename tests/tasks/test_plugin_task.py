@@ -11,7 +11,7 @@ import pytest
 
 import trainer
 from tests.conftest import call_main, make_flower_folder
-from trainer import plugins
+from tests.helpers.plugins import forget_plugins
 
 NAMES = ["blue", "green", "red"]
 LEAST = 0.6
@@ -37,23 +37,13 @@ class Cautious(OneClass):
 """
 
 
-def forget():
-    for name in list(plugins.loaded):
-        plugins.forget(name)
-
-
-@pytest.fixture(autouse=True)
-def without_plugins():
-    """No test finds what another has loaded."""
-    forget()
-    yield
-    forget()
+pytestmark = pytest.mark.usefixtures("without_plugins")
 
 
 @pytest.fixture(scope="module")
 def run(tiny_backbone, tmp_path_factory):
     """A run of a task that no file of ours knows, which is not sure of much yet."""
-    forget()
+    forget_plugins()
     root = tmp_path_factory.mktemp("task")
     source, workdir, plugin = make_flower_folder(root / "source", n=16), root / "run", root / "mine.py"
     plugin.write_text(PLUGIN)
@@ -119,7 +109,7 @@ def test_it_predicts_from_the_workdir_alone(run, run_main, tmp_path):
     }
     # What is shown is the probability of the prediction, not the highest.
     assert all(row["probability"] == row[f"probability_{row['prediction']}"] for row in rows)
-    forget()
+    forget_plugins()
     found = trainer.load(run.workdir).predict(run.source)
     assert [one.label for one in found] == [row["prediction"] for row in rows]
 
@@ -150,7 +140,7 @@ def test_it_is_exported_and_the_model_decides_alike(run, run_main, tmp_path):
     assert [model["agreement"] for model in parity["models"]] == [1.0] * 4
     assert json.loads((folder / "export.json").read_text())["task"] == f"cautious({LEAST})"
     # Of a model, the plugin has to be named; without it nobody knows what it decides.
-    forget()
+    forget_plugins()
     predict = ["predict", run.source, f"--model={folder / 'float32.tflite'}", "--format=csv"]
     status, _, err = run_main(*predict)
     assert (status, err.splitlines()[-1]) == (
@@ -185,3 +175,14 @@ def test_a_run_that_is_older_than_tasks_is_of_single_labels(run, run_main, tmp_p
     assert (again["loss"], again["accuracy"]) == (scored["loss"], scored["accuracy"])
     # Started again, it is the same run: nothing is left to do.
     assert run_main(*options)[0] == 0
+
+
+def test_a_task_that_leaves_something_unsaid_is_refused_at_once(tmp_path, run_main):
+    plugin = tmp_path / "half.py"
+    plugin.write_text(
+        "import trainer\nfrom trainer.tasks import OneClass\n\n\n"
+        "@trainer.register.task('half')\nclass Half(OneClass):\n    'All but what is decided.'\n"
+    )
+    status, _, err = run_main(f"--plugin={plugin}", "--task=half", f"--workdir={tmp_path / 'run'}")
+    assert status == 2
+    assert err == "trainer: --task=half does not say decide, which each task must\n"

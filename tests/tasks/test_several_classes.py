@@ -12,30 +12,20 @@ import pytest
 
 import trainer
 from tests.conftest import call_main
-from trainer import plugins
+from tests.helpers.plugins import forget_plugins
 
 HELPERS = Path(__file__).parents[1] / "helpers"
 NAMES = ("red", "green", "blue")
 STEPS = 40
 
 
-def forget():
-    for name in list(plugins.loaded):
-        plugins.forget(name)
-
-
-@pytest.fixture(autouse=True)
-def without_plugins():
-    """No test finds what another has loaded."""
-    forget()
-    yield
-    forget()
+pytestmark = pytest.mark.usefixtures("without_plugins")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Trained to the step before the report, with mixed pictures and smoothed labels."""
-    forget()
+    forget_plugins()
     root = tmp_path_factory.mktemp("several")
     options = [
         f"--plugin={HELPERS / 'several_classes.py'}", f"--plugin={HELPERS / 'every_kind.py'}",

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from trainer.loop.losses import make_loss
 from trainer.tasks import SINGLE_LABEL, OneClass, make_task
-from trainer.tasks.single_label import MOST_CLASS_SCALARS
+from trainer.tasks.single_label import MOST_CLASS_SCALARS, SingleLabel
 from trainer.values import UsageError
 
 NAMES = ("a", "b", "c")
@@ -145,7 +145,7 @@ def test_another_decision_is_made_in_one_place():
     assert task.explained_class(np.array(SHARES[0])) == 2
 
 
-class Several(OneClass):
+class Several(SingleLabel):
     excludes = False
 
 

@@ -18,7 +18,7 @@ from trainer.values import Contract
 
 
 class Model(Protocol):
-    """What makes probabilities: `run.finished_run.RunModel` or `export.models.ExportedModel`."""
+    """What makes probabilities: `run.finished_run.RunModel` or `export.loading.ExportedModel`."""
 
     class_names: tuple[str, ...]
 

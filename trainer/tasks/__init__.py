@@ -5,9 +5,12 @@ become predictions. A task needs TensorFlow, NumPy and `metrics`; sources, netwo
 exports ask it, and it knows none of them.
 """
 
+from typing import get_type_hints
+
 from trainer.registry import Registry
 from trainer.tasks.base import Loss, Task
 from trainer.tasks.single_label import OneClass, SingleLabel
+from trainer.values import UsageError
 
 __all__ = ["SINGLE_LABEL", "TASKS", "Loss", "OneClass", "Task", "make_task"]
 
@@ -21,6 +24,16 @@ def make_task(text: str) -> Task:
     """Returns the task that a text such as `single_label` names.
 
     Raises:
-      UsageError: there is no such task.
+      UsageError: there is no such task, or it leaves something unsaid that will be asked.
     """
-    return TASKS.choose(text)()
+    choice = TASKS.choose(text)
+    made = choice.entry.make
+    unsaid = {*getattr(made, "__abstractmethods__", ())}
+    unsaid |= (
+        {name for name in get_type_hints(Task) if not hasattr(made, name)}
+        if isinstance(made, type)
+        else set()
+    )
+    if unsaid:
+        raise UsageError(f"--task={text} does not say {', '.join(sorted(unsaid))}, which each task must")
+    return choice()

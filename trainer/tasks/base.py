@@ -1,5 +1,6 @@
 """What a task has to answer. B examples of a batch, N of a split, K classes."""
 
+import abc
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ Targets are labels as numbers from 0 to 1, as smoothing and mixing make them; No
 """
 
 
-class Task:
+class Task(abc.ABC):
     """The meaning of labels, and what follows from it for losses, predictions, metrics and reports.
 
     A task decides in one place, `decide`; `decisions`, `predicted` and `is_right` go by it unless a task has
@@ -36,67 +37,67 @@ class Task:
 
     # Labels.
 
+    @abc.abstractmethod
     def label_spec(self, batch_size: int, num_classes: int) -> tf.TensorSpec:
         """Returns shape and dtype of `label` in a batch."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def label_words(self, label: Any, class_names: Sequence[str]) -> str:
         """Returns a label, or a prediction, as it is written: in splits.json, reports, predictions."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def class_counts(self, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, int]:
         """Returns {class: how many of N labels have it}."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def classes_in(self, labels: np.ndarray) -> set[int]:
         """Returns the classes that one of N labels has."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def groups(self, labels: np.ndarray) -> np.ndarray:
         """Returns [N] int, examples alike under one number: what is chosen evenly is chosen from each."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def renumbered(self, labels: np.ndarray, places: np.ndarray) -> np.ndarray:
         """Returns the labels of another source, given the place [K] int64 here of each of its classes."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def targets(self, labels: tf.Tensor, num_classes: int) -> tf.Tensor:
         """Maps labels [B, ...] to targets [B, K] float32: 1 for what is true, else 0."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def smoothed(self, targets: tf.Tensor, smoothing: float) -> tf.Tensor:
         """Moves targets [B, K] by the share of --label_smoothing to where nothing is known."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def weights(self, labels: tf.Tensor, targets: tf.Tensor | None, of_class: tf.Tensor) -> tf.Tensor:
         """Returns the weights of examples in a loss, [B], given those of classes [K] (--class_weights)."""
-        raise NotImplementedError
 
     # The network.
 
+    @abc.abstractmethod
     def num_logits(self, num_classes: int, *, asked: str) -> int:
         """Returns the width of the head; `asked` is the value of --logits.
 
         Raises:
           UsageError: it does not go with the number of classes.
         """
-        raise NotImplementedError
 
     def logits(self, of_head: tf.Tensor) -> tf.Tensor:
         """Maps what a head of `num_logits` gives, [B, ...] float32, to logits [B, K]."""
         return of_head
 
+    @abc.abstractmethod
     def activation(self, logits: tf.Tensor) -> tf.Tensor:
         """Maps logits [B, K] to probabilities [B, K] of the same dtype."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def log_probabilities(self, logits: tf.Tensor) -> tf.Tensor:
         """Maps logits [B, K] to the logarithms of `activation`, which are finite where the logits are."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def cross_entropy(self, *, smoothing: float = 0.0) -> Loss:
         """Returns the loss of --loss=cross_entropy; without smoothing, it is what evaluations measure."""
-        raise NotImplementedError
 
     # Predictions.
 
@@ -104,13 +105,13 @@ class Task:
         """Maps logits [N, K] to probabilities [N, K] float64, NaN where a row has none."""
         return self.activation(tf.constant(logits, tf.float64)).numpy()
 
+    @abc.abstractmethod
     def right(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Returns which of N predictions are the label, or another prediction: [N] bool."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def decide(self, probabilities: tf.Tensor) -> tf.Tensor:
         """Maps probabilities [B, K] to predictions, in shape and dtype as labels are."""
-        raise NotImplementedError
 
     def decisions(self, probabilities: np.ndarray) -> np.ndarray:
         """Does as `decide`, in NumPy."""
@@ -120,13 +121,14 @@ class Task:
         """Maps logits [N, K] to predictions."""
         return self.decisions(self.probabilities(logits))
 
+    @abc.abstractmethod
     def answers(self, probabilities: tf.Tensor, class_names: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns what an exported model gives besides probabilities [B, K].
 
         `class_ids` are the predictions, `class_names` their names; those that are given are [K] string.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def told(
         self, prediction: Any, probabilities: np.ndarray, class_names: Sequence[str]
     ) -> tuple[str, float]:
@@ -137,15 +139,14 @@ class Task:
           probabilities: [K], of the same one.
           class_names: K of them.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def explained_class(self, probabilities: np.ndarray) -> int:
         """Returns the class that is explained where nobody names one, given probabilities [K]."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def class_scores(self, logits: tf.Tensor) -> tf.Tensor:
         """Maps logits [B, K] to what saliency explains of each class, [B, K]."""
-        raise NotImplementedError
 
     # Metrics.
 
@@ -153,9 +154,9 @@ class Task:
         """Returns 1 for examples whose prediction is their label, else 0: [B] float32."""
         return tf.cast(self.decide(self.activation(logits)) == labels, tf.float32)
 
+    @abc.abstractmethod
     def means(self, labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
         """Returns `loss` and those of `metrics` over N examples: what an evaluation is, but in 64 bits."""
-        raise NotImplementedError
 
     def split_metrics(
         self, labels: np.ndarray, logits: np.ndarray, class_names: Sequence[str]
@@ -173,6 +174,7 @@ class Task:
         Raises:
           UsageError: it will not; the message goes on after the flag and the value.
         """
+        return
 
     def fit_temperature(self, labels: np.ndarray, logits: np.ndarray) -> float | None:
         """Returns by what to divide logits so that probabilities hold; None: this task has no such number."""
