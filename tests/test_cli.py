@@ -182,9 +182,7 @@ def test_inspect_shows_everything_and_writes_nothing(trained, tmp_path, run_main
     for split, rows in splits.items():
         counts = ", ".join(f"{c} {[row[1] for row in rows].count(c)}" for c in ("blue", "green", "red"))
         assert f"\n  {split:<11}{len(rows):>8}  ({counts})\n" in out
-    assert (
-        "splits: 60%,20%,20% of 30, after a permutation with --split_seed=42, because the source is " in out
-    )
+    assert "splits: 60%,20%,20% of 30, class by class, shuffled (--split_seed=42)\n" in out
     for line in ("height_px     8", "value_range   (0.0, 1.0)", "feature_width 2", "any_size      True"):
         assert f"\n  {line}\n" in out
     assert "\nplan: 3 steps an epoch, 126 in all\n" in out

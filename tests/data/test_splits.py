@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trainer.data.sources import MemorySource
-from trainer.data.splits import Splits, drop_shared, leave_out, make_splits, shared_pictures
+from trainer.data.splits import Splits, drop_shared, leave_out, make_splits, missing_classes, shared_pictures
 from trainer.values import TrainerError, UsageError
 
 
@@ -69,9 +69,15 @@ def test_sizes(total, spec, expected):
 def test_says_what_it_took_and_what_it_left():
     assert make_splits(source(10), "3,2").how == "3,2 of 10, in the source's order; 5 left unused"
     assert "left unused" not in make_splits(source(10), "50%,50%").how
-    permuted = make_splits(source(10, sorted_by_class=True), "50%,50%", seed=7)
-    assert "--split_seed=7, because the source is sorted by class" in permuted.how
-    assert "sorted" not in make_splits(source(10), "50%,50%", order="permuted").how
+    by_class = source(10, sorted_by_class=True)
+    stratified = make_splits(by_class, "50%,50%", seed=7)
+    assert stratified.how == "50%,50% of 10, class by class, shuffled (--split_seed=7)"
+    assert make_splits(source(10), "5,5", order="permuted").how == "5,5 of 10, shuffled (--split_seed=42)"
+    assert [
+        make_splits(of, "50%,50%", order=order).order
+        for of in (by_class, source(10))
+        for order in ("auto", "take_skip")
+    ] == ["stratified", "permuted", "source", "source"]
 
 
 TRAIN_TEST = {"train": (0, 100), "test": (100, 130)}
@@ -105,17 +111,65 @@ def test_bounds_of_two_ranges_meet_at_odd_shares():
 
 def test_sorted_sources_are_permuted_by_seed_and_others_are_not():
     by_class = source(100, num_classes=5, sorted_by_class=True)
-    splits = make_splits(by_class, "50%,50%", seed=3)
+    splits = make_splits(by_class, "50%,50%", order="take_skip", seed=3)
     order = np.concatenate(list(splits.indices.values()))
     np.testing.assert_array_equal(order, np.random.default_rng(3).permutation(100))
     assert order.dtype == np.int64
-    again = make_splits(by_class, "50%,50%", seed=3)
-    other = make_splits(by_class, "50%,50%", seed=4)
+    again = make_splits(by_class, "50%,50%", order="take_skip", seed=3)
+    other = make_splits(by_class, "50%,50%", order="take_skip", seed=4)
     np.testing.assert_array_equal(again.indices["train"], splits.indices["train"])
     assert again.indices["train"].tolist() != other.indices["train"].tolist()
     assert set(by_class.labels[splits.indices["train"]].tolist()) == set(range(5))
-    mixed = make_splits(source(100, num_classes=5), "50%,50%", seed=3)
-    assert ranges(mixed) == {"train": (0, 49), "validation": (50, 99)}
+    for order in ("auto", "take_skip"):
+        mixed = make_splits(source(100, num_classes=5), "50%,50%", order=order, seed=3)
+        assert ranges(mixed) == {"train": (0, 49), "validation": (50, 99)}
+
+
+def counted(splits, of):
+    """How many pictures of each class are in each split, {split: [K]}."""
+    size = len(of.class_names)
+    return {
+        name: np.bincount(of.labels[part], minlength=size).tolist() for name, part in splits.indices.items()
+    }
+
+
+def test_shares_of_a_sorted_source_are_taken_class_by_class():
+    rare = source(303, sorted_by_class=True, labels=[0] * 300 + [1] * 3)
+    splits = make_splits(rare, "80%,10%,10%")
+    assert counted(splits, rare) == {"train": [240, 2], "validation": [31, 0], "test": [29, 1]}
+    assert missing_classes(rare, splits.indices) == {"validation": ["class1"]}
+    # In the order of the permutation: not class after class.
+    place = np.empty(303, np.int64)
+    place[np.random.default_rng(42).permutation(303)] = np.arange(303)
+    assert all((np.diff(place[part]) > 0).all() for part in splits.indices.values())
+    other = make_splits(rare, "80%,10%,10%", seed=43)
+    assert counted(other, rare) == counted(splits, rare)
+    assert other.indices["test"].tolist() != splits.indices["test"].tolist()
+
+
+def test_counts_that_leave_pictures_unused_are_stratified_too():
+    three = source(600, sorted_by_class=True, labels=[0] * 100 + [1] * 200 + [2] * 300)
+    splits = make_splits(three, "60,30,30")
+    assert counted(splits, three) == {"train": [10, 20, 30], "validation": [5, 10, 15], "test": [5, 10, 15]}
+    assert splits.how.endswith("; 480 left unused")
+
+
+def test_ranges_of_a_split_of_a_folder_are_stratified():
+    labels = [0] * 40 + [1] * 50 + [2] * 10 + [0] * 3 + [1] * 7
+    folder = source(110, sorted_by_class=True, labels=labels, native={"train": (0, 100), "test": (100, 110)})
+    splits = make_splits(folder, "auto")
+    assert counted(splits, folder) == {"train": [36, 45, 9], "validation": [4, 5, 1], "test": [3, 7, 0]}
+    splits = make_splits(folder, "train[20%:],train[:20%]")
+    assert counted(splits, folder) == {"train": [32, 40, 8], "validation": [8, 10, 2]}
+    splits = make_splits(folder, "train[:50%],train[60%:70%],train[90%:]")
+    assert counted(splits, folder) == {"train": [20, 25, 5], "validation": [4, 5, 1], "test": [4, 5, 1]}
+
+
+def test_a_class_in_no_split_is_named():
+    rare = source(100, sorted_by_class=True, labels=[0] * 99 + [1])
+    with pytest.raises(TrainerError, match="'class1' has pictures, but none of them is in a split"):
+        make_splits(rare, "50,40", order="source")
+    assert counted(make_splits(rare, "50,40"), rare)["train"] == [49, 1]
 
 
 def test_the_order_can_be_chosen():
@@ -260,7 +314,7 @@ def test_a_split_of_bad_pictures_is_an_error():
 
 
 def test_a_class_of_bad_pictures_is_an_error():
-    by_class = source(10, labels=[0, 0, 1, 1, 0, 1, 0, 1, 2, 2], native={"train": (0, 5), "test": (5, 8)})
+    by_class = source(10, labels=[0, 0, 1, 1, 0, 1, 0, 1, 1, 1], native={"train": (0, 5), "test": (5, 8)})
     splits = make_splits(by_class, "train,test")
     assert sizes(leave_out(splits, {2, 8}, by_class)) == {"train": 4, "validation": 3}
     for bad in ({2, 3}, {2, 3, 5, 7}):

@@ -270,6 +270,20 @@ def test_splits_are_written_once_and_compared_from_then_on(workdir):
     assert workdir.splits_json.read_bytes() == written
 
 
+def test_a_run_keeps_the_order_of_its_splits(workdir):
+    assert workdir.split_order("auto") == "auto"
+    workdir.write_or_check_splits(SPLITS, order="stratified")
+    assert [workdir.split_order(asked) for asked in ("auto", "source")] == ["stratified", "source"]
+    workdir.splits_json.unlink()
+    # As it was before there was a stratified order.
+    workdir.write_or_check_splits(SPLITS)
+    assert workdir.split_order("auto") == "take_skip"
+    workdir.splits_json.unlink()
+    workdir.write_or_check_splits(SPLITS, order="by size")
+    with pytest.raises(TrainerError, match="damaged: order is 'by size'"):
+        workdir.split_order("auto")
+
+
 @pytest.mark.parametrize(
     ("splits", "message"),
     [

@@ -106,6 +106,17 @@ def test_what_is_written(tmp_path):
         assert min(size_of(png)) >= 200
 
 
+def test_classes_that_a_split_has_no_picture_of_are_named_on_the_page(tmp_path):
+    missing = {"validation": ["<b>", "c"], "test": ["d"]}
+    values = write(tmp_path, missing_classes=missing).values
+    assert values["missing_classes"] == missing
+    text = page_of(tmp_path).text
+    assert "No picture of <b>, c is in validation: the best weights were chosen without them." in text
+    assert "No picture of d is in test: this score says nothing about it." in text
+    write(tmp_path, missing_classes={})
+    assert "No picture of" not in page_of(tmp_path).text
+
+
 def test_pictures_by_hand(tmp_path):
     values = write(tmp_path).values
     # Rows 2 and 3 are wrong, at 0.8 and 0.7.

@@ -20,6 +20,9 @@ from trainer.cli.phase_specs import BN_MODES
 from trainer.registry import LARGEST, Bounds
 from trainer.values import PRECISIONS
 
+SPLIT_ORDERS = ("source", "permuted", "stratified")
+"""Those that --split_order=auto and take_skip stand for, by the source."""
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -44,9 +47,10 @@ class DataConfig:
     )
     split_order: str = option(
         "auto",
-        "Order that shares and counts are taken from: the source's own, or a permutation by "
-        "--split_seed. auto: permuted where the source is sorted by class.",
-        choices=("auto", "source", "permuted"),
+        "Order that splits are taken from: the source's own; permuted by --split_seed; stratified, which is "
+        "permuted so that each split has its share of every class. auto: stratified where the source is "
+        "sorted by class, as folders are, else source; take_skip: permuted there, else source.",
+        choices=("auto", "take_skip", *SPLIT_ORDERS),
     )
     split_seed: int = option(
         42,

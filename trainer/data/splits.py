@@ -4,12 +4,13 @@ import itertools
 import re
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
 
 from trainer.data.sources import Source
+from trainer.data.strata import stratify
 from trainer.tasks import SINGLE_LABEL, Task
 from trainer.values import TrainerError, UsageError
 
@@ -25,11 +26,28 @@ class Splits:
     """Which examples are for what.
 
     `indices[name]` holds [n] int64 positions in the source's order; `how` says in one line
-    what was taken from what.
+    what was taken from what, in `order`: source, permuted or stratified.
     """
 
     indices: dict[str, np.ndarray]
     how: str
+    order: str = "source"
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """The examples from `start` to `stop` of one of the source's own splits; '' is all it has."""
+
+    split: str
+    start: int
+    stop: int
+
+
+def order_of(source: Source, order: str) -> str:
+    """Returns which of source, permuted and stratified a value of --split_order stands for with a source."""
+    if order not in ("auto", "take_skip"):
+        return order
+    return {"auto": "stratified", "take_skip": "permuted"}[order] if source.sorted_by_class else "source"
 
 
 def make_splits(
@@ -40,45 +58,80 @@ def make_splits(
     Args:
       source: what to divide.
       spec: shares, counts or named ranges for train, validation and, optionally, test, or auto.
-      order: source (as it comes), permuted (by `seed`), or auto (permuted where neighbours in the
-        source share a class, so that the first 80 % would lack whole classes).
+      order: source (as it comes), permuted (by `seed`), stratified (permuted, and each class divided by
+        itself); or, where neighbours in the source share a class, auto is stratified and take_skip permuted,
+        and elsewhere both are source.
       seed: of the permutation of positions; pictures are never touched.
       task: what labels mean.
 
     Raises:
       UsageError: the spec cannot be read, overruns the source, or overlaps.
-      TrainerError: a split would be empty, or lacks a class in train that another split has.
+      TrainerError: a split would be empty, or lacks a class in train that another split has; or a class is
+        in none.
     """
     if spec == "auto":
         spec = _default_spec(source)
     parts = [part.strip() for part in spec.split(",")]
     if not 2 <= len(parts) <= 3:
         raise UsageError(f"--splits={spec} must have 2 or 3 parts: train, validation and perhaps test")
-    permuted = order == "permuted" or (order == "auto" and source.sorted_by_class)
-    how = "in the source's order"
-    if permuted:
-        why = ", because the source is sorted by class" if order == "auto" else ""
-        how = f"after a permutation with --split_seed={seed}{why}"
-
-    def permute(positions: np.ndarray) -> np.ndarray:
-        return np.random.default_rng(seed).permutation(positions) if permuted else positions
-
-    if any(re.match(r"[A-Za-z_]", part) and part != "rest" for part in parts):
-        ranges = {
-            name: permute(np.arange(start, stop)) for name, (start, stop) in source.native_splits.items()
-        }
-        taken = [_named_range(part, ranges, source.name) for part in parts]
-        how = f"{spec}, each taken {how}"
+    order, total = order_of(source, order), len(source.ids)
+    named = any(re.match(r"[A-Za-z_]", part) and part != "rest" for part in parts)
+    if named:
+        pieces = [_named_range(part, source) for part in parts]
+        of, unused = spec, 0
     else:
-        positions = permute(np.arange(len(source.ids)))
-        bounds = np.cumsum([0, *_counts(parts, len(positions), spec)])
-        taken = [positions[a:b] for a, b in itertools.pairwise(bounds)]
-        left = len(positions) - bounds[-1]
-        how = f"{spec} of {len(positions):,}, {how}" + (f"; {left:,} left unused" if left else "")
+        bounds = np.cumsum([0, *_counts(parts, total, spec)]).tolist()
+        pieces = [_Piece("", start, stop) for start, stop in itertools.pairwise(bounds)]
+        of, unused = f"{spec} of {total:,}", total - bounds[-1]
+    how = f"{of}, {_told_order(order, seed)}" + (f"; {unused:,} left unused" if unused else "")
+    taken = _take(pieces, source, order=order, seed=seed, task=task)
     indices = {name: part.astype(np.int64) for name, part in zip(SPLIT_NAMES, taken, strict=False)}
     _check(source, indices, spec)
     check_classes(source, indices, spec, task=task)
-    return Splits(indices, how)
+    return Splits(indices, how, order)
+
+
+def _told_order(order: str, seed: int) -> str:
+    words = {
+        "source": "in the source's order",
+        "permuted": f"shuffled (--split_seed={seed})",
+        "stratified": f"class by class, shuffled (--split_seed={seed})",
+    }
+    return words[order]
+
+
+def _take(pieces: Sequence[_Piece], source: Source, *, order: str, seed: int, task: Task) -> list[np.ndarray]:
+    """Returns the positions of each piece, in the order that it is taken in."""
+    taken: dict[_Piece, np.ndarray] = {}
+    for split in dict.fromkeys(piece.split for piece in pieces):
+        start, stop = source.native_splits[split] if split else (0, len(source.ids))
+        positions = np.arange(start, stop)
+        if order != "source":
+            positions = np.random.default_rng(seed).permutation(positions)
+        wanted = [piece for piece in pieces if piece.split == split]
+        if order == "stratified":
+            taken |= _by_class(wanted, positions, task.groups(source.labels[positions]))
+        else:
+            taken |= {piece: positions[piece.start : piece.stop] for piece in wanted}
+    return [taken[piece] for piece in pieces]
+
+
+def _by_class(
+    pieces: Sequence[_Piece], positions: np.ndarray, groups: np.ndarray
+) -> dict[_Piece, np.ndarray]:
+    """Returns the positions of pieces of one range: each has its share of every class."""
+    cuts = sorted({0, len(positions), *(bound for piece in pieces for bound in (piece.start, piece.stop))})
+    sizes = [stop - start for start, stop in itertools.pairwise(cuts)]
+
+    def of(piece: _Piece) -> list[int]:
+        return [i for i, at in enumerate(cuts[:-1]) if piece.start <= at < piece.stop]
+
+    # A rare class is to be in train, then in what the score is of, then in what the best weights are of.
+    by_need = [i for piece in (*pieces[:1], *reversed(pieces[1:])) for i in of(piece)]
+    order = list(dict.fromkeys([*by_need, *range(len(sizes))]))
+    parts = stratify(groups, sizes, order=order)
+    return {piece: positions[np.sort(np.concatenate([parts[i] for i in of(piece)] or [positions[:0]]))]
+            for piece in pieces}  # fmt: skip
 
 
 def _default_spec(source: Source) -> str:
@@ -129,26 +182,27 @@ def _counts(parts: Sequence[str], total: int, spec: str) -> list[int]:
     return counts
 
 
-def _named_range(part: str, ranges: dict[str, np.ndarray], source: str) -> np.ndarray:
+def _named_range(part: str, source: Source) -> _Piece:
     match = re.fullmatch(rf"(\w+)(?:\[((?:{_NUMBER}%?)?):((?:{_NUMBER}%?)?)\])?", part)
     if not match:
         raise UsageError(f"--splits: {part!r} is no range such as test, train[:80%] or train[80%:]")
-    if match[1] not in ranges:
-        has = ", ".join(ranges) or "none"
-        raise UsageError(f"--splits: {source} has no split {match[1]!r}; it has: {has}")
-    whole = ranges[match[1]]
+    if match[1] not in source.native_splits:
+        has = ", ".join(source.native_splits) or "none"
+        raise UsageError(f"--splits: {source.name} has no split {match[1]!r}; it has: {has}")
+    start, stop = source.native_splits[match[1]]
+    size = stop - start
 
     def bound(text: str | None, default: int) -> int:
         if not text:
             return default
         # Half up, like the shares; two ranges that meet at one bound never overlap.
         number = _number(text.removesuffix("%"))
-        at = int(number * len(whole) / 100 + Fraction(1, 2)) if text[-1] == "%" else int(number)
-        if at > len(whole):
-            raise UsageError(f"--splits: {part} overruns the {len(whole):,} pictures of {match[1]}")
+        at = int(number * size / 100 + Fraction(1, 2)) if text[-1] == "%" else int(number)
+        if at > size:
+            raise UsageError(f"--splits: {part} overruns the {size:,} pictures of {match[1]}")
         return at
 
-    return whole[bound(match[2], 0) : bound(match[3], len(whole))]
+    return _Piece(match[1], bound(match[2], 0), bound(match[3], size))
 
 
 def _check(source: Source, indices: dict[str, np.ndarray], spec: str) -> None:
@@ -169,18 +223,36 @@ def _check(source: Source, indices: dict[str, np.ndarray], spec: str) -> None:
 def check_classes(
     source: Source, indices: dict[str, np.ndarray], spec: str, *, task: Task = SINGLE_LABEL
 ) -> None:
-    """Makes sure that train has a picture of every class that another split has.
+    """Makes sure that train has a picture of every class that another split has, and each class is in one.
 
     Raises:
-      TrainerError: it has not; the message names the class.
+      TrainerError: it is not so; the message names the class.
     """
     trained = task.classes_in(source.labels[indices["train"]])
+    used = [task.classes_in(source.labels[positions]) for positions in indices.values()]
+    for label in sorted(task.classes_in(source.labels).difference(*used)):
+        raise TrainerError(
+            f"class {source.class_names[label]!r} has pictures, but none of them is in a split "
+            f"(--splits={spec}): nothing could learn it. Use more of the pictures, or leave the class out"
+        )
     for name, positions in indices.items():
         for label in sorted(task.classes_in(source.labels[positions]) - trained):
             raise TrainerError(
                 f"class {source.class_names[label]!r} is in the {name} split but not in train "
                 f"(--splits={spec}, {len(indices['train']):,} training pictures): nothing could learn it"
             )
+
+
+def missing_classes(
+    source: Source, indices: dict[str, np.ndarray], *, task: Task = SINGLE_LABEL
+) -> dict[str, list[str]]:
+    """Returns {split: names of the classes that train has and this split has not}, where there are any."""
+    trained = task.classes_in(source.labels[indices["train"]])
+    missing = {
+        name: [source.class_names[k] for k in sorted(trained - task.classes_in(source.labels[positions]))]
+        for name, positions in indices.items()
+    }
+    return {name: names for name, names in missing.items() if names}
 
 
 def shared_pictures(indices: dict[str, np.ndarray], digests: Sequence[str]) -> list[list[tuple[str, int]]]:
@@ -213,7 +285,8 @@ def drop_shared(splits: Splits, digests: Sequence[str]) -> Splits:
                 f"--drop_duplicates leaves the {name} split empty: every picture in it is in a later one, too"
             )
     dropped = sum(map(len, splits.indices.values())) - sum(map(len, kept.values()))
-    return Splits(kept, splits.how + (f"; {dropped} repeated pictures dropped" if dropped else ""))
+    how = splits.how + (f"; {dropped} repeated pictures dropped" if dropped else "")
+    return replace(splits, indices=kept, how=how)
 
 
 def leave_out(splits: Splits, bad: Collection[int], source: Source, *, task: Task = SINGLE_LABEL) -> Splits:
@@ -240,4 +313,5 @@ def leave_out(splits: Splits, bad: Collection[int], source: Source, *, task: Tas
             f"class {source.class_names[label]!r} has only bad pictures in train: nothing could learn it"
         )
     count = sum(map(len, splits.indices.values())) - sum(map(len, kept.values()))
-    return Splits(kept, splits.how + (f"; {count:,} bad pictures left out" if count else ""))
+    how = splits.how + (f"; {count:,} bad pictures left out" if count else "")
+    return replace(splits, indices=kept, how=how)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.cli.config import Config
+from trainer.cli.options import SPLIT_ORDERS
 from trainer.cli.phase_specs import PhaseSpec
 from trainer.paths import local_path
 from trainer.store.files import (
@@ -50,7 +51,7 @@ _FACTS = _RUN | {
     "layers?": int,
 }
 _COUNTED = re.compile("(not:)?(from_layer=-?|unfreeze_top_layers=)[0-9]+")
-_SPLITS = {"format": int, "splits": {str: [(str, str, str)]}}
+_SPLITS = {"format": int, "splits": {str: [(str, str, str)]}, "order?": str}
 
 
 class Workdir:
@@ -236,6 +237,20 @@ class Workdir:
         if not self.splits_json.exists():
             raise TrainerError(f"{self.root} has no {self.splits_json.name}, which train writes")
         return self._read(self.splits_json, _SPLITS)["splits"]
+
+    def split_order(self, asked: str) -> str:
+        """Returns what --split_order asks for: of a run, `auto` is what it was when it began.
+
+        Raises:
+          TrainerError: the record is damaged or of another format.
+        """
+        if asked != "auto" or not self.splits_json.exists():
+            return asked
+        # Runs that do not say it are of when there was no stratified order.
+        order = self._read(self.splits_json, _SPLITS).get("order", "take_skip")
+        if order not in ("take_skip", *SPLIT_ORDERS):
+            raise TrainerError(f"{self.splits_json} is damaged: order is {order!r}")
+        return str(order)
 
     def write_or_check_splits(self, splits: dict[str, list[tuple[str, str, str]]], **facts: Any) -> None:
         """Writes who is in which split, or compares with what an earlier start wrote.

@@ -16,6 +16,7 @@ from trainer.report.sections import (
     facts,
     headline,
     left_out,
+    missing,
     numbers,
     percent,
 )
@@ -98,6 +99,7 @@ def make_page(
     curve = _chart("roc_curve", figures)
     parts = [
         headline(values, title=title),
+        missing(values),
         numbers(values),
         "<h2>Worst mistakes</h2>",
         '<p class="soft">The most probable of the wrong predictions. A wrong label looks like this, too.</p>',

@@ -81,6 +81,7 @@ def _columns(class_names: Sequence[str]) -> list[str]:
 
 
 MOST_CONFUSIONS = 10
+MOST_MISSING = 20
 _LISTS = {
     "left_out_pictures": "Pictures that were left out",
     "left_out_batches": "Batches that training left out",
@@ -91,7 +92,7 @@ _LABELS = {"num_examples": "pictures", "how": "splits", "image_size_px": "side o
 _NO_FACTS = {
     "format", "num_correct", "accuracy", "accuracy_95_percent_interval", "top_k_accuracy", "log_loss",
     "brier_score", "roc_auc", "macro", "weighted", "classes", "confusion_matrix", "calibration", "undefined",
-    "worst_mistakes", "least_certain", "pictures_sha256", "source_place", *_LISTS,
+    "worst_mistakes", "least_certain", "pictures_sha256", "source_place", "missing_classes", *_LISTS,
 }  # fmt: skip
 
 
@@ -107,6 +108,20 @@ def headline(values: Mapping[str, Any], *, title: str) -> str:
         f"<p>{values['num_correct']:,} of {values['num_examples']:,} pictures; the 95\N{NO-BREAK SPACE}% "
         f"interval is {percent(low)} to {percent(high)}. Weights of step {values['step']:,}.</p>"
     )
+
+
+def missing(values: Mapping[str, Any]) -> str:
+    """Returns which classes a split has no picture of, so that its number says nothing about them."""
+    lines = []
+    for split, names in (values.get("missing_classes") or {}).items():
+        more = f" and {len(names) - MOST_MISSING:,} more classes" if len(names) > MOST_MISSING else ""
+        what, it = ", ".join(names[:MOST_MISSING]) + more, "it" if len(names) == 1 else "them"
+        effect = f"this score says nothing about {it}"
+        if split != values["split"]:
+            chosen = f"the best weights were chosen without {it}"
+            effect = chosen if split == "validation" else f"its score says nothing about {it}"
+        lines.append(f'<p class="note">{escape(f"No picture of {what} is in {split}: {effect}.")}</p>')
+    return "\n".join(lines)
 
 
 def numbers(values: Mapping[str, Any]) -> str:

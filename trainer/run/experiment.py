@@ -21,6 +21,7 @@ from trainer.data.splits import (
     drop_shared,
     leave_out,
     make_splits,
+    missing_classes,
     shared_pictures,
 )
 from trainer.loop.gradient_rules import GRADIENT_RULES, make_limit
@@ -32,6 +33,8 @@ from trainer.model.backbones import Backbone, open_backbone
 from trainer.model.classifier import Classifier
 from trainer.model.cuts import Cut
 from trainer.model.heads import Head
+from trainer.record.workdir import Workdir
+from trainer.report.shortening import MOST_LETTERS, shortened_apart
 from trainer.run.bit_rule import apply_rule, bit_rule, rule_head
 from trainer.run.combinations import check_options, check_together
 from trainer.runtime import make_strategy
@@ -40,6 +43,11 @@ from trainer.values import Calls, UsageError, parse_pair
 
 _log = logging.getLogger("trainer")
 SHARED_SHOWN = 5
+CLASSES_SHOWN = 10
+_MISSED = {
+    "validation": "the best weights are chosen without %s",
+    "test": "the score says nothing about %s",
+}
 DEFAULT_HEAD = "mlp(512)"
 
 
@@ -51,6 +59,8 @@ class Experiment:
     scan: Scan
     splits: Splits
     shared: list[list[str]]
+    missing: dict[str, list[str]]
+    """{split: classes that train has and it has not}, where there are any."""
     left_out: list[tuple[str, str]]
     """(id, reason) of the bad pictures that --on_bad_image=skip leaves out, in the source's order."""
     backbone: Backbone
@@ -164,9 +174,10 @@ class Experiment:
         data = self.config.data
         self.source = open_configured(self.config)
         # Before the pictures are looked at, which may take long.
-        splits = make_splits(
-            self.source, data.splits, order=data.split_order, seed=data.split_seed, task=self.task
-        )
+        order = data.split_order
+        if workdir := self.config.run.workdir:
+            order = Workdir(workdir).split_order(order)
+        splits = make_splits(self.source, data.splits, order=order, seed=data.split_seed, task=self.task)
         self.scan, self.left_out = scan_configured(
             self.source, self.config, plugins=plugins.sources("source")
         )
@@ -178,6 +189,10 @@ class Experiment:
         if data.drop_duplicates:
             self.splits = drop_shared(splits, self.scan.digests)
             check_classes(self.source, self.splits.indices, data.splits, task=self.task)
+        self.missing = missing_classes(self.source, self.splits.indices, task=self.task)
+        for split, names in self.missing.items():
+            effect = _MISSED[split] % ("it" if len(names) == 1 else "them")
+            _log.warning("%s has no picture of %s: %s", split, _few(names), effect)
         if groups and not data.drop_duplicates:
             shown = "; ".join(_told_same(names) for names in self.shared[:SHARED_SHOWN])
             more = (
@@ -264,6 +279,11 @@ class Experiment:
         """Returns the epoch and phase that the update to `step` belonged to."""
         name = self.plan.phase_at(max(step - 1, 0)).spec.name
         return {"epoch": round(step / self.plan.steps_per_epoch, 4), "phase": name}
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - CLASSES_SHOWN:,} more classes" if len(names) > CLASSES_SHOWN else ""
+    return ", ".join(shortened_apart(names[:CLASSES_SHOWN], MOST_LETTERS).values()) + more
 
 
 def _told_same(names: Sequence[str]) -> str:

@@ -46,7 +46,12 @@ def record(experiment: Experiment, workdir: Workdir, stages: Stages) -> None:
         profile_range(config.run.profile_steps, total_steps=experiment.plan.total_steps)
     record = experiment.split_record()
     workdir.write_or_check_splits(
-        record, how=experiment.splits.how, shared=experiment.shared, left_out=experiment.left_out
+        record,
+        how=experiment.splits.how,
+        order=experiment.splits.order,
+        shared=experiment.shared,
+        left_out=experiment.left_out,
+        missing_classes=experiment.missing,
     )
     before = workdir.read_facts()
     kept = {name: before[name] for name in KEPT_FACTS if name in before}

@@ -94,6 +94,7 @@ def score(
         image_size_px=experiment.backbone.contract.width_px,
         left_out_pictures=[list(picture) for picture in experiment.left_out],
         left_out_batches=workdir.read_facts()["rollbacks"],
+        missing_classes=experiment.missing,
         shared_pictures=[names for names in experiment.shared if any(f"({split})" in n for n in names)],
     )
     if summaries:

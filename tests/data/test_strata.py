@@ -1,0 +1,87 @@
+"""Every part its share of every class: counts known by hand, and what holds of any."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainer.data.strata import stratify
+
+TRAIN_TEST_VALIDATION = (0, 2, 1)
+
+
+def divided(counts, sizes, *, seed=0):
+    """Returns how many of each class [K] are in each part, [K, parts]."""
+    groups = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    parts = stratify(groups, sizes, order=TRAIN_TEST_VALIDATION[: len(sizes)] if len(sizes) == 3 else (0, 1))
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(len(groups)))
+    assert all(np.array_equal(part, np.sort(part)) and part.dtype == np.int64 for part in parts)
+    return np.stack([np.bincount(groups[part], minlength=len(counts)) for part in parts], axis=1)
+
+
+@pytest.mark.parametrize(
+    ("counts", "sizes", "expected"),
+    [
+        ([10, 20, 30], [48, 6, 6], [[8, 1, 1], [16, 2, 2], [24, 3, 3]]),
+        # What is rare is in train, and then in test rather than in validation.
+        ([300, 3], [242, 31, 30], [[240, 31, 29], [2, 0, 1]]),
+        ([10, 2], [9, 1, 2], [[8, 1, 1], [1, 0, 1]]),
+        # A single picture is one to learn from, even where larger classes give way.
+        ([1, 1, 1, 1, 40], [35, 4, 5], [[1, 0, 0]] * 4 + [[31, 4, 5]]),
+        ([1, 1, 1, 9], [6, 6], [[1, 0], [1, 0], [1, 0], [3, 6]]),
+    ],
+)
+def test_counts_known_by_hand(counts, sizes, expected):
+    assert divided(counts, sizes).tolist() == expected
+
+
+def test_a_thousand_classes_of_three_pictures_are_divided_with_any_seed():
+    for seed in range(20):
+        found = divided([3] * 1000, [2400, 300, 300], seed=seed)
+        assert found.sum(axis=0).tolist() == [2400, 300, 300]
+        assert found[:, 0].min() == 2
+        assert found[:, 1:].max() == 1
+
+
+def test_ties_go_by_the_order_that_the_examples_are_in_and_not_by_the_number_of_a_class():
+    sole = [np.flatnonzero(divided([3] * 100, [240, 30, 30], seed=seed)[:, 2]) for seed in (0, 1)]
+    assert sole[0].tolist() != sole[1].tolist()
+    assert all(20 < np.median(classes) < 80 for classes in sole)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 80), min_size=1, max_size=12),
+    share=st.floats(0.3, 0.95),
+    seed=st.integers(0, 1000),
+)
+def test_of_any_classes_each_part_has_its_share_to_within_a_picture_or_two(counts, share, seed):
+    total = sum(counts)
+    train = int(total * share)
+    test = (total - train) // 2
+    sizes = [train, total - train - test, test]
+    found = divided(counts, sizes, seed=seed)
+    assert found.sum(axis=0).tolist() == sizes
+    assert found.sum(axis=1).tolist() == counts
+    if train >= len(counts):
+        assert found[:, 0].min() >= 1
+    ideal = np.outer(counts, sizes) / total
+    # Of a class that would be missing in train, and of no other, more may be taken.
+    if ideal[:, 0].min() >= 1:
+        assert np.abs(found[:, 0] - ideal[:, 0]).max() < 1
+        assert np.abs(found - ideal).max() < 2
+
+
+def test_the_same_examples_are_always_divided_alike():
+    groups = np.random.default_rng(3).integers(0, 9, 500)
+    one, two = (stratify(groups, [400, 50, 50], order=(0, 2, 1)) for _ in range(2))
+    assert all(map(np.array_equal, one, two))
+
+
+def test_nothing_and_parts_of_nothing():
+    assert [part.tolist() for part in stratify(np.array([5, 5]), [2, 0, 0], order=(0, 2, 1))] == [
+        [0, 1],
+        [],
+        [],
+    ]
+    assert [part.tolist() for part in stratify(np.empty(0, np.int64), [0, 0], order=(0, 1))] == [[], []]
