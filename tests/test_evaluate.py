@@ -224,7 +224,7 @@ def test_the_temperature_is_that_of_validation_wherever_it_is_used(evaluate, tra
 
 def test_options_of_splits_make_no_sense_for_other_pictures(evaluate, tmp_path):
     new = make_flower_folder(tmp_path / "new", n=2)
-    for flag in ("--eval_split=test", "--splits=50%,50%", "--split_seed=7"):
+    for flag in ("--splits=50%,50%", "--split_seed=7"):
         status, _, err = evaluate(f"--source=folder:{new}", flag)
         name = flag.split("=")[0]
         assert (status, err) == (

@@ -34,13 +34,13 @@ class Trained:
             away.rename(self.source)
 
 
-def train_colours(root: Path, backbone: Path) -> Trained:
-    """Trains a head for ten epochs: 15 + 9 + 6 pictures, which it knows well in the end."""
+def train_colours(root: Path, backbone: Path, *more: str) -> Trained:
+    """Trains a head for ten epochs: 15 + 9 + 6 pictures, which it knows well in the end; `more` are flags."""
     source, workdir = make_flower_folder(root / "source", n=10), root / "run"
     arguments = (
         f"--source=folder:{source}", f"--backbone=savedmodel:{backbone}", "--image_size=8",
         "--head=linear", "--splits=50%,30%,20%", "--batch_size=4", "--schedule=frozen",
-        "--frozen_for=10epochs", "--frozen_learning_rate=0.1", "--precision=float32", *PLAIN,
+        "--frozen_for=10epochs", "--frozen_learning_rate=0.1", "--precision=float32", *PLAIN, *more,
     )  # fmt: skip
     with contextlib.redirect_stdout(io.StringIO()), undrawn():
         assert call_main("train", *arguments, f"--workdir={workdir}") == 0

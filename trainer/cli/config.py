@@ -24,6 +24,7 @@ from trainer.cli.command_options import (
     PredictConfig,
     ServeConfig,
 )
+from trainer.cli.declare import KINDS
 from trainer.cli.options import (
     DataConfig,
     GuardConfig,
@@ -36,6 +37,9 @@ from trainer.cli.options import (
 from trainer.cli.phase_specs import RULED, PhaseSpec, is_auto, phase_specs
 from trainer.registry import Bounds
 from trainer.values import Duration, UsageError
+
+LENGTHS = {"frozen_for", "finetune_for", "phase"}
+"""The options that say how long phases are."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +79,18 @@ class Config:
         """Returns the options that a resumed run must not change."""
         return {f.name: getattr(s, f.name) for s, f in self._fields() if f.metadata["identity"]}
 
-    def identity(self) -> str:
-        """Returns a hash of everything that changes the numbers of a run."""
-        text = json.dumps(self.identity_values(), sort_keys=True)
+    @classmethod
+    def naming(cls) -> dict[str, str]:
+        """Returns {flag name: kind} of the options that only name something, of a kind in `declare`."""
+        return {f.name: f.metadata["identity"] for _, f in cls()._fields() if f.metadata["identity"] in KINDS}
+
+    def identity(self, **others: Any) -> str:
+        """Returns a hash of everything that changes the numbers of a run.
+
+        Args:
+          **others: values that take the place of those of options.
+        """
+        text = json.dumps({**self.identity_values(), **others}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def flagfile(self) -> str:
@@ -124,10 +137,9 @@ class Config:
             )
 
     def only_lengths_differ(self, other: "Config") -> bool:
-        """Returns whether two runs differ in nothing but how long their phases are."""
+        """Returns whether two runs differ in nothing but the lengths of their phases, and names of things."""
         mine, others = self.identity_values(), other.identity_values()
-        lengths = {"frozen_for", "finetune_for", "phase"}
-        if any(mine[name] != others[name] for name in mine.keys() - lengths):
+        if any(mine[name] != others[name] for name in mine.keys() - LENGTHS - self.naming().keys()):
             return False
         same = Duration(1, "steps")
         specs = [

@@ -12,6 +12,7 @@ from trainer.values import Duration, UsageError, parse_calls
 
 LOCAL = "local"
 FOR_TENSORFLOW = "for TensorFlow"
+KINDS = PICTURES, SPLITS, NETWORK, RUN = "pictures", "splits", "network", "run"
 ANY = Bounds()
 AT_LEAST_0, AT_LEAST_1 = Bounds(at_least=0), Bounds(at_least=1)
 SHARE = Bounds(at_least=0, at_most=1)
@@ -83,7 +84,7 @@ def option(
     choices: Sequence[str] = (),
     bounds: Bounds = ANY,
     check: Check | None = None,
-    identity: bool = True,
+    identity: bool | str = True,
     short: bool = False,
     path: str = "",
 ) -> Any:
@@ -95,8 +96,9 @@ def option(
       choices: the allowed values of an enum.
       bounds: of a number; a whole one is below 2**63 besides.
       check: of what bounds cannot say.
-      identity: whether the numbers of a run depend on it, so that a run may not be resumed
-        under another value.
+      identity: whether the numbers of a run depend on it, so that a run may not be resumed under another
+        value. Of an option that only names something, what: PICTURES, SPLITS, NETWORK or RUN; another value
+        is the same run if it names the same.
       short: whether `--help` shows it; `--helpfull` shows all.
       path: of a path on this machine: LOCAL, or FOR_TENSORFLOW where TensorFlow reads checkpoints or a
         SavedModel there. It is checked before anything else happens.

@@ -7,7 +7,11 @@ from trainer.cli.declare import (
     AT_LEAST_1,
     FOR_TENSORFLOW,
     LOCAL,
+    NETWORK,
+    PICTURES,
+    RUN,
     SHARE,
+    SPLITS,
     calls,
     more_than_0,
     never_or_more_than_0,
@@ -32,6 +36,7 @@ class DataConfig:
         "synthetic:flowers",
         "Where the pictures come from, such as folder:photos; --helpfull lists what there is.",
         short=True,
+        identity=PICTURES,
     )
     task: str = option(
         "single_label",
@@ -44,6 +49,7 @@ class DataConfig:
         "(1835,918,rest) or named ranges (train[:90%],train[90%:],test). auto: the source's own "
         "splits where it has them, else 80%,10%,10%.",
         short=True,
+        identity=SPLITS,
     )
     split_order: str = option(
         "auto",
@@ -51,14 +57,18 @@ class DataConfig:
         "permuted so that each split has its share of every class. auto: stratified where the source is "
         "sorted by class, as folders are, else source; take_skip: permuted there, else source.",
         choices=("auto", "take_skip", *SPLIT_ORDERS),
+        identity=SPLITS,
     )
     split_seed: int = option(
         42,
         "Seed of the permutation; apart from --seed, so that runs with other seeds share splits.",
         bounds=AT_LEAST_0,
+        identity=SPLITS,
     )
     drop_duplicates: bool = option(
-        False, "Leave pictures out of an earlier split that are byte for byte in a later one."
+        False,
+        "Leave pictures out of an earlier split that are byte for byte in a later one.",
+        identity=SPLITS,
     )
     exif: str = option(
         "apply", "Turn pictures upright as their EXIF orientation says.", choices=("apply", "ignore")
@@ -119,9 +129,13 @@ class ModelConfig:
         "efficientnet_lite0",
         "Pretrained network, such as keras:MobileNetV2; --helpfull lists what there is.",
         short=True,
+        identity=NETWORK,
     )
     weights: str = option(
-        "imagenet", "Weights of a backbone that has a choice: imagenet, none, or a weights file.", path=LOCAL
+        "imagenet",
+        "Weights of a backbone that has a choice: imagenet, none, or a weights file.",
+        path=LOCAL,
+        identity=NETWORK,
     )
     image_size: int = option(
         0,
@@ -133,6 +147,7 @@ class ModelConfig:
         "",
         "Workdir of another run whose best weights this one begins with, instead of the pretrained ones.",
         short=True,
+        identity=RUN,
         path=FOR_TENSORFLOW,
     )
     init_part: str = option(

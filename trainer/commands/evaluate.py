@@ -1,14 +1,27 @@
 """`evaluate`: scores a split of a finished run, or other pictures. `train` ends with it, too."""
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from trainer.cli.config import Config
+from trainer.cli.declare import NETWORK, PICTURES
 from trainer.cli.flags import CommandLine
+from trainer.data.splits import find_again
 from trainer.record.checkpoints import Checkpoints
 from trainer.record.workdir import Workdir
 from trainer.run.experiment import Experiment
-from trainer.run.new_pictures import evaluate_pictures, named_pictures, named_report_folder
+from trainer.run.new_pictures import (
+    OF_PICTURES,
+    evaluate_pictures,
+    named_pictures,
+    named_report_folder,
+    open_pictures,
+    require_no_splits,
+    split_report_folder,
+)
 from trainer.run.scoring import main_split, require_accuracy, score
 from trainer.run.session import make_stages, restore
+from trainer.tasks import make_task
 from trainer.values import UsageError
 
 
@@ -19,36 +32,50 @@ def run(line: CommandLine) -> int:
 
 
 def evaluate(line: CommandLine) -> dict[str, Any]:
-    """Scores --eval_split, or --source where that is another one; returns what metrics.json holds.
+    """Scores a split of the run, or other pictures; returns what metrics.json holds.
 
-    Without --eval_split, a run without a test split is scored on validation, as training ends.
+    The pictures of a split are found by the SHA-256 of their bytes, where the run had them or where --source
+    says. Without --eval_split, it is the split that training ended with, or, if another source lacks pictures
+    of the run, all pictures there.
 
     Raises:
       TrainerError: run, checkpoint or pictures cannot be had, or, after the report was written, the accuracy
         is below --assert_accuracy_at_least.
     """
-    workdir = Workdir(line.config.run.workdir)
+    workdir, given = Workdir(line.config.run.workdir), line.given
     recorded = workdir.read_config()
-    if line.given.get("source", recorded.data.source) != recorded.data.source:
-        return evaluate_pictures(workdir, recorded, line.given)
-    config = recorded.replace(**line.given)
-    workdir.check_same_run(config)
+    config = recorded.replace(**given)
+    if elsewhere := config.data.source != recorded.data.source:
+        require_no_splits(given)
+    of_run = {name: value for name, value in given.items() if not elsewhere or name not in OF_PICTURES}
+    workdir.check_same_run(recorded.replace(**of_run), found_out=(PICTURES, NETWORK))
     named = named_report_folder(config)
     checkpoints = Checkpoints(workdir.checkpoints, keep=config.run.keep_checkpoints)
     path = checkpoints.find(config.evaluate.checkpoint)
-    experiment = Experiment(config)
+    splits, pictures = workdir.read_splits(), open_pictures(recorded, given)
+    found = find_again(splits, pictures.source, pictures.scan.digests, task=make_task(config.data.task))
+    has_all = all((positions >= 0).all() for positions in found.values())
+    split = _split(config, given, splits) if has_all or not elsewhere else given.get("eval_split", "")
+    if not has_all or list(pictures.source.class_names) != workdir.read_facts()["class_names"]:
+        return evaluate_pictures(workdir, config, pictures, split=split)
+    experiment = Experiment(config, of_run=workdir, pictures=pictures)
+    workdir.check_network(config, {"function": experiment.backbone.fingerprint})
     specs = [phase.spec for phase in experiment.plan.phases]
     workdir.check_layers(len(experiment.classifier.named_layers), specs)
-    split = config.evaluate.eval_split
-    if "eval_split" not in line.given and split not in experiment.splits.indices:
-        split = main_split(experiment)
-    if split not in experiment.splits.indices:
-        raise UsageError(f"--eval_split={split}: this run has only {', '.join(experiment.splits.indices)}")
     with named_pictures(experiment.source, experiment.scan):
-        workdir.write_or_check_splits(experiment.split_record())
         stages = make_stages(experiment, decided=workdir.read_facts().get("precision", {}))
         restore(stages, checkpoints, path)
-        folder = named or workdir.report / ("" if split == main_split(experiment) else split)
+        folder = named or split_report_folder(workdir, split)
         report = score(stages, workdir, split=split, folder=folder)
     require_accuracy(report, at_least=config.run.assert_accuracy_at_least)
     return report
+
+
+def _split(config: Config, given: Mapping[str, Any], splits: Collection[str]) -> str:
+    """Returns the split of the run that is asked for, or that it is judged by."""
+    split = config.evaluate.eval_split
+    if split not in splits and "eval_split" not in given:
+        return main_split(splits)
+    if split not in splits:
+        raise UsageError(f"--eval_split={split}: this run has only {', '.join(splits)}")
+    return split

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from trainer.cli.config import Config
+from trainer.cli.declare import NETWORK, PICTURES
 from trainer.cli.flags import CommandLine
 from trainer.data.configured import open_configured
 from trainer.data.inspect.bad_pictures import BadPictureError, shown_name
@@ -91,7 +92,7 @@ def explain(line: CommandLine, *, listed: Iterable[bytes] = ()) -> tuple[Path, l
     """
     workdir = Workdir(line.config.run.workdir)
     config = workdir.read_config().replace(**line.given)
-    workdir.check_same_run(config)
+    workdir.check_same_run(config, found_out=(PICTURES, NETWORK))
     check_saliency(config.explain.saliency)
     class_names, wanted = workdir.read_facts()["class_names"], config.explain.explain_class
     label = label_of(wanted, class_names, flag="--explain_class") if wanted else None
@@ -154,14 +155,15 @@ def _worst_mistakes(workdir: Workdir, config: Config) -> list[Chosen]:
     digests = {row[0]: row[2] for split in workdir.read_splits().values() for row in split}
     places = {name: place for place, name in enumerate(source.ids)}
 
-    def read(name: str) -> bytes:
+    def read(row: dict[str, str]) -> bytes:
+        name = row["id"]
         data = source.read(places[name]) if name in places else b""
-        if hashlib.sha256(data).hexdigest() != digests.get(name):
+        if hashlib.sha256(data).hexdigest() != (row.get("sha256") or digests.get(name)):
             raise BadPictureError(name, f"{source.name} does not have the picture that this run had")
         return data
 
     worst = rows[: config.explain.num_explained]
-    return [Chosen(row["id"], functools.partial(read, row["id"]), row["label"]) for row in worst]
+    return [Chosen(row["id"], functools.partial(read, row), row["label"]) for row in worst]
 
 
 def _folder(line: CommandLine, workdir: Workdir) -> Path:

@@ -1,10 +1,9 @@
 """`export`: a finished run as SavedModel and TFLite, each checked in a process of its own."""
 
 import contextlib
-import hashlib
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from trainer.cli.config import Config
+from trainer.cli.declare import NETWORK, PICTURES
 from trainer.cli.flags import CommandLine
 from trainer.data.configured import open_configured
 from trainer.data.pipeline import Pipeline
@@ -22,7 +22,7 @@ from trainer.export.metadata import About
 from trainer.export.models import FORMS, file_of, parse_formats, write_models
 from trainer.export.parity import Reference, failures, parity, size_bytes, told
 from trainer.loop.evaluator import Evaluator
-from trainer.model.weights import assign_weights
+from trainer.model.weights import assign_weights, weights_sha256
 from trainer.paths import local_path
 from trainer.record.checkpoints import Checkpoints
 from trainer.record.progress import counting
@@ -59,7 +59,7 @@ def export(line: CommandLine) -> tuple[Path, dict[str, Any]]:
     workdir = Workdir(line.config.run.workdir)
     # On one device: what is exported has one.
     config = workdir.read_config().replace(**line.given).replace(strategy="one")
-    workdir.check_same_run(config)
+    workdir.check_same_run(config, found_out=(PICTURES, NETWORK))
     formats = parse_formats(config.export.formats)
     # Better told now than after all is written.
     metrics_json = workdir.report / "metrics.json"
@@ -68,16 +68,17 @@ def export(line: CommandLine) -> tuple[Path, dict[str, Any]]:
     path = checkpoints.find(config.evaluate.checkpoint)
     folder = _folder(workdir, config)
     values = checkpoints.values(path)
-    num_bytes = sum(value.nbytes for name, value in values.items() if name.startswith("model/"))
+    of_model = {name: value for name, value in values.items() if name.startswith("model/")}
+    num_bytes = sum(value.nbytes for value in of_model.values())
     files = [file_of(form) for form in formats]
     room = (1 + len(formats)) * (num_bytes + _OVERHEAD_BYTES)
     require_export_place(folder, files=files, num_bytes=room)
-    weights = {"step": checkpoints.step_of(path), "sha256": weights_sha256(values)}
+    weights = {"step": checkpoints.step_of(path), "sha256": weights_sha256(of_model)}
     way_out = _way_out(folder, formats)
     kept = kept_models(folder, files=files, weights=str(weights["sha256"]), way_out=way_out)
-    experiment = _open(config)
+    experiment = _open(config, workdir)
+    workdir.check_network(config, {"function": experiment.backbone.fingerprint})
     with named_pictures(experiment.source, experiment.scan):
-        workdir.write_or_check_splits(experiment.split_record())
         assign_weights(experiment.classifier, values)
         about = _about(experiment, workdir, step=checkpoints.step_of(path))
         with put_in_place(folder, kept={row["file"] for row in kept}) as part:
@@ -103,16 +104,6 @@ def export(line: CommandLine) -> tuple[Path, dict[str, Any]]:
     return folder, found
 
 
-def weights_sha256(values: Mapping[str, np.ndarray]) -> str:
-    """Returns 64 hex digits of the weights of a checkpoint, by the names of its variables."""
-    digest = hashlib.sha256()
-    for name in sorted(name for name in values if name.startswith("model/")):
-        value = np.ascontiguousarray(values[name])
-        digest.update(f"{name} {value.dtype} {value.shape}\0".encode())
-        digest.update(value.tobytes())
-    return digest.hexdigest()
-
-
 def _way_out(folder: Path, formats: tuple[str, ...]) -> str:
     """Returns what to do about models in a folder that do not belong to those that are to be written."""
     there = [form for form in FORMS if form in formats or (folder / file_of(form)).exists()]
@@ -124,10 +115,10 @@ def _folder(workdir: Workdir, config: Config) -> Path:
     return local_path(asked, flag=f"--export_dir={asked}") if asked else workdir.root / "export"
 
 
-def _open(config: Config) -> Experiment:
+def _open(config: Config, workdir: Workdir) -> Experiment:
     """Opens pictures and network; says what the pictures are for when it is they that are missing."""
     try:
-        return Experiment(config)
+        return Experiment(config, of_run=workdir)
     except TrainerError as error:
         try:
             open_configured(config)
@@ -149,7 +140,7 @@ def _about(experiment: Experiment, workdir: Workdir, *, step: int) -> About:
         task=config.data.task,
         temperature=recorded_temperature(workdir, step=step)[0],
         run={
-            "identity": config.identity(),
+            "identity": workdir.read_facts()["identity"],
             "name": workdir.root.name,
             "step": step,
             "checkpoint": config.evaluate.checkpoint,

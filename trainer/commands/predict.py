@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from trainer.cli.config import Config
+from trainer.cli.declare import NETWORK
 from trainer.cli.flags import CommandLine
 from trainer.data.inspect.bad_pictures import shown_name
 from trainer.data.loading import Loaded
@@ -56,7 +57,7 @@ def run(line: CommandLine) -> int:
         return _predict(line, about.class_names, lambda: Predictor(open_model(model, flag=flag), config))
     workdir = Workdir(run)
     config = workdir.read_config().replace(**line.given)
-    workdir.check_same_run(config)
+    workdir.check_same_run(config, found_out=[NETWORK])
     return _predict(line, workdir.read_facts()["class_names"], lambda: _predictor_of(workdir, config))
 
 

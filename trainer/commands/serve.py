@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from trainer.cli.declare import NETWORK
 from trainer.cli.flags import CommandLine
 from trainer.data.inspect.bad_pictures import BadPictureError
 from trainer.model.saliency import check_saliency
@@ -23,7 +24,7 @@ def run(line: CommandLine) -> int:
     """Serves the page until Ctrl-C; returns the exit status."""
     workdir = Workdir(line.config.run.workdir)
     config = workdir.read_config().replace(**line.given)
-    workdir.check_same_run(config)
+    workdir.check_same_run(config, found_out=[NETWORK])
     check_saliency(config.explain.saliency)
     options = config.serve
     # First of all: loading the network takes seconds.

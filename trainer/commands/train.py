@@ -5,10 +5,12 @@ import shlex
 import sys
 
 from trainer.cli.config import Config
+from trainer.cli.declare import NETWORK, PICTURES, RUN, SPLITS
 from trainer.cli.flags import CommandLine
 from trainer.cli.options import GuardConfig
 from trainer.loop.objectives import start
 from trainer.loop.standard_callbacks import NonFinite
+from trainer.model.weights import network_digests
 from trainer.record.checkpoints import Checkpoints
 from trainer.record.progress import Progress
 from trainer.record.summaries import Summaries
@@ -45,7 +47,7 @@ def run(line: CommandLine, stop: StopSignal) -> int:
         if not checkpoints.exist():
             # An attempt that saved nothing binds nobody to its options or its pictures.
             workdir.forget()
-        workdir.check_same_run(config)
+        workdir.check_same_run(config, found_out=(PICTURES, SPLITS, NETWORK, RUN))
         while True:
             try:
                 return _train_once(config, workdir, checkpoints, stop)
@@ -111,7 +113,7 @@ def _train_once(config: Config, workdir: Workdir, checkpoints: Checkpoints, stop
             times.remember()
         with times.remembered_end():
             _restore_best(stages, checkpoints)
-            split = main_split(experiment)
+            split = main_split(experiment.splits.indices)
             report = score(stages, workdir, split=split, folder=workdir.report, summaries=summaries)
             sum_up(stages.state, summaries, report)
             show_features(stages, workdir)
@@ -140,6 +142,10 @@ def _begin(
     """Makes the state of the run: where its latest checkpoint is, else at the beginning."""
     specs = [phase.spec for phase in experiment.plan.phases]
     workdir.check_layers(len(experiment.classifier.named_layers), specs)
+    # As it comes, before a checkpoint or another run gives it weights.
+    network = network_digests(experiment.backbone)
+    workdir.check_network(experiment.asked, network)
+    workdir.check_start(experiment.asked)
     stages = make_stages(
         experiment,
         decided=workdir.read_facts().get("precision", {}),
@@ -153,7 +159,7 @@ def _begin(
         start(experiment.recipe.objective)
     if stages.state.shadows:
         stages.state.shadows.start()
-    record(experiment, workdir, stages)
+    record(experiment, workdir, stages, network=network)
     if taken:
         workdir.amend_run(init_from=taken)
     if extended:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from trainer.cli.config import Config
 from trainer.data.inspect.bad_pictures import refusal, told_left_out
@@ -31,10 +32,23 @@ def open_configured(config: Config) -> Source:
     return open_source(data.source, options)
 
 
-def scan_configured(
-    source: Source, config: Config, *, plugins: Sequence[bytes] = ()
-) -> tuple[Scan, list[tuple[str, str]]]:
-    """Looks at every picture; returns what was found, and the bad ones, [(id, reason)] in order.
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures that were looked at.
+
+    Attributes:
+      source: where they are.
+      scan: what was found.
+      left_out: (id, reason) of the bad ones, in the source's order.
+    """
+
+    source: Source
+    scan: Scan
+    left_out: list[tuple[str, str]]
+
+
+def scan_configured(source: Source, config: Config, *, plugins: Sequence[bytes] = ()) -> Pictures:
+    """Looks at every picture.
 
     Args:
       source: whose pictures.
@@ -51,4 +65,4 @@ def scan_configured(
     left_out = [(source.ids[at], reason) for at, reason in sorted(found.bad.items())]
     if left_out:
         _log.warning("%s", told_left_out(left_out, total=len(source.ids)))
-    return found, left_out
+    return Pictures(source, found, left_out)

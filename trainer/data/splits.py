@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -241,6 +241,46 @@ def check_classes(
                 f"class {source.class_names[label]!r} is in the {name} split but not in train "
                 f"(--splits={spec}, {len(indices['train']):,} training pictures): nothing could learn it"
             )
+
+
+def find_again(
+    recorded: Mapping[str, Sequence[Sequence[str]]],
+    source: Source,
+    digests: Sequence[str],
+    *,
+    task: Task = SINGLE_LABEL,
+) -> dict[str, np.ndarray]:
+    """Finds the pictures of a run again, by the SHA-256 of their bytes and their class.
+
+    Of several that are alike, that with the name it had is taken, or the first; each is taken once.
+
+    Args:
+      recorded: {split: [(id, class, SHA-256)]}.
+      source: where they are to be.
+      digests: [N] SHA-256 of its pictures.
+      task: what labels mean.
+
+    Returns:
+      {split: [n] int64 positions in the order of the record, -1 for one that is not there}.
+    """
+    found = {name: np.full(len(rows), -1, np.int64) for name, rows in recorded.items()}
+    waiting: defaultdict[tuple[str, str], list[tuple[str, int]]] = defaultdict(list)
+    names: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for split, rows in recorded.items():
+        for at, (name, words, digest) in enumerate(rows):
+            waiting[words, digest].append((split, at))
+            names[words, digest].add(name)
+    words_of = [task.label_words(label, source.class_names) for label in source.labels]
+    keys = list(zip(words_of, digests, strict=True))
+    # Those with a name that a picture had come first.
+    for position in sorted(range(len(keys)), key=lambda i: source.ids[i] not in names.get(keys[i], ())):
+        if places := waiting.get(keys[position]):
+            same = [
+                i for i, (split, at) in enumerate(places) if recorded[split][at][0] == source.ids[position]
+            ]
+            split, at = places.pop(same[0] if same else 0)
+            found[split][at] = position
+    return found
 
 
 def missing_classes(

@@ -1,11 +1,30 @@
 """The weights of a checkpoint for whoever only runs the network: no optimizer, no plan."""
 
+import hashlib
 from collections.abc import Mapping
 
 import numpy as np
+import tensorflow as tf
 
+from trainer.model.backbones.base import Backbone
 from trainer.model.classifier import Classifier
 from trainer.values import TrainerError
+
+
+def weights_sha256(values: Mapping[str, np.ndarray]) -> str:
+    """Returns 64 hex digits of {name: value}, whatever its order."""
+    digest = hashlib.sha256()
+    for name in sorted(values):
+        value = np.ascontiguousarray(values[name])
+        digest.update(f"{name} {value.dtype} {value.shape}\0".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()
+
+
+def network_digests(backbone: Backbone) -> dict[str, str]:
+    """Returns what tells a network from others, wherever it was opened from: its function and its weights."""
+    values = {name: tf.convert_to_tensor(variable).numpy() for name, variable in backbone.variables.items()}
+    return {"function": backbone.fingerprint, "weights": weights_sha256(values)}
 
 
 def scored_weights(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -5,11 +5,14 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.cli.config import Config
+import numpy as np
+
+from trainer.cli.config import LENGTHS, Config
+from trainer.cli.declare import NETWORK, PICTURES, RUN, SPLITS
 from trainer.cli.options import SPLIT_ORDERS
 from trainer.cli.phase_specs import PhaseSpec
 from trainer.paths import local_path
@@ -49,9 +52,12 @@ _FACTS = _RUN | {
     "extensions?": [{"step": int}],
     "plugins?": [{"name": str, "sha256": str}],
     "layers?": int,
+    "network?": {str: str},
+    "first_names?": {str: object},
+    "init_from?": {str: object},
 }
 _COUNTED = re.compile("(not:)?(from_layer=-?|unfreeze_top_layers=)[0-9]+")
-_SPLITS = {"format": int, "splits": {str: [(str, str, str)]}, "order?": str}
+_SPLITS = {"format": int, "splits": {str: [(str, str, str)]}, "order?": str, "how?": str}
 
 
 class Workdir:
@@ -114,32 +120,97 @@ class Workdir:
         except UsageError as error:
             raise TrainerError(f"{self.run_json} does not fit this version: {error}") from None
 
-    def check_same_run(self, config: Config) -> None:
+    def check_same_run(self, config: Config, *, found_out: Collection[str] = ()) -> None:
         """Makes sure that this folder is empty or holds a run of the same identity.
 
         Under --extend the phases may have other lengths.
 
+        Args:
+          config: as it was asked for.
+          found_out: kinds of things (`declare.option`) that may have other names: if they mean the same, the
+            caller finds out by `write_or_check_splits`, `check_network` or `check_start`.
+
         Raises:
           TrainerError: it holds another run; the message names the options that differ.
         """
-        if not self.run_json.exists():
-            return
-        # An option that is newer than the run was at its default.
-        old, new = {**Config().flat(), **self._read_run()["config"]}, config.flat()
-        changed = [
-            f"--{name} was {_shown(_jsonable(old[name]))}, now {_shown(_jsonable(new[name]))}"
-            for name in config.identity_values()
-            if _jsonable(old[name]) != _jsonable(new[name])
-        ]
-        only_lengths = bool(changed) and config.only_lengths_differ(self.read_config())
+        changed = [name for name in self._changed(config) if not self._is_found_out(config, name, found_out)]
+        only_lengths = False
+        if changed and LENGTHS.issuperset(changed):
+            only_lengths = config.only_lengths_differ(self.read_config())
         if changed and not (only_lengths and config.run.extend):
-            other = shlex.quote(f"--init_from={self.root}")
             way_on = "Longer phases may begin with the same steps: --extend goes on with it where they do. "
-            raise TrainerError(
-                f"{self.root} holds a run with other options: {'; '.join(changed)}. "
-                f"{way_on if only_lengths else ''}Choose another --workdir; {other} begins with the weights "
-                "of this run"
-            )
+            raise self._other_run(config, changed, way_on=way_on if only_lengths else "")
+
+    def _is_found_out(self, config: Config, name: str, found_out: Collection[str]) -> bool:
+        kind = Config.naming().get(name)
+        # Names without a path are of different networks, and to open one of them may take a download.
+        is_place = "/" in f"{self._read_run()['config'].get(name)}{config.flat()[name]}"
+        return kind in found_out and (is_place or kind != NETWORK)
+
+    def _changed(self, config: Config) -> list[str]:
+        """Returns the options of the identity that a run here has with other values."""
+        if not self.run_json.exists():
+            return []
+        # An option that is newer than the run was at its default.
+        was = {**Config().flat(), **self._read_run()["config"]}
+        now = config.identity_values()
+        return [name for name in now if _jsonable(was[name]) != _jsonable(now[name])]
+
+    def _other_run(
+        self, config: Config, changed: Sequence[str], *, why: str = "", way_on: str = ""
+    ) -> TrainerError:
+        was, now = {**Config().flat(), **self._read_run()["config"]}, config.flat()
+        told = "; ".join(
+            f"--{name} was {_shown(_jsonable(was[name]))}, now {_shown(_jsonable(now[name]))}"
+            for name in changed
+        )
+        other = shlex.quote(f"--init_from={self.root}")
+        return TrainerError(
+            f"{self.root} holds a run with other options: {told}{why}. {way_on}Choose another --workdir; "
+            f"{other} begins with the weights of this run"
+        )
+
+    def check_network(self, config: Config, found: Mapping[str, str]) -> None:
+        """Makes sure that --backbone and --weights mean the network the run began with, however it is named.
+
+        Args:
+          config: as it was asked for.
+          found: digests of what they mean now, by names of which run.json has some or all under `network`.
+
+        Raises:
+          TrainerError: it is another one, or the run does not say which it had.
+        """
+        naming = Config.naming()
+        changed = [name for name in self._changed(config) if naming.get(name) == NETWORK]
+        was = self.read_facts().get("network", {}) if changed else {}
+        if changed and (not was or any(was.get(name) != digest for name, digest in found.items())):
+            raise self._other_run(config, changed)
+
+    def check_start(self, config: Config) -> None:
+        """Makes sure that --init_from means the run whose weights this one began with, wherever it is now.
+
+        Raises:
+          TrainerError: it is another one.
+        """
+        naming = Config.naming()
+        changed = [name for name in self._changed(config) if naming.get(name) == RUN]
+        if changed:
+            was = self.read_facts().get("init_from", {}).get("identity", "none")
+            path = config.model.init_from
+            if not path or Workdir(path).read_facts().get("identity") != was:
+                raise self._other_run(config, changed)
+
+    def first_names(self, config: Config) -> dict[str, Any]:
+        """Returns {option: its value when the run began} of those that name something otherwise now."""
+        if not self.run_json.exists():
+            return {}
+        run, now = self._read_run(), config.flat()
+        first = {**run["config"], **run.get("first_names", {})}
+        return {
+            name: first[name]
+            for name in Config.naming()
+            if name in first and first[name] != _jsonable(now[name])
+        }
 
     def keep_plugins(self, plugins: Mapping[str, bytes]) -> list[dict[str, str]]:
         """Writes copies of {name: source}; returns what is to be recorded of them.
@@ -213,7 +284,9 @@ class Workdir:
         """Writes the configuration, the flagfile that re-runs it, and facts about the run."""
         write_text(self.flagfile, flagfile)
         flat = {name: _jsonable(value) for name, value in config.flat().items()}
-        run = {"format": FORMAT, "identity": config.identity(), "config": flat, **facts}
+        first = self.first_names(config)
+        named = {"first_names": first} if first else {}
+        run = {"format": FORMAT, "identity": config.identity(**first), "config": flat, **named, **facts}
         write_json(self.run_json, run)
 
     def amend_run(self, **facts: Any) -> None:
@@ -252,11 +325,46 @@ class Workdir:
             raise TrainerError(f"{self.splits_json} is damaged: order is {order!r}")
         return str(order)
 
-    def write_or_check_splits(self, splits: dict[str, list[tuple[str, str, str]]], **facts: Any) -> None:
+    def read_how(self) -> str:
+        """Returns in words how the pictures were divided."""
+        return str(self._read(self.splits_json, _SPLITS).get("how", ""))
+
+    def require_found(
+        self, found: Mapping[str, np.ndarray], recorded: Mapping[str, Sequence[Sequence[str]]], *, source: str
+    ) -> None:
+        """Makes sure that pictures of the run are there.
+
+        Args:
+          found: {split: positions, -1 for what is not there} of the splits that are needed.
+          recorded: what `read_splits` returns.
+          source: where they were looked for.
+
+        Raises:
+          TrainerError: one is not there; the message names the first.
+        """
+        lost = [
+            (recorded[name][i][0], name)
+            for name, positions in found.items()
+            for i in np.flatnonzero(positions < 0).tolist()
+        ]
+        if lost:
+            count = f"{len(lost):,} of the pictures" if len(lost) > 1 else "a picture"
+            raise TrainerError(
+                f"{source} has not {count} of this run: {lost[0][0]} in {lost[0][1]} is missing or has "
+                f"changed (SHA-256 and class are recorded in {self.splits_json}). Restore it, or name with "
+                "--source where the pictures are now"
+            )
+
+    def write_or_check_splits(
+        self, splits: dict[str, list[tuple[str, str, str]]], *, config: Config | None = None, **facts: Any
+    ) -> None:
         """Writes who is in which split, or compares with what an earlier start wrote.
+
+        What a picture is called makes no difference: its bytes, its class and its place do.
 
         Args:
           splits: {split: [(id, class name, SHA-256 of the bytes)]} in order.
+          config: that named the pictures.
           **facts: what else to record beside it.
 
         Raises:
@@ -270,10 +378,15 @@ class Workdir:
         old = self.read_splits()
         for name in sorted({*old, *new["splits"]}):
             was, now = old.get(name, []), new["splits"].get(name, [])
-            if was != now:
+            if [row[1:] for row in was] != [row[1:] for row in now]:
+                told = f"{_difference(name, was, now)} (recorded in {self.splits_json})"
+                naming, kinds = Config.naming(), (PICTURES, SPLITS)
+                changed = [o for o in self._changed(config) if naming.get(o) in kinds] if config else []
+                if config and changed:
+                    raise self._other_run(config, changed, why=f", and these are other pictures: {told}")
                 raise TrainerError(
-                    f"the pictures are not those this run began with: {_difference(name, was, now)} "
-                    f"(recorded in {self.splits_json}). Restore them, or choose another --workdir"
+                    f"the pictures are not those this run began with: {told}. Restore them, or choose "
+                    "another --workdir"
                 )
 
     def _read_run(self, shape: Shape = _RUN) -> dict[str, Any]:
@@ -303,7 +416,7 @@ class Workdir:
 def _difference(split: str, was: Sequence[Sequence[str]], now: Sequence[Sequence[str]]) -> str:
     if len(was) != len(now):
         return f"{split} had {len(was):,} pictures, now {len(now):,}"
-    old, new = next((a, b) for a, b in zip(was, now, strict=True) if a != b)
+    old, new = next((a, b) for a, b in zip(was, now, strict=True) if a[1:] != b[1:])
     if old[0] != new[0]:
         return f"{split} had {old[0]} where there is now {new[0]}"
     return f"{old[0]} in {split} has changed"

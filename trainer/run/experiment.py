@@ -11,7 +11,7 @@ from trainer import plugins
 from trainer.cli.config import Config
 from trainer.cli.phase_specs import PhaseSpec, is_auto
 from trainer.data.augment import Augment, make_augment
-from trainer.data.configured import open_configured, scan_configured
+from trainer.data.configured import Pictures, open_configured, scan_configured
 from trainer.data.inspect.scan import Scan, typical_area
 from trainer.data.pipeline import Pipeline
 from trainer.data.sources import Source
@@ -19,6 +19,7 @@ from trainer.data.splits import (
     Splits,
     check_classes,
     drop_shared,
+    find_again,
     leave_out,
     make_splits,
     missing_classes,
@@ -39,7 +40,7 @@ from trainer.run.bit_rule import apply_rule, bit_rule, rule_head
 from trainer.run.combinations import check_options, check_together
 from trainer.runtime import make_strategy
 from trainer.tasks import Task, make_task
-from trainer.values import Calls, UsageError, parse_pair
+from trainer.values import Calls, TrainerError, UsageError, parse_pair
 
 _log = logging.getLogger("trainer")
 SHARED_SHOWN = 5
@@ -71,14 +72,20 @@ class Experiment:
     asked: Config
     """The configuration as it was asked for; `config` is what it comes to with these pictures."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, *, of_run: Workdir | None = None, pictures: Pictures | None = None):
         """Opens the pictures, then the network.
+
+        Args:
+          config: as it was asked for.
+          of_run: a run whose pictures are to be found again as it recorded them; None: they are divided.
+          pictures: of --source, where they have been looked at.
 
         Raises:
           UsageError: options do not fit one another, the pictures or the network.
           TrainerError: pictures or network cannot be had.
         """
         self.asked = self.config = config
+        self._of_run, self._pictures = of_run, pictures
         self._cuts: dict[PhaseSpec, Cut | None] = {}
         self._augments: dict[Calls, Augment | None] = {}
         self.strategy: tf.distribute.Strategy = make_strategy(config.run.strategy)
@@ -171,17 +178,22 @@ class Experiment:
             )  # fmt: skip
 
     def open_pictures(self) -> None:
-        data = self.config.data
-        self.source = open_configured(self.config)
+        """Opens the pictures, looks at them, and divides them.
+
+        Raises:
+          UsageError: they do not go with the options.
+          TrainerError: they cannot be had.
+        """
+        data, pictures = self.config.data, self._pictures
+        self.source = pictures.source if pictures else open_configured(self.config)
         # Before the pictures are looked at, which may take long.
-        order = data.split_order
-        if workdir := self.config.run.workdir:
-            order = Workdir(workdir).split_order(order)
-        splits = make_splits(self.source, data.splits, order=order, seed=data.split_seed, task=self.task)
-        self.scan, self.left_out = scan_configured(
-            self.source, self.config, plugins=plugins.sources("source")
-        )
-        if self.left_out:
+        splits = None if self._of_run else self._make_splits()
+        if not pictures:
+            pictures = scan_configured(self.source, self.config, plugins=plugins.sources("source"))
+        self.scan, self.left_out = pictures.scan, pictures.left_out
+        if splits is None:
+            splits = self._find_again()
+        elif self.left_out:
             splits = leave_out(splits, self.scan.bad, self.source, task=self.task)
         groups = shared_pictures(splits.indices, self.scan.digests)
         self.shared = [[f"{self.source.ids[at]} ({split})" for split, at in group] for group in groups]
@@ -190,18 +202,41 @@ class Experiment:
             self.splits = drop_shared(splits, self.scan.digests)
             check_classes(self.source, self.splits.indices, data.splits, task=self.task)
         self.missing = missing_classes(self.source, self.splits.indices, task=self.task)
+        self._tell_odd(len(groups))
+
+    def _make_splits(self) -> Splits:
+        data = self.config.data
+        order = data.split_order
+        if workdir := self.config.run.workdir:
+            order = Workdir(workdir).split_order(order)
+        return make_splits(self.source, data.splits, order=order, seed=data.split_seed, task=self.task)
+
+    def _find_again(self) -> Splits:
+        """Returns the splits that the run recorded, under whatever names its pictures are now."""
+        assert self._of_run
+        recorded, class_names = self._of_run.read_splits(), self._of_run.read_facts()["class_names"]
+        if list(self.source.class_names) != class_names:
+            raise TrainerError(
+                f"{self.source.name} has the classes {_few(self.source.class_names)}, and this run tells "
+                f"{_few(class_names)} apart"
+            )
+        found = find_again(recorded, self.source, self.scan.digests, task=self.task)
+        self._of_run.require_found(found, recorded, source=self.source.name)
+        return Splits(found, self._of_run.read_how())
+
+    def _tell_odd(self, num_shared: int) -> None:
         for split, names in self.missing.items():
             effect = _MISSED[split] % ("it" if len(names) == 1 else "them")
             _log.warning("%s has no picture of %s: %s", split, _few(names), effect)
-        if groups and not data.drop_duplicates:
+        if num_shared and not self.config.data.drop_duplicates:
             shown = "; ".join(_told_same(names) for names in self.shared[:SHARED_SHOWN])
             more = (
-                f"; and {len(groups) - SHARED_SHOWN} more (splits.json)" if len(groups) > SHARED_SHOWN else ""
+                f"; and {num_shared - SHARED_SHOWN} more (splits.json)" if num_shared > SHARED_SHOWN else ""
             )
             _log.info(
                 "%d pictures are in two splits under different names: %s%s. --drop_duplicates removes them "
                 "from the earlier split",
-                len(groups), shown, more,
+                num_shared, shown, more,
             )  # fmt: skip
 
     def _open_network(self) -> None:

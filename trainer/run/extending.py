@@ -39,7 +39,8 @@ def extend(experiment: Experiment, workdir: Workdir, checkpoints: Checkpoints) -
     if latest is None or not workdir.run_json.exists():
         return None
     recorded, config = workdir.read_config(), experiment.config
-    if recorded.identity() == experiment.asked.identity() or is_auto(experiment.asked.plan):
+    same_names = {name: recorded.flat()[name] for name in Config.naming()}
+    if recorded.identity() == experiment.asked.identity(**same_names) or is_auto(experiment.asked.plan):
         return None
     num_examples = len(experiment.splits.indices["train"])
     batch_size = config.plan.batch_size

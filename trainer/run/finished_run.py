@@ -152,6 +152,7 @@ def open_network(workdir: Workdir, config: Config) -> Network:
     path = checkpoints.find(config.evaluate.checkpoint)
     step, class_names = checkpoints.step_of(path), tuple(facts["class_names"])
     backbone = _open_backbone(config, facts["contract"])
+    workdir.check_network(config, {"function": backbone.fingerprint})
     classifier = make_classifier(config, backbone, num_classes=len(class_names))
     assign_weights(classifier, checkpoints.values(path))
     return Network(classifier, class_names, step, precision_at(config, workdir, step))

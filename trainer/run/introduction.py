@@ -27,12 +27,18 @@ from trainer.store.provenance import code, versions
 
 _log = logging.getLogger("trainer")
 # What was recorded under way, and holds for the rest of the run.
-KEPT_FACTS = ("code", "code_changes", "rollbacks", "init_from", "extensions")
+KEPT_FACTS = ("code", "code_changes", "rollbacks", "init_from", "extensions", "network")
 MOST_ROWS = 200
 
 
-def record(experiment: Experiment, workdir: Workdir, stages: Stages) -> None:
+def record(experiment: Experiment, workdir: Workdir, stages: Stages, *, network: Mapping[str, str]) -> None:
     """Writes what the run is, and says in a few lines what it begins with.
+
+    Args:
+      experiment: of the run.
+      workdir: of the run.
+      stages: say in which precisions it computes.
+      network: digests of the network without the weights that the run gave it, by name.
 
     Raises:
       UsageError: --profile_steps is not of this plan.
@@ -47,6 +53,7 @@ def record(experiment: Experiment, workdir: Workdir, stages: Stages) -> None:
     record = experiment.split_record()
     workdir.write_or_check_splits(
         record,
+        config=config,
         how=experiment.splits.how,
         order=experiment.splits.order,
         shared=experiment.shared,
@@ -64,7 +71,7 @@ def record(experiment: Experiment, workdir: Workdir, stages: Stages) -> None:
         versions=versions(),
         precision=stages.arithmetic.decided,
         **({"plugins": recorded} if recorded else {}),
-        **{"code": code(), "code_changes": [], "rollbacks": [], **kept},
+        **{"code": code(), "code_changes": [], "rollbacks": [], "network": dict(network), **kept},
     )
     sizes = ", ".join(f"{name} {len(rows):,}" for name, rows in record.items())
     _log.info(

@@ -13,10 +13,11 @@ import tensorflow as tf
 
 from trainer import plugins
 from trainer.cli.config import Config
-from trainer.data.configured import open_configured, scan_configured
+from trainer.data.configured import Pictures, open_configured, scan_configured
 from trainer.data.inspect.scan import Scan
 from trainer.data.pipeline import Pipeline, find_undecodable
 from trainer.data.sources import Source
+from trainer.data.splits import find_again
 from trainer.loop.evaluator import Evaluation
 from trainer.paths import local_path
 from trainer.record.progress import counting
@@ -24,6 +25,7 @@ from trainer.record.report_place import pictures_sha256, report_place, require_r
 from trainer.record.workdir import Workdir
 from trainer.run.finished_run import Network, open_network
 from trainer.run.scoring import (
+    main_split,
     measures,
     recorded_temperature,
     require_accuracy,
@@ -32,7 +34,7 @@ from trainer.run.scoring import (
     thumbnails,
     write_scores,
 )
-from trainer.tasks import make_task
+from trainer.tasks import Task, make_task
 from trainer.values import TrainerError, UsageError, failure_in_words
 
 
@@ -54,64 +56,78 @@ def named_pictures(source: Source, scan: Scan) -> Iterator[None]:
 
 _log = logging.getLogger("trainer")
 # Where pictures are, and how a file is read: these are of the pictures, all else is of the run.
-_OF_PICTURES = ("source", "data_dir", "checksum", "synthetic_examples", "synthetic_seed")
-_OF_SPLITS = ("splits", "split_order", "split_seed", "drop_duplicates", "eval_split")
+OF_PICTURES = ("source", "data_dir", "checksum", "synthetic_examples", "synthetic_seed")
+_OF_SPLITS = ("splits", "split_order", "split_seed", "drop_duplicates")
 
 
-def evaluate_pictures(workdir: Workdir, recorded: Config, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Scores all pictures of another source than the run's, each once; returns what metrics.json holds.
+def open_pictures(recorded: Config, given: Mapping[str, Any]) -> Pictures:
+    """Opens the pictures that an evaluation is of, and looks at them.
 
-    The pictures of the run need not be there.
+    Args:
+      recorded: what the run was started with.
+      given: the options of this command; where --source is among them, the run's checksum does not hold.
+
+    Raises:
+      TrainerError: the pictures cannot be had.
+    """
+    theirs = recorded.replace(**({"checksum": ""} if "source" in given else {}), **given)
+    source = open_configured(theirs)
+    return scan_configured(source, theirs, plugins=plugins.sources("source"))
+
+
+def evaluate_pictures(
+    workdir: Workdir, config: Config, pictures: Pictures, *, split: str = ""
+) -> dict[str, Any]:
+    """Scores all of some pictures, or those of a split of the run; returns what metrics.json holds.
+
+    Those of a split are found by the SHA-256 of their bytes; the run's others need not be there.
 
     Args:
       workdir: of the run.
-      recorded: what it was started with.
-      given: the options of this command, --source among them.
+      config: of the run, as this command was asked.
+      pictures: of --source.
+      split: of the run; empty: all pictures.
 
     Raises:
-      UsageError: a class of the pictures is none of the run's, or an option is about splits.
-      TrainerError: run or pictures cannot be had.
+      UsageError: a class of the pictures is none of the run's, or the run has no such split.
+      TrainerError: the run cannot be had, or not all pictures of the split are there.
     """
-    start = time.perf_counter()
-    _require_no_splits(given)
-    config = recorded.replace(**{name: v for name, v in given.items() if name not in _OF_PICTURES})
-    workdir.check_same_run(config)
-    theirs = {"checksum": "", **{name: given[name] for name in _OF_PICTURES if name in given}}
-    source = open_configured(config.replace(**theirs))
+    start, task = time.perf_counter(), make_task(config.data.task)
+    source, scan = pictures.source, pictures.scan
     class_names = tuple(workdir.read_facts()["class_names"])
-    places = match_classes(source.class_names, class_names, source=source.name)
-    scan, left_out = scan_configured(source, config.replace(**theirs), plugins=plugins.sources("source"))
-    indices = np.array([i for i in range(len(source.ids)) if i not in scan.bad], np.int64)
-    task = make_task(config.data.task)
-    labels = task.renumbered(source.labels[indices], places)
+    if split:
+        indices = _of_split(workdir, split, pictures, task)
+    else:
+        indices = np.array([i for i in range(len(source.ids)) if i not in scan.bad], np.int64)
+    labels = _labels(source, indices, class_names, task, all_classes=not split)
     digests = [scan.digests[i] for i in indices.tolist()]
     written = [task.label_words(label, class_names) for label in labels]
-    folder = _report_folder(workdir, config, source.name, digests, written)
+    folder = _report_folder(workdir, config, source.name, digests, written, split=split)
     network = open_network(workdir, config)
     pipeline, logits = _logits(network, source, scan, config, indices)
     means = task.means(labels, logits)
     scored = Evaluation(means.pop("loss"), indices, labels, logits, means)
-    temperature = recorded_temperature(workdir, step=network.step)
+    seen = {} if split else {"seen_before": _seen_before(workdir, scan.digests)}
     report = write_scores(
         folder,
         workdir,
-        split=source.name,
+        split=split or source.name,
         step=network.step,
         scored=scored,
         ids=[source.ids[i] for i in indices.tolist()],
         class_names=class_names,
         task=task,
         digests=digests,
-        temperature=temperature,
+        temperature=recorded_temperature(workdir, step=network.step),
         pictures=thumbnails(pipeline, indices),
         source=source.name,
         source_place=source_place(source.name),
-        how="all pictures",
+        how=f"those of {split}, found again by their SHA-256" if split else "all pictures",
         backbone=config.model.backbone,
         image_size_px=network.classifier.backbone.contract.width_px,
-        left_out_pictures=[list(picture) for picture in left_out],
+        left_out_pictures=[list(picture) for picture in pictures.left_out],
         left_out_batches=workdir.read_facts()["rollbacks"],
-        seen_before=_seen_before(workdir, scan.digests),
+        **seen,
     )
     show_score(workdir, folder, network.step, measures(scored, class_names, task=task), report.figures)
     tell(report.values, folder, secs=time.perf_counter() - start)
@@ -119,7 +135,35 @@ def evaluate_pictures(workdir: Workdir, recorded: Config, given: Mapping[str, An
     return dict(report.values)
 
 
-def _require_no_splits(given: Mapping[str, Any]) -> None:
+def _labels(
+    source: Source, indices: np.ndarray, class_names: Sequence[str], task: Task, *, all_classes: bool
+) -> np.ndarray:
+    """Returns the labels of pictures as the run numbers them.
+
+    Raises:
+      UsageError: with `all_classes`, the source has a class that the run has not, even if without pictures.
+    """
+    used = [source.class_names[k] for k in sorted(task.classes_in(source.labels[indices]))]
+    match_classes(source.class_names if all_classes else used, class_names, source=source.name)
+    places = [class_names.index(name) if name in class_names else -1 for name in source.class_names]
+    return task.renumbered(source.labels[indices], np.array(places, np.int64))
+
+
+def _of_split(workdir: Workdir, split: str, pictures: Pictures, task: Task) -> np.ndarray:
+    """Returns the positions of a split's pictures, in its order."""
+    recorded = workdir.read_splits()
+    if split not in recorded:
+        raise UsageError(f"--eval_split={split}: this run has only {', '.join(recorded)}")
+    found = find_again(recorded, pictures.source, pictures.scan.digests, task=task)
+    workdir.require_found({split: found[split]}, recorded, source=pictures.source.name)
+    if lost := sum(int((positions < 0).sum()) for positions in found.values()):
+        _log.warning("%s has all of %s; %d other pictures of the run are missing or have changed",
+                     pictures.source.name, split, lost)  # fmt: skip
+    return found[split]
+
+
+def require_no_splits(given: Mapping[str, Any]) -> None:
+    """Raises UsageError where splits are asked for of pictures that the run does not have."""
     if of_splits := [name for name in _OF_SPLITS if name in given]:
         raise UsageError(
             f"--{of_splits[0]}: all pictures of another source are scored; leave it out, or --source"
@@ -151,8 +195,8 @@ def _logits(
     return pipeline, np.concatenate(parts)
 
 
-def match_classes(found: Sequence[str], known: Sequence[str], *, source: str) -> np.ndarray:
-    """Returns [K] int64: the place among the `known` classes of each that was `found`, by its name.
+def match_classes(found: Sequence[str], known: Sequence[str], *, source: str) -> None:
+    """Makes sure that classes are known by their names; warns of those that were not found.
 
     Raises:
       UsageError: a class is not known.
@@ -167,7 +211,6 @@ def match_classes(found: Sequence[str], known: Sequence[str], *, source: str) ->
     missing = [name for name in known if name not in found]
     if missing:
         _log.warning("%s has no pictures of %s", source, _listed(missing))
-    return np.array([known.index(name) for name in found], np.int64)
 
 
 def named_report_folder(config: Config, *, pictures: str = "") -> Path | None:
@@ -188,10 +231,23 @@ def named_report_folder(config: Config, *, pictures: str = "") -> Path | None:
     return folder
 
 
+def split_report_folder(workdir: Workdir, split: str) -> Path:
+    """Returns where the report of a split of the run goes: that which it is judged by is the run's own."""
+    return workdir.report / ("" if split == main_split(workdir.read_splits()) else split)
+
+
 def _report_folder(
-    workdir: Workdir, config: Config, source: str, digests: Sequence[str], labels: Sequence[str]
+    workdir: Workdir,
+    config: Config,
+    source: str,
+    digests: Sequence[str],
+    labels: Sequence[str],
+    *,
+    split: str,
 ) -> Path:
-    """Returns where the report of another source goes: --report_dir, or a folder below the run's report."""
+    """Returns where the report goes: --report_dir, the place of the split, or one for another source."""
+    if split:
+        return named_report_folder(config) or split_report_folder(workdir, split)
     pictures = pictures_sha256(digests, labels)
     named = named_report_folder(config.replace(source=source), pictures=pictures)
     name = _folder_name(source)

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from trainer.loop.evaluator import Evaluation
 from trainer.record.report_place import report_manifest, source_place
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
-from trainer.run.experiment import Experiment
 from trainer.run.introduction import draw_curves
 from trainer.run.stages import Stages
 from trainer.store.files import read_json, write_json
@@ -49,9 +48,9 @@ def require_accuracy(report: Mapping[str, Any], *, at_least: float) -> None:
         )
 
 
-def main_split(experiment: Experiment) -> str:
-    """Returns the split that a run is judged by: test, or validation where there is none."""
-    return "test" if "test" in experiment.splits.indices else "validation"
+def main_split(splits: Collection[str]) -> str:
+    """Returns the one of a run's splits that it is judged by: test, or validation where there is none."""
+    return "test" if "test" in splits else "validation"
 
 
 def score(
