@@ -39,12 +39,19 @@ def cut_metrics(path: Path, last: Mapping[str, int]) -> None:
     before: dict[str, int] = {}
     for line in lines[: len(lines) if lines[-1] else -1]:
         try:
-            split, step = _point(line, before=before, splits=last)
-            before[split] = step
-            stays.append(step <= last[split])
+            split, step = _point(line, splits=last)
         except ValueError as error:
             faults[len(stays)] = str(error)
             stays.append(None)
+            continue
+        stay: bool | None = step <= last[split]
+        if step > before.get(split, -1):
+            before[split] = step
+        elif all(stays):
+            faults[len(stays)] = f"step {step} of {split} comes after step {before[split]}"
+            stay = None
+        # Else the step that is damaged may be that of a line which goes, so that this one counts as it is.
+        stays.append(stay)
     # Lines are in the order of time: after one that goes, all go.
     at = next((i for i, stay in enumerate(stays) if not stay), len(stays))
     # Else it was being written when the process was killed, and is younger than the checkpoint.
@@ -61,12 +68,11 @@ def cut_metrics(path: Path, last: Mapping[str, int]) -> None:
         write_bytes(path, kept)
 
 
-def _point(line: bytes, *, before: Mapping[str, int], splits: Collection[str]) -> tuple[str, int]:
+def _point(line: bytes, *, splits: Collection[str]) -> tuple[str, int]:
     """Returns split and step of a line of metrics.jsonl.
 
     Args:
       line: without its end.
-      before: {split: the step of the line before}.
       splits: those there can be.
 
     Raises:
@@ -81,8 +87,6 @@ def _point(line: bytes, *, before: Mapping[str, int], splits: Collection[str]) -
     split, step = point["split"], point.get("step")
     if type(step) is not int:
         raise ValueError("it has no step")
-    if step <= before.get(split, -1):
-        raise ValueError(f"step {step} of {split} comes after step {before[split]}")
     return split, step
 
 
