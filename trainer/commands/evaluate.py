@@ -52,11 +52,12 @@ def evaluate(line: CommandLine) -> dict[str, Any]:
     named = named_report_folder(config)
     checkpoints = Checkpoints(workdir.checkpoints, keep=config.run.keep_checkpoints)
     path = checkpoints.find(config.evaluate.checkpoint)
-    splits, pictures = workdir.read_splits(), open_pictures(recorded, given)
+    splits, class_names = workdir.read_splits(), workdir.read_facts()["class_names"]
+    pictures = open_pictures(recorded, given, run_classes=class_names if elsewhere else ())
     found = find_again(splits, pictures.source, pictures.scan.digests, task=make_task(config.data.task))
     has_all = all((positions >= 0).all() for positions in found.values())
     split = _split(config, given, splits) if has_all or not elsewhere else given.get("eval_split", "")
-    if not has_all or list(pictures.source.class_names) != workdir.read_facts()["class_names"]:
+    if not has_all or list(pictures.source.class_names) != class_names:
         return evaluate_pictures(workdir, config, pictures, split=split)
     experiment = Experiment(config, of_run=workdir, pictures=pictures)
     workdir.check_network(config, {"function": experiment.backbone.fingerprint})

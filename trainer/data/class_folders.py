@@ -4,6 +4,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from trainer.data.inspect.bad_pictures import name_problem, shown_name
@@ -15,6 +16,8 @@ _LOOP = "a link to a folder that it lies in"
 _log = logging.getLogger("trainer")
 Found = tuple[str, str]
 """The path of an entry, as it can be printed, and why it cannot be read; empty where it can."""
+Classes = dict[str, tuple[str, list[Found]]]
+"""{class: (its folder, what is in it, by path)}."""
 Identity = tuple[int, int]
 """Device and number of a folder."""
 
@@ -30,6 +33,7 @@ class Listing:
         """
         self.name = name
         self._left_out: Counter[str] = Counter()
+        self._looked_into: dict[Path, tuple[list[str], int]] = {}
 
     def folders(self, folder: Path) -> list[str]:
         """Returns the names of the folders in a folder.
@@ -39,8 +43,24 @@ class Listing:
         """
         return [entry.name for entry in self._entries(folder) if self._is_class(folder, entry)]
 
-    def classes(self, folder: Path, above: tuple[Path, ...] = ()) -> dict[str, list[Found]]:
-        """Returns {class: what is in it, by path}, with at least one entry each.
+    def looked_into(self, folder: Path) -> tuple[list[str], int]:
+        """Returns the names of the folders in a folder, and how many pictures are beside them.
+
+        Pictures are counted until there are more of them than folders.
+
+        Raises:
+          TrainerError: it cannot be listed.
+        """
+        if folder not in self._looked_into:
+            entries = self._entries(folder)
+            folders = [entry.name for entry in entries if _kind(entry)[0]]
+            pictures = (entry for entry in entries if _is_named_as_picture(entry))
+            files = (entry for entry in pictures if not _kind(entry)[0])
+            self._looked_into[folder] = folders, sum(1 for _ in islice(files, len(folders) + 1))
+        return self._looked_into[folder]
+
+    def classes(self, folder: Path, above: tuple[Path, ...] = ()) -> Classes:
+        """Returns the classes in a folder, with at least one entry each.
 
         Args:
           folder: of class folders.
@@ -49,16 +69,17 @@ class Listing:
         Raises:
           TrainerError: it holds no class folders, or a class holds no picture.
         """
-        found: dict[str, list[Found]] = {}
+        found: Classes = {}
         loose = 0
-        chain = tuple(self._identity(path) for path in (*above, folder))
+        chain = tuple(self.identity(path) for path in (*above, folder))
         for entry in self._entries(folder):
             if self._is_class(folder, entry):
-                if self._identity(folder / entry.name) in chain:
+                if self.identity(folder / entry.name) in chain:
                     raise self._error(f"the class folder {folder / entry.name} cannot be used: {_LOOP}")
                 before = self._left_out.copy()
-                found[entry.name] = sorted(self._pictures(folder / entry.name, chain))
-                if not found[entry.name]:
+                pictures = sorted(self._pictures(folder / entry.name, chain))
+                found[self.as_class(entry.name)] = entry.name, pictures
+                if not pictures:
                     others = _counted(self._left_out - before)
                     raise self._error(
                         f"the class folder {folder / entry.name} holds no picture"
@@ -78,6 +99,11 @@ class Listing:
             _log.warning("%s: left out %d pictures directly in %s, in no class", self.name, loose, folder)
         return found
 
+    @staticmethod
+    def as_class(folder: str) -> str:
+        """Returns the class that a folder is of."""
+        return folder
+
     def log_left_out(self) -> None:
         """Says how many files were no pictures by their ending."""
         if self._left_out:
@@ -93,7 +119,7 @@ class Listing:
         return is_folder
 
     def _pictures(self, folder: Path, above: tuple[Identity, ...]) -> Iterator[Found]:
-        chain = (*above, self._identity(folder))
+        chain = (*above, self.identity(folder))
         for entry in self._entries(folder):
             shown, problem = shown_name(entry.name), name_problem(entry.name)
             is_folder, broken = _kind(entry)
@@ -106,7 +132,7 @@ class Listing:
                 yield shown, "a folder, not a picture"
             elif problem:
                 yield shown, problem.replace("its name", "the name of this folder")
-            elif self._identity(folder / entry.name) in chain:
+            elif self.identity(folder / entry.name) in chain:
                 yield shown, _LOOP
             else:
                 inner = self._pictures(folder / entry.name, chain)
@@ -124,7 +150,12 @@ class Listing:
             raise self._error(f"cannot list the folder {folder}: {error.strerror}") from None
         return sorted(entries, key=lambda entry: entry.name)
 
-    def _identity(self, folder: Path) -> Identity:
+    def identity(self, folder: Path) -> Identity:
+        """Returns what tells a folder from all others, however it is reached.
+
+        Raises:
+          TrainerError: it cannot be looked at.
+        """
         try:
             stat = folder.stat()
         except OSError as error:

@@ -13,8 +13,13 @@ from trainer.store.places import cache_root
 _log = logging.getLogger("trainer")
 
 
-def open_configured(config: Config) -> Source:
+def open_configured(config: Config, *, run_classes: Sequence[str] = ()) -> Source:
     """Opens --source.
+
+    Args:
+      config: names it.
+      run_classes: the classes of the run that is to be scored on all of its pictures; empty where they are
+        the run's own.
 
     Raises:
       UsageError: it names no known scheme.
@@ -28,6 +33,8 @@ def open_configured(config: Config) -> Source:
         synthetic_examples=data.synthetic_examples,
         synthetic_seed=data.synthetic_seed,
         memory_budget_bytes=data.memory_budget_mb * 2**20,
+        splits="auto" if run_classes else data.splits,
+        run_classes=tuple(run_classes),
     )
     return open_source(data.source, options)
 

@@ -60,18 +60,21 @@ OF_PICTURES = ("source", "data_dir", "checksum", "synthetic_examples", "syntheti
 _OF_SPLITS = ("splits", "split_order", "split_seed", "drop_duplicates")
 
 
-def open_pictures(recorded: Config, given: Mapping[str, Any]) -> Pictures:
+def open_pictures(
+    recorded: Config, given: Mapping[str, Any], *, run_classes: Sequence[str] = ()
+) -> Pictures:
     """Opens the pictures that an evaluation is of, and looks at them.
 
     Args:
       recorded: what the run was started with.
       given: the options of this command; where --source is among them, the run's checksum does not hold.
+      run_classes: the classes of the run, where the pictures may be others than it had.
 
     Raises:
       TrainerError: the pictures cannot be had.
     """
     theirs = recorded.replace(**({"checksum": ""} if "source" in given else {}), **given)
-    source = open_configured(theirs)
+    source = open_configured(theirs, run_classes=run_classes)
     return scan_configured(source, theirs, plugins=plugins.sources("source"))
 
 

@@ -110,7 +110,7 @@ BAD_TREES = {
     ),
     "two validation folders": (
         {"train/a/1.jpg": b"", "val/a/1.jpg": b"", "valid/a/1.jpg": b""},
-        "PATH has both val/ and valid/: keep one validation folder",
+        "PATH has both val/ and valid/: keep one validation folder, or say --splits=train,val,valid",
     ),
     "a class beside the splits": (
         {"train/a/1.jpg": b"", "test/a/1.jpg": b"", "new/1.jpg": b""},

@@ -1,5 +1,6 @@
 """`archive:PATH_OR_URL`: a .tgz, .tar or .zip of class folders, unpacked once and read as a folder."""
 
+import functools
 import hashlib
 import logging
 import os
@@ -7,10 +8,11 @@ import re
 import shutil
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 from trainer.data.encoded_cache import DEFAULT_BUDGET_BYTES
-from trainer.data.sources.base import SOURCES
+from trainer.data.sources.base import DEFAULT_OPTIONS, SOURCES, SourceOptions
 from trainer.data.sources.folder import FolderSource, open_folder
 from trainer.paths import local_path, scheme_of
 from trainer.store.downloads import NetworkError, download
@@ -28,6 +30,7 @@ KNOWN_CHECKSUMS = {
     ),
 }
 _log = logging.getLogger("trainer")
+Opener = Callable[[str], FolderSource]
 
 
 def check_archive(address: str, *, flag: str) -> None:
@@ -38,11 +41,17 @@ def check_archive(address: str, *, flag: str) -> None:
 
 @SOURCES.register("archive", address="PATH_OR_URL", check=check_archive)
 def open_archive(
-    address: str, *, name: str, checksum: str, cache_dir: str, budget_bytes: int = DEFAULT_BUDGET_BYTES
+    address: str,
+    *,
+    name: str,
+    checksum: str,
+    cache_dir: str,
+    budget_bytes: int = DEFAULT_BUDGET_BYTES,
+    options: SourceOptions = DEFAULT_OPTIONS,
 ) -> FolderSource:
     """A .tgz, .tar or .zip of such a folder; it is downloaded, checked and unpacked once.
 
-    One folder that wraps all class folders is looked through. A downloaded archive must have the
+    A downloaded archive must have the
     SHA-256 given, else the known one, else the one it had when it was first downloaded. Where another
     process downloads or unpacks the same one, this one waits.
 
@@ -52,6 +61,7 @@ def open_archive(
       checksum: SHA-256 in hex digits that the archive must have, or empty.
       cache_dir: value of --cache_dir.
       budget_bytes: how much of the pictures is kept in memory.
+      options: for the folder; see `open_folder`.
 
     Raises:
       UsageError: `checksum` is none, or the URL is of another kind.
@@ -66,9 +76,10 @@ def open_archive(
         url = urllib.parse.urlsplit(address)
     except ValueError as error:
         raise UsageError(f"--source={name}: {address} is no address: {error}") from None
+    opener = functools.partial(open_folder, name=name, budget_bytes=budget_bytes, options=options)
     remove_left_overs(cache)
     if url.scheme in ("http", "https"):
-        return _open_url(address, name=name, checksum=checksum, cache=cache, budget_bytes=budget_bytes)
+        return _open_url(address, opener, name=name, checksum=checksum, cache=cache)
     if url.scheme == "file":
         address = urllib.request.url2pathname(url.path)
     archive = local_path(address, flag=f"--source={name}")
@@ -78,10 +89,10 @@ def open_archive(
             f"--source={name}: {archive} has the SHA-256 {sha256}, expected {checksum}: it is another "
             "archive or a damaged one; get it anew, or correct --checksum"
         )
-    return _open_file(archive, sha256, name=name, what=str(archive), cache=cache, budget_bytes=budget_bytes)
+    return _open_file(archive, sha256, opener, name=name, what=str(archive), cache=cache)
 
 
-def _open_url(url: str, *, name: str, checksum: str, cache: Path, budget_bytes: int) -> FolderSource:
+def _open_url(url: str, opener: Opener, *, name: str, checksum: str, cache: Path) -> FolderSource:
     parts = urllib.parse.urlsplit(url)
     file = re.sub(r"[^\w.-]", "_", os.path.basename(parts.path))[-80:] or "archive"
     key = hashlib.sha256(url.encode(errors="surrogateescape")).hexdigest()[:16]
@@ -104,7 +115,7 @@ def _open_url(url: str, *, name: str, checksum: str, cache: Path, budget_bytes: 
                     f"--source={name}: {what} has the SHA-256 {sha256}, expected {expected} ({origin}): it "
                     f"is damaged or has changed; {hint}give its SHA-256 as --checksum to take it as it is"
                 )
-            source = _open_file(archive, sha256, name=name, what=what, cache=cache, budget_bytes=budget_bytes)
+            source = _open_file(archive, sha256, opener, name=name, what=what, cache=cache)
         except BadArchiveError:
             # What is wrong, and nothing vouches for, must not stand in the way of the next attempt.
             if fresh or not expected:
@@ -128,7 +139,7 @@ def _download(url: str, archive: Path, *, name: str, key: str) -> None:
 
 
 def _open_file(
-    archive: Path, sha256: str, *, name: str, what: str, cache: Path, budget_bytes: int
+    archive: Path, sha256: str, opener: Opener, *, name: str, what: str, cache: Path
 ) -> FolderSource:
     key = sha256[:16]
     folder = cache / key
@@ -146,20 +157,18 @@ def _open_file(
                     key=key,
                 )
                 try:
-                    return _listed(folder, name=name, budget_bytes=budget_bytes)
+                    return _listed(folder, opener)
                 except BadArchiveError as error:
                     shutil.rmtree(folder, ignore_errors=True)
                     raise BadArchiveError(str(error).replace(str(folder), what)) from None
-    return _listed(folder, name=name, budget_bytes=budget_bytes)
+    return _listed(folder, opener)
 
 
-def _listed(folder: Path, *, name: str, budget_bytes: int) -> FolderSource:
-    """Opens what was unpacked, or the one folder in it that holds all others, as flower_photos/ does."""
-    inner = [path for path in folder.iterdir() if path.is_dir()]
-    if len(inner) == 1 and inner[0].name.lower() != "train" and any(p.is_dir() for p in inner[0].iterdir()):
-        folder = inner[0]
+def _listed(folder: Path, opener: Opener) -> FolderSource:
     try:
-        return open_folder(str(folder), name=name, budget_bytes=budget_bytes)
+        return opener(str(folder))
+    except UsageError:
+        raise  # What other options are an answer to is no fault of the archive.
     except TrainerError as error:
         raise BadArchiveError(str(error)) from None
 

@@ -79,6 +79,10 @@ class SourceOptions:
     synthetic_examples: int = 1000
     synthetic_seed: int = 0
     memory_budget_bytes: int = DEFAULT_BUDGET_BYTES
+    splits: str = "auto"
+    """Value of --splits."""
+    run_classes: tuple[str, ...] = ()
+    """The classes of the run that is to be scored on these pictures; empty where they are trained with."""
 
     @property
     def spill_folder(self) -> Path:
@@ -88,6 +92,9 @@ class SourceOptions:
     def new_store(self) -> EncodedStore:
         """Returns an empty store with the budget, which keeps what exceeds it in a file."""
         return EncodedStore(budget_bytes=self.memory_budget_bytes, spill_folder=self.spill_folder)
+
+
+DEFAULT_OPTIONS = SourceOptions()
 
 
 @dataclass
@@ -135,4 +142,5 @@ def open_source(address: str, options: SourceOptions) -> Source:
         store=options.new_store(),
         num_examples=options.synthetic_examples,
         seed=options.synthetic_seed,
+        options=options,
     )

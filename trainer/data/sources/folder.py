@@ -2,22 +2,21 @@
 
 import errno
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from trainer.data.class_folders import Found, Listing
+from trainer.data.class_folders import Classes, Found, Listing
 from trainer.data.encoded_cache import DEFAULT_BUDGET_BYTES, EncodedStore, Kept
 from trainer.data.inspect.bad_pictures import BadPictureError
 from trainer.data.inspect.stamps import stamp_files
+from trainer.data.layouts import Layout, find_layout
 from trainer.data.picture_files import read_regular
-from trainer.data.sources.base import SOURCES
+from trainer.data.sources.base import DEFAULT_OPTIONS, SOURCES, SourceOptions
 from trainer.paths import local_path
 from trainer.values import TrainerError
-
-SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation"}
-SPLIT_NAMES["test"] = "test"
 
 
 @dataclass
@@ -68,12 +67,19 @@ class FolderSource:
 
 
 @SOURCES.register("folder", check=local_path)
-def open_folder(path: str, *, name: str, budget_bytes: int = DEFAULT_BUDGET_BYTES) -> FolderSource:
+def open_folder(
+    path: str,
+    *,
+    name: str,
+    budget_bytes: int = DEFAULT_BUDGET_BYTES,
+    options: SourceOptions = DEFAULT_OPTIONS,
+) -> FolderSource:
     r"""A folder with a folder of pictures for each class, or with train, validation and test folders of such.
 
     Pictures are in the order of their classes, and then of their paths in plain code-point order.
-    `roses/1.jpg` and `roses/garden/1.jpg` are both of class roses. Folders called train, validation (or val,
-    valid) and test hold the classes and become the native splits. Hidden files are ignored, and others
+    `roses/1.jpg` and `roses/garden/1.jpg` are both of class roses. Folders with the usual names of train,
+    validation and test splits, or those that --splits names, hold the classes and become the native splits.
+    A folder that holds only one other is looked through. Hidden files are ignored, and others
     without a picture's ending, which the log counts. Links are followed.
 
     What has the name of a picture and cannot be read has an id and a place like all others, so that no other
@@ -84,43 +90,34 @@ def open_folder(path: str, *, name: str, budget_bytes: int = DEFAULT_BUDGET_BYTE
       path: the folder; `~` is expanded.
       name: what messages call the source.
       budget_bytes: how much of the pictures is kept in memory once read.
+      options: of them, --splits and the classes of a run that is to be scored; see `find_layout`.
 
     Raises:
       TrainerError: there are no two classes of pictures; the message says what was found.
+      UsageError: folders may be splits or classes, and --splits does not say what they are.
     """
-    root = local_path(path, flag=f"--source={name}")
+    top = local_path(path, flag=f"--source={name}")
     listing = Listing(name)
-    splits = _split_folders(name, root, listing.folders(root))
-    parts = {split: listing.classes(root / folder, (root,)) for split, folder in splits.items()}
-    if not splits:
-        parts = {"": listing.classes(root)}
-    class_names = tuple(sorted(set().union(*parts.values())))
-    for split, classes in parts.items():
-        if unseen := sorted(set(classes) - set(parts.get("train", classes))):
-            raise TrainerError(
-                f"--source={name}: {root / splits[split]} has the class {unseen[0]}, which train/ has not: "
-                "every class must have pictures to learn from"
-            )
-    if len(class_names) < 2:
-        raise TrainerError(
-            f"--source={name}: {root} has only one class, {class_names[0]}: to tell pictures apart takes "
-            "two folders of pictures at least"
-        )
+    layout = find_layout(listing, top, asked=options.splits, run_classes=options.run_classes)
+    parts = _listed(listing, layout)
+    class_names = tuple(sorted(set().union(*(classes for _, classes in parts.values()))))
+    if not options.run_classes:
+        _require_trainable(name, layout, parts, class_names)
     found: list[Found] = []
     labels: list[int] = []
     native: dict[str, tuple[int, int]] = {}
-    for split, classes in parts.items():
+    for split, (prefix, classes) in parts.items():
         start = len(found)
         for class_name in sorted(classes):
-            prefix = f"{splits[split]}/{class_name}/" if split else f"{class_name}/"
-            found += [(prefix + path, problem) for path, problem in classes[class_name]]
-            labels += [class_names.index(class_name)] * len(classes[class_name])
+            folder, pictures = classes[class_name]
+            found += [(f"{prefix}{folder}/{path}", problem) for path, problem in pictures]
+            labels += [class_names.index(class_name)] * len(pictures)
         if split:
             native[split] = (start, len(found))
     listing.log_left_out()
     return FolderSource(
         name,
-        root,
+        layout.root,
         class_names,
         [path for path, _ in found],
         np.array(labels, np.int64),
@@ -130,25 +127,31 @@ def open_folder(path: str, *, name: str, budget_bytes: int = DEFAULT_BUDGET_BYTE
     )
 
 
-def _split_folders(name: str, root: Path, folders: list[str]) -> dict[str, str]:
-    """Returns {split: folder} in the order train, validation, test; empty where folders are classes."""
-    found: dict[str, str] = {}
-    for folder in folders:
-        if split := SPLIT_NAMES.get(folder.lower()):
-            if split in found:
-                raise TrainerError(
-                    f"--source={name}: {root} has both {found[split]}/ and {folder}/: keep one {split} folder"
-                )
-            found[split] = folder
-    others = [folder for folder in folders if folder.lower() not in SPLIT_NAMES]
-    if "train" in found and len(found) > 1 and others:
-        # Taken for classes, train/ and test/ would make a plausible and absurd data set.
+Parts = dict[str, tuple[str, Classes]]
+"""{split: (what the ids in it begin with, its classes)}; of one without a name where there are no splits."""
+
+
+def _listed(listing: Listing, layout: Layout) -> Parts:
+    if not layout.splits:
+        return {"": ("", listing.classes(layout.root, layout.above))}
+    above = (*layout.above, layout.root)
+    return {
+        split: (f"{folder}/", listing.classes(layout.root / folder, above))
+        for split, folder in layout.splits.items()
+    }
+
+
+def _require_trainable(name: str, layout: Layout, parts: Parts, class_names: Sequence[str]) -> None:
+    """Makes sure that there are classes to tell apart, and that pictures to train with have all of them."""
+    trained = parts.get("train", ("", {}))[1]
+    for split, (_, classes) in parts.items():
+        if trained and (unseen := sorted(set(classes) - set(trained))):
+            raise TrainerError(
+                f"--source={name}: {layout.root / layout.splits[split]} has the class {unseen[0]}, which "
+                f"{layout.splits['train']}/ has not: every class must have pictures to learn from"
+            )
+    if len(class_names) < 2:
         raise TrainerError(
-            f"--source={name}: {root} has {others[0]}/ beside {found['train']}/: expected either class "
-            "folders, or only train, validation and test folders"
+            f"--source={name}: {layout.root} has only one class, {class_names[0]}: to tell pictures apart "
+            "takes two folders of pictures at least"
         )
-    if others or not found:
-        return {}
-    if "train" not in found:
-        raise TrainerError(f"--source={name}: {root} has {', '.join(folders)} but no train folder")
-    return {split: found[split] for split in ("train", "validation", "test") if split in found}
