@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from trainer.data.inspect.bad_pictures import name_problem, shown_name
+from trainer.store.system_names import is_system
 from trainer.values import TrainerError
 
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp")
@@ -141,7 +142,7 @@ class Listing:
     def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
         try:
             with os.scandir(folder) as found:
-                entries = [entry for entry in found if not entry.name.startswith(".")]
+                entries = [entry for entry in found if not is_system(entry.name)]
         except FileNotFoundError:
             raise self._error(f"{folder} does not exist: expected a folder of class folders") from None
         except NotADirectoryError:

@@ -12,6 +12,7 @@ from typing import Any
 from trainer.data.class_folders import PICTURE_ENDINGS
 from trainer.data.inspect.bad_pictures import BadPictureError
 from trainer.paths import expanded
+from trainer.store.system_names import is_system
 
 # No decoder takes more; a file with a hole in it can be as large as it likes.
 _MAX_BYTES = 2**31 - 1
@@ -38,8 +39,8 @@ def find_pictures(paths: Iterable[str], *, lines: Iterable[bytes] = ()) -> Itera
     """Yields what paths name, in their order; a path that is met again is passed over.
 
     A folder stands for the pictures in it and in the folders below it, in code-point order of their
-    paths: files with the ending of a picture that are not hidden. A pattern such as `a/*.jpg` or
-    `a/**/*.jpg` stands for what a shell would make of it, sorted. No file is opened.
+    paths: files with the ending of a picture that are neither hidden nor of a system. A pattern such as
+    `a/*.jpg` or `a/**/*.jpg` stands for what a shell would make of it, sorted. No file is opened.
 
     Args:
       paths: `~` is expanded, and file:///x is /x; `-` stands for `lines`.
@@ -167,7 +168,7 @@ def _sorted_entry(entry: os.DirEntry[str]) -> str:
 
     Empty for what is left out.
     """
-    if entry.name.startswith("."):
+    if is_system(entry.name):
         return ""
     try:
         if entry.is_dir():

@@ -28,6 +28,7 @@ from typing import IO, Any
 
 from trainer.store.files import PART_PREFIX, move, require_room, set_mode
 from trainer.store.lock import file_lock
+from trainer.store.system_names import is_system
 from trainer.values import TrainerError
 
 MAX_BYTES = 20 * 10**9
@@ -53,7 +54,7 @@ class UnreadableError(UnsafeError):
 
 @dataclass
 class Contents:
-    """The files of an archive. Entries that are hidden, folders and copies of resource forks are left out.
+    """The files of an archive. Folders are left out, and what is hidden or of a system.
 
     `targets` is {number of an entry: the paths that its bytes are for}, more than one where links lead
     to it; `num_bytes` is the size of all these files.
@@ -115,8 +116,8 @@ class Tree:
 
 
 def is_hidden(parts: list[str]) -> bool:
-    """Returns whether an entry is left out, as hidden files and copies of resource forks are."""
-    return not parts or any(part.startswith(".") or part == "__MACOSX" for part in parts)
+    """Returns whether an entry is left out, as hidden files are and what systems leave behind."""
+    return not parts or any(map(is_system, parts))
 
 
 def check_size(archive: Path, num_bytes: int) -> None:
@@ -434,8 +435,8 @@ def unpack(
 ) -> None:
     """Unpacks a .tar (also .gz, .bz2, .xz) or .zip; `target` appears at the end, whole, or not at all.
 
-    Links to files inside a tar become copies; no link is ever made. Hidden files are left out. The limits
-    on sizes are checked before anything is written, and again with every part that is.
+    Links to files inside a tar become copies; no link is ever made. What is hidden or of a system is left
+    out. The limits on sizes are checked before anything is written, and again with every part that is.
 
     Args:
       archive: the file; its kind is told by its content.

@@ -79,8 +79,8 @@ def open_folder(
     Pictures are in the order of their classes, and then of their paths in plain code-point order.
     `roses/1.jpg` and `roses/garden/1.jpg` are both of class roses. Folders with the usual names of train,
     validation and test splits, or those that --splits names, hold the classes and become the native splits.
-    A folder that holds only one other is looked through. Hidden files are ignored, and others
-    without a picture's ending, which the log counts. Links are followed.
+    A folder that holds only one other is looked through. Hidden files and those of systems are ignored, and
+    others without a picture's ending, which the log counts. Links are followed.
 
     What has the name of a picture and cannot be read has an id and a place like all others, so that no other
     picture moves when it is repaired: links to nothing and in circles, pipes, folders named x.jpg, and names
