@@ -1,6 +1,7 @@
 """The door: parse, check, dispatch. `python -m trainer.main [COMMAND] --flagfile=...`."""
 
 import contextlib
+import io
 import logging
 import os
 import re
@@ -19,6 +20,7 @@ _LONG_NUMBER = re.compile("[0-9]{65,}")
 
 def main(argv: Sequence[str]) -> int:
     """Runs a command line and returns the exit status: 0 done, 1 failed, 2 usage, 75 stopped and saved."""
+    _write_any_name()
     if problem := machine.unsupported_system():
         print(f"trainer: {problem}", file=sys.stderr)
         return 1
@@ -98,6 +100,22 @@ def _log_to_stdout() -> _Lines:
     return handler
 
 
+def _write_any_name() -> None:
+    """Lets names be printed that the encoding of standard output lacks: escaped, rather than not at all."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors != "backslashreplace":
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _read_names_as_utf8() -> None:
+    """Starts the interpreter anew where it would not take the names of files for UTF-8, as they are.
+
+    In the POSIX locale it does by itself, unless it is told not to.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 def _leave(status: int) -> NoReturn:
     """Ends the process at once: all files are closed, and taking TensorFlow apart takes up to a second."""
     for stream in (sys.stdout, sys.stderr):
@@ -110,6 +128,7 @@ def _leave(status: int) -> NoReturn:
 
 def program() -> NoReturn:
     """Runs the command line of this process and ends it: `hub-trainer`, and `python -m trainer.main`."""
+    _read_names_as_utf8()
     runtime.owns_process = True
     _leave(main(sys.argv))
 

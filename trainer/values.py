@@ -9,6 +9,7 @@ import math
 import os
 import re
 import traceback
+import unicodedata
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -157,6 +158,14 @@ class Duration:
         # All digits, and never an exponent.
         digits = f"{Decimal(repr(self.amount)):f}"
         return f"{digits.removesuffix('.0')}{self.unit}"
+
+
+def composed(name: str) -> str:
+    """Returns a name in the spelling of Unicode that names are compared in, NFC: é as one character.
+
+    A Mac, or what came from one, may write it as e and an accent.
+    """
+    return unicodedata.normalize("NFC", name)
 
 
 def as_number(text: str) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from trainer.data.inspect.bad_pictures import name_problem, shown_name
 from trainer.store.system_names import is_system
-from trainer.values import TrainerError
+from trainer.values import TrainerError, composed
 
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp")
 _LOOP = "a link to a folder that it lies in"
@@ -79,7 +79,8 @@ class Listing:
                     raise self._error(f"the class folder {folder / entry.name} cannot be used: {_LOOP}")
                 before = self._left_out.copy()
                 pictures = sorted(self._pictures(folder / entry.name, chain))
-                found[self.as_class(entry.name)] = entry.name, pictures
+                self._require_one_spelling(folder, entry.name, found)
+                found[composed(entry.name)] = entry.name, pictures
                 if not pictures:
                     others = _counted(self._left_out - before)
                     raise self._error(
@@ -100,10 +101,12 @@ class Listing:
             _log.warning("%s: left out %d pictures directly in %s, in no class", self.name, loose, folder)
         return found
 
-    @staticmethod
-    def as_class(folder: str) -> str:
-        """Returns the class that a folder is of."""
-        return folder
+    def _require_one_spelling(self, folder: Path, name: str, found: Classes) -> None:
+        if other := found.get(composed(name)):
+            raise self._error(
+                f"{folder} has the class {composed(name)} twice, in two spellings of Unicode: {other[0]!a} "
+                f"and {name!a}. Move the pictures of one into the other"
+            )
 
     def log_left_out(self) -> None:
         """Says how many files were no pictures by their ending."""

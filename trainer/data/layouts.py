@@ -2,14 +2,13 @@
 
 import logging
 import re
-import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
 from trainer.data.class_folders import Listing
-from trainer.values import TrainerError, UsageError
+from trainer.values import TrainerError, UsageError, composed
 
 _log = logging.getLogger("trainer")
 _BEHIND = "(set|data|dataset|split|images?|imgs?|pictures|photos)?"
@@ -64,7 +63,7 @@ def find_layout(
     root = above.pop()
     found = _Folders(listing, root, listing.folders(root), _kind_of(asked))
     if run_classes:
-        splits = found.of_a_run({listing.as_class(name) for name in run_classes})
+        splits = found.of_a_run({composed(name) for name in run_classes})
     else:
         splits = found.named(asked) or found.usual()
         if not splits and found.asked == "auto":
@@ -86,7 +85,7 @@ def _parts(asked: str) -> list[str]:
 
 
 def _plain(folder: str) -> str:
-    return re.sub(r"[-_. ]", "", unicodedata.normalize("NFC", folder)).lower()
+    return re.sub(r"[-_. ]", "", composed(folder)).lower()
 
 
 def _looked_through(
@@ -101,12 +100,12 @@ def _looked_through(
       split: the name of a split that `top` is, if it is one: seg_train/seg_train/ is one folder too many.
     """
     folder, chain = top, []
-    classes = {listing.as_class(name) for name in known}
+    classes = {composed(name) for name in known}
     while True:
         yield folder
         inside = listing.looked_into(folder)[0]
         chain.append(listing.identity(folder))
-        if len(inside) != 1 or listing.as_class(inside[0]) in classes:
+        if len(inside) != 1 or composed(inside[0]) in classes:
             return
         inner = folder / inside[0]
         if listing.identity(inner) in chain or (not split and usual_split(inner.name)):
@@ -130,8 +129,8 @@ class _Folders:
     def named(self, asked: str) -> dict[str, str]:
         """Returns the splits that --splits names by their folders; empty where it names something else."""
         wanted = dict.fromkeys(_parts(asked))
-        folders = {self.listing.as_class(name): name for name in self.names}
-        names = {name: folders.get(self.listing.as_class(name), "") for name in wanted}
+        folders = {composed(name): name for name in self.names}
+        names = {name: folders.get(composed(name), "") for name in wanted}
         if self.asked != "named" or not all(names.values()):
             return {}
         if set(names) <= set(map(usual_split, self.names)):
@@ -189,13 +188,12 @@ class _Folders:
         Raises:
           UsageError: two of them hold folders of the same names, or one holds those of its neighbours.
         """
-        listing = self.listing
         inside: dict[str, set[str]] = {}
         for name in self.names:
             folders, pictures = self._shape(name)
             if folders and not pictures:
-                inside[name] = {listing.as_class(folder).casefold() for folder in folders}
-        beside = {name: listing.as_class(name).casefold() for name in self.names}
+                inside[name] = {composed(folder).casefold() for folder in folders}
+        beside = {name: composed(name).casefold() for name in self.names}
         for name, holds in inside.items():
             if _alike(holds, set(beside.values()) - {beside[name]}):
                 shared = [other for other in self.names if beside[other] in holds and other != name]
@@ -214,12 +212,12 @@ class _Folders:
 
     def of_a_run(self, classes: set[str]) -> dict[str, str]:
         """Returns the folders that hold classes of a run, as splits; empty if some of them are classes."""
-        if classes & {self.listing.as_class(name) for name in self.names}:
+        if classes & {composed(name) for name in self.names}:
             return {}
         found = {}
         for name in self.names:
             *_, inner = _looked_through(self.listing, self.root / name, known=classes, split=name)
-            if classes & {self.listing.as_class(folder) for folder in self.listing.looked_into(inner)[0]}:
+            if classes & {composed(folder) for folder in self.listing.looked_into(inner)[0]}:
                 found[name] = str(inner.relative_to(self.root))
         if found:
             self._leave_out(set(self.names) - set(found), "it holds none of the classes of the run")

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from trainer.registry import Bounds, Registry
 from trainer.tasks import SINGLE_LABEL, Loss, Task
-from trainer.values import Call, UsageError, as_number
+from trainer.values import Call, UsageError, as_number, composed
 
 LOSSES: Registry[Loss] = Registry("loss", flag="--loss")
 
@@ -138,8 +138,9 @@ def class_weights_from(
     if not text:
         return None
     if text != BALANCED:
-        weights = _named_weights(text, class_names)
-        return np.array([weights.get(name, 1.0) for name in class_names], np.float32)
+        names = [composed(name) for name in class_names]
+        weights = _named_weights(composed(text), names)
+        return np.array([weights.get(name, 1.0) for name in names], np.float32)
     numbers = np.array([counts[name] for name in class_names])
     if not numbers.all():
         missing = class_names[int(numbers.argmin())]

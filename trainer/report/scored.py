@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from trainer.paths import expanded
 from trainer.record.workdir import Workdir
 from trainer.store.files import read_json, require_shape
-from trainer.values import TrainerError, UsageError
+from trainer.values import TrainerError, UsageError, composed
 
 # Of metrics.json. 2 had no digests of the pictures, 1 the name of the split in its own name.
 REPORT_FORMAT = 3
@@ -179,7 +179,7 @@ def _read(report: Path, *, name: str) -> Scored:
     examples: dict[tuple[str, str], bool] = {}
     for row in rows:
         if digest := row.digest or digests.get(row.name, ""):
-            examples.setdefault((digest, row.label), row.is_right)
+            examples.setdefault((digest, composed(row.label)), row.is_right)
     return Scored(name, report, run, options, values, examples)
 
 

@@ -14,7 +14,7 @@ from trainer.data.inspect.trial import require_whole
 from trainer.model.saliency import Explainer, Saliency
 from trainer.run.finished_run import Network, RunModel
 from trainer.run.inference import Inference
-from trainer.values import UsageError
+from trainer.values import UsageError, composed
 
 SHOWN_SIDE_PX = 480
 
@@ -112,6 +112,7 @@ def label_of(name: str, class_names: Sequence[str], *, flag: str) -> int:
     Raises:
       UsageError: there is none of that name.
     """
-    if name not in class_names:
+    places = {composed(known): place for place, known in enumerate(class_names)}
+    if composed(name) not in places:
         raise UsageError(f"{flag}={name} is none of the classes of this run: {', '.join(class_names)}")
-    return list(class_names).index(name)
+    return places[composed(name)]

@@ -23,7 +23,7 @@ from trainer.record.checkpoints import Checkpoints
 from trainer.record.workdir import Workdir
 from trainer.run.experiment import Experiment, make_classifier
 from trainer.tasks import Task
-from trainer.values import Contract, TrainerError, failure_in_words
+from trainer.values import Contract, TrainerError, composed, failure_in_words
 
 _log = logging.getLogger("trainer")
 
@@ -42,7 +42,7 @@ def take_weights(experiment: Experiment) -> dict[str, Any]:
     theirs, ours = other.read_facts(), experiment.source.class_names
     if not theirs:
         raise TrainerError(f"{flag} holds no run (no {other.run_json.name} in it)")
-    if part == "all" and tuple(theirs["class_names"]) != tuple(ours):
+    if part == "all" and [*map(composed, theirs["class_names"])] != [*map(composed, ours)]:
         raise TrainerError(
             f"{flag} tells {_told(theirs['class_names'])} apart, this run {_told(ours)}: its head means "
             "something else; --init_part=backbone takes the network alone"

@@ -35,7 +35,7 @@ from trainer.run.scoring import (
     write_scores,
 )
 from trainer.tasks import Task, make_task
-from trainer.values import TrainerError, UsageError, failure_in_words
+from trainer.values import TrainerError, UsageError, composed, failure_in_words
 
 
 @contextlib.contextmanager
@@ -148,7 +148,8 @@ def _labels(
     """
     used = [source.class_names[k] for k in sorted(task.classes_in(source.labels[indices]))]
     match_classes(source.class_names if all_classes else used, class_names, source=source.name)
-    places = [class_names.index(name) if name in class_names else -1 for name in source.class_names]
+    numbers = {composed(name): number for number, name in enumerate(class_names)}
+    places = [numbers.get(composed(name), -1) for name in source.class_names]
     return task.renumbered(source.labels[indices], np.array(places, np.int64))
 
 
@@ -204,14 +205,15 @@ def match_classes(found: Sequence[str], known: Sequence[str], *, source: str) ->
     Raises:
       UsageError: a class is not known.
     """
-    strange = [name for name in found if name not in known]
+    places = {composed(name): place for place, name in enumerate(known)}
+    strange = [name for name in found if composed(name) not in places]
     if strange:
         are = "are" if len(strange) > 1 else "is"
         raise UsageError(
             f"--source={source}: {_listed(strange)} {are} none of the classes of the run, which are "
             f"{_listed(known)}; classes are matched by name"
         )
-    missing = [name for name in known if name not in found]
+    missing = [name for name in known if composed(name) not in set(map(composed, found))]
     if missing:
         _log.warning("%s has no pictures of %s", source, _listed(missing))
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ from trainer.data.picture_files import read_regular
 from trainer.data.sources.base import DEFAULT_OPTIONS, SOURCES, SourceOptions
 from trainer.paths import local_path
 from trainer.values import TrainerError
+
+_log = logging.getLogger("trainer")
 
 
 @dataclass
@@ -103,6 +106,7 @@ def open_folder(
     class_names = tuple(sorted(set().union(*(classes for _, classes in parts.values()))))
     if not options.run_classes:
         _require_trainable(name, layout, parts, class_names)
+        _warn_of_nearly_same(name, class_names)
     found: list[Found] = []
     labels: list[int] = []
     native: dict[str, tuple[int, int]] = {}
@@ -146,12 +150,31 @@ def _require_trainable(name: str, layout: Layout, parts: Parts, class_names: Seq
     trained = parts.get("train", ("", {}))[1]
     for split, (_, classes) in parts.items():
         if trained and (unseen := sorted(set(classes) - set(trained))):
+            alike = [one for pair in _nearly_same([unseen[0], *trained]) for one in pair if one in trained]
             raise TrainerError(
                 f"--source={name}: {layout.root / layout.splits[split]} has the class {unseen[0]}, which "
-                f"{layout.splits['train']}/ has not: every class must have pictures to learn from"
+                f"{layout.splits['train']}/ has not: "
+                + (f"is it {alike[0]}?" if alike else "every class must have pictures to learn from")
             )
     if len(class_names) < 2:
         raise TrainerError(
             f"--source={name}: {layout.root} has only one class, {class_names[0]}: to tell pictures apart "
             "takes two folders of pictures at least"
         )
+
+
+def _warn_of_nearly_same(name: str, class_names: Sequence[str]) -> None:
+    for alike in _nearly_same(class_names):
+        _log.warning(
+            "%s: the classes %s differ only in case or spaces: if they are one, move their pictures into "
+            "one folder",
+            name, " and ".join(map(repr, alike)),
+        )  # fmt: skip
+
+
+def _nearly_same(names: Sequence[str]) -> list[list[str]]:
+    """Returns groups of names that differ only in case or spaces."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(" ".join(name.casefold().split()), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
