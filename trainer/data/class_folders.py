@@ -3,15 +3,18 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
 from trainer.data.inspect.bad_pictures import name_problem, shown_name
+from trainer.data.inspect.kinds import DECODABLE, kind_by_name, kind_of_file, kinds_in, told_kinds
 from trainer.store.system_names import is_system
 from trainer.values import TrainerError, composed
 
-PICTURE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp")
+EXPECTED = "expected JPEG, PNG, GIF, BMP or WebP files"
+# Of all pictures; more that cannot be decoded are an error.
+_MOST_UNDECODABLE = 0.1
 _LOOP = "a link to a folder that it lies in"
 
 _log = logging.getLogger("trainer")
@@ -23,8 +26,15 @@ Identity = tuple[int, int]
 """Device and number of a folder."""
 
 
+class UndecodableError(TrainerError):
+    """Too many pictures are of kinds that cannot be decoded."""
+
+
 class Listing:
-    """Walks folders and counts the files it leaves out. Opens no file, so that a pipe cannot stop it."""
+    """Walks folders and counts the files it leaves out.
+
+    Of files whose names leave doubt of what they are, the first bytes are read; no pipe can stop it.
+    """
 
     def __init__(self, name: str):
         """Begins.
@@ -34,6 +44,7 @@ class Listing:
         """
         self.name = name
         self._left_out: Counter[str] = Counter()
+        self._undecodable: Counter[str] = Counter()
         self._looked_into: dict[Path, tuple[list[str], int]] = {}
 
     def folders(self, folder: Path) -> list[str]:
@@ -53,19 +64,21 @@ class Listing:
           TrainerError: it cannot be listed.
         """
         if folder not in self._looked_into:
-            entries = self._entries(folder)
-            folders = [entry.name for entry in entries if _kind(entry)[0]]
-            pictures = (entry for entry in entries if _is_named_as_picture(entry))
-            files = (entry for entry in pictures if not _kind(entry)[0])
-            self._looked_into[folder] = folders, sum(1 for _ in islice(files, len(folders) + 1))
+            # Not sorted: it may be the folder of a class, which is listed once more.
+            entries = self._scanned(folder)
+            folders = sorted(entry.name for entry in entries if _kind(entry)[0] and not is_system(entry.name))
+            files = (e for e in entries if not is_system(e.name) and _kind(e) == (False, ""))
+            pictures = (entry for entry in files if kind_of_file(entry.path, entry.name))
+            self._looked_into[folder] = folders, sum(1 for _ in islice(pictures, len(folders) + 1))
         return self._looked_into[folder]
 
-    def classes(self, folder: Path, above: tuple[Path, ...] = ()) -> Classes:
+    def classes(self, folder: Path, above: tuple[Path, ...] = (), *, may_be_empty: bool = False) -> Classes:
         """Returns the classes in a folder, with at least one entry each.
 
         Args:
           folder: of class folders.
           above: the folders that it lies in, as far as links could lead back to them.
+          may_be_empty: whether class folders without pictures are passed over.
 
         Raises:
           TrainerError: it holds no class folders, or a class holds no picture.
@@ -73,22 +86,22 @@ class Listing:
         found: Classes = {}
         loose = 0
         chain = tuple(self.identity(path) for path in (*above, folder))
-        for entry in self._entries(folder):
+        entries = self._entries(folder)
+        kinds = picture_kinds(entries)
+        for entry in entries:
             if self._is_class(folder, entry):
                 if self.identity(folder / entry.name) in chain:
                     raise self._error(f"the class folder {folder / entry.name} cannot be used: {_LOOP}")
-                before = self._left_out.copy()
+                before = self._left_out.copy(), self._undecodable.copy()
                 pictures = sorted(self._pictures(folder / entry.name, chain))
                 self._require_one_spelling(folder, entry.name, found)
-                found[composed(entry.name)] = entry.name, pictures
-                if not pictures:
-                    others = _counted(self._left_out - before)
-                    raise self._error(
-                        f"the class folder {folder / entry.name} holds no picture"
-                        + (f" (but {others})" if others else "")
-                        + f": expected files that end in {', '.join(PICTURE_ENDINGS)}"
-                    )
-            elif _is_named_as_picture(entry):
+                if pictures:
+                    found[composed(entry.name)] = entry.name, pictures
+                elif may_be_empty:
+                    _log.warning("%s: the class folder %s holds no picture", self.name, folder / entry.name)
+                else:
+                    raise self._empty(folder / entry.name, *before)
+            elif kinds[entry.name]:
                 loose += 1
             else:
                 self._left_out[_ending(entry.name)] += 1
@@ -101,6 +114,17 @@ class Listing:
             _log.warning("%s: left out %d pictures directly in %s, in no class", self.name, loose, folder)
         return found
 
+    def _empty(self, folder: Path, left_out: Counter[str], undecodable: Counter[str]) -> TrainerError:
+        """Returns what is wrong with a class, given what was left out before it."""
+        if kinds := self._undecodable - undecodable:
+            return self._error(
+                f"the class folder {folder} holds no picture that can be decoded, but {told_kinds(kinds)}"
+            )
+        others = _counted(self._left_out - left_out)
+        return self._error(
+            f"the class folder {folder} holds no picture{f' (but {others})' if others else ''}: {EXPECTED}"
+        )
+
     def _require_one_spelling(self, folder: Path, name: str, found: Classes) -> None:
         if other := found.get(composed(name)):
             raise self._error(
@@ -108,10 +132,33 @@ class Listing:
                 f"and {name!a}. Move the pictures of one into the other"
             )
 
-    def log_left_out(self) -> None:
-        """Says how many files were no pictures by their ending."""
+    def tell_left_out(self, num_pictures: int, *, on_bad_image: str) -> None:
+        """Says which files were no pictures, and which pictures are of kinds that cannot be decoded.
+
+        Args:
+          num_pictures: that can be, by their kind.
+          on_bad_image: fail, or skip, which leaves out however many.
+
+        Raises:
+          UndecodableError: they are more than a tenth.
+        """
         if self._left_out:
-            _log.info("%s: left out %s, no pictures by their ending", self.name, _counted(self._left_out))
+            _log.info(
+                "%s: left out %s: no pictures, or other forms of those beside them",
+                self.name, _counted(self._left_out),
+            )  # fmt: skip
+        if not (count := self._undecodable.total()):
+            return
+        total, told = num_pictures + count, told_kinds(self._undecodable)
+        if count > _MOST_UNDECODABLE * total and on_bad_image != "skip":
+            raise UndecodableError(
+                f"--source={self.name}: {count:,} of {total:,} pictures cannot be decoded: {told}. "
+                "--on_bad_image=skip leaves them out"
+            )
+        _log.warning(
+            "%s: left out %s of %s pictures, which cannot be decoded: %s",
+            self.name, f"{count:,}", f"{total:,}", told,
+        )  # fmt: skip
 
     def _is_class(self, folder: Path, entry: os.DirEntry[str]) -> bool:
         is_folder, problem = _kind(entry)
@@ -124,15 +171,20 @@ class Listing:
 
     def _pictures(self, folder: Path, above: tuple[Identity, ...]) -> Iterator[Found]:
         chain = (*above, self.identity(folder))
-        for entry in self._entries(folder):
-            shown, problem = shown_name(entry.name), name_problem(entry.name)
+        entries = self._entries(folder)
+        kinds = picture_kinds(entries)
+        for entry in entries:
+            problem = name_problem(entry.name)
+            shown = shown_name(entry.name) if problem else entry.name
             is_folder, broken = _kind(entry)
             if not is_folder:
-                if _is_named_as_picture(entry) or (broken and not os.path.splitext(entry.name)[1]):
+                if (kind := kinds[entry.name]) in DECODABLE:
                     yield shown, broken or problem
+                elif kind:
+                    self._undecodable[kind] += 1
                 else:
                     self._left_out[_ending(entry.name)] += 1
-            elif _is_named_as_picture(entry):
+            elif kind_by_name(entry.name):
                 yield shown, "a folder, not a picture"
             elif problem:
                 yield shown, problem.replace("its name", "the name of this folder")
@@ -143,16 +195,19 @@ class Listing:
                 yield from ((f"{shown}/{path}", reason) for path, reason in inner)
 
     def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
+        entries = [entry for entry in self._scanned(folder) if not is_system(entry.name)]
+        return sorted(entries, key=lambda entry: entry.name)
+
+    def _scanned(self, folder: Path) -> list[os.DirEntry[str]]:
         try:
             with os.scandir(folder) as found:
-                entries = [entry for entry in found if not is_system(entry.name)]
+                return list(found)
         except FileNotFoundError:
             raise self._error(f"{folder} does not exist: expected a folder of class folders") from None
         except NotADirectoryError:
             raise self._error(f"{folder} is a file: expected a folder of class folders") from None
         except OSError as error:
             raise self._error(f"cannot list the folder {folder}: {error.strerror}") from None
-        return sorted(entries, key=lambda entry: entry.name)
 
     def identity(self, folder: Path) -> Identity:
         """Returns what tells a folder from all others, however it is reached.
@@ -182,8 +237,23 @@ def _kind(entry: os.DirEntry[str]) -> tuple[bool, str]:
     return False, "not a regular file" if os.path.exists(entry.path) else "a link to nothing"
 
 
-def _is_named_as_picture(entry: os.DirEntry[str]) -> bool:
-    return entry.name.lower().endswith(PICTURE_ENDINGS)
+def picture_kinds(entries: Iterable[os.DirEntry[str]]) -> dict[str, str]:
+    """Returns {name: kind} of what is no folder, as `kinds_in` does.
+
+    What is neither a folder nor a file, such as a link to nothing, is of the kind that its name says, and a
+    picture where that ends in nothing.
+    """
+    files: list[os.DirEntry[str]] = []
+    broken: list[os.DirEntry[str]] = []
+    for entry in entries:
+        is_folder, problem = _kind(entry)
+        if not is_folder:
+            (broken if problem else files).append(entry)
+    kinds = kinds_in(files)
+    for entry in broken:
+        without_ending = "" if os.path.splitext(entry.name)[1] else DECODABLE[0]
+        kinds[entry.name] = kind_by_name(entry.name) or without_ending
+    return kinds
 
 
 def _ending(file: str) -> str:

@@ -33,6 +33,7 @@ def open_configured(config: Config, *, run_classes: Sequence[str] = ()) -> Sourc
         synthetic_examples=data.synthetic_examples,
         synthetic_seed=data.synthetic_seed,
         memory_budget_bytes=data.memory_budget_mb * 2**20,
+        on_bad_image=data.on_bad_image,
         splits="auto" if run_classes else data.splits,
         run_classes=tuple(run_classes),
     )

@@ -160,7 +160,8 @@ class _Folders:
             if len(names) > 1:
                 raise self._error(
                     f"{self.root} has both {names[0]}/ and {names[1]}/: keep one {split} folder"
-                    + self._or_named([*found.get("train", ())[:1], *names])
+                    + self._or_named([*found.get("train", ())[:1], *names]),
+                    kind=UsageError,
                 )
         if "train" not in found:
             raise self._error(f"{self.root} has {', '.join(self.names)} but no train folder")
@@ -179,7 +180,8 @@ class _Folders:
             way_out = "" if holds_classes and len(found) > 1 else f"; if all are classes, say {_AS_CLASSES}"
             raise self._error(
                 f"{self.root} has {others[0]}/ beside {train}/: expected either class folders, or only "
-                f"train, validation and test folders{way_out}"
+                f"train, validation and test folders{way_out}",
+                kind=UsageError,
             )
 
     def require_classes(self) -> None:

@@ -5,12 +5,13 @@ import os
 import re
 import stat
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.data.class_folders import PICTURE_ENDINGS
+from trainer.data.class_folders import EXPECTED, picture_kinds
 from trainer.data.inspect.bad_pictures import BadPictureError
+from trainer.data.inspect.kinds import DECODABLE, kind_by_name, reason_of
 from trainer.paths import expanded
 from trainer.store.system_names import is_system
 
@@ -39,8 +40,8 @@ def find_pictures(paths: Iterable[str], *, lines: Iterable[bytes] = ()) -> Itera
     """Yields what paths name, in their order; a path that is met again is passed over.
 
     A folder stands for the pictures in it and in the folders below it, in code-point order of their
-    paths: files with the ending of a picture that are neither hidden nor of a system. A pattern such as
-    `a/*.jpg` or `a/**/*.jpg` stands for what a shell would make of it, sorted. No file is opened.
+    paths, as a source of class folders takes them; what cannot be decoded is named. A pattern such as
+    `a/*.jpg` or `a/**/*.jpg` stands for what a shell would make of it, sorted.
 
     Args:
       paths: `~` is expanded, and file:///x is /x; `-` stands for `lines`.
@@ -121,7 +122,7 @@ def _at(path: str) -> Iterator[Found]:
         yield Found(path, f"an address, and only files are read: download it first{how}")
     elif not os.path.isdir(path):
         yield Found(path)
-    elif _is_named_as_picture(path):
+    elif kind_by_name(path):
         yield Found(path, "a folder, not a picture")
     else:
         empty = True
@@ -129,7 +130,7 @@ def _at(path: str) -> Iterator[Found]:
             empty = False
             yield found
         if empty:
-            yield Found(path, f"a folder without pictures: expected files that end in {_ENDINGS}")
+            yield Found(path, f"a folder without pictures: {EXPECTED}")
 
 
 def _below(folder: str) -> Iterator[Found]:
@@ -145,7 +146,7 @@ def _below(folder: str) -> Iterator[Found]:
         try:
             info = os.stat(path)
             with os.scandir(path) as entries:
-                found = sorted(filter(None, (_sorted_entry(entry) for entry in entries)))
+                found = _sorted_entries([entry for entry in entries if not is_system(entry.name)])
         except OSError as error:
             yield Found(path, f"this folder cannot be listed: {error.strerror}")
             continue
@@ -153,33 +154,24 @@ def _below(folder: str) -> Iterator[Found]:
         if identity in above:
             yield Found(path, "a link to a folder that it lies in")
             continue
-        for key in reversed(found):
+        for key, problem in reversed(found):
             entry_path = os.path.join(path, key.removesuffix("/"))
             if not key.endswith("/"):
-                waiting.append(Found(entry_path))
-            elif _is_named_as_picture(key.removesuffix("/")):
+                waiting.append(Found(entry_path, problem))
+            elif kind_by_name(key.removesuffix("/")):
                 waiting.append(Found(entry_path, "a folder, not a picture"))
             else:
                 waiting.append((entry_path, (*above, identity)))
 
 
-def _sorted_entry(entry: os.DirEntry[str]) -> str:
-    """Returns a name, with a slash behind that of a folder, so that it sorts like the paths below it.
+def _sorted_entries(entries: Sequence[os.DirEntry[str]]) -> list[tuple[str, str]]:
+    """Returns names, sorted, without what is no picture, and why they are none that can be decoded.
 
-    Empty for what is left out.
+    There is a slash behind those of folders, so that they sort like the paths below them.
     """
-    if is_system(entry.name):
-        return ""
-    try:
-        if entry.is_dir():
-            return f"{entry.name}/"
-    except OSError:  # A link that leads to itself, or through a closed folder.
-        pass
-    return entry.name if _is_named_as_picture(entry.name) else ""
-
-
-def _is_named_as_picture(path: str) -> bool:
-    return path.lower().endswith(PICTURE_ENDINGS)
-
-
-_ENDINGS = ", ".join(PICTURE_ENDINGS)
+    kinds = picture_kinds(entries)
+    folders = [(f"{entry.name}/", "") for entry in entries if entry.name not in kinds]
+    return sorted(
+        [*folders]
+        + [(name, "" if kind in DECODABLE else reason_of(kind)) for name, kind in kinds.items() if kind]
+    )

@@ -59,6 +59,7 @@ def test_damaged_exif_is_upright():
 
 
 NONE = "it is none of JPEG, PNG, GIF, BMP and WebP"
+AS = "convert it, as with magick mogrify -format jpg FILES"
 MIDDLE = "it ends in the middle"
 LENGTH = "it ends in the middle, or goes on behind its pixels"
 PALETTE = "a BMP with a palette, packed pixels or compression: save it as PNG"
@@ -74,13 +75,19 @@ def os2_bmp() -> bytes:
 REFUSED = {
     "text": (b"these are no pixels\n" * 50, NONE),
     "html": (b"<!DOCTYPE html><html><body>404 Not Found</body></html>", NONE),
-    "svg": (b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>', NONE),
-    "tiff": (encode(blocks(), "TIFF"), NONE),
+    "svg": (
+        b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>',
+        f"{NONE}, but SVG: {AS} or rsvg-convert FILE -o FILE.png for SVG",
+    ),
+    "tiff": (encode(blocks(), "TIFF"), f"{NONE}, but TIFF: {AS}"),
     "ico": (encode(blocks(), "ICO"), NONE),
-    "jpeg 2000": (encode(blocks(), "JPEG2000"), NONE),
-    "avif": (b"\0\0\0\x20ftypavif" + bytes(500), NONE),
-    "heic": (b"\0\0\0\x18ftypheic" + bytes(500), NONE),
-    "jpeg xl": (b"\xff\x0a" + bytes(500), NONE),
+    "jpeg 2000": (encode(blocks(), "JPEG2000"), f"{NONE}, but JPEG 2000: {AS}"),
+    "avif": (b"\0\0\0\x20ftypavif" + bytes(500), f"{NONE}, but AVIF: {AS}"),
+    "heic": (
+        b"\0\0\0\x18ftypheic" + bytes(500),
+        f"{NONE}, but HEIC: {AS} or heif-convert FILE FILE.jpg for HEIC",
+    ),
+    "jpeg xl": (b"\xff\x0a" + bytes(500), f"{NONE}, but JPEG XL: {AS}"),
     "another riff": (b"RIFF" + struct.pack("<I", 492) + b"WAVE" + bytes(488), NONE),
     "empty": (b"", "it is empty (0 bytes)"),
     "one byte": (b"\xff", NONE),

@@ -47,7 +47,7 @@ def test_files_left_out_are_counted_in_the_log(tmp_path, caplog):
         ".git/x": b"",
     }
     assert open_tree(tmp_path, {**FILES, **others}).ids == ORDER
-    assert "left out 1 (no ending), 3 .txt, no pictures by their ending" in caplog.text
+    assert "left out 1 (no ending), 3 .txt: no pictures, or other forms of those beside them" in caplog.text
 
 
 def test_split_folders_become_native_splits(tmp_path):
@@ -82,7 +82,7 @@ def test_links_are_followed(tmp_path):
     assert source.read(1) == b"one"
 
 
-ENDINGS = "expected files that end in .jpg, .jpeg, .jpe, .jfif, .png, .gif, .bmp, .webp"
+EXPECTED = "expected JPEG, PNG, GIF, BMP or WebP files"
 BAD_TREES = {
     "only pictures": (
         {"1.jpg": b"", "2.jpg": b""},
@@ -98,11 +98,12 @@ BAD_TREES = {
     ),
     "empty class": (
         {"a/1.jpg": b"", "b/.hidden.jpg": b""},
-        f"the class folder PATH/b holds no picture: {ENDINGS}",
+        f"the class folder PATH/b holds no picture: {EXPECTED}",
     ),
     "class of other files": (
         {"a/1.jpg": b"", "b/1.heic": b"", "b/2.HEIC": b""},
-        f"the class folder PATH/b holds no picture (but 2 .heic): {ENDINGS}",
+        "the class folder PATH/b holds no picture that can be decoded, but 2 HEIC. Convert them to JPEG or "
+        "PNG, as with magick mogrify -format jpg FILES or heif-convert FILE FILE.jpg for HEIC",
     ),
     "class that is not in train": (
         {"train/a/1.jpg": b"", "train/b/1.jpg": b"", "test/c/1.jpg": b""},

@@ -15,6 +15,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from trainer.data.inspect.bad_pictures import BadPictureError
+from trainer.data.inspect.kinds import DECODABLE, HEAD_BYTES, NONE, kind_of, reason_of
 
 # Of damaged metadata, over several lines. For good, and not around each picture: filters are of the process.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.(Jpeg|Png|Tiff|WebP)ImagePlugin")
@@ -28,7 +29,6 @@ _READERS: dict[str, Callable[[IO[bytes]], Any]] = {
     "BMP": BmpImageFile,
     "WebP": WebPImageFile,
 }
-_BEGINNINGS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF8": "GIF", b"BM": "BMP"}
 # Layouts of BMP that TensorFlow reads right. It takes the indices of a palette for grey values.
 _BMP_LAYOUTS = ("BGR", "BGRX", "BGRA", "L")
 _BMP_HEADER_BYTES = 40
@@ -60,10 +60,10 @@ def inspect_picture(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> 
     Raises:
       BadPictureError: it is no such picture; the message starts with `name`.
     """
-    form = _format(data)
-    if not form:
-        reason = "it is none of JPEG, PNG, GIF, BMP and WebP" if data else "it is empty (0 bytes)"
-        raise BadPictureError(name, reason)
+    form = kind_of(data[:HEAD_BYTES])
+    if form not in DECODABLE:
+        none = NONE if data else "it is empty (0 bytes)"
+        raise BadPictureError(name, reason_of(form) if form else none)
     # Before Pillow reads it, which allocates as much as a GIF or WebP says.
     if problem := _early_problem(form, data, max_pixels):
         raise BadPictureError(name, problem)
@@ -76,12 +76,6 @@ def inspect_picture(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> 
     if problem:
         raise BadPictureError(name, problem)
     return info
-
-
-def _format(data: bytes) -> str:
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WebP"
-    return next((form for begins, form in _BEGINNINGS.items() if data.startswith(begins)), "")
 
 
 def _header_problem(form: str, error: str) -> str:

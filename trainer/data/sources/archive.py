@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from trainer.data.class_folders import UndecodableError
 from trainer.data.encoded_cache import DEFAULT_BUDGET_BYTES
 from trainer.data.sources.base import DEFAULT_OPTIONS, SOURCES, SourceOptions
 from trainer.data.sources.folder import FolderSource, open_folder
@@ -167,7 +168,7 @@ def _open_file(
 def _listed(folder: Path, opener: Opener) -> FolderSource:
     try:
         return opener(str(folder))
-    except UsageError:
+    except (UsageError, UndecodableError):
         raise  # What other options are an answer to is no fault of the archive.
     except TrainerError as error:
         raise BadArchiveError(str(error)) from None

@@ -81,6 +81,8 @@ class SourceOptions:
     memory_budget_bytes: int = DEFAULT_BUDGET_BYTES
     splits: str = "auto"
     """Value of --splits."""
+    on_bad_image: str = "fail"
+    """Value of --on_bad_image."""
     run_classes: tuple[str, ...] = ()
     """The classes of the run that is to be scored on these pictures; empty where they are trained with."""
 

@@ -83,7 +83,8 @@ def open_folder(
     `roses/1.jpg` and `roses/garden/1.jpg` are both of class roses. Folders with the usual names of train,
     validation and test splits, or those that --splits names, hold the classes and become the native splits.
     A folder that holds only one other is looked through. Hidden files and those of systems are ignored, and
-    others without a picture's ending, which the log counts. Links are followed.
+    what holds no picture, which the log counts: by their first bytes, where names leave doubt. Links are
+    followed.
 
     What has the name of a picture and cannot be read has an id and a place like all others, so that no other
     picture moves when it is repaired: links to nothing and in circles, pipes, folders named x.jpg, and names
@@ -93,32 +94,24 @@ def open_folder(
       path: the folder; `~` is expanded.
       name: what messages call the source.
       budget_bytes: how much of the pictures is kept in memory once read.
-      options: of them, --splits and the classes of a run that is to be scored; see `find_layout`.
+      options: of them, --splits and the classes of a run that is to be scored (see `find_layout`), and
+        --on_bad_image.
 
     Raises:
       TrainerError: there are no two classes of pictures; the message says what was found.
+      UndecodableError: more than a tenth are of kinds that cannot be decoded.
       UsageError: folders may be splits or classes, and --splits does not say what they are.
     """
     top = local_path(path, flag=f"--source={name}")
     listing = Listing(name)
     layout = find_layout(listing, top, asked=options.splits, run_classes=options.run_classes)
-    parts = _listed(listing, layout)
+    parts = _listed(listing, layout, scored=bool(options.run_classes))
     class_names = tuple(sorted(set().union(*(classes for _, classes in parts.values()))))
     if not options.run_classes:
         _require_trainable(name, layout, parts, class_names)
         _warn_of_nearly_same(name, class_names)
-    found: list[Found] = []
-    labels: list[int] = []
-    native: dict[str, tuple[int, int]] = {}
-    for split, (prefix, classes) in parts.items():
-        start = len(found)
-        for class_name in sorted(classes):
-            folder, pictures = classes[class_name]
-            found += [(f"{prefix}{folder}/{path}", problem) for path, problem in pictures]
-            labels += [class_names.index(class_name)] * len(pictures)
-        if split:
-            native[split] = (start, len(found))
-    listing.log_left_out()
+    found, labels, native = _in_order(parts, class_names)
+    listing.tell_left_out(len(found), on_bad_image=options.on_bad_image)
     return FolderSource(
         name,
         layout.root,
@@ -135,14 +128,33 @@ Parts = dict[str, tuple[str, Classes]]
 """{split: (what the ids in it begin with, its classes)}; of one without a name where there are no splits."""
 
 
-def _listed(listing: Listing, layout: Layout) -> Parts:
+def _listed(listing: Listing, layout: Layout, *, scored: bool) -> Parts:
     if not layout.splits:
-        return {"": ("", listing.classes(layout.root, layout.above))}
-    above = (*layout.above, layout.root)
-    return {
-        split: (f"{folder}/", listing.classes(layout.root / folder, above))
-        for split, folder in layout.splits.items()
-    }
+        return {"": ("", listing.classes(layout.root, layout.above, may_be_empty=scored))}
+    above, parts = (*layout.above, layout.root), {}
+    for split, folder in layout.splits.items():
+        may_be_empty = scored or (split != "train" and "train" in layout.splits)
+        classes = listing.classes(layout.root / folder, above, may_be_empty=may_be_empty)
+        parts[split] = f"{folder}/", classes
+    return parts
+
+
+def _in_order(
+    parts: Parts, class_names: Sequence[str]
+) -> tuple[list[Found], list[int], dict[str, tuple[int, int]]]:
+    """Returns all pictures by their ids, their labels, and where the native splits begin and end."""
+    found: list[Found] = []
+    labels: list[int] = []
+    native: dict[str, tuple[int, int]] = {}
+    for split, (prefix, classes) in parts.items():
+        start = len(found)
+        for class_name in sorted(classes):
+            folder, pictures = classes[class_name]
+            found += [(f"{prefix}{folder}/{path}", problem) for path, problem in pictures]
+            labels += [class_names.index(class_name)] * len(pictures)
+        if split:
+            native[split] = (start, len(found))
+    return found, labels, native
 
 
 def _require_trainable(name: str, layout: Layout, parts: Parts, class_names: Sequence[str]) -> None:
