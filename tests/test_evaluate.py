@@ -247,3 +247,45 @@ def test_the_run_without_its_pictures_says_so(evaluate, trained):
     status, _, err = evaluate()
     assert status == 1
     assert str(trained.source) in err
+
+
+@pytest.mark.parametrize(
+    "kind", ["one class", "an empty one beside it", "one class below test/", "a class of notes"]
+)
+def test_pictures_of_one_class_are_enough(evaluate, tmp_path, kind):
+    folder = tmp_path / "new" / ("test" if "test/" in kind else "")
+    make_flower_folder(folder, n=2, classes=("green",))
+    if kind.startswith("an"):
+        (folder / "red").mkdir()
+        (folder / "blue").mkdir()
+    if kind.endswith("notes"):
+        (folder / "red").mkdir()
+        (folder / "red" / "notes.txt").write_text("none yet")
+    status, out, err = evaluate(f"--source=folder:{tmp_path / 'new'}")
+    assert (status, err) == (0, "")
+    assert "has no pictures of blue, red\n" in out
+    report = report_of(tmp_path / "report")
+    assert (report["num_examples"], report["accuracy"]) == (2, 1.0)
+    assert report["classes"]["green"]["support"] == 2
+    assert report["roc_auc"] is None
+
+
+def test_a_class_of_the_run_may_be_below_folders_of_any_name(evaluate, tmp_path):
+    for part in ("Teil 1", "Teil 2"):
+        make_flower_folder(tmp_path / "new" / part, n=2, classes=("green", "red"))
+    (tmp_path / "new" / "Teil 3").mkdir()
+    status, out, err = evaluate(f"--source=folder:{tmp_path / 'new'}")
+    assert (status, err) == (0, "")
+    assert "left out Teil 3/: it holds none of the classes of the run" in out
+    assert report_of(tmp_path / "report")["num_examples"] == 8
+
+
+def test_pictures_of_no_class_of_the_run_are_refused(evaluate, tmp_path):
+    (tmp_path / "empty" / "red").mkdir(parents=True)
+    status, _, err = evaluate(f"--source=folder:{tmp_path / 'empty'}")
+    assert status == 1
+    assert "empty has no class folder with pictures: " in err
+    make_flower_folder(tmp_path / "new", n=1, classes=("red", "black"))
+    status, _, err = evaluate(f"--source=folder:{tmp_path / 'new'}")
+    assert status == 2
+    assert "black is none of the classes of the run, which are blue, green, red" in err

@@ -178,3 +178,13 @@ def test_in_scoring_the_classes_of_the_run_decide(tmp_path):
     assert opened(tmp_path / "3", tree("test"), run_classes=run).class_names == ("cats", "dogs")
     assert opened(tmp_path / "4", ["cats/a/1.jpg", "cats/b/1.jpg"], run_classes=run).class_names == ("cats",)
     assert opened(tmp_path / "5", ["x/1.jpg", "y/1.jpg"], run_classes=run).class_names == ("x", "y")
+
+
+def test_a_class_without_pictures_in_validation_is_no_error(tmp_path, caplog):
+    (tmp_path / "photos/val/dogs").mkdir(parents=True)
+    source = opened(tmp_path, [*tree("train"), "val/cats/1.jpg"])
+    assert source.native_splits == {"train": (0, 2), "validation": (2, 3)}
+    assert "val/dogs holds no picture" in caplog.text
+    (tmp_path / "photos/train/birds").mkdir()
+    with refused(tmp_path, "the class folder PATH/train/birds holds no picture: expected JPEG", TrainerError):
+        opened(tmp_path, [])

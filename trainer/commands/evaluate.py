@@ -22,7 +22,7 @@ from trainer.run.new_pictures import (
 from trainer.run.scoring import main_split, require_accuracy, score
 from trainer.run.session import make_stages, restore
 from trainer.tasks import make_task
-from trainer.values import UsageError
+from trainer.values import UsageError, composed
 
 
 def run(line: CommandLine) -> int:
@@ -57,7 +57,7 @@ def evaluate(line: CommandLine) -> dict[str, Any]:
     found = find_again(splits, pictures.source, pictures.scan.digests, task=make_task(config.data.task))
     has_all = all((positions >= 0).all() for positions in found.values())
     split = _split(config, given, splits) if has_all or not elsewhere else given.get("eval_split", "")
-    if not has_all or list(pictures.source.class_names) != class_names:
+    if not has_all or [*map(composed, pictures.source.class_names)] != [*map(composed, class_names)]:
         return evaluate_pictures(workdir, config, pictures, split=split)
     experiment = Experiment(config, of_run=workdir, pictures=pictures)
     workdir.check_network(config, {"function": experiment.backbone.fingerprint})

@@ -84,7 +84,7 @@ class Listing:
           TrainerError: it holds no class folders, or a class holds no picture.
         """
         found: Classes = {}
-        loose = 0
+        loose = empty = 0
         chain = tuple(self.identity(path) for path in (*above, folder))
         entries = self._entries(folder)
         kinds = picture_kinds(entries)
@@ -98,6 +98,7 @@ class Listing:
                 if pictures:
                     found[composed(entry.name)] = entry.name, pictures
                 elif may_be_empty:
+                    empty += 1
                     _log.warning("%s: the class folder %s holds no picture", self.name, folder / entry.name)
                 else:
                     raise self._empty(folder / entry.name, *before)
@@ -105,7 +106,7 @@ class Listing:
                 loose += 1
             else:
                 self._left_out[_ending(entry.name)] += 1
-        if not found:
+        if not found and not empty:
             what = f"{loose} pictures but no class folders" if loose else "no class folders"
             raise self._error(
                 f"{folder} has {what}: pictures must be in one folder a class, as in roses/1.jpg"

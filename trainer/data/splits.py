@@ -12,7 +12,7 @@ import numpy as np
 from trainer.data.sources import Source
 from trainer.data.strata import stratify
 from trainer.tasks import SINGLE_LABEL, Task
-from trainer.values import TrainerError, UsageError
+from trainer.values import TrainerError, UsageError, composed
 
 SPLIT_NAMES = ("train", "validation", "test")
 # Not what else Unicode has for digits.
@@ -268,9 +268,9 @@ def find_again(
     names: dict[tuple[str, str], set[str]] = defaultdict(set)
     for split, rows in recorded.items():
         for at, (name, words, digest) in enumerate(rows):
-            waiting[words, digest].append((split, at))
-            names[words, digest].add(name)
-    words_of = [task.label_words(label, source.class_names) for label in source.labels]
+            waiting[composed(words), digest].append((split, at))
+            names[composed(words), digest].add(name)
+    words_of = [composed(task.label_words(label, source.class_names)) for label in source.labels]
     keys = list(zip(words_of, digests, strict=True))
     # Those with a name that a picture had come first.
     for position in sorted(range(len(keys)), key=lambda i: source.ids[i] not in names.get(keys[i], ())):

@@ -27,7 +27,7 @@ from trainer.store.files import (
     write_text,
 )
 from trainer.store.lock import file_lock
-from trainer.values import CONTRACT_SHAPE, TrainerError, UsageError
+from trainer.values import CONTRACT_SHAPE, TrainerError, UsageError, composed
 
 # Of run.json and splits.json. 2: a checkpoint counts by its record.
 FORMAT = 3
@@ -378,7 +378,7 @@ class Workdir:
         old = self.read_splits()
         for name in sorted({*old, *new["splits"]}):
             was, now = old.get(name, []), new["splits"].get(name, [])
-            if [row[1:] for row in was] != [row[1:] for row in now]:
+            if [*map(_content, was)] != [*map(_content, now)]:
                 told = f"{_difference(name, was, now)} (recorded in {self.splits_json})"
                 naming, kinds = Config.naming(), (PICTURES, SPLITS)
                 changed = [o for o in self._changed(config) if naming.get(o) in kinds] if config else []
@@ -413,10 +413,15 @@ class Workdir:
         return content
 
 
+def _content(row: Sequence[str]) -> tuple[str, str]:
+    """Returns what a picture is, whatever it is called: its class and its bytes."""
+    return composed(row[1]), row[2]
+
+
 def _difference(split: str, was: Sequence[Sequence[str]], now: Sequence[Sequence[str]]) -> str:
     if len(was) != len(now):
         return f"{split} had {len(was):,} pictures, now {len(now):,}"
-    old, new = next((a, b) for a, b in zip(was, now, strict=True) if a[1:] != b[1:])
+    old, new = next((a, b) for a, b in zip(was, now, strict=True) if _content(a) != _content(b))
     if old[0] != new[0]:
         return f"{split} had {old[0]} where there is now {new[0]}"
     return f"{old[0]} in {split} has changed"

@@ -40,7 +40,7 @@ from trainer.run.bit_rule import apply_rule, bit_rule, rule_head
 from trainer.run.combinations import check_options, check_together
 from trainer.runtime import make_strategy
 from trainer.tasks import Task, make_task
-from trainer.values import Calls, TrainerError, UsageError, parse_pair
+from trainer.values import Calls, TrainerError, UsageError, composed, parse_pair
 
 _log = logging.getLogger("trainer")
 SHARED_SHOWN = 5
@@ -215,7 +215,7 @@ class Experiment:
         """Returns the splits that the run recorded, under whatever names its pictures are now."""
         assert self._of_run
         recorded, class_names = self._of_run.read_splits(), self._of_run.read_facts()["class_names"]
-        if list(self.source.class_names) != class_names:
+        if [*map(composed, self.source.class_names)] != [*map(composed, class_names)]:
             raise TrainerError(
                 f"{self.source.name} has the classes {_few(self.source.class_names)}, and this run tells "
                 f"{_few(class_names)} apart"

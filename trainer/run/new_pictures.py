@@ -60,9 +60,7 @@ OF_PICTURES = ("source", "data_dir", "checksum", "synthetic_examples", "syntheti
 _OF_SPLITS = ("splits", "split_order", "split_seed", "drop_duplicates")
 
 
-def open_pictures(
-    recorded: Config, given: Mapping[str, Any], *, run_classes: Sequence[str] = ()
-) -> Pictures:
+def open_pictures(recorded: Config, given: Mapping[str, Any], *, run_classes: Sequence[str] = ()) -> Pictures:
     """Opens the pictures that an evaluation is of, and looks at them.
 
     Args:
@@ -205,15 +203,15 @@ def match_classes(found: Sequence[str], known: Sequence[str], *, source: str) ->
     Raises:
       UsageError: a class is not known.
     """
-    places = {composed(name): place for place, name in enumerate(known)}
-    strange = [name for name in found if composed(name) not in places]
+    of_run, there = set(map(composed, known)), set(map(composed, found))
+    strange = [name for name in found if composed(name) not in of_run]
     if strange:
         are = "are" if len(strange) > 1 else "is"
         raise UsageError(
             f"--source={source}: {_listed(strange)} {are} none of the classes of the run, which are "
             f"{_listed(known)}; classes are matched by name"
         )
-    missing = [name for name in known if composed(name) not in set(map(composed, found))]
+    missing = [name for name in known if composed(name) not in there]
     if missing:
         _log.warning("%s has no pictures of %s", source, _listed(missing))
 

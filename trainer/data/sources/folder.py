@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.data.class_folders import Classes, Found, Listing
+from trainer.data.class_folders import EXPECTED, Classes, Found, Listing
 from trainer.data.encoded_cache import DEFAULT_BUDGET_BYTES, EncodedStore, Kept
 from trainer.data.inspect.bad_pictures import BadPictureError
 from trainer.data.inspect.stamps import stamp_files
@@ -107,6 +107,8 @@ def open_folder(
     layout = find_layout(listing, top, asked=options.splits, run_classes=options.run_classes)
     parts = _listed(listing, layout, scored=bool(options.run_classes))
     class_names = tuple(sorted(set().union(*(classes for _, classes in parts.values()))))
+    if not class_names:
+        raise TrainerError(f"--source={name}: {layout.root} has no class folder with pictures: {EXPECTED}")
     if not options.run_classes:
         _require_trainable(name, layout, parts, class_names)
         _warn_of_nearly_same(name, class_names)
