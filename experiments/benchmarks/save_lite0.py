@@ -9,7 +9,7 @@ import sys
 
 import tensorflow as tf
 
-from trainer.model.backbones.efficientnet_lite0 import build_network, load_torch_weights, set_weights
+from trainer.model.backbones.efficientnet_lite import build_network, load_torch_weights, set_weights
 
 
 def main() -> None:

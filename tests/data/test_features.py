@@ -246,7 +246,7 @@ def test_a_key_is_of_the_code_that_computes(monkeypatch, tmp_path):
     keys = [key()]
     for file in (
         "data/decode", "data/augment/colors", "data/inspect/jpeg_check", "model/cuts", "model/folding",
-        "model/backbones/efficientnet_lite0", "precision/rewriter", "precision/call_options",
+        "model/backbones/efficientnet_lite", "precision/rewriter", "precision/call_options",
         "run/stages", "values",
     ):  # fmt: skip
         with open(package / f"{file}.py", "a") as out:

