@@ -96,11 +96,7 @@ def evaluate_pictures(
     start, task = time.perf_counter(), make_task(config.data.task)
     source, scan = pictures.source, pictures.scan
     class_names = tuple(workdir.read_facts()["class_names"])
-    if split:
-        indices = _of_split(workdir, split, pictures, task)
-    else:
-        indices = np.array([i for i in range(len(source.ids)) if i not in scan.bad], np.int64)
-    labels = _labels(source, indices, class_names, task, all_classes=not split)
+    indices, labels = _chosen(workdir, pictures, class_names, task, split=split)
     digests = [scan.digests[i] for i in indices.tolist()]
     written = [task.label_words(label, class_names) for label in labels]
     folder = _report_folder(workdir, config, source.name, digests, written, split=split)
@@ -136,19 +132,19 @@ def evaluate_pictures(
     return dict(report.values)
 
 
-def _labels(
-    source: Source, indices: np.ndarray, class_names: Sequence[str], task: Task, *, all_classes: bool
-) -> np.ndarray:
-    """Returns the labels of pictures as the run numbers them.
-
-    Raises:
-      UsageError: with `all_classes`, the source has a class that the run has not, even if without pictures.
-    """
+def _chosen(
+    workdir: Workdir, pictures: Pictures, class_names: Sequence[str], task: Task, *, split: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the positions of the pictures that are scored, and their labels as the run numbers them."""
+    source = pictures.source
+    if split:
+        indices = _of_split(workdir, split, pictures, task)
+    else:
+        indices = np.array([i for i in range(len(source.ids)) if i not in pictures.scan.bad], np.int64)
     used = [source.class_names[k] for k in sorted(task.classes_in(source.labels[indices]))]
-    match_classes(source.class_names if all_classes else used, class_names, source=source.name)
-    numbers = {composed(name): number for number, name in enumerate(class_names)}
-    places = [numbers.get(composed(name), -1) for name in source.class_names]
-    return task.renumbered(source.labels[indices], np.array(places, np.int64))
+    wanted = used if split else source.class_names
+    places = match_classes(source.class_names, class_names, source=source.name, wanted=wanted)
+    return indices, task.renumbered(source.labels[indices], places)
 
 
 def _of_split(workdir: Workdir, split: str, pictures: Pictures, task: Task) -> np.ndarray:
@@ -197,23 +193,37 @@ def _logits(
     return pipeline, np.concatenate(parts)
 
 
-def match_classes(found: Sequence[str], known: Sequence[str], *, source: str) -> None:
-    """Makes sure that classes are known by their names; warns of those that were not found.
+def match_classes(
+    found: Sequence[str], known: Sequence[str], *, source: str, wanted: Sequence[str] | None = None
+) -> np.ndarray:
+    """Finds classes by their names, in whatever spelling of Unicode; warns of those that were not found.
+
+    Args:
+      found: K of them.
+      known: in the order of the outputs.
+      source: for messages.
+      wanted: those of `found` that must be known; None: all.
+
+    Returns:
+      [K] int64: the place among the known ones, or -1.
 
     Raises:
       UsageError: a class is not known.
     """
-    of_run, there = set(map(composed, known)), set(map(composed, found))
-    strange = [name for name in found if composed(name) not in of_run]
+    places = {composed(name): place for place, name in enumerate(known)}
+    wanted = found if wanted is None else wanted
+    strange = [name for name in wanted if composed(name) not in places]
     if strange:
         are = "are" if len(strange) > 1 else "is"
         raise UsageError(
             f"--source={source}: {_listed(strange)} {are} none of the classes of the run, which are "
             f"{_listed(known)}; classes are matched by name"
         )
+    there = set(map(composed, wanted))
     missing = [name for name in known if composed(name) not in there]
     if missing:
         _log.warning("%s has no pictures of %s", source, _listed(missing))
+    return np.array([places.get(composed(name), -1) for name in found], np.int64)
 
 
 def named_report_folder(config: Config, *, pictures: str = "") -> Path | None:
