@@ -237,6 +237,12 @@ def test_json_holds_all_of_it(two):
     assert tuple(pair[name] for name in names) == wanted
 
 
+def test_csv_has_no_formulas(tmp_path):
+    runs = [make_run(tmp_path / name, [True], backbone=f"={name}") for name in ("-a", "@b")]
+    rows = list(csv.DictReader(io.StringIO(comma_separated(*compared(*runs)))))
+    assert [(row["run"], row["backbone"]) for row in rows] == [("'-a", "'=-a"), ("'@b", "'=@b")]
+
+
 def test_csv_has_a_column_for_each_option_that_differs(two):
     rows = list(csv.DictReader(io.StringIO(comma_separated(*compared(*two)))))
     assert [(row["run"], float(row["accuracy"]), float(row["accuracy_low"])) for row in rows] == [

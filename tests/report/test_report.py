@@ -16,6 +16,7 @@ from sklearn import metrics as sk_metrics
 
 from trainer.metrics.scores import scores
 from trainer.report.page import thumbnail
+from trainer.report.scored import find_reports
 from trainer.report.sections import Predictions
 from trainer.report.writer import write_report
 from trainer.tasks import SINGLE_LABEL
@@ -325,6 +326,20 @@ def test_classes_of_one_name_are_kept_apart(tmp_path):
     names = [f"probability_{name}" for name in ("a", "a (2)", "a (2) (2)")]
     assert table.column_names == ["id", "label", "prediction", *names, "sha256"]
     assert next(csv.reader(io.StringIO((tmp_path / "predictions.csv").read_text()))) == table.column_names
+
+
+def test_names_that_begin_as_formulas_are_text_in_the_csv_alone(tmp_path):
+    names = ("=1+1", "-a", "@b")
+    write(tmp_path, class_names=names)
+    with open(tmp_path / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label"] for row in rows] == [f"'{names[k]}" for k in LABELS]
+    assert not any(row["prediction"].startswith(tuple("=+-@")) for row in rows)
+    table = pyarrow.parquet.read_table(tmp_path / "predictions.parquet")
+    assert table.column("label").to_pylist() == [names[k] for k in LABELS]
+    write(tmp_path / "again", class_names=names)
+    for found in find_reports([str(tmp_path), str(tmp_path / "again")]):
+        assert {label for _, label in found.examples} == set(names)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -27,6 +27,7 @@ from trainer.model.saliency import check_saliency
 from trainer.paths import local_path
 from trainer.record.manifest import Manifest
 from trainer.record.progress import counting
+from trainer.record.spreadsheets import read_rows
 from trainer.record.workdir import Workdir
 from trainer.report.overlays import contact_sheet, overlay, panels_png
 from trainer.run.explanations import Explanation, Explanations, label_of
@@ -138,7 +139,7 @@ def _worst_mistakes(workdir: Workdir, config: Config) -> list[Chosen]:
     path, instead = _report(workdir, config), "or name pictures behind explain"
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["label"] != row["prediction"]]
+            rows = [row for row in read_rows(file) if row["label"] != row["prediction"]]
         rows.sort(key=lambda row: -float(row[f"probability_{row['prediction']}"]))
     except FileNotFoundError:
         raise TrainerError(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from trainer.paths import local_path
+from trainer.record.spreadsheets import as_text
 from trainer.store.files import PART_PREFIX, move, require_place, sync, sync_file
 
 _UNREAD = "(not read)"
@@ -93,7 +94,10 @@ class JsonLines:
 
 
 class Csv:
-    """path, prediction, probability, uncertain, error, and probability_NAME of every class."""
+    """path, prediction, probability, uncertain, error, and probability_NAME of every class.
+
+    What a spreadsheet would take for a formula is text, by `spreadsheets.as_text`.
+    """
 
     def __init__(self, class_names: Sequence[str], *, top_k: int, threshold: float):
         self._names, self._threshold = class_names, threshold
@@ -102,10 +106,11 @@ class Csv:
 
     def line(self, prediction: Prediction, *, shown: str) -> str:
         if prediction.error:
-            return _row([shown, "", "", "", prediction.error, *[""] * len(self._names)])
+            return _row([as_text(shown), "", "", "", as_text(prediction.error), *[""] * len(self._names)])
         uncertain = str(_uncertain(prediction, self._threshold)).lower()
         values = [f"{prediction.probabilities[name]:.6f}" for name in self._names]
-        return _row([shown, prediction.label, f"{prediction.probability:.6f}", uncertain, "", *values])
+        said = as_text(prediction.label or "")
+        return _row([as_text(shown), said, f"{prediction.probability:.6f}", uncertain, "", *values])
 
 
 FORMATS: dict[str, Callable[..., Lines]] = {"table": Table, "jsonl": JsonLines, "csv": Csv}

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from trainer.cli.config import Config
+from trainer.record.spreadsheets import as_text
 from trainer.report.scored import Scored
 
 SIGNIFICANT = 0.05
@@ -315,8 +316,12 @@ def comma_separated(reports: Sequence[Scored], pairs: Sequence[Pair]) -> str:
     table = []
     for row in rows(reports):
         low, high = row.pop("accuracy_95_percent_interval") or (None, None)
-        options = {name: _option(value) for name, value in row.pop("options").items()}
-        table.append({**row, "accuracy_low": low, "accuracy_high": high, **options})
+        options = {
+            name: _option(value) if value is None else as_text(_option(value))
+            for name, value in row.pop("options").items()
+        }
+        told = {name: as_text(value) if isinstance(value, str) else value for name, value in row.items()}
+        table.append({**told, "accuracy_low": low, "accuracy_high": high, **options})
     text = io.StringIO()
     writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
     writer.writeheader()

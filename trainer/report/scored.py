@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainer.paths import expanded
+from trainer.record.spreadsheets import read_rows
 from trainer.record.workdir import Workdir
 from trainer.store.files import read_json, require_shape
 from trainer.values import TrainerError, UsageError, composed
@@ -197,7 +198,7 @@ def _read_rows(path: Path) -> list[_Row]:
         with open(path, newline="", encoding="utf-8") as file:
             return [
                 _Row(row["id"], row["label"], row["label"] == row["prediction"], row.get("sha256") or "")
-                for row in csv.DictReader(file)
+                for row in read_rows(file)
             ]
     except FileNotFoundError:
         raise TrainerError(f"{path} is missing: evaluate writes it anew") from None

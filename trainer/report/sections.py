@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
+from trainer.record.spreadsheets import as_text
 from trainer.tasks import SINGLE_LABEL, Task
 
 
@@ -49,7 +50,10 @@ def unique_names(names: Sequence[str]) -> list[str]:
 
 
 def as_csv(given: Predictions) -> str:
-    """Returns id, label, prediction, probability_NAME of each class, 6 decimals or `nan`, and sha256."""
+    """Returns id, label, prediction, probability_NAME of each class, 6 decimals or `nan`, and sha256.
+
+    It is for spreadsheets: text that they would take for a formula is as `spreadsheets.as_text` makes it.
+    """
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(_columns(given.class_names))
@@ -57,7 +61,7 @@ def as_csv(given: Predictions) -> str:
     said, truth = given.words(given.task.predicted(given.logits)), given.words(given.labels)
     for i, (name, digest) in enumerate(zip(given.ids, given.digests, strict=True)):
         shares = (f"{p:.6f}" for p in probabilities[i])
-        rows.writerow([name, truth[i], said[i], *shares, digest])
+        rows.writerow([*map(as_text, (name, truth[i], said[i])), *shares, digest])
     return text.getvalue()
 
 

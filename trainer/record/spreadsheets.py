@@ -1,0 +1,37 @@
+"""Text in a CSV that spreadsheets show and do not compute: a folder may be called `=HYPERLINK(...)`."""
+
+import csv
+import re
+from collections.abc import Iterator, Mapping
+from typing import IO
+
+# What Excel, LibreOffice and Google Sheets take for the beginning of a formula, wide forms among them. Spaces
+# before it are dropped by some; a quote is what `as_text` itself puts there.
+_FORMULA = re.compile(r"'*[ \xa0]*[=+\-@\t\r\n＝＋－＠]")
+
+
+def as_text(value: str) -> str:
+    """Returns a text as a cell: with a quote before what would be a formula, else as it is.
+
+    Spreadsheets show the quote. `original` takes it away; no two texts have one cell.
+    """
+    return f"'{value}" if _FORMULA.match(value) else value
+
+
+def original(cell: str) -> str:
+    """Returns the text that `as_text` made a cell of."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell[1:]) else cell
+
+
+def read_rows(file: IO[str]) -> Iterator[Mapping[str, str]]:
+    """Yields the lines of a CSV by the names of their columns, in which all text is as it was.
+
+    Raises:
+      csv.Error: it is none.
+    """
+    for row in csv.DictReader(file):
+        yield {
+            original(name): original(cell) if isinstance(cell, str) else cell
+            for name, cell in row.items()
+            if isinstance(name, str)
+        }
