@@ -10,10 +10,11 @@ import numpy as np
 from matplotlib.figure import Figure  # Without pyplot: no global state, no window system.
 
 from trainer.metrics.calibration import Bin
-from trainer.report.shortening import MOST_LETTERS, shortened, shortened_apart
+from trainer.report.fonts import fit_fonts
+from trainer.report.shortening import MOST_LETTERS, shortened, shortened_apart, width
 
-# A letter that the font lacks is drawn as a box; nobody can do anything about it here. For good, and not
-# around each figure: filters are of the process.
+# A letter that all fonts lack is drawn as a box, and `fonts` says so. For good, and not around each figure:
+# filters are of the process.
 warnings.filterwarnings("ignore", message=r"Glyph \d+ .*missing from")
 MOST_NUMBERS = 30
 """Classes whose confusion matrix has its numbers written into it."""
@@ -41,7 +42,7 @@ def picture_grid(
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
     # Small enough for the longest one: a letter is some 0.6 times as wide as high, and an inch has 72 points.
-    size = min(12.0, 1.6 * 72 / (0.62 * max([1, *map(len, lines)])))
+    size = min(12.0, 1.6 * 72 / (0.62 * max([1, *map(width, lines)])))
     across, up = 1.44 * np.array(images.shape[2:0:-1]) / max(images.shape[1:3]) / 2
     for i, (image, title) in enumerate(zip(images, titles, strict=True)):
         row, column = divmod(i, columns)
@@ -69,7 +70,7 @@ def confusion_figure(matrix: np.ndarray, class_names: Sequence[str], *, title: s
     # Of more classes than fit, every second or third is named, and none has its number of pictures.
     every = max(1, math.ceil(7 / (72 * cell)))
     size = min(10.0, 60 * cell) if every == 1 else 7.0
-    room = 0.9 + 0.0085 * size * max(map(len, names))
+    room = 0.9 + 0.0085 * size * max(map(width, names))
     side = max(3.0, cell * count) + room
     figure = Figure(figsize=(side, side + 0.2), layout="constrained")
     axes = figure.add_subplot()
@@ -134,6 +135,7 @@ def learning_rate_figure(
 
 def png_bytes(figure: Any) -> bytes:
     """Returns a figure as PNG; the same figure gives the same bytes."""
+    fit_fonts(figure)
     buffer = io.BytesIO()
     # No software version in the file: it would be another with the next release.
     figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
@@ -206,7 +208,7 @@ def roc_figure(curves: Sequence[tuple[str, np.ndarray, np.ndarray]], *, title: s
     """
     short = shortened_apart([name for name, _, _ in curves], MOST_LETTERS + 10)
     names = [short[name] for name, _, _ in curves]
-    wide = 0.0 if of else 0.7 + 0.09 * max(map(len, names))
+    wide = 0.0 if of else 0.7 + 0.09 * max(map(width, names))
     figure = Figure(figsize=(5 + wide, 5), layout="constrained")
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1)

@@ -1,10 +1,16 @@
 """Names that may be long, in a line of a figure or of a terminal."""
 
 import itertools
+import unicodedata
 from collections.abc import Iterable
 
 MOST_LETTERS = 30
 """Of a name in a figure."""
+
+
+def width(text: str) -> int:
+    """Returns how wide a text is in letters of the usual width; those of Chinese and Japanese count twice."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
 def shortened(name: str, most_letters: int) -> str:
