@@ -10,7 +10,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,7 +156,7 @@ def _worst_mistakes(workdir: Workdir, config: Config) -> list[Chosen]:
     digests = {row[0]: row[2] for split in workdir.read_splits().values() for row in split}
     places = {name: place for place, name in enumerate(source.ids)}
 
-    def read(row: dict[str, str]) -> bytes:
+    def read(row: Mapping[str, str]) -> bytes:
         name = row["id"]
         data = source.read(places[name]) if name in places else b""
         if hashlib.sha256(data).hexdigest() != (row.get("sha256") or digests.get(name)):
