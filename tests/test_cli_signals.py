@@ -60,10 +60,12 @@ def test_a_stopped_run_goes_on(arguments, run_main):
         name = "Ctrl-C" if number == signal.SIGINT else number.name
         status, out, err = stopped_by(number, arguments, workdir)
         assert status == 75
-        assert err == "\nstopping after the current step; Ctrl-C again to leave at once\n"
-        last = out.splitlines()[-1]
-        wanted = rf"{name}: stopped at step (\S+) of {STEPS:,} and saved; the same command goes on from there"
-        assert re.fullmatch(wanted, last), out
+        assert "Ctrl-C" not in out
+        *more, last = err.splitlines()
+        assert more in ([], ["stopping after the current step; Ctrl-C again to leave at once"])
+        way_on = "everything is saved. Run the same command to continue"
+        wanted = rf"{name}: stopped at step (\S+) of {STEPS:,}; {way_on}"
+        assert re.fullmatch(wanted, last), err
         if reached:
             assert f"goes on from step {reached:,} of {STEPS:,}" in out
         reached = int(re.fullmatch(wanted, last)[1].replace(",", ""))
@@ -74,3 +76,37 @@ def test_a_stopped_run_goes_on(arguments, run_main):
     assert (status, err) == (0, "")
     assert f"goes on from step {reached:,} of {STEPS:,}" in out
     assert steps_of(workdir) == sorted({*range(50, STEPS + 1, 50), STEPS})
+
+
+# `... | tee log` and Ctrl-C, which reaches both: tee is gone when the run has something to say.
+WITH_A_READER = """
+import os, signal, sys, threading
+from trainer.main import program
+
+reader, writer = os.pipe()
+os.dup2(writer, 1)
+os.close(writer)
+
+def read():
+    seen = b""
+    while b"validation loss" not in seen:
+        seen += os.read(reader, 4096)
+    os.close(reader)
+    os.kill(os.getpid(), signal.SIGINT)
+
+threading.Thread(target=read, daemon=True).start()
+program()
+"""
+
+
+@pytest.mark.parametrize("progress", ["plain", "bar"])
+def test_the_reader_of_a_pipe_is_gone_first(arguments, tmp_path, progress):
+    shown = ("--evaluate_every=50steps", f"--progress={progress}", f"--workdir={tmp_path / 'run'}")
+    program = Program([*arguments, *shown], code=WITH_A_READER)
+    _, err = program.communicate()
+    assert program.returncode == 75
+    assert "Traceback" not in err
+    # A bar ends with a line of its own.
+    line = rf"Ctrl-C: stopped at step \S+ of {STEPS:,}; everything is saved. Run the same command to continue"
+    assert re.fullmatch(line, err.splitlines()[-1]), err
+    assert progress == "bar" or len(err.splitlines()) == 1

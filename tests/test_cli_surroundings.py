@@ -372,6 +372,21 @@ def test_nobody_can_read_what_is_printed(error, arguments, tmp_path, monkeypatch
     assert (tmp_path / "run" / "report" / "index.html").exists()
     assert capfd.readouterr().err == ("" if error == errno.EPIPE else full)
     # What a command is there to print cannot be.
-    assert call_main("inspect", *arguments) == 1
-    assert "Traceback" not in (err := capfd.readouterr().err)
-    assert err.count("\n") <= (0 if error == errno.EPIPE else 2)
+    for command in (["inspect", *arguments], ["--help"], ["--helpfull"]):
+        assert call_main(*command) == 1
+        assert "Traceback" not in (err := capfd.readouterr().err)
+        assert err.count("\n") <= (0 if error == errno.EPIPE else 2)
+
+
+class Unseen(io.StringIO):
+    """Standard error whose terminal or reader has gone."""
+
+    def write(self, text):
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
+def test_nobody_can_see_the_bar_or_the_last_words(arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Unseen())
+    assert call_main(*arguments, "--progress=bar") == 0
+    assert (tmp_path / "run" / "report" / "index.html").exists()
+    assert call_main(*arguments, "--batch_size=0") == 2

@@ -246,8 +246,8 @@ def test_asked_to_stop_at_random_moments(references, tmp_path):
         out = started.printed()
         told = "Ctrl-C" if number == signal.SIGINT else number.name
         if status == 75:
-            way_on = r"the same command (goes on from there|starts again)"
-            assert re.fullmatch(rf"{told}: stopped .*; {way_on}", out.splitlines()[-1]), out
+            way_on = r"Run the same command to (continue|start again)"
+            assert re.fullmatch(rf"{told}: stopped.*\. {way_on}", out.splitlines()[-1]), out
         elif "TensorBoard:" in out:
             assert status in (0, -number), out
         else:

@@ -267,7 +267,7 @@ def test_an_interrupted_run_goes_on_when_it_is_called_again(run, places, tmp_pat
         (tmp_path / "stops.py").write_text(STOPS)
         options["plugin"], stops = tmp_path / "stops.py", {"callbacks": "stops"}
     handlers = [signal.getsignal(number) for number in signal.valid_signals()]
-    with pytest.raises(trainer.Interrupted, match="and saved; the same command goes on from there"):
+    with pytest.raises(trainer.Interrupted, match="; everything is saved"):
         call(**options, **stops)
     assert [signal.getsignal(number) for number in signal.valid_signals()] == handlers
     reached = trainer.load(tmp_path / "run", checkpoint="latest")

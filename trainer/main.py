@@ -24,16 +24,10 @@ def main(argv: Sequence[str]) -> int:
     if problem := machine.unsupported_system():
         print(f"trainer: {problem}", file=sys.stderr)
         return 1
-    if {"--help", "-h", "--helpshort", "--helpfull"} & set(argv):
-        full = "--helpfull" in argv
-        print(flags.help_text(full=full), end="")
-        if full:
-            from trainer import commands
-
-            print(commands.named_help(argv), end="")
-        return 0
     lines = _log_to_stdout()
     try:
+        if {"--help", "-h", "--helpshort", "--helpfull"} & set(argv):
+            return _help(argv)
         line = flags.parse(argv)
         if line.command in flags.ANSWER_ON_STDOUT:
             lines.setStream(sys.stderr)
@@ -42,22 +36,41 @@ def main(argv: Sequence[str]) -> int:
 
         return commands.run(line) or int(lines.lost)
     except TrainerError as error:
-        print(f"trainer: {_LONG_NUMBER.sub(_shortened, str(error))}", file=sys.stderr)
+        _tell(f"trainer: {_LONG_NUMBER.sub(_shortened, str(error))}")
         return error.exit_status
     except BrokenPipeError:
         _close_stdout()  # The reader, such as `head`, has left.
         return 1
     except Interrupted as stopped:
-        logging.getLogger("trainer").info("%s", stopped)
+        # Not on standard output: Ctrl-C has ended its reader, such as `tee`, too.
+        _tell(str(stopped))
         return stopped.exit_status
     except KeyboardInterrupt:
-        print("trainer: interrupted", file=sys.stderr)
+        _tell("trainer: interrupted")
         return 130
     except Exception as error:
         if not (told := in_words(error)):
             raise
-        print(f"trainer: {told}", file=sys.stderr)
+        _tell(f"trainer: {told}")
         return 1
+
+
+def _help(argv: Sequence[str]) -> int:
+    full = "--helpfull" in argv
+    print(flags.help_text(full=full), end="")
+    if full:
+        from trainer import commands
+
+        print(commands.named_help(argv), end="")
+    return 0
+
+
+def _tell(last_words: str) -> None:
+    """Says on standard error how the program ends; who cannot be told anything gets the status alone."""
+    # A terminal has shown ^C at the beginning of the line.
+    start = "\r" if sys.stderr.isatty() else ""
+    with contextlib.suppress(OSError):
+        print(f"{start}{last_words}", file=sys.stderr)
 
 
 def _shortened(number: re.Match[str]) -> str:
@@ -74,7 +87,7 @@ class _Lines(logging.StreamHandler[TextIO]):
         if not isinstance(error, OSError):
             return super().handleError(record)
         if not isinstance(error, BrokenPipeError) and not self.lost:
-            print(f"trainer: standard output cannot be written: {error.strerror}", file=sys.stderr)
+            _tell(f"trainer: standard output cannot be written: {error.strerror}")
         self.lost = True
         _close_stdout()
 

@@ -79,6 +79,8 @@ def processor() -> tuple[str, set[str]]:
     return fields.get("model name", platform.machine()), set(fields.get("flags", "").split())
 
 
+# Most runs have stopped by then, and say that they have.
+SAY_AFTER_SECS = 1.0
 # Set by the program where it is started, never by who only calls it: what C++ writes to standard error is
 # held back then, while TensorFlow is imported.
 owns_process = False
@@ -236,7 +238,7 @@ class StopSignal:
             raise Interrupted(self._farewell())
 
     def _farewell(self) -> str:
-        return f"{self._received}: stopped with nothing left to save; the same command goes on from there"
+        return f"{self._received}: stopped; everything is saved. Run the same command to continue"
 
     @contextlib.contextmanager
     def _heard_at_once(self, numbers: set[signal.Signals]) -> Iterator[None]:
@@ -256,17 +258,26 @@ class StopSignal:
             ours.close()
 
     def _answer(self, signals: socket.socket, numbers: set[signal.Signals]) -> None:
-        told = False
-        while received := signals.recv(64):
-            for number in numbers.intersection(received):
-                if not owns_process:
-                    continue
-                if told and number == signal.SIGINT:
-                    os._exit(130)
-                if self._deferred and not told:
-                    # Not print, which may be in the middle of another line.
-                    os.write(2, b"\nstopping after the current step; Ctrl-C again to leave at once\n")
+        heard = told = False
+        while True:
+            signals.settimeout(SAY_AFTER_SECS if heard and not told else None)
+            try:
+                if not (received := signals.recv(64)):
+                    return
+            except TimeoutError:
                 told = True
+                if self._deferred:
+                    # Not print, which may be in the middle of another line, as the bar of a terminal is.
+                    start = b"\n" if os.isatty(2) else b""
+                    with contextlib.suppress(OSError):
+                        os.write(
+                            2, start + b"stopping after the current step; Ctrl-C again to leave at once\n"
+                        )
+                continue
+            for number in numbers.intersection(received) if owns_process else ():
+                if heard and number == signal.SIGINT:
+                    os._exit(130)
+                heard = True
 
 
 def _told_signal(number: int) -> str:

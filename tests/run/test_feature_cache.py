@@ -508,7 +508,7 @@ def test_a_run_stopped_while_features_are_computed_goes_on_to_the_last_bit(cache
     command = [*options, f"--cache_dir={tmp_path / 'cache'}", f"--workdir={tmp_path / 'run'}"]
     done = stopping(*command, after=0)
     assert done.status == 75
-    assert "stopped before the first step; the same command starts again" in done.out
+    assert "stopped before the first step. Run the same command to start again" in done.err
     assert not list((tmp_path / "cache" / "features").glob("*/features.npy"))
     done = run(*command)
     assert (done.status, computed(done.out)) == (0, SPLITS)

@@ -199,7 +199,12 @@ class Stop(Callback):
     def __call__(self, state: TrainState) -> None:
         if why := self._requested():
             self._save(state)
-            raise Interrupted(
-                f"{why}: stopped at step {state.step:,} of {state.plan.total_steps:,} and saved; the same "
-                "command goes on from there"
-            )
+            raise stopped(why, state)
+
+
+def stopped(why: str, state: TrainState) -> Interrupted:
+    """Returns what a run ends with that was asked to, and is saved."""
+    return Interrupted(
+        f"{why}: stopped at step {state.step:,} of {state.plan.total_steps:,}; everything is saved. Run the "
+        "same command to continue"
+    )

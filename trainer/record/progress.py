@@ -225,7 +225,7 @@ def counting(kind: str, what: str, total: int, *, unit: str = "pictures") -> Ite
     begun = spoken = time.monotonic()
     done = 0
     hidden = not _wants_bar(kind)
-    bar = tqdm(total=total, desc=what, unit=unit, file=sys.stderr, disable=hidden, leave=False)
+    bar = tqdm(total=total, desc=what, unit=unit, file=_Shown(), disable=hidden, leave=False)
 
     def more(count: int) -> None:
         nonlocal done, spoken
@@ -246,6 +246,30 @@ def counting(kind: str, what: str, total: int, *, unit: str = "pictures") -> Ite
 def _wants_bar(kind: str) -> bool:
     # Who calls this from Python, and has not turned logging on, wants to see nothing.
     return kind == "bar" or (kind == "auto" and sys.stderr.isatty() and _log.isEnabledFor(logging.INFO))
+
+
+class _Shown:
+    """Standard error, for a bar. That its terminal or reader is gone is no error."""
+
+    def __init__(self) -> None:
+        self._stream = sys.stderr
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def __eq__(self, other: object) -> bool:
+        # By this tqdm knows which bars a line is to be written above.
+        return other is self._stream
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 def _beside_loss(values: Mapping[str, float]) -> tuple[str, float]:
@@ -289,7 +313,7 @@ class Progress:
                 "{desc} {percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
             )
             self._bar = tqdm(
-                total=total_steps, initial=start_step, bar_format=layout, file=sys.stderr, dynamic_ncols=True
+                total=total_steps, initial=start_step, bar_format=layout, file=_Shown(), dynamic_ncols=True
             )
 
     def at(self, step: int, train: Mapping[str, float]) -> None:
@@ -331,6 +355,7 @@ class Progress:
         if self._bar is not None:
             try:
                 tqdm.write(line, file=sys.stdout)
+                sys.stdout.flush()
             except OSError:
                 # The log knows what to do where nobody can read it.
                 _log.info("%s", line)

@@ -12,7 +12,7 @@ from trainer.loop.callbacks import CALLBACKS, Callback, Every, RunView
 from trainer.loop.loop import train
 from trainer.loop.objectives import metric_names_of, variables_of
 from trainer.loop.phases import Phase
-from trainer.loop.standard_callbacks import Evaluate, Guard, Log, Save, Stop
+from trainer.loop.standard_callbacks import Evaluate, Guard, Log, Save, Stop, stopped
 from trainer.loop.state import TrainState
 from trainer.loop.step import Run
 from trainer.model.freezing import summary
@@ -171,14 +171,10 @@ class _Session:
 
     def _stopped(self, why: str) -> Interrupted:
         """Saves, and returns what is to be said."""
-        step = self._stages.state.step
-        if step == 0:
-            return Interrupted(f"{why}: stopped before the first step; the same command starts again")
+        if self._stages.state.step == 0:
+            return Interrupted(f"{why}: stopped before the first step. Run the same command to start again")
         self._save_once(self._stages.state)
-        return Interrupted(
-            f"{why}: stopped at step {step:,} of {self._plan.total_steps:,} and saved; the same command goes "
-            "on from there"
-        )
+        return stopped(why, self._stages.state)
 
 
 def _registered(
