@@ -9,7 +9,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trainer.data.sources import MemorySource
-from trainer.data.splits import Splits, drop_shared, leave_out, make_splits, missing_classes, shared_pictures
+from trainer.data.splits import (
+    Splits,
+    check_counts,
+    drop_shared,
+    leave_out,
+    make_splits,
+    missing_classes,
+    shared_pictures,
+)
 from trainer.values import TrainerError, UsageError
 
 
@@ -56,6 +64,7 @@ def ranges(splits):
         (10, "50%,rest", [5, 5]),
         (10, "4,50%,10%", [4, 5, 1]),
         (10, "3,2", [3, 2]),
+        (3670, "80pictures, 20 pictures", [80, 20]),
         (7, "50%, 25%, 25%", [3, 2, 2]),
     ],
 )
@@ -340,3 +349,50 @@ def test_any_text_divides_or_is_refused_in_a_line(spec):
     except TrainerError as error:
         told = str(error)
     assert "\n" not in told
+
+
+@pytest.mark.parametrize(
+    ("spec", "total", "asked"),
+    [
+        (
+            "80,20",
+            3670,
+            "takes 100 pictures and leaves 3,570 of 3,670 unused; did you mean --splits=80%,20%? ",
+        ),
+        ("80,10,10", 40, "takes 100 pictures and there are only 40; did you mean --splits=80%,10%,10%? "),
+        (
+            "60,20,20",
+            103,
+            "takes 100 pictures and leaves 3 of 103 unused; did you mean --splits=60%,20%,20%? ",
+        ),
+        ("0.8, 0.2", 3670, "is neither shares nor counts; did you mean --splits=80%,20%?"),
+        (".8,.1,.1", 50, "is neither shares nor counts; did you mean --splits=80%,10%,10%?"),
+        ("33.3,66.7", 50, "is neither shares nor counts; did you mean --splits=33.3%,66.7%?"),
+        ("0.5,1.7", 50, "is neither shares nor counts; shares are written 80%,20%"),
+    ],
+)
+def test_numbers_that_look_like_shares_are_asked_about(spec, total, asked):
+    with pytest.raises(UsageError) as raised:
+        check_counts(spec, total)
+    told = str(raised.value).removeprefix(f"--splits={spec} ")
+    exactly = spec.replace(",", "pictures,")
+    way_on = f"For exactly these numbers of pictures write --splits={exactly}pictures"
+    assert told == asked + way_on * asked.endswith(" ")
+
+
+@pytest.mark.parametrize(
+    ("spec", "total"),
+    [
+        ("2935,367,368", 3670), ("24,8,8", 40), ("24,8,8", 80), ("80,20", 100), ("10,10", 18),
+        ("80%,20%", 90), ("80,20,rest", 3670), ("80pictures,20pictures", 3670), ("train[:80],test", 3670),
+        ("auto", 3670),
+    ],
+)  # fmt: skip
+def test_honest_numbers_are_not_asked_about(spec, total):
+    assert check_counts(spec, total) == ""
+
+
+def test_numbers_that_leave_most_pictures_unused_are_warned_of():
+    assert check_counts("500,100", 3670) == (
+        "--splits=500,100 takes 600 pictures and leaves 3,070 of 3,670 unused; shares are written 80%,20%"
+    )

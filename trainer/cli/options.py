@@ -45,7 +45,7 @@ class DataConfig:
     )
     splits: str = option(
         "auto",
-        "Train, validation and test, one after another: shares (50%,25%,25%), counts "
+        "Train, validation and test, one after another: shares (50%,25%,25%), numbers of pictures "
         "(1835,918,rest) or named ranges (train[:90%],train[90%:],test). auto: the source's own "
         "splits where it has them, else 80%,10%,10%.",
         short=True,

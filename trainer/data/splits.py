@@ -134,6 +134,43 @@ def _by_class(
             for piece in pieces}  # fmt: skip
 
 
+def check_counts(spec: str, total: int) -> str:
+    """Asks about numbers of pictures that look like shares; `80pictures` is what it says.
+
+    Args:
+      spec: as of `make_splits`.
+      total: how many pictures there are.
+
+    Returns:
+      A warning where numbers leave most pictures unused; else empty.
+
+    Raises:
+      UsageError: they look like shares; the message says what may be meant.
+    """
+    parts = [part.strip() for part in spec.split(",")]
+    if not all(re.fullmatch(rf"{_NUMBER}|(?:{_NUMBER})?\.{_NUMBER}", part) for part in parts):
+        return ""
+    numbers = [_number(part) for part in parts]
+    used, are_counts = sum(numbers), all(re.fullmatch(_NUMBER, part) for part in parts)
+    factor = 100 if used <= 1 and not are_counts else 1
+    meant = "shares are written 80%,20%"
+    if factor * used == 100:
+        meant = f"did you mean --splits={','.join(f'{float(factor * number):g}%' for number in numbers)}?"
+    if not are_counts:
+        raise UsageError(f"--splits={spec} is neither shares nor counts; {meant}")
+    exactly = f"--splits={','.join(f'{part}pictures' for part in parts)}"
+    left = f"leaves {int(total - used):,} of {total:,} unused"
+    if used == 100 != total:
+        there = left if used < total else f"there are only {total:,}"
+        raise UsageError(
+            f"--splits={spec} takes 100 pictures and {there}; {meant} For exactly these numbers of pictures "
+            f"write {exactly}"
+        )
+    if 2 * used < total:
+        return f"--splits={spec} takes {int(used):,} pictures and {left}; {meant}"
+    return ""
+
+
 def _default_spec(source: Source) -> str:
     named = source.native_splits
     if "validation" in named and "train" in named:
@@ -168,8 +205,8 @@ def _counts(parts: Sequence[str], total: int, spec: str) -> list[int]:
             half = 0 if i == 0 else Fraction(1, 2)
             counts.append(int(rest * share / share_left + half) if share_left else 0)
             share_left -= share
-        elif re.fullmatch(_NUMBER, part):
-            counts.append(int(_number(part)))
+        elif match := re.fullmatch(rf"({_NUMBER})(?: ?pictures)?", part):
+            counts.append(int(_number(match[1])))
             share_left -= Fraction(100 * counts[-1], total)
         else:
             raise UsageError(

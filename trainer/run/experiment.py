@@ -18,6 +18,7 @@ from trainer.data.sources import Source
 from trainer.data.splits import (
     Splits,
     check_classes,
+    check_counts,
     drop_shared,
     find_again,
     leave_out,
@@ -209,6 +210,10 @@ class Experiment:
         order = data.split_order
         if workdir := self.config.run.workdir:
             order = Workdir(workdir).split_order(order)
+        # A run that is there has been asked.
+        if not (workdir and Workdir(workdir).run_json.exists()):
+            if unused := check_counts(data.splits, len(self.source.ids)):
+                _log.warning("%s", unused)
         return make_splits(self.source, data.splits, order=order, seed=data.split_seed, task=self.task)
 
     def _find_again(self) -> Splits:
