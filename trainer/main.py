@@ -12,6 +12,7 @@ from typing import NoReturn, TextIO
 from trainer import runtime
 from trainer import runtime as machine
 from trainer.cli import flags
+from trainer.cli.help import NAMED, asks_for_help, help_text, topic
 from trainer.values import Interrupted, TrainerError, in_words
 
 # Longer than a SHA-256. What is behind it in a message would not be read.
@@ -26,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
         return 1
     lines = _log_to_stdout()
     try:
-        if {"--help", "-h", "--helpshort", "--helpfull"} & set(argv):
+        if asks_for_help(argv):
             return _help(argv)
         line = flags.parse(argv)
         if line.command in flags.ANSWER_ON_STDOUT:
@@ -56,12 +57,13 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _help(argv: Sequence[str]) -> int:
-    full = "--helpfull" in argv
-    print(flags.help_text(full=full), end="")
-    if full:
+    full, about = "--helpfull" in argv, topic(argv)
+    # At once: to say what is registered, TensorFlow is imported.
+    print(help_text(full=full, about=about), end="", flush=True)
+    if full or about in NAMED:
         from trainer import commands
 
-        print(commands.named_help(argv), end="")
+        print(commands.named_help(argv, about=about), end="")
     return 0
 
 

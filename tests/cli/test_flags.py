@@ -3,13 +3,16 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
-from trainer.cli import flags
+from trainer import register
+from trainer.cli import flags, usual_words
 from trainer.cli.config import Config
+from trainer.cli.help import NAMED, help_text
 from trainer.runtime import start_tensorflow
 from trainer.values import UsageError
 
@@ -55,6 +58,10 @@ def test_no_arguments_give_the_defaults():
         (["--batch_size=8", "--batch_size=9"], {"batch_size": 9}),
         (["--frozen_learning_rate=1"], {"frozen_learning_rate": 1.0}),
         (["--dropout=.25"], {"dropout": 0.25}),
+        (["--image_size=224x224"], {"image_size": 224}),
+        (["--image_size=96"], {"image_size": 96}),
+        (["--finetune_for=3 epochs"], {"finetune_for": "3 epochs"}),
+        (["--source=tfds:x", "--data_dir=photos"], {"source": "tfds:x", "data_dir": "photos"}),
         (["--drop_duplicates"], {"drop_duplicates": True}),
         (["--nodrop_duplicates"], {"drop_duplicates": False}),
         (["--drop_duplicates=true"], {"drop_duplicates": True}),
@@ -96,7 +103,60 @@ def test_only_some_commands_take_paths():
     [
         (["--work_dir=x"], "Unknown command line flag 'work_dir'. Did you mean: workdir ?"),
         (["--batchsize=3"], "Unknown command line flag 'batchsize'. Did you mean: batch_size ?"),
+        (["--batch-size=3"], "Unknown command line flag 'batch-size'. Did you mean: batch_size ?"),
+        (["--output-dir=x"], "Unknown command line flag 'output-dir'. Did you mean: workdir ?"),
         (["--colour=red"], "Unknown command line flag 'colour'"),
+        (["--data=my photos"], "Unknown command line flag 'data'. Write --source=folder:my photos"),
+        (["--imgsz", "640"], "Unknown command line flag 'imgsz'. Write --image_size=640"),
+        (["--input-shape=160,160,3"], "Unknown command line flag 'input-shape'. Write --image_size=160"),
+        (["-b", "8", "train"], "Unknown command line flag 'b'. Write --batch_size=8"),
+        (
+            ["--epochs=3"],
+            "Unknown command line flag 'epochs'. Write --frozen_for=3epochs (the head) and "
+            "--finetune_for=3epochs (all of it)",
+        ),
+        (
+            ["train", "--lr"],
+            "Unknown command line flag 'lr'. Write --frozen_learning_rate=1e-3 (the head) and "
+            "--finetune_learning_rate=1e-3 (all of it)",
+        ),
+        (
+            ["--device=cuda"],
+            "Unknown command line flag 'device'. Leave it out: all GPUs are used; --strategy=one takes one "
+            "of those that CUDA_VISIBLE_DEVICES names",
+        ),
+        (
+            ["predict", "--images=a.jpg"],
+            "Unknown command line flag 'images'. Write the pictures alone, behind the options: predict "
+            "--workdir=runs/mine a.jpg",
+        ),
+        (
+            ["evaluate", "--model_path=runs/a"],
+            "Unknown command line flag 'model_path'. Write --workdir=runs/a, the folder of a run",
+        ),
+        (
+            ["--model=resnet50"],
+            "--model=resnet50 is an exported model, for predict. The network to train is --backbone, such as "
+            "--backbone=keras:MobileNetV2 (--help=backbone lists what there is)",
+        ),
+        (
+            ["--data_dir=photos"],
+            "--data_dir=photos is the folder of tfds data sets. For pictures of your own write "
+            "--source=folder:photos; of tfds, --source=tfds:NAME, too",
+        ),
+        (
+            ["--finetune_for=3"],
+            "--finetune_for=3: a length needs a number and a unit: 10epochs, 500steps, 20000examples or 10%",
+        ),
+        (
+            ["--finetune_for=3", "epochs"],
+            "a length is one word: --finetune_for=3epochs, not --finetune_for=3 epochs",
+        ),
+        (["train", "--frozen_for", "3", "epochs"], "a length is one word: 3epochs, not 3 epochs"),
+        (
+            ["--image_size=224x160"],
+            "flag --image_size=224x160: the network sees squares: it must be one side, such as 224",
+        ),
         (["--bn=off"], "flag --bn=off: value should be one of <frozen|batch>"),
         (["--seed=x"], "flag --seed=x: it must be a whole number below 2**63, in digits from 0 to 9"),
         (
@@ -277,7 +337,7 @@ def test_a_flagfile_whose_name_is_not_utf8(tmp_path):
 
 
 def test_help_is_short_and_helpfull_complete():
-    short, full = flags.help_text(full=False), flags.help_text(full=True)
+    short, full = help_text(full=False), help_text(full=True)
     for name, field in FIELDS.items():
         assert f"\n  --{name}\n" in full
         assert (f"\n  --{name}\n" in short) == field.metadata["short"]
@@ -299,7 +359,7 @@ def test_help_loads_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code, flag], capture_output=True, text=True, check=True)
     assert json.loads(done.stderr) == [0, []]
-    assert done.stdout == flags.help_text(full=False)
+    assert done.stdout == help_text(full=False)
 
 
 @pytest.mark.parametrize(
@@ -311,20 +371,66 @@ def test_help_through_the_door(argv, run_main):
         start_tensorflow()  # Which says something of its own, the first time.
     status, out, err = run_main(*argv)
     assert (status, err) == (0, "")
-    assert out.startswith(flags.help_text(full=full))
+    assert out.startswith(help_text(full=full))
     if full:
         # What is registered, which needs TensorFlow.
         assert "\nloss (--loss):\n  cross_entropy\n" in out
         assert "\n  focal(gamma=2.0)\n      Cross-entropy that counts less where the network is sure" in out
     else:
-        assert out == flags.help_text(full=False)
+        assert out == help_text(full=False)
 
 
 def test_help_of_the_module_as_a_program():
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "trainer.main", "--help"], capture_output=True, text=True
     )
-    assert (done.returncode, done.stdout) == (0, flags.help_text(full=False))
+    assert (done.returncode, done.stdout) == (0, help_text(full=False))
     loaded = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
     assert "trainer.cli.config" in loaded
     assert not {name for name in loaded if name.split(".")[0] in ("tensorflow", "numpy", "tf_keras")}
+
+
+def test_what_is_proposed_for_the_words_of_others_can_be_written():
+    for word in usual_words.WORDS:
+        assert word not in FIELDS or word in ("model", "checkpoint")
+        for command in ("train", "predict"):
+            proposed = re.findall(r"--(\w+)", usual_words.written_here(word, "3", command=command))
+            assert proposed or word in usual_words.WORDS
+            assert not set(proposed) - {*FIELDS, "help", "flagfile"}
+    assert usual_words.written_here("colour") == ""
+
+
+@pytest.mark.parametrize(
+    ("argv", "shown", "not_shown"),
+    [
+        (
+            ["predict", "--help"],
+            ["top_k", "threshold", "output", "workdir"],
+            ["frozen_for", "repeats", "formats"],
+        ),
+        (["--help", "compare"], ["output", "eval_split"], ["workdir", "top_k"]),
+        (["help", "export"], ["formats", "export_dir", "workdir", "checkpoint"], ["top_k", "source"]),
+        (["--help=train"], ["source", "frozen_for", "workdir"], ["top_k", "repeats"]),
+        (["find_lr", "-h"], ["source", "find_lr_steps"], ["top_k"]),
+        (["--help=seed"], ["seed"], ["split_seed", "workdir"]),
+        (["--workdir=x", "predict", "photos", "--help"], ["top_k"], ["frozen_for"]),
+    ],
+)
+def test_help_about_a_command_or_an_option(argv, shown, not_shown, run_main):
+    status, out, err = run_main(*argv)
+    assert (status, err) == (0, "")
+    assert [name for name in shown if f"\n  --{name}\n" not in f"\n{out}"] == []
+    assert [name for name in not_shown if f"\n  --{name}\n" in f"\n{out}"] == []
+
+
+def test_help_about_an_option_lists_what_is_registered(run_main):
+    status, out, _ = run_main("--help=augment")
+    assert status == 0
+    assert out.startswith("  --augment\n      Random changes of training pictures")
+    assert "\naugmentation (--augment):\n" in out
+    assert "\n  mixup(" in out
+    assert "--loss" not in out
+    assert {registry.flag.removeprefix("--") for registry in register.registries().values()} == set(NAMED)
+    told = "trainer: --help={}: there is no command and no option of that name"
+    assert run_main("--help=augmnt") == (2, "", f"{told.format('augmnt')}; close: augment (see --help)\n")
+    assert run_main("--help=bs") == (2, "", f"{told.format('bs')}. Write --batch_size=32\n")

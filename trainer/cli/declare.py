@@ -21,6 +21,16 @@ Check = Callable[[Any], str]
 """A value of the right type -> what is wrong with it, as it goes on after `--name=value`; empty: nothing."""
 
 
+def length(value: str) -> str:
+    """Checks a duration.
+
+    Raises:
+      UsageError: it is none.
+    """
+    Duration.parse(value)
+    return ""
+
+
 def more_than_0(value: str) -> str:
     """Checks a duration.
 

@@ -4,7 +4,6 @@ import dataclasses
 import difflib
 import functools
 import re
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from absl import flags as absl_flags
 
 from trainer.cli.config import Config
 from trainer.cli.declare import FOR_TENSORFLOW
+from trainer.cli.usual_words import written_here
 from trainer.paths import local_path
 from trainer.values import UsageError, as_number
 
@@ -30,7 +30,7 @@ COMMANDS = {
     "inspect": "show configuration, splits, contract, variables and plan, and stop",
 }
 # The commands that go by the options of a section; those of the other sections are for all.
-_GO_BY = {
+GO_BY = {
     "evaluate": ("evaluate", "predict", "explain", "export", "serve"),
     "predict": ("predict",),
     "explain": ("explain",),
@@ -42,7 +42,7 @@ _GO_BY = {
 # The option that says where a command writes, and what else it may be called.
 _RESULTS = {
     "train": "workdir", "find_lr": "workdir", "evaluate": "report_dir", "export": "export_dir",
-    **dict.fromkeys(_GO_BY["benchmark"], "output"),
+    **dict.fromkeys(GO_BY["benchmark"], "output"),
 }  # fmt: skip
 _LIKE_RESULTS = re.compile(
     rf"(out|output|results?|save|report|log|model|run|{'|'.join(COMMANDS)})_?(dir|directory|folder|path|file|to)?"
@@ -53,11 +53,6 @@ TAKE_PATHS = ("predict", "explain", "compare")
 ANSWER_ON_STDOUT = ("predict",)
 # May be given several times.
 REPEATED = frozenset(name for name, value in Config().flat().items() if isinstance(value, tuple))
-_USAGE = """\
-Transfer-learning image classification with the training loop in the open.
-
-usage: python -m trainer.main [COMMAND] [--flagfile=FILE] [--FLAG=VALUE ...] [PATH ...]
-"""
 
 
 def make_flags() -> absl_flags.FlagValues:
@@ -77,7 +72,9 @@ def make_flags() -> absl_flags.FlagValues:
         value, help_text = field.default, field.metadata["help"]
         kind = type(value).__name__
         common: dict[str, Any] = {"flag_values": values, "module_name": section}
-        if field.metadata["choices"]:
+        if field.name == "image_size":
+            absl_flags.DEFINE(_Side(), field.name, value, help_text, **common)
+        elif field.metadata["choices"]:
             choices = list(field.metadata["choices"])
             absl_flags.DEFINE_enum(field.name, value, choices, help_text, **common)
         else:
@@ -95,6 +92,15 @@ class _Whole(absl_flags.IntegerParser):
             return super().convert(argument)
         except ValueError:
             raise ValueError("it must be a whole number below 2**63, in digits from 0 to 9") from None
+
+
+class _Side(_Whole):
+    def convert(self, argument: Any) -> int:
+        """Takes 224x224, too."""
+        sides = re.fullmatch(r"([0-9]+) ?[xX*,×] ?([0-9]+)", str(argument))
+        if sides and sides[1] != sides[2]:
+            raise ValueError("the network sees squares: it must be one side, such as 224")
+        return super().convert(sides[1] if sides else argument)
 
 
 class _Real(absl_flags.FloatParser):
@@ -132,20 +138,22 @@ def parse(argv: Sequence[str]) -> CommandLine:
         arguments = _with_flagfiles(argv[1:])
         rest = values([argv[0], *arguments])[1:]
     except absl_flags.UnrecognizedFlagError as error:
-        command = next((word for word in arguments if word in COMMANDS), "train")
-        raise UsageError(_unknown(error.flagname, command)) from None
+        raise UsageError(_unknown(error.flagname, arguments)) from None
     except absl_flags.Error as error:
         raise UsageError(_told(error)) from None
     command, *extra = rest or ["train"]
     if command not in COMMANDS:
+        _check_lengths(rest, arguments)
         raise UsageError(f"{command!r} is no command; there are {', '.join(COMMANDS)} (see --help)")
     if extra and command not in TAKE_PATHS:
+        _check_lengths(extra, arguments)
         raise UsageError(f"unexpected argument {extra[0]!r} after {command!r}; options start with --")
     flat = {field.name: values[field.name].value for _, field in _fields()}
     given = {name: flat[name] for name in flat if values[name].present}
     config = Config.from_flat(flat)
     config.require_unruled(given)
     line = CommandLine(command, config, given, tuple(extra))
+    _check_meant(line)
     _check_paths(line)
     return line
 
@@ -192,6 +200,22 @@ def _lines(flagfile: Path, name: str) -> list[str]:
     return [line for line in lines if line and not line.startswith(("#", "//"))]
 
 
+def _check_meant(line: CommandLine) -> None:
+    """Refuses options that are called as in other tools, and mean something else here."""
+    if line.command not in ("train", "inspect", "find_lr", "benchmark"):
+        return
+    if model := line.given.get("model"):
+        raise UsageError(
+            f"--model={model} is an exported model, for predict. The network to train is "
+            "--backbone, such as --backbone=keras:MobileNetV2 (--help=backbone lists what there is)"
+        )
+    if (folder := line.given.get("data_dir")) and not {"source", "plugin"} & set(line.given):
+        raise UsageError(
+            f"--data_dir={folder} is the folder of tfds data sets. For pictures of your own write "
+            f"--source=folder:{folder}; of tfds, --source=tfds:NAME, too"
+        )
+
+
 def _check_paths(line: CommandLine) -> None:
     """Makes sure that what is to be a path on this machine can be one, before TensorFlow is imported."""
     for _, field in _fields():
@@ -203,16 +227,40 @@ def _check_paths(line: CommandLine) -> None:
         local_path(path, flag=path)
 
 
-def _unknown(name: str, command: str) -> str:
+def _unknown(name: str, arguments: Sequence[str]) -> str:
     """Returns the message that there is no flag of a name, with those that may be meant of a command."""
+    told = f"Unknown command line flag {name!r}"
+    command = next((word for word in arguments if word in COMMANDS), "train")
+    if meant := written_here(name, _value_of(name, arguments), command=command):
+        return f"{told}. {meant}"
+    name = name.lower().replace("-", "_")
     flags = ["flagfile", "help", "helpfull"]
-    flags += [field.name for section, field in _fields() if command in _GO_BY.get(section, COMMANDS)]
+    flags += [field.name for section, field in _fields() if command in GO_BY.get(section, COMMANDS)]
     close = difflib.get_close_matches(name, flags, cutoff=0.85)
     if not close and command in _RESULTS and _LIKE_RESULTS.fullmatch(name):
         close = [_RESULTS[command]]
     close = close or difflib.get_close_matches(name, flags, cutoff=0.7)
     close = close or [flag for flag in flags if len(name) > 2 and flag.startswith(name)]
-    return f"Unknown command line flag {name!r}" + (f". Did you mean: {', '.join(close)} ?" if close else "")
+    return told + (f". Did you mean: {', '.join(close)} ?" if close else "")
+
+
+def _value_of(name: str, arguments: Sequence[str]) -> str:
+    """Returns what was given as the value of a flag that does not exist."""
+    for argument, following in zip(arguments, [*arguments[1:], "-"], strict=True):
+        flag, equals, value = argument.partition("=")
+        if flag.startswith("-") and flag.lstrip("-") == name:
+            is_value = not equals and not following.startswith("-") and following not in COMMANDS
+            return following if is_value else value
+    return ""
+
+
+def _check_lengths(words: Sequence[str], arguments: Sequence[str]) -> None:
+    """Tells who has written a length in two words, such as `3 epochs`, what to write."""
+    for word in words:
+        before = arguments[arguments.index(word) - 1] if word in arguments[1:] else ""
+        number = before.rpartition("=")[2]
+        if re.fullmatch("(epoch|step|example)s?|%", word) and re.fullmatch("[0-9.]+", number):
+            raise UsageError(f"a length is one word: {before}{word}, not {before} {word}")
 
 
 def _told(error: absl_flags.Error) -> str:
@@ -220,27 +268,6 @@ def _told(error: absl_flags.Error) -> str:
     text = " ".join(str(error).split()).removeprefix("ERROR:: ")
     # Of a boolean flag it prints what Python calls the arguments of an error.
     return re.sub(r": \('Non-boolean argument to boolean flag', .*\)$", ": it is true or false", text)
-
-
-def help_text(*, full: bool) -> str:
-    """Returns the help: the usual options, or all of them."""
-    parts = [_USAGE, "commands:"]
-    parts += [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
-    for section in dataclasses.fields(Config):
-        kind: Any = type(section.default)
-        shown = [f for f in dataclasses.fields(kind) if full or f.metadata["short"]]
-        if shown:
-            parts += ["", f"{kind.__doc__.strip().lower()}:", *map(_option_help, shown)]
-    if not full:
-        parts += ["", "--helpfull shows all options. Examples: experiments/*.flags"]
-    return "\n".join(parts) + "\n"
-
-
-def _option_help(field: Any) -> str:
-    choices = f" One of {', '.join(field.metadata['choices'])}." if field.metadata["choices"] else ""
-    default = "" if field.default in ("", ()) else f" [{field.default}]"
-    text = textwrap.wrap(field.metadata["help"] + choices + default, width=78)
-    return "\n".join([f"  --{field.name}", *(f"      {line}" for line in text)])
 
 
 def _fields() -> list[tuple[str, Any]]:

@@ -13,6 +13,7 @@ from trainer.cli.declare import (
     SHARE,
     SPLITS,
     calls,
+    length,
     more_than_0,
     never_or_more_than_0,
     option,
@@ -197,9 +198,11 @@ class PlanConfig:
         "unfreeze_top_layers=, as the flags of those names.",
         short=True,
     )
-    frozen_for: str = option("10epochs", "Length of the frozen phase (epochs, steps, examples).", short=True)
+    frozen_for: str = option(
+        "10epochs", "Length of the frozen phase (epochs, steps, examples).", short=True, check=length
+    )
     finetune_for: str = option(
-        "5epochs", "Length of the fine-tuning phase, or of all of them together.", short=True
+        "5epochs", "Length of the fine-tuning phase, or of all of them together.", short=True, check=length
     )
     frozen_learning_rate: float = option(1e-3, "Peak learning rate of the frozen phase.", short=True)
     finetune_learning_rate: float = option(1e-4, "Peak learning rate of fine-tuning.", short=True)

@@ -66,12 +66,19 @@ def _load_plugins(line: CommandLine) -> None:
         plugins.load_copies(workdir.plugins, workdir.read_facts().get("plugins", []))
 
 
-def named_help(argv: Sequence[str]) -> str:
-    """Returns what can be asked for by name, that of the plugins in a command line included."""
+def named_help(argv: Sequence[str], *, about: str = "") -> str:
+    """Returns what can be asked for by name, that of the plugins in a command line included.
+
+    Args:
+      argv: the command line.
+      about: an option whose values are told; empty: all.
+    """
     start("inspect")
     plugins.load_plugins([text.partition("=")[2] for text in argv if text.startswith("--plugin=")])
     lines: list[str] = []
     for registry in register.registries().values():
+        if about not in ("", registry.flag.removeprefix("--")):
+            continue
         lines += ["", f"{registry.what} (--{registry.flag.removeprefix('--')}):"]
         for name in registry:
             entry = registry[name]
