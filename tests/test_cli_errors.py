@@ -3,6 +3,8 @@
 import hashlib
 import re
 import string
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import NamedTuple
@@ -46,6 +48,7 @@ def places(tmp_path_factory, tiny_backbone):
     found["root"] = root
     found["tiny"] = tiny_backbone
     found["one"] = make_flower_folder(root / "one", classes=["red"])
+    found["high"] = make_flower_folder(root / "high" / "flowers").parent
     found["loose"] = make_flower_folder(root / "loose", classes=["red"]) / "red"
     found["native"] = root / "native"
     for split in ("train", "test"):
@@ -163,3 +166,23 @@ def test_an_earlier_run_is_not_harmed(case, places, before, run_main):
     assert fits, err
     assert status == case.status or (status == 1 and re.fullmatch(other, err))
     assert_nothing_harmed(places["root"], before)
+
+
+@pytest.mark.parametrize("command", ["train", "inspect", "find_lr"])
+def test_a_path_alone_is_told_before_tensorflow_is_imported(command, tmp_path):
+    for source, told in (
+        (tmp_path, f"--source={tmp_path} is a folder: write --source=folder:{tmp_path}"),
+        (
+            f"folder:{tmp_path}/x",
+            f"--source=folder:{tmp_path}/x: {tmp_path}/x does not exist: expected a folder of",
+        ),
+    ):
+        code = (
+            "import sys; from trainer.main import main; main(sys.argv); "
+            "print('tensorflow' in sys.modules, file=sys.stderr)"
+        )
+        words = [command, f"--source={source}", f"--workdir={tmp_path / 'run'}"]
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+        assert done.stderr.startswith(f"trainer: {told}")
+        assert done.stderr.endswith("\nFalse\n")
+    assert list(tmp_path.iterdir()) == []

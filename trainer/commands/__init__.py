@@ -11,6 +11,7 @@ from types import ModuleType
 
 from trainer import plugins, register
 from trainer.cli.flags import CommandLine
+from trainer.data.sources.base import check_source
 from trainer.paths import settle_home
 from trainer.record.workdir import Workdir
 from trainer.runtime import StopSignal, require_one_machine, start_tensorflow, unsupported_system
@@ -51,11 +52,16 @@ def opened(line: CommandLine) -> ModuleType:
 
 
 def _check(line: CommandLine) -> None:
+    workdir = line.config.run.workdir
     needs_none = line.command in NEED_NO_WORKDIR or (line.command == "predict" and line.config.predict.model)
-    if not line.config.run.workdir and not needs_none:
+    if not workdir and not needs_none:
         raise UsageError(f"{line.command} needs --workdir=FOLDER: it has no default")
     if line.command in TRAINING:
         require_one_machine()
+    # Before TensorFlow, whose import takes seconds. What a plugin adds is known after that.
+    of_plugins = line.config.run.plugin or (workdir and Workdir(workdir).plugins.exists())
+    if "source" in line.given and line.command in (*TRAINING, "inspect", "evaluate") and not of_plugins:
+        check_source(line.given["source"])
 
 
 def _load_plugins(line: CommandLine) -> None:

@@ -208,12 +208,13 @@ class Experiment:
     def _make_splits(self) -> Splits:
         data = self.config.data
         order = data.split_order
-        if workdir := self.config.run.workdir:
-            order = Workdir(workdir).split_order(order)
+        workdir = Workdir(self.config.run.workdir) if self.config.run.workdir else None
+        if workdir:
+            order = workdir.split_order(order)
+        is_there = workdir and workdir.run_json.exists()
         # A run that is there has been asked.
-        if not (workdir and Workdir(workdir).run_json.exists()):
-            if unused := check_counts(data.splits, len(self.source.ids)):
-                _log.warning("%s", unused)
+        if not is_there and (unused := check_counts(data.splits, len(self.source.ids))):
+            _log.warning("%s", unused)
         return make_splits(self.source, data.splits, order=order, seed=data.split_seed, task=self.task)
 
     def _find_again(self) -> Splits:

@@ -97,7 +97,10 @@ KNOWN = "folder:PATH, archive:PATH_OR_URL, synthetic:flowers, tfds:NAME[/CONFIG]
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("photos", f"--source=photos is not one of {KNOWN}"),
+        (
+            "photos",
+            f"--source=photos is not one of {KNOWN}; a folder of pictures is written --source=folder:photos",
+        ),
         ("ftp:x", f"--source=ftp:x is not one of {KNOWN}"),
         ("", f"--source= is not one of {KNOWN}"),
         ("foldr:x", f"--source=foldr:x is not one of {KNOWN}: is it folder:PATH?"),

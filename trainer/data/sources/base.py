@@ -1,5 +1,6 @@
 """What a source of pictures is, and where each kind is registered."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,9 +8,12 @@ from typing import Protocol
 
 import numpy as np
 
+from trainer.data.class_folders import Listing
 from trainer.data.encoded_cache import DEFAULT_BUDGET_BYTES, EncodedStore
+from trainer.paths import expanded, local_path, scheme_of
 from trainer.registry import AddressRegistry
 from trainer.store.places import cache_root
+from trainer.values import UsageError
 
 
 class Source(Protocol):
@@ -128,6 +132,36 @@ class MemorySource:
 SOURCES: AddressRegistry[Source] = AddressRegistry("source", flag="--source")
 
 
+def check_source(address: str) -> None:
+    """Makes sure that an address names one of `SOURCES` and that a folder is there; needs no TensorFlow.
+
+    Raises:
+      UsageError: it names none; of a path, the message says what to write.
+      TrainerError: there is no such folder.
+    """
+    scheme = scheme_of(address)
+    if scheme in ("http", "https"):
+        raise UsageError(
+            f"--source={address} does not say what it is; of an archive, --source=archive:{address}"
+        )
+    if (
+        not scheme
+        and address.partition(":")[0] not in SOURCES
+        and os.path.exists(path := expanded(address, flag=f"--source={address}"))
+    ):
+        kind, what = ("folder", "a folder") if os.path.isdir(path) else ("archive", "a file")
+        others = "" if kind == "folder" else ", if it is a .tgz, .tar or .zip of class folders"
+        raise UsageError(f"--source={address} is {what}: write --source={kind}:{address}{others}")
+    try:
+        chosen = SOURCES.choose(address)
+    except UsageError as error:
+        is_word = address and ":" not in address and address not in SOURCES
+        of_folder = f"; a folder of pictures is written --source=folder:{address}" if is_word else ""
+        raise UsageError(f"{error}{of_folder}") from None
+    if chosen.name == "folder":
+        Listing(address).folders(local_path(chosen.address, flag=f"--source={address}"))
+
+
 def open_source(address: str, options: SourceOptions) -> Source:
     """Opens one of `SOURCES`.
 
@@ -135,6 +169,7 @@ def open_source(address: str, options: SourceOptions) -> Source:
       UsageError: the address names none, or cannot be one.
       TrainerError: the source cannot be had; the message says what was tried.
     """
+    check_source(address)
     return SOURCES.choose(address)(
         name=address,
         cache_dir=options.cache_dir,

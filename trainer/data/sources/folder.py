@@ -21,6 +21,9 @@ from trainer.values import TrainerError
 
 _log = logging.getLogger("trainer")
 
+# Folders that a message names.
+MOST_SHOWN = 5
+
 
 @dataclass
 class FolderSource:
@@ -110,7 +113,7 @@ def open_folder(
     if not class_names:
         raise TrainerError(f"--source={name}: {layout.root} has no class folder with pictures: {EXPECTED}")
     if not options.run_classes:
-        _require_trainable(name, layout, parts, class_names)
+        _require_trainable(listing, layout, parts, class_names)
         _warn_of_nearly_same(name, class_names)
     found, labels, native = _in_order(parts, class_names)
     listing.tell_left_out(len(found), on_bad_image=options.on_bad_image)
@@ -124,6 +127,16 @@ def open_folder(
         budget_bytes=budget_bytes,
         unreadable={index: problem for index, (_, problem) in enumerate(found) if problem},
     )
+
+
+def _inside(listing: Listing, root: Path, only: str) -> str:
+    """Returns, of a folder that may be one level too high, what is in the one folder in it."""
+    folders = listing.folders(root / only)
+    if not folders:
+        return ""
+    more = f" and {len(folders) - MOST_SHOWN:,} more" if len(folders) > MOST_SHOWN else ""
+    asked = f": is --source={listing.name}/{only} meant?" if listing.name.startswith("folder:") else ""
+    return f". In {only} there are {', '.join(folders[:MOST_SHOWN])}{more}{asked}"
 
 
 Parts = dict[str, tuple[str, Classes]]
@@ -159,8 +172,9 @@ def _in_order(
     return found, labels, native
 
 
-def _require_trainable(name: str, layout: Layout, parts: Parts, class_names: Sequence[str]) -> None:
+def _require_trainable(listing: Listing, layout: Layout, parts: Parts, class_names: Sequence[str]) -> None:
     """Makes sure that there are classes to tell apart, and that pictures to train with have all of them."""
+    name = listing.name
     trained = parts.get("train", ("", {}))[1]
     for split, (_, classes) in parts.items():
         if trained and (unseen := sorted(set(classes) - set(trained))):
@@ -171,9 +185,10 @@ def _require_trainable(name: str, layout: Layout, parts: Parts, class_names: Seq
                 + (f"is it {alike[0]}?" if alike else "every class must have pictures to learn from")
             )
     if len(class_names) < 2:
+        inside = "" if layout.splits else _inside(listing, layout.root, class_names[0])
         raise TrainerError(
             f"--source={name}: {layout.root} has only one class, {class_names[0]}: to tell pictures apart "
-            "takes two folders of pictures at least"
+            f"takes two folders of pictures at least{inside}"
         )
 
 
