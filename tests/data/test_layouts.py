@@ -48,8 +48,10 @@ def test_usual_names_are_splits_in_any_case_and_below_single_folders(tmp_path, k
     assert source.ids[0] == f"{first}/cats/1.jpg"
 
 
-def test_single_folders_are_looked_through_in_folders_and_archives(tmp_path, options):
+def test_single_folders_are_looked_through_in_folders_and_archives(tmp_path, options, caplog):
+    caplog.set_level(logging.INFO, "trainer")
     assert opened(tmp_path, tree("a/b c/d")).ids == ["cats/1.jpg", "dogs/1.jpg"]
+    assert caplog.messages == [f"folder:{tmp_path}/photos: the pictures are in {tmp_path}/photos/a/b c/d"]
     packed = write_tgz(tmp_path / "x.tgz", dict.fromkeys(tree("train/train", "val/val"), b""), "a/a/")
     source = open_source(f"archive:{packed}", options)
     assert source.native_splits == {"train": (0, 2), "validation": (2, 4)}

@@ -77,8 +77,8 @@ class DataConfig:
     # Not of the identity: what they change shows in the record of the splits, which decides.
     on_bad_image: str = option(
         "fail",
-        "Pictures that cannot be read: stop before training and name them, or leave them out of the splits "
-        "(skip).",
+        "Pictures that cannot be read, or many of kinds that cannot be decoded: stop before training and "
+        "name them, or leave them out of the splits (skip).",
         choices=("fail", "skip"),
         identity=False,
         short=True,

@@ -61,6 +61,8 @@ def find_layout(
     """
     above = list(_looked_through(listing, top, known=run_classes))
     root = above.pop()
+    if root != top:
+        _log.info("%s: the pictures are in %s", listing.name, root)
     found = _Folders(listing, root, listing.folders(root), _kind_of(asked))
     if run_classes:
         splits = found.of_a_run({composed(name) for name in run_classes})
