@@ -134,7 +134,10 @@ def test_the_same_command_again_changes_nothing(trained, run_main):
     # The flagfile in the folder is the same command.
     status, out, err = run_main(f"--flagfile={trained.workdir / 'flagfile.flags'}")
     assert (status, err) == (0, "")
-    assert "goes on from step 126 of 126" in out
+    assert "precision:" not in out
+    told = rf"{trained.workdir} is finished: test accuracy \S+ % \(\d+ of \d+ right\), weights of step \d+\. "
+    assert re.match(told, out.splitlines()[-3])
+    assert "--extend" in out.splitlines()[-1]
     assert (
         (trained.workdir / "metrics.jsonl").read_bytes(),
         read_json(trained.workdir / "run.json"),

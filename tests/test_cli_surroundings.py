@@ -105,7 +105,7 @@ def test_pictures_that_may_not_be_read(arguments, open_folder, run_main):
     assert_fails_once(result, message)
     os.chmod(folder / "green", 0o755)
     os.chmod(folder / "green" / "003.jpg", 0o644)
-    assert [path.name for path in workdir.iterdir()] == ["lock"]
+    assert list(workdir.iterdir()) == []
 
 
 def test_another_run_in_the_workdir(arguments, tmp_path, run_main):
@@ -126,7 +126,18 @@ def test_another_run_in_the_workdir(arguments, tmp_path, run_main):
     # What does not change the numbers may change.
     status, out, _ = run_main(*arguments, "--log_every=1steps", "--progress=plain")
     assert status == 0
+    assert f"{workdir} is finished: test accuracy " in out
+    # A score that is demanded is looked at.
+    status, _, err = run_main(*arguments, "--assert_accuracy_at_least=1")
+    assert (status == 1) == (json.loads((workdir / "report" / "metrics.json").read_text())["accuracy"] < 1), (
+        err
+    )
+    # Without its report the run is scored again.
+    (workdir / "report" / "metrics.json").unlink()
+    status, out, _ = run_main(*arguments)
+    assert status == 0
     assert "goes on from step 4 of 4" in out
+    assert (workdir / "report" / "metrics.json").exists()
     # Moved pictures are another thing than other options.
     splits = json.loads((workdir / "splits.json").read_text())
     splits["splits"]["train"][3][2] = "0" * 64

@@ -105,3 +105,20 @@ def test_neither_it_nor_doctor_needs_tensorflow(two):
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
     assert (done.returncode, done.stderr) == (0, "")
     assert "a is better than b: right alone on 12 against 3, p = 0.035" in done.stdout
+
+
+def test_what_runs_star_fits_besides_is_skipped_by_name(tmp_path, run_main):
+    right, other = outcomes(5, 1, 1, 1)
+    runs = [make_run(tmp_path / "runs" / name, of) for name, of in (("a", right), ("b", other))]
+    unfinished = make_run(tmp_path / "runs" / "unfinished", right)
+    (unfinished / "report" / "metrics.json").unlink()
+    (tmp_path / "runs" / "notes").mkdir()
+    status, out, err = run_main("compare", *sorted((tmp_path / "runs").iterdir()))
+    assert (status, err) == (0, "")
+    skipped = [line for line in out.splitlines() if line.startswith("skipped: ")]
+    assert [line.split()[1] for line in skipped] == [str(tmp_path / "runs" / "notes"), str(unfinished)]
+    assert "a and b: no difference can be shown" in out
+    # Where too few are left, that is why.
+    status, out, err = run_main("compare", runs[0], unfinished)
+    assert status == 1
+    assert err.startswith(f"trainer: {unfinished} cannot be compared, it has no report: evaluate ")

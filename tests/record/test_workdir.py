@@ -1,5 +1,6 @@
 """The folder of a run: atomic files, one process at a time, and always the same run."""
 
+import contextlib
 import errno
 import json
 import os
@@ -21,9 +22,8 @@ from trainer.values import TrainerError, UsageError
 
 @pytest.fixture
 def workdir(tmp_path):
-    made = Workdir(str(tmp_path / "run"))
-    made.make()
-    return made
+    Workdir(str(tmp_path / "run")).make()
+    return Workdir(str(tmp_path / "run"))
 
 
 def test_writing_makes_folders_and_leaves_nothing_else(tmp_path):
@@ -104,7 +104,7 @@ def test_a_dead_process_does_not_keep_the_folder(workdir, holder):
         assert str(os.getpid()) in (workdir.root / "lock").read_text()
         with pytest.raises(TrainerError, match=f"process {os.getpid()}"), Workdir(str(workdir.root)).lock():
             pass
-    assert (workdir.root / "lock").read_text() == ""
+    assert not (workdir.root / "lock").exists()
 
 
 def test_where_files_cannot_be_locked_only_one_that_lives_keeps_others_out(workdir, monkeypatch, caplog):
@@ -126,6 +126,27 @@ def test_where_files_cannot_be_locked_only_one_that_lives_keeps_others_out(workd
     assert line.startswith(
         f"{workdir.root}/lock: this file system cannot lock files (Function not implemented)"
     )
+
+
+def refused(workdir):
+    workdir.make()
+    with contextlib.suppress(ValueError), workdir.lock():
+        assert (workdir.root / "lock").exists()
+        raise ValueError("refused")
+
+
+def test_what_was_refused_before_it_was_a_run_leaves_nothing(tmp_path):
+    (tmp_path / "runs").mkdir()
+    refused(Workdir(str(tmp_path / "runs" / "new" / "one")))
+    assert list(tmp_path.rglob("*")) == [tmp_path / "runs"]
+    # A folder that was there stays, and whatever is in it.
+    (tmp_path / "runs" / "photo.jpg").write_text("")
+    refused(Workdir(str(tmp_path / "runs")))
+    assert list((tmp_path / "runs").iterdir()) == [tmp_path / "runs" / "photo.jpg"]
+    # The lock of a run stays: whoever waits for it shall find it.
+    (tmp_path / "runs" / "run.json").write_text("{}")
+    refused(Workdir(str(tmp_path / "runs")))
+    assert (tmp_path / "runs" / "lock").read_text() == ""
 
 
 def test_the_lock_is_free_after_an_error(workdir):

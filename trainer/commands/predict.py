@@ -135,6 +135,8 @@ class Tally:
 
     def told(self) -> str:
         """Returns it in a line."""
+        if not self.num_read:
+            return f"nothing predicted: none of {self.num_pictures:,} files could be read"
         share = self.waiting_secs / max(self.secs, 1e-9)
         return (
             f"{self.num_read:,} of {self.num_pictures:,} pictures predicted in {self.secs:,.1f} s, "

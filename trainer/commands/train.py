@@ -19,7 +19,7 @@ from trainer.run.embeddings import show_features
 from trainer.run.experiment import Experiment
 from trainer.run.extending import extend
 from trainer.run.finished_run import take_weights
-from trainer.run.introduction import introduce, record, show_options, sum_up
+from trainer.run.introduction import check_record, introduce, record, show_options, sum_up, tell_finished
 from trainer.run.new_pictures import named_pictures
 from trainer.run.run_times import RunTimes
 from trainer.run.scoring import import_early, main_split, require_accuracy, score
@@ -48,11 +48,29 @@ def run(line: CommandLine, stop: StopSignal) -> int:
             # An attempt that saved nothing binds nobody to its options or its pictures.
             workdir.forget()
         workdir.check_same_run(config, found_out=(PICTURES, SPLITS, NETWORK, RUN))
+        if _is_finished(config, workdir):
+            return 0
         while True:
             try:
                 return _train_once(config, workdir, checkpoints, stop)
             except NonFinite as error:
                 _note_rollback(error, workdir, checkpoints, config.guard)
+
+
+def _is_finished(config: Config, workdir: Workdir) -> bool:
+    """Returns whether the run has come to its end, and says so; its pictures must be there as they were."""
+    report = workdir.finished()
+    if report is None:
+        return False
+    # Of pictures that are named otherwise, what follows finds out whether they are the same.
+    was = workdir.read_config()
+    of_pictures = [name for name, kind in Config.naming().items() if kind in (PICTURES, SPLITS)]
+    if was.identity() != config.identity(**{name: was.flat()[name] for name in of_pictures}):
+        return False
+    check_record(Experiment(config, pictures_only=True), workdir)
+    tell_finished(workdir, report)
+    require_accuracy(report, at_least=config.run.assert_accuracy_at_least)
+    return True
 
 
 def _note_rollback(error: NonFinite, workdir: Workdir, checkpoints: Checkpoints, guard: GuardConfig) -> None:
@@ -118,6 +136,8 @@ def _train_once(config: Config, workdir: Workdir, checkpoints: Checkpoints, stop
             sum_up(stages.state, summaries, report)
             show_features(stages, workdir)
             summaries.close()
+        # The last thing of all, so that what was interrupted before is done again.
+        workdir.amend_run(finished={"step": plan.total_steps, "best_step": stages.state.step})
     _log.info("results:     %s", workdir.root)
     tensorboard = shlex.join([sys.executable, "-m", "tensorboard.main", "--logdir", str(workdir.root)])
     _log.info("TensorBoard: %s", tensorboard)

@@ -55,7 +55,9 @@ _FACTS = _RUN | {
     "network?": {str: str},
     "first_names?": {str: object},
     "init_from?": {str: object},
+    "finished?": {"step": int, "best_step": int},
 }
+_SCORE = {"split": str, "step": int, "accuracy": float, "num_correct": int, "num_examples": int}
 _COUNTED = re.compile("(not:)?(from_layer=-?|unfreeze_top_layers=)[0-9]+")
 _SPLITS = {"format": int, "splits": {str: [(str, str, str)]}, "order?": str, "how?": str}
 
@@ -82,6 +84,7 @@ class Workdir:
         self.checkpoints = self.root / "checkpoints"
         self.report = self.root / "report"
         self.plugins = self.root / "plugins"
+        self._made: list[Path] = []
 
     def make(self) -> None:
         """Creates the folder.
@@ -89,11 +92,14 @@ class Workdir:
         Raises:
           TrainerError: it cannot be created or written to.
         """
+        self._made = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
         make_folder(self.root, flag=f"--workdir={self.root}", wrong="is a file, or lies below one")
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Holds the folder for this process; the system frees it when the process dies.
+
+        Of what was refused before it was a run nothing stays: no lock, and no folder that `make` has made.
 
         Where the file system cannot lock, a warning says so, and only a process that is known to live keeps
         others out.
@@ -106,7 +112,18 @@ class Workdir:
                 raise TrainerError(f"--workdir={self.root} is in use by {lock.holder}")
             if lock.error:
                 raise TrainerError(f"--workdir={self.root} cannot be locked: {lock.error.strerror}: {LOCK}")
-            yield
+            try:
+                yield
+            finally:
+                if not self.run_json.exists():
+                    self._remove_made()
+
+    def _remove_made(self) -> None:
+        # In this order, as long as nothing else is in them.
+        with contextlib.suppress(OSError):
+            (self.root / LOCK).unlink()
+            for folder in self._made:
+                folder.rmdir()
 
     def read_config(self) -> Config:
         """Returns the configuration the run was started with.
@@ -300,6 +317,18 @@ class Workdir:
           TrainerError: it is damaged, or of another format.
         """
         return self._read_run(_FACTS) if self.run_json.exists() else {}
+
+    def finished(self) -> dict[str, Any] | None:
+        """Returns what the report of a finished run says; None where one of the two is not there.
+
+        Raises:
+          TrainerError: what is recorded is damaged.
+        """
+        end, path = self.read_facts().get("finished"), self.report / "metrics.json"
+        if end is None or not path.exists():
+            return None
+        report = read_json(path, _SCORE)
+        return report if report["step"] == end["best_step"] else None
 
     def read_splits(self) -> dict[str, list[list[str]]]:
         """Returns {split: [[id, class name, SHA-256 of the bytes]]}, as it was recorded.

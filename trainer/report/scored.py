@@ -2,6 +2,7 @@
 
 import csv
 import glob
+import logging
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,9 @@ _REPORT = {
     "backbone?": str,
     "pictures_sha256?": str | None,
 }
+
+
+_log = logging.getLogger("trainer")
 
 
 @dataclass(frozen=True)
@@ -77,20 +81,35 @@ def find_reports(paths: Sequence[str], *, split: str = "") -> list[Scored]:
 
     Raises:
       UsageError: there are fewer than two, one is named twice, or a pattern fits nothing.
-      TrainerError: a folder is none of a run, or has no whole report of this version.
+      TrainerError: a folder is not there, its report is damaged or of another version, or fewer than two are
+        left without those that are no run or have no report.
     """
     folders = [folder for path in paths for folder in _expand(path)]
     if len(folders) < 2:
         raise UsageError("compare needs the folders of two runs or more: compare RUN RUN ...")
     seen: dict[Path, Path] = {}
-    reports = []
+    reports, named, skipped = [], [], []
     for folder in folders:
-        reports.append(report := _report_of(folder, split=split))
+        try:
+            report = _report_of(folder, split=split)
+        except _Unfinished as error:
+            skipped.append(error)
+            continue
+        reports.append(report)
+        named.append(folder)
         if (real := report.resolve()) in seen:
             raise UsageError(f"{seen[real]} and {folder} are the same run: compare needs different ones")
         seen[real] = folder
-    names = short_names([str(folder.absolute()) for folder in folders])
+    if skipped and len(reports) < 2:
+        raise TrainerError(str(skipped[0]))
+    for one in skipped:
+        _log.warning("skipped: %s", one)
+    names = short_names([str(folder.absolute()) for folder in named])
     return [_read(report, name=name) for report, name in zip(reports, names, strict=True)]
+
+
+class _Unfinished(TrainerError):
+    """What `runs/*` fits besides finished runs: it is left out, and named."""
 
 
 def _expand(path: str) -> list[Path]:
@@ -111,7 +130,7 @@ def _report_of(folder: Path, *, split: str) -> Path:
     if (folder / "metrics.json").exists():
         return folder
     if not (folder / "run.json").exists():
-        raise TrainerError(f"{folder} is no run: expected a folder with a run.json, as train leaves it")
+        raise _Unfinished(f"{folder} is no run: expected a folder with a run.json, as train leaves it")
     report = folder / "report"
     main = report / "metrics.json"
     if split and not (main.exists() and read_report(main).get("split") == split):
@@ -125,7 +144,7 @@ def _report_of(folder: Path, *, split: str) -> Path:
         )
         asked = split or ("test" if "test" in _read_splits(folder) else "validation")
         command = shlex.join(["evaluate", f"--workdir={folder}", f"--eval_split={asked}"])
-        raise TrainerError(f"{folder} cannot be compared, {why}: {command} writes one")
+        raise _Unfinished(f"{folder} cannot be compared, {why}: {command} writes one")
     return report
 
 

@@ -73,13 +73,21 @@ class Experiment:
     asked: Config
     """The configuration as it was asked for; `config` is what it comes to with these pictures."""
 
-    def __init__(self, config: Config, *, of_run: Workdir | None = None, pictures: Pictures | None = None):
-        """Opens the pictures, then the network.
+    def __init__(
+        self,
+        config: Config,
+        *,
+        of_run: Workdir | None = None,
+        pictures: Pictures | None = None,
+        pictures_only: bool = False,
+    ):
+        """Opens the pictures, then the network, unless the pictures are all that is asked for.
 
         Args:
           config: as it was asked for.
           of_run: a run whose pictures are to be found again as it recorded them; None: they are divided.
           pictures: of --source, where they have been looked at.
+          pictures_only: whether the network is not wanted.
 
         Raises:
           UsageError: options do not fit one another, the pictures or the network.
@@ -101,6 +109,8 @@ class Experiment:
         self.open_pictures()
         train = self.splits.indices["train"]
         self._check_batch(len(train), batch_size=config.plan.batch_size)
+        if pictures_only:
+            return
         self.config = config = self._settled(config)
         with self.strategy.scope():
             self._open_network()

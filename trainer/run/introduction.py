@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,23 +44,12 @@ def record(experiment: Experiment, workdir: Workdir, stages: Stages, *, network:
     Raises:
       UsageError: --profile_steps is not of this plan.
     """
+    if text := experiment.config.run.profile_steps:
+        profile_range(text, total_steps=experiment.plan.total_steps)
+    recorded = check_record(experiment, workdir)
+    copies = [str(workdir.plugins.absolute() / plugin["name"]) for plugin in recorded]
     # The flagfile of the run is for the run as it is, not for making it longer.
-    plugins = load_plugins(experiment.asked.run.plugin)
-    recorded = workdir.keep_plugins({plugin.name: plugin.source for plugin in plugins})
-    copies = [str(workdir.plugins.absolute() / plugin.name) for plugin in plugins]
     config = experiment.asked.replace(extend=False, plugin=copies)
-    if config.run.profile_steps:
-        profile_range(config.run.profile_steps, total_steps=experiment.plan.total_steps)
-    record = experiment.split_record()
-    workdir.write_or_check_splits(
-        record,
-        config=config,
-        how=experiment.splits.how,
-        order=experiment.splits.order,
-        shared=experiment.shared,
-        left_out=experiment.left_out,
-        missing_classes=experiment.missing,
-    )
     before = workdir.read_facts()
     kept = {name: before[name] for name in KEPT_FACTS if name in before}
     workdir.write_run(
@@ -73,7 +63,7 @@ def record(experiment: Experiment, workdir: Workdir, stages: Stages, *, network:
         **({"plugins": recorded} if recorded else {}),
         **{"code": code(), "code_changes": [], "rollbacks": [], "network": dict(network), **kept},
     )
-    sizes = ", ".join(f"{name} {len(rows):,}" for name, rows in record.items())
+    sizes = ", ".join(f"{name} {len(part):,}" for name, part in experiment.splits.indices.items())
     _log.info(
         "pictures:    %s, %d classes; %s", config.data.source, len(experiment.source.class_names), sizes
     )
@@ -84,6 +74,41 @@ def record(experiment: Experiment, workdir: Workdir, stages: Stages, *, network:
         "backbone:    %s, %dx%d px in [%g, %g], %d features",
         experiment.backbone.name, contract.width_px, contract.height_px, low, high, contract.feature_width,
     )  # fmt: skip
+
+
+def check_record(experiment: Experiment, workdir: Workdir) -> list[dict[str, Any]]:
+    """Writes who is in which split, and the plugins, or compares with what an earlier start wrote.
+
+    Returns:
+      What is recorded of the plugins.
+
+    Raises:
+      TrainerError: pictures or plugins are no longer those that the run began with.
+    """
+    plugins = load_plugins(experiment.asked.run.plugin)
+    recorded = workdir.keep_plugins({plugin.name: plugin.source for plugin in plugins})
+    workdir.write_or_check_splits(
+        experiment.split_record(),
+        config=experiment.asked,
+        how=experiment.splits.how,
+        order=experiment.splits.order,
+        shared=experiment.shared,
+        left_out=experiment.left_out,
+        missing_classes=experiment.missing,
+    )
+    return recorded
+
+
+def tell_finished(workdir: Workdir, report: Mapping[str, Any]) -> None:
+    """Says of a run that was started again after its end what it has, and what can be done with it."""
+    _log.info(
+        "%s is finished: %s accuracy %.2f %% (%d of %d right), weights of step %d. Nothing is left to do",
+        workdir.root, report["split"], 100 * report["accuracy"], report["num_correct"],
+        report["num_examples"], report["step"],
+    )  # fmt: skip
+    _log.info("report:      %s", workdir.report / "index.html")
+    evaluate = shlex.join(["evaluate", f"--workdir={workdir.root}", "--source=folder:PATH"])
+    _log.info("ways on:     --extend and longer phases; %s; another --workdir for another run", evaluate)
 
 
 def introduce(stages: Stages, summaries: Summaries) -> None:
