@@ -174,13 +174,20 @@ def test_evaluate_as_a_program(trained):
 
 def test_inspect_shows_everything_and_writes_nothing(trained, tmp_path, run_main):
     elsewhere = [*trained.arguments[:-1], f"--workdir={tmp_path / 'new'}"]
-    status, out, err = run_main("inspect", *elsewhere)
+    status, short, err = run_main("inspect", *elsewhere)
+    assert (status, err) == (0, "")
+    status, out, err = run_main("inspect", "--verbose", *elsewhere)
     assert (status, err) == (0, "")
     assert not (tmp_path / "new").exists()
-    config = flags.parse(["trainer", *elsewhere]).config
-    assert out.startswith(f"configuration (identity {config.identity()})\n")
+    # What is looked for first and on a screen, the rest behind it.
+    first, rest = short.rsplit("\n\n", 1)
+    assert rest == "--verbose shows all options, variables and what is cached\n"
+    assert out.startswith(first)
+    assert len(short.splitlines()) <= 24
+    config = flags.parse(["trainer", *elsewhere, "--verbose"]).config
+    assert f"\nconfiguration (identity {config.identity()})\n" in out.removeprefix(first)
     for line in config.flagfile().splitlines():
-        assert f"\n  {line}\n" in out
+        assert f"\n  {line}\n" in out.removeprefix(first)
     splits = read_json(trained.workdir / "splits.json")["splits"]
     for split, rows in splits.items():
         counts = ", ".join(f"{c} {[row[1] for row in rows].count(c)}" for c in ("blue", "green", "red"))
@@ -193,18 +200,16 @@ def test_inspect_shows_everything_and_writes_nothing(trained, tmp_path, run_main
     assert "\n  finetune, steps 120 to 126, adam at 0.0001 (constant), BatchNorm statistics stored\n" in out
     tables, cache = out.split("\nfeature cache: ")
     assert re.match(r"\S+/hub-trainer/features, \d+ entries, [\d.]+ MB of at most 20 GB\n", cache)
+    assert short.split("\n\n")[2:-1] == [
+        "phase frozen: 9 of 19 parameters train, in 2 of 5 variables (0 of the backbone)\n"
+        "  frozen          backbone/conv to backbone/bn: 10 parameters\n"
+        "  trains          head: 9 parameters\n"
+        "  features: computed once up to features, 2: 0.0 KB a picture",
+        "phase finetune: 17 of 19 parameters train, in 4 of 5 variables (2 of the backbone)\n"
+        "  trains          backbone/conv to head: 17 parameters\n"
+        "  features: computed in each epoch: phase finetune trains the network from its first layers on",
+    ]
     frozen, finetune = tables.split("\nvariables in phase ")[1:]
-    frozen, once = frozen.split("features in phase ")
-    assert once == "frozen: computed once up to features, 2: 0.0 KB a picture\n"
-    finetune, anew = finetune.split("features in phase ")
-    assert (
-        anew
-        == "finetune: computed in each epoch: phase finetune trains the network from its first layers on\n"
-    )
-    assert frozen.startswith("frozen: 9 of 19 parameters train, in 2 of 5 variables (0 of the backbone)\n")
-    assert finetune.startswith(
-        "finetune: 17 of 19 parameters train, in 4 of 5 variables (2 of the backbone)\n"
-    )
     table = [line.split() for line in frozen.splitlines()[1:]]
     assert table == [
         ["frozen", "backbone/conv/kernel", "3x2", "6"],

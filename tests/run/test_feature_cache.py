@@ -199,9 +199,9 @@ def test_inspect_shows_what_is_kept(copied, options, tmp_path):
     kept = sorted((copied / "features").iterdir())
     for hours, folder in enumerate(kept):
         os.utime(folder / "entry.json", (3600 * hours, 3600 * hours))
-    done = run("inspect", *options, f"--cache_dir={copied}", "--cache_limit_gb=1.5")
+    done = run("inspect", "--verbose", *options, f"--cache_dir={copied}", "--cache_limit_gb=1.5")
     assert (done.status, done.err) == (0, "")
-    assert "\nfeatures in phase frozen: computed once up to features, 2: 0.0 KB a picture\n" in done.out
+    assert "\n  features: computed once up to features, 2: 0.0 KB a picture\n" in done.out
     head, *lines = done.out[done.out.index("\nfeature cache: ") + 1 :].splitlines()
     assert head == f"feature cache: {copied / 'features'}, 3 entries, 0.0 MB of at most 1.5 GB"
     assert lines == [
@@ -209,8 +209,8 @@ def test_inspect_shows_what_is_kept(copied, options, tmp_path):
         + json.loads((folder / "entry.json").read_text())["describe"]
         for hours, folder in reversed(list(enumerate(kept)))
     ]
-    done = run("inspect", *options, f"--cache_dir={tmp_path / 'none'}", "--feature_cache=off")
-    assert "\nfeatures in phase frozen: computed in each epoch, as --feature_cache=off asks for\n" in done.out
+    done = run("inspect", "--verbose", *options, f"--cache_dir={tmp_path / 'none'}", "--feature_cache=off")
+    assert "\n  features: computed in each epoch, as --feature_cache=off asks for\n" in done.out
     assert done.out.endswith(
         f"\nfeature cache: {tmp_path / 'none/features'}, 0 entries, 0.0 MB of at most 20 GB\n"
     )

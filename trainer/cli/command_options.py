@@ -155,7 +155,12 @@ class ServeConfig:
 class InspectConfig:
     """Inspect"""
 
-    verbose: bool = option(False, "List all classes in inspect, however many.", identity=False)
+    verbose: bool = option(
+        False,
+        "Show in inspect besides all options, the network's contract, all variables and classes, and what is "
+        "cached.",
+        identity=False,
+    )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from trainer.cli.flags import CommandLine
 from trainer.cli.phase_specs import PhaseSpec
 from trainer.loop.optimizers import multipliers
-from trainer.model.freezing import Row, format_table, summary
+from trainer.model.freezing import Row, format_table, group_lines, summary
 from trainer.record.workdir import Workdir
 from trainer.report.shortening import MOST_LETTERS, shortened_apart
 from trainer.run.experiment import Experiment
@@ -26,27 +26,63 @@ def run(line: CommandLine) -> int:
         config = Workdir(config.run.workdir).read_config().replace(**line.given)
         config.require_unruled(line.given)
     experiment = Experiment(config)
-    contract = experiment.backbone.contract
-    print(f"configuration (identity {config.identity()})\n{_indented(config.flagfile())}")
-    print(f"splits: {experiment.splits.how}")
+    verbose = config.inspect.verbose
+    print(_overview(experiment, verbose=verbose))
+    if verbose:
+        print("\n" + _details(experiment), end="")
+    else:
+        print("\n--verbose shows all options, variables and what is cached")
+    return 0
+
+
+def _overview(experiment: Experiment, *, verbose: bool) -> str:
+    """Returns what one looks for before training: splits, plan, what trains; a screen."""
+    config, contract, plan = experiment.config, experiment.backbone.contract, experiment.plan
+    low, high = contract.value_range
+    lines = [
+        f"pictures: {config.data.source}, {len(experiment.source.class_names):,} classes",
+        f"splits: {experiment.splits.how}",
+    ]
     for split, indices in experiment.splits.indices.items():
-        counts = told_counts(experiment.class_counts(split), all_of=config.inspect.verbose)
-        print(f"  {split:<11}{len(indices):>8,}  ({counts})")
-    print(f"\nbackbone: {experiment.backbone.name}")
-    for field in dataclasses.fields(contract):
-        print(f"  {field.name:<14}{getattr(contract, field.name)}")
-    print(
-        f"\nplan: {experiment.plan.steps_per_epoch:,} steps an epoch, {experiment.plan.total_steps:,} in all"
+        lines.append(f"  {split:<11}{len(indices):>8,}  ({_counts(experiment, split, verbose=verbose)})")
+    if "test" not in experiment.splits.indices:
+        lines.append("  no test split: the score will be that of validation, slightly too good")
+    lines += [
+        f"backbone: {experiment.backbone.name}, {contract.width_px}x{contract.height_px} px in "
+        f"[{low:g}, {high:g}], {contract.feature_width:,} features",
+        "",
+        f"plan: {plan.steps_per_epoch:,} steps an epoch, {plan.total_steps:,} in all",
+        *(f"  {phase.describe()}" for phase in plan.phases),
+    ]
+    for phase in plan.phases:
+        rows = experiment.classifier.freezing_table(phase.spec.train)
+        lines += [
+            "",
+            f"phase {phase.spec.name}: {summary(rows)}",
+            *group_lines(rows),
+            f"  features: {_frozen_part(experiment, phase.spec)}",
+        ]
+    return "\n".join(lines)
+
+
+def _counts(experiment: Experiment, split: str, *, verbose: bool) -> str:
+    return told_counts(experiment.class_counts(split), all_of=verbose)
+
+
+def _details(experiment: Experiment) -> str:
+    """Returns all there is to know besides: options, contract, every variable, what is cached."""
+    config, contract = experiment.asked, experiment.backbone.contract
+    parts = [f"configuration (identity {config.identity()})\n{_indented(config.flagfile())}"]
+    fields = "".join(
+        f"  {field.name:<14}{getattr(contract, field.name)}\n" for field in dataclasses.fields(contract)
     )
-    for phase in experiment.plan.phases:
-        print(f"  {phase.describe()}")
+    parts.append(f"contract of {experiment.backbone.name}\n{fields}")
     for phase in experiment.plan.phases:
         rows = experiment.classifier.freezing_table(phase.spec.train)
-        print(f"\nvariables in phase {phase.spec.name}: {summary(rows)}")
-        print(format_table(rows, multipliers=_multipliers(experiment, rows)))
-        print(f"features in phase {phase.spec.name}: {_frozen_part(experiment, phase.spec)}")
-    print("\n" + _cache(config.run.cache_dir, limit_gb=config.speed.cache_limit_gb), end="")
-    return 0
+        table = format_table(rows, multipliers=_multipliers(experiment, rows))
+        parts.append(f"variables in phase {phase.spec.name}\n{table}\n")
+    parts.append(_cache(config.run.cache_dir, limit_gb=config.speed.cache_limit_gb))
+    return "\n".join(parts)
 
 
 def told_counts(counts: Mapping[str, int], *, all_of: bool = False) -> str:

@@ -1,5 +1,6 @@
 """Which variables a phase trains: a table of regexes over their names, or of layers."""
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -134,3 +135,46 @@ def format_table(rows: Sequence[Row], *, multipliers: Mapping[str, float] = {}) 
         return f"  {row.state:<10}  {row.name:<{width}}  {shape:>16}  {row.size:>10,}{shown}"
 
     return "\n".join(map(line, rows))
+
+
+# Lines of groups that a phase is shown by; of more, those in the middle are counted.
+MOST_GROUPS = 9
+
+
+def group_lines(rows: Sequence[Row]) -> list[str]:
+    """Returns what trains by groups of layers, from first to last: one line for neighbours of one state.
+
+    A group is what the names of variables have in common up to where those of the backbone begin to differ.
+    """
+    spans: list[tuple[str, list[Row], list[str]]] = []
+    for name, group in itertools.groupby(rows, key=_group_of(rows)):
+        members = list(group)
+        states = {row.state for row in members} - {"statistics"}
+        state = "trains in part" if len(states) > 1 else "trains" if states == {"train"} else "frozen"
+        # What has statistics alone goes with what is around it.
+        if spans and (spans[-1][0] == state or not states):
+            spans[-1][1].extend(members)
+            spans[-1][2].append(name)
+        else:
+            spans.append((state, members, [name]))
+    lines = [
+        f"  {state:<14}  {names[0]}{f' to {names[-1]}' if len(names) > 1 else ''}: "
+        f"{sum(row.size for row in members if state == 'frozen' or row.state == 'train'):,} parameters"
+        for state, members, names in spans
+    ]
+    if len(lines) > MOST_GROUPS:
+        half = MOST_GROUPS // 2
+        lines[half:-half] = [f"  ... {len(lines) - 2 * half:,} more, which --verbose shows"]
+    return lines
+
+
+def _group_of(rows: Sequence[Row]) -> Callable[[Row], str]:
+    """Returns the function from a row to the name of its group."""
+    parts = [row.name.split("/") for row in rows if row.name.startswith("backbone/")]
+    shortest = min(map(len, parts), default=2)
+    depth = next((d for d in range(1, shortest) if len({part[d] for part in parts}) > 1), 1)
+
+    def group(row: Row) -> str:
+        return "/".join(row.name.split("/")[: depth + 1]) if row.name.startswith("backbone/") else "head"
+
+    return group
