@@ -35,7 +35,10 @@ def at(colours, workdir, **others):
 
 
 def go_back(workdir, *, to):
-    """Removes the checkpoints after a step."""
+    """Removes the checkpoints after a step, and that the run has come to its end."""
+    run = read_json(workdir / "run.json")
+    run.pop("finished", None)
+    (workdir / "run.json").write_text(json.dumps(run))
     for path in (workdir / "checkpoints").glob("ckpt-*"):
         if int(path.name.split(".")[0].split("-")[1]) > to:
             path.unlink()

@@ -68,6 +68,7 @@ def _is_finished(config: Config, workdir: Workdir) -> bool:
     if was.identity() != config.identity(**{name: was.flat()[name] for name in of_pictures}):
         return False
     check_record(Experiment(config, pictures_only=True), workdir)
+    workdir.note_names(config)
     tell_finished(workdir, report)
     require_accuracy(report, at_least=config.run.assert_accuracy_at_least)
     return True

@@ -229,6 +229,15 @@ class Workdir:
             if name in first and first[name] != _jsonable(now[name])
         }
 
+    def note_names(self, config: Config) -> None:
+        """Records what things of the run, and its folder, are called now; the rest stays as it is."""
+        run, first, flat = self._read_run(), self.first_names(config), config.flat()
+        names = {name: flat[name] for name in (*Config.naming(), "workdir")}
+        if names != {name: run["config"].get(name) for name in names}:
+            now = Config.from_flat({**run["config"], **names})
+            write_text(self.flagfile, now.flagfile())
+            self.amend_run(config=run["config"] | names, **({"first_names": first} if first else {}))
+
     def keep_plugins(self, plugins: Mapping[str, bytes]) -> list[dict[str, str]]:
         """Writes copies of {name: source}; returns what is to be recorded of them.
 
