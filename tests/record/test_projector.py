@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests.helpers.tabs import Projector
-from trainer.record.projector import thumb_size, write_projector
+from trainer.record.projector import framed, thumb_size, write_projector
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
 
@@ -70,8 +70,21 @@ def test_pictures_stand_row_by_row_in_a_square(count, side, tmp_path):
     assert sprite.shape == (4 * side, 4 * side, 3)
     for place in range(side * side):
         row, column = divmod(place, side)
-        part = sprite[4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
+        # Within the frame.
+        part = sprite[4 * row + 1 : 4 * row + 3, 4 * column + 1 : 4 * column + 3]
         assert (part == (place + 1 if place < count else 0)).all()
+
+
+def test_frames_have_the_colours_of_the_labels():
+    labels = ["b", "a", "b", "c"]
+    found = framed(colours(4, size=24), labels)
+    assert (found[:, 2:-2, 2:-2] == colours(4, size=24)[:, 2:-2, 2:-2]).all()
+    frames = found[:, 0, 0].astype(int)
+    assert (frames[0] == frames[2]).all()
+    for a, b in ((0, 1), (0, 3), (1, 3)):
+        assert np.abs(frames[a] - frames[b]).max() > 100
+    for edge in (found[:, :2], found[:, -2:], found[:, :, :2], found[:, :, -2:]):
+        assert (edge == found[:, :1, :1]).all()
 
 
 def test_it_is_the_same_again(tmp_path):

@@ -96,17 +96,33 @@ def test_what_is_drawn(drawn):
     for axes in figure.axes:
         upright = [line.get_xdata() for line in axes.lines if line.get_linestyle() == "--"]
         assert upright == [[2.0, 2.0]]
-    assert [(text.get_text(), text.xy[0]) for text in loss.texts] == [("start of finetune", 2.0)]
+    [name] = loss.texts
+    assert name.get_text() == "start of finetune"
+    # Above the axes, where no curve is, over its line, and below the legend.
+    x, y = name.get_position()
+    assert (x, y) == (pytest.approx(2.0 / (1.02 * 3.0)), pytest.approx(1.012))
+    figure.draw_without_rendering()
+    axes_top, legend = loss.get_window_extent().y1, loss.get_legend().get_window_extent()
+    assert axes_top <= name.get_window_extent().y0 < name.get_window_extent().y1 <= legend.y0
     assert figure.get_suptitle() == "cats $and$ dogs"
 
 
 def test_every_phase_but_the_first_is_named(drawn):
     phases = [("head", 0.0), ("top", 1.0), ("half", 2.0), ("all", 2.9)]
     figure = drawn(learning_curves, LINES, phases=phases, title="gradual")
-    named = [(text.get_text(), text.xy[0]) for text in figure.axes[0].texts]
-    assert named == [("start of top", 1.0), ("start of half", 2.0), ("start of all", 2.9)]
-    # The last one stands to the left of its line, where there is room.
-    assert [text.get_ha() for text in figure.axes[0].texts] == ["left", "left", "right"]
+    texts = figure.axes[0].texts
+    assert [text.get_text() for text in texts] == ["start of top", "start of half", "start of all"]
+    figure.draw_without_rendering()
+    axes, boxes = figure.axes[0].get_window_extent(), [text.get_window_extent() for text in texts]
+    for box in boxes:
+        assert axes.x0 <= box.x0 < box.x1 <= axes.x1 + 1
+        assert box.y0 >= axes.y1
+    # Close to one another they stand in two rows.
+    near = drawn(learning_curves, LINES, phases=[*phases[:3], ("all", 2.1)], title="gradual").axes[0]
+    near.figure.draw_without_rendering()
+    first, second, third = (text.get_window_extent() for text in near.texts)
+    assert not second.overlaps(third)
+    assert first.y0 == second.y0 < third.y0 < third.y1 <= near.get_legend().get_window_extent().y0
 
 
 def test_the_start_of_a_phase_has_as_many_digits_as_the_lines(drawn):

@@ -396,3 +396,34 @@ def test_figures_of_many_classes(tmp_path):
     assert max(size_of(report.figures["confusion_matrix"])) < 2000
     assert max(size_of(report.figures["per_class"])) < 2000
     assert (tmp_path / "index.html").stat().st_size < 2e6
+
+
+def test_pictures_come_before_numbers_which_are_explained_and_validation_is_said_to_be_too_good(tmp_path):
+    write(tmp_path, pictures=greys)
+    page = (tmp_path / "index.html").read_text()
+    assert page.index("Worst mistakes") < page.index("Least certain") < page.index('class="cards"')
+    cards = re.findall(r'<div class="card" title="([^"]+)"><b>[^<]*</b><span>([^<]+)</span>', page)
+    assert [name for _, name in cards] == [
+        "top-2 accuracy", "macro F1", "log-loss", "calibration error", "Brier score", "mean ROC AUC",
+    ]  # fmt: skip
+    # By hovering, and in words below.
+    for meaning, name in cards:
+        assert f"<li><b>{name}</b>: {meaning}</li>" in page
+    assert "slightly too good" not in page
+    write(tmp_path, split="validation", pictures=greys)
+    note = "The validation split also chose these weights: read this number as slightly too good."
+    assert note in (tmp_path / "index.html").read_text()
+
+
+def test_how_it_was_trained_is_among_the_facts(tmp_path):
+    phases = [
+        "frozen for 10epochs: trains head/, adam at 0.001 (constant)",
+        "finetune for 5epochs: trains all",
+    ]
+    write(tmp_path, schedule="two_phase", phases=phases, head="mlp(512)", batch_size=32, began="2026-11-29")
+    page = (tmp_path / "index.html").read_text()
+    for what, value in (
+        ("begun on", "2026-11-29"), ("schedule", "two_phase"), ("phases", "; ".join(phases)),
+        ("head", "mlp(512)"), ("pictures per update", "32"),
+    ):  # fmt: skip
+        assert f'<th class="name" scope="row">{what}</th><th class="name" scope="row">{value}</th>' in page

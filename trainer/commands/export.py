@@ -242,7 +242,11 @@ def _card(
     report: dict[str, Any] | None,
 ) -> str:
     config, step = experiment.config, about.run["step"]
-    phases = [f"- {card.escaped(phase.describe())}" for phase in experiment.plan.phases]
+    # What came after these weights was not in their training.
+    before = [phase for phase in experiment.plan.phases if phase.start_step < step]
+    phases = [f"- {card.escaped(phase.describe())}" for phase in before]
+    if before and before[-1].stop_step > step:
+        phases[-1] += f"; these weights are those of step {step:,}"
     files = list(dict.fromkeys(model["file"] for model in found["models"]))
     parts = [
         card.title_section(about, head=config.model.head, task=experiment.task),

@@ -19,7 +19,15 @@ from trainer.run.embeddings import show_features
 from trainer.run.experiment import Experiment
 from trainer.run.extending import extend
 from trainer.run.finished_run import take_weights
-from trainer.run.introduction import check_record, introduce, record, show_options, sum_up, tell_finished
+from trainer.run.introduction import (
+    check_record,
+    introduce,
+    record,
+    show_options,
+    sum_up,
+    tell_finished,
+    told_in_vain,
+)
 from trainer.run.new_pictures import named_pictures
 from trainer.run.run_times import RunTimes
 from trainer.run.scoring import import_early, main_split, require_accuracy, score
@@ -142,6 +150,8 @@ def _train_once(config: Config, workdir: Workdir, checkpoints: Checkpoints, stop
     _log.info("results:     %s", workdir.root)
     tensorboard = shlex.join([sys.executable, "-m", "tensorboard.main", "--logdir", str(workdir.root)])
     _log.info("TensorBoard: %s", tensorboard)
+    if told := told_in_vain(plan, stages.state, metric=experiment.task.best):
+        _log.info("%s", told)
     require_accuracy(report, at_least=config.run.assert_accuracy_at_least)
     return 0
 

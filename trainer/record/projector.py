@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
+from colorsys import hsv_to_rgb
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ def write_projector(
       name: of the vectors.
       features: [N, D] float.
       thumbs: [N, S, S, 3] uint8, S as `thumb_size` says.
-      columns: two or more, {what: [N] words}; the first is the label of a point.
+      columns: two or more, {what: [N] words}; the first is the label of a point, and gives it its colour.
     """
     folder = run_folder / FOLDER
     remove_parts(folder)
@@ -48,7 +49,8 @@ def write_projector(
     table = [tuple(columns), *zip(*columns.values(), strict=True)]
     lines = ("\t".join(map(_cell, row)) + "\n" for row in table)
     write_bytes(folder / "metadata.tsv", "".join(lines).encode(errors="replace"))
-    write_bytes(folder / "sprite.png", tf.io.encode_png(_sprite(thumbs)).numpy())
+    labels = next(iter(columns.values()))
+    write_bytes(folder / "sprite.png", tf.io.encode_png(_sprite(framed(thumbs, labels))).numpy())
     config = ProjectorConfig()
     embedding = config.embeddings.add(
         tensor_name=name,
@@ -58,6 +60,27 @@ def write_projector(
     embedding.sprite.image_path = f"{FOLDER}/sprite.png"
     embedding.sprite.single_image_dim.extend(thumbs.shape[1:3])
     write_text(run_folder / "projector_config.pbtxt", text_format.MessageToString(config))
+
+
+def framed(thumbs: np.ndarray, labels: Sequence[str]) -> np.ndarray:
+    """Returns pictures in frames of the colours of their labels: the tab itself has no colours at first.
+
+    Args:
+      thumbs: [N, S, S, 3] uint8.
+      labels: [N] words; those that are the same have the same colour.
+    """
+    names = sorted(set(labels))
+    # Neighbours in the list are far apart in hue.
+    hues = [(0.02 + k * 0.618034) % 1.0 for k in range(len(names))]
+    colours = {
+        name: np.round(255 * np.array(hsv_to_rgb(hue, 0.85, 0.9)))
+        for name, hue in zip(names, hues, strict=True)
+    }
+    width = max(1, thumbs.shape[1] // 12)
+    found = np.empty_like(thumbs)
+    found[:] = np.array([colours[label] for label in labels], np.uint8)[:, None, None]
+    found[:, width:-width, width:-width] = thumbs[:, width:-width, width:-width]
+    return found
 
 
 def _cell(text: str) -> str:

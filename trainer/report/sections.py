@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -91,7 +92,24 @@ _LISTS = {
     "left_out_batches": "Batches that training left out",
     "shared_pictures": "Identical pictures in several splits",
 }
-_LABELS = {"num_examples": "pictures", "how": "splits", "image_size_px": "side of a picture, px"}
+_LABELS = {
+    "num_examples": "pictures", "how": "splits", "image_size_px": "side of a picture, px",
+    "began": "begun on", "batch_size": "pictures per update",
+}  # fmt: skip
+# What the numbers on the cards mean; docs/report.md says when not to believe them.
+_MEANINGS = {
+    "top-k accuracy": "share of the pictures whose class is among the k most probable ones",
+    "macro F1": "mean over the classes of F1, which is high where a class is both found and not seen "
+    "elsewhere; each class counts the same, however many pictures it has. 1 is best",
+    "log-loss": "how improbable the true classes were taken to be; confident mistakes cost most. 0 is best",
+    "calibration error": "how far probabilities are from the share that is right, on average. 0 is best",
+    "calibration error, scaled": "the same with all logits divided by the temperature",
+    "Brier score": "mean squared error of the probabilities. 0 is best",
+    "ROC AUC": "the chance that a picture of the second class has a higher probability of it than one of the "
+    "first. 0.5 is guessing, 1 is best",
+    "mean ROC AUC": "the chance that a picture of a class has a higher probability of it than one of "
+    "another, mean over the classes. 0.5 is guessing, 1 is best",
+}
 # What has a place of its own on the page, or is there only for programs.
 _NO_FACTS = {
     "format", "num_correct", "accuracy", "accuracy_95_percent_interval", "top_k_accuracy", "log_loss",
@@ -103,6 +121,12 @@ _NO_FACTS = {
 def headline(values: Mapping[str, Any], *, title: str) -> str:
     """Returns the accuracy with its interval."""
     low, high = values["accuracy_95_percent_interval"]
+    too_good = ""
+    if values["split"] == "validation":
+        too_good = (
+            '<p class="note">The validation split also chose these weights: read this number as slightly too '
+            "good. Only a test split is free of that.</p>"
+        )
     return (
         f"<h1>{escape(title)}</h1>\n"
         f'<p class="big">{percent(values["accuracy"])} right</p>\n'
@@ -110,7 +134,7 @@ def headline(values: Mapping[str, Any], *, title: str) -> str:
         f'<i class="point" style="left:{values["accuracy"]:.3%}"></i></div>\n'
         '<div class="ends"><span>0</span><span>100 %</span></div>\n'
         f"<p>{values['num_correct']:,} of {values['num_examples']:,} pictures; the 95\N{NO-BREAK SPACE}% "
-        f"interval is {percent(low)} to {percent(high)}. Weights of step {values['step']:,}.</p>"
+        f"interval is {percent(low)} to {percent(high)}. Weights of step {values['step']:,}.</p>{too_good}"
     )
 
 
@@ -144,10 +168,16 @@ def numbers(values: Mapping[str, Any]) -> str:
     if calibration["temperature"] is not None:
         scaled = calibration["expected_calibration_error_scaled"]
         cards.insert(-2, ("calibration error, scaled", percent(scaled)))
-    shown = "".join(f'<div class="card"><b>{value}</b><span>{name}</span></div>' for name, value in cards)
+    meanings = {name: _MEANINGS[re.sub(r"^top-\d+", "top-k", name)] for name, _ in cards}
+    shown = "".join(
+        f'<div class="card" title="{escape(meanings[name])}"><b>{value}</b><span>{name}</span></div>'
+        for name, value in cards
+    )
+    listed = "".join(f"<li><b>{name}</b>: {meaning}</li>" for name, meaning in meanings.items())
+    told = f"<details><summary>What these numbers mean</summary><ul>{listed}</ul></details>"
     notes = "".join(f"<li>{escape(name)}: {escape(reason)}</li>" for name, reason in found.items())
     missing = f'<div class="note">Not defined here:<ul>{notes}</ul></div>' if notes else ""
-    return f'<div class="cards">{shown}</div>{missing}'
+    return f'<div class="cards">{shown}</div>{told}{missing}'
 
 
 def confusions(values: Mapping[str, Any]) -> str:
@@ -266,7 +296,7 @@ def _told(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {_told(part)}" for key, part in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(map(_told, value))
+        return ("; " if any("," in str(part) for part in value) else ", ").join(map(_told, value))
     if isinstance(value, float):
         return f"{value:.6g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -1,6 +1,7 @@
 """What a run says of itself, from first to last: its record, TensorBoard's first pages, figures, the end."""
 
 import dataclasses
+import datetime
 import hashlib
 import json
 import logging
@@ -16,7 +17,7 @@ from trainer.cli.config import Config
 from trainer.data.decode import unscale
 from trainer.loop.evaluator import Evaluation
 from trainer.loop.monitoring import profile_range, real_values
-from trainer.loop.phases import Phase
+from trainer.loop.phases import Phase, Plan
 from trainer.loop.state import TrainState
 from trainer.plugins import load_plugins
 from trainer.record.summaries import Summaries
@@ -28,7 +29,7 @@ from trainer.store.provenance import code, versions
 
 _log = logging.getLogger("trainer")
 # What was recorded under way, and holds for the rest of the run.
-KEPT_FACTS = ("code", "code_changes", "rollbacks", "init_from", "extensions", "network")
+KEPT_FACTS = ("began", "code", "code_changes", "rollbacks", "init_from", "extensions", "network")
 MOST_ROWS = 200
 
 
@@ -61,7 +62,8 @@ def record(experiment: Experiment, workdir: Workdir, stages: Stages, *, network:
         versions=versions(),
         precision=stages.arithmetic.decided,
         **({"plugins": recorded} if recorded else {}),
-        **{"code": code(), "code_changes": [], "rollbacks": [], "network": dict(network), **kept},
+        **{"began": str(datetime.date.today()), "code": code(), "code_changes": [], "rollbacks": []},
+        **{"network": dict(network), **kept},
     )
     sizes = ", ".join(f"{name} {len(part):,}" for name, part in experiment.splits.indices.items())
     _log.info(
@@ -223,6 +225,23 @@ def sum_up(state: TrainState, summaries: Summaries, report: Mapping[str, Any]) -
         values |= {f"test_{name}": report[name] for name in names}
     known = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
     summaries.final(known, step=state.plan.total_steps)
+
+
+def told_in_vain(plan: Plan, state: TrainState, *, metric: str) -> str:
+    """Returns a line on the phases after the one that gave the best weights; empty where it was the last.
+
+    Args:
+      plan: of the run.
+      state: with the best weights.
+      metric: by which they are the best.
+    """
+    step = int(state.best["step"].numpy())
+    best = plan.phase_at(max(step - 1, 0))
+    if not (after := [phase.spec.name for phase in plan.phases[best.index + 1 :]]):
+        return ""
+    score = f"validation {metric} {float(state.best[metric].numpy()):.4f}"
+    phases = f"phase {' and '.join(after)} did not beat phase {best.spec.name}"
+    return f"{phases}: the best weights are those of step {step:,}, with {score}"
 
 
 def draw_curves(experiment: Experiment, workdir: Workdir, summaries: Summaries) -> None:

@@ -23,10 +23,12 @@ from trainer.paths import local_path
 from trainer.record.progress import counting
 from trainer.record.report_place import pictures_sha256, report_place, require_report_place, source_place
 from trainer.record.workdir import Workdir
+from trainer.run.experiment import head_of
 from trainer.run.finished_run import Network, open_network
 from trainer.run.scoring import (
     main_split,
     measures,
+    recipe_facts,
     recorded_temperature,
     require_accuracy,
     show_score,
@@ -122,6 +124,7 @@ def evaluate_pictures(
         how=f"those of {split}, found again by their SHA-256" if split else "all pictures",
         backbone=config.model.backbone,
         image_size_px=network.classifier.backbone.contract.width_px,
+        **recipe_facts(config.replace(head=head_of(config)), workdir),
         left_out_pictures=[list(picture) for picture in pictures.left_out],
         left_out_batches=workdir.read_facts()["rollbacks"],
         **seen,

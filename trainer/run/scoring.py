@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from trainer.cli.config import Config
+from trainer.cli.phase_specs import PhaseSpec
 from trainer.data.decode import unscale
 from trainer.data.pipeline import Pipeline
 from trainer.loop.evaluator import Evaluation
@@ -91,6 +93,7 @@ def score(
         how=experiment.splits.how,
         backbone=experiment.backbone.name,
         image_size_px=experiment.backbone.contract.width_px,
+        **recipe_facts(experiment.config, workdir),
         left_out_pictures=[list(picture) for picture in experiment.left_out],
         left_out_batches=workdir.read_facts()["rollbacks"],
         missing_classes=experiment.missing,
@@ -144,6 +147,29 @@ def write_scores(
     )
 
 
+def recipe_facts(config: Config, workdir: Workdir) -> dict[str, Any]:
+    """Returns what a report says of how the network of a run was trained, by its settled options."""
+    began = workdir.read_facts().get("began")
+    return {
+        **({"began": began} if began else {}),
+        "schedule": "--phase" if config.plan.phase else config.plan.schedule,
+        "phases": [told_phase(spec) for spec in config.phases],
+        "head": config.model.head,
+        "batch_size": config.plan.batch_size,
+        "seed": config.run.seed,
+    }
+
+
+def told_phase(spec: PhaseSpec) -> str:
+    """Returns e.g. 'frozen for 10epochs: trains head/, adam at 0.001 (constant)'."""
+    parts = [
+        f"trains {' '.join(spec.train)}, {spec.optimizer} at {spec.learning_rate:g} ({spec.lr_schedule})"
+    ]
+    parts += [f"augment {spec.augment}"] if spec.augment else []
+    parts += [f"average {spec.average}"] if spec.average else []
+    return f"{spec.name} for {spec.duration}: {', '.join(parts)}"
+
+
 def show_score(
     workdir: Workdir, folder: Path, step: int, values: Mapping[str, float], figures: Mapping[str, bytes]
 ) -> None:
@@ -163,6 +189,8 @@ def tell(values: Mapping[str, Any], folder: Path, *, secs: float) -> None:
         values["split"], 100 * values["accuracy"], values["num_correct"], values["num_examples"],
         100 * low, 100 * high, values["step"], secs,
     )  # fmt: skip
+    if values["split"] == "validation":
+        _log.info("             validation chose these weights, too: read this as slightly too good")
     _log.info("report:      %s", folder / "index.html")
 
 
