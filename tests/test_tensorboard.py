@@ -63,7 +63,7 @@ def test_the_same_tags_in_all_splits_and_pictures_of_evaluations(workdir):
     steps = steps_of(workdir.root / "validation")
     assert steps["loss"] == [2, 4, 6, 7]
     assert steps["confusion_matrix"] == steps["reliability"] == [4, 6, 7]
-    assert set(shown(workdir, ".")) == {"hparams", "scalars"}
+    assert set(shown(workdir, "options")) == {"hparams", "scalars"}
 
 
 def test_distributions_of_all_variables(workdir):
@@ -139,12 +139,14 @@ def test_a_run_that_is_started_again_at_its_end_writes_the_same(workdir, options
 
     def left():
         files = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and "tfevents" not in p.name}
-        return files, [steps_of(workdir.root / split) for split in (".", "train", "validation", "test")]
+        return files, [steps_of(workdir.root / split) for split in ("options", "train", "validation", "test")]
 
     before = left()
     assert len(before[0]) == 4
     for path in before[0]:
         path.write_bytes(b"damaged")
+    # Else it is finished, and nothing is done.
+    (workdir.report / "metrics.json").unlink()
     assert call_main(*options, *WATCHED, f"--workdir={workdir.root}") == 0
     assert left() == before
 

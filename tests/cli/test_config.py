@@ -166,3 +166,10 @@ def test_values_out_of_range(values, message):
 )
 def test_options_that_change_no_phase(values, unused):
     assert Config().replace(**values).unused(values) == unused
+
+
+def test_a_flagfile_of_what_was_changed():
+    config = Config().replace(seed=3, frozen_for="3epochs", phase=["for=1steps; train=head"], nesterov=True)
+    wanted = {"--seed=3", "--frozen_for=3epochs", "--phase=for=1steps; train=head", "--nesterov"}
+    assert set(config.flagfile(changed_only=True).splitlines()) == wanted
+    assert Config().flagfile(changed_only=True).strip() == ""

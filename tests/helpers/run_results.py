@@ -10,7 +10,7 @@ from typing import Any
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
-SPLITS = (".", "train", "validation", "test")
+SPLITS = ("options", "train", "validation", "test")
 EVENTS = "events.out.tfevents."
 # Times differ from run to run, and a log right after a restart has none.
 TIMING = ("images_per_second", "input_wait_share")

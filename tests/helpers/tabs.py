@@ -27,6 +27,18 @@ def hparams_rows(logdir: Path) -> dict[str, dict[str, float]]:
     }
 
 
+def hparams_columns(logdir: Path) -> tuple[list[str], set[str]]:
+    """Returns the options of the HPARAMS tab, in its order, and the names of its metrics."""
+    context, request, names = (
+        Context(_context(logdir)),
+        RequestContext(),
+        "",
+    )
+    metadata = context.hparams_metadata(request, names)
+    found = context.experiment_from_metadata(request, names, True, metadata, None)
+    return [info.name for info in found.hparam_infos], {info.name.tag for info in found.metric_infos}
+
+
 class Projector:
     """The PROJECTOR tab."""
 

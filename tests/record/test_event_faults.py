@@ -25,7 +25,7 @@ from tensorboard.backend.event_processing.event_file_loader import RawEventFileL
 from tests.record.events import Running, scalars, steps_of
 from trainer.record import event_files
 from trainer.record.report_place import report_manifest
-from trainer.record.summaries import Summaries
+from trainer.record.summaries import OPTIONS, Summaries
 from trainer.record.workdir import Workdir
 from trainer.values import TrainerError
 
@@ -100,7 +100,7 @@ def event_files_of(workdir):
 def shown_by(running):
     """Returns what a TensorBoard shows, but for the content of the HPARAMS tab, which has times in it."""
     shown = running.look().shown()
-    return {key: [step for step, _ in shown[key]] if key[0] == "." else shown[key] for key in shown}
+    return {key: [step for step, _ in shown[key]] if key[0] == OPTIONS else shown[key] for key in shown}
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def unbroken(tmp_path_factory):
     workdir = made(tmp_path_factory.mktemp("unbroken") / "run")
     count = sum(1 for _ in side_effects(workdir, [None]))
     shown = shown_by(Running(workdir.root))
-    assert {key: [step for step, _ in shown[key]] for key in shown if key[0] != "."} == {
+    assert {key: [step for step, _ in shown[key]] for key in shown if key[0] != OPTIONS} == {
         ("train", "flagfile"): [0],
         ("train", "__run_graph__"): [0],
         ("train", "pictures/0"): [1],
@@ -196,7 +196,7 @@ def test_a_server_that_is_running_shows_each_point_once(load_fast, unbroken, tmp
     if load_fast == "true":
         pytest.importorskip("tensorboard_data_server")
     shown, _, _ = unbroken
-    whole = {key: shown[key] if key[0] == "." else [step for step, _ in shown[key]] for key in shown}
+    whole = {key: shown[key] if key[0] == OPTIONS else [step for step, _ in shown[key]] for key in shown}
     whole = {key: steps for key, steps in whole.items() if "_" not in key[1][:2]}
     workdir, at = made(tmp_path / "run"), [None]
     with Server(workdir.root, load_fast=load_fast) as server:
@@ -209,7 +209,7 @@ def test_a_server_that_is_running_shows_each_point_once(load_fast, unbroken, tmp
         read["validation", "loss"] = [2, 4, 6]
         ending = (
             ("validation", "confusion_matrix"), ("test", "loss"), ("test", "confusion_matrix"),
-            (".", "final/test_loss"),
+            (OPTIONS, "final/test_loss"),
         )  # fmt: skip
         for key in ending:
             del read[key]
@@ -420,7 +420,7 @@ def test_an_event_file_that_someone_removes(tmp_path):
 
 WRITER = """
 import sys
-from trainer.record.summaries import Summaries
+from trainer.record.summaries import OPTIONS, Summaries
 from trainer.record.workdir import Workdir
 
 summaries = Summaries(Workdir(sys.argv[1]))
@@ -456,9 +456,15 @@ def test_processes_of_one_second_are_read_in_the_order_of_time(tmp_path):
 
 # Of the last steps of each split that stay after a restore; see `Summaries.cut_back`.
 LAST = {
-    step: {".": max(step - 1, 0), "train": step, "validation": step - 1, "test": -1}
+    step: {
+        OPTIONS: max(step - 1, 0),
+        ".": max(step - 1, 0),
+        "train": step,
+        "validation": step - 1,
+        "test": -1,
+    }
     for step in (0, 2, 3, 4, 6, 8)
-} | {None: dict.fromkeys((".", "train", "validation", "test"), -1)}
+} | {None: dict.fromkeys((OPTIONS, ".", "train", "validation", "test"), -1)}
 DAMAGE = st.tuples(
     st.integers(0, 10**6),
     st.integers(0, 10**6),

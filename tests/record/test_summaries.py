@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from tests.helpers.tabs import hparams_rows
+from tests.helpers.tabs import hparams_columns, hparams_rows
 from tests.record.events import accumulated, plugin, scalars, steps_of
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
@@ -249,9 +249,9 @@ FINAL = {"validation_accuracy": 0.75, "validation_loss": 0.5, "test_accuracy": 0
 
 def test_options_of_the_run_for_the_hparams_tab(workdir):
     summaries = Summaries(workdir)
-    summaries.hparams(OPTIONS, changed=["dropout"])
+    summaries.hparams(OPTIONS)
     summaries.close()
-    events = accumulated(workdir.root)
+    events = accumulated(workdir.root / "options")
     data = {}
     for tag in events.Tags()["tensors"]:
         if plugin(events, tag) == "hparams":
@@ -266,13 +266,23 @@ def test_options_of_the_run_for_the_hparams_tab(workdir):
         "drop": "bool_value",
     }
     assert started.hparams["batch_size"].number_value == 32
-    experiment = data[hparams_metadata.EXPERIMENT_TAG].experiment
-    assert {info.name: info.differs for info in experiment.hparam_infos} == {
-        "batch_size": False, "drop": False, "dropout": True, "head": False,
-    }  # fmt: skip
-    assert {(info.name.group, info.name.tag) for info in experiment.metric_infos} == {
-        ("", f"final/{name}") for name in FINAL
-    }
+    # TensorBoard would go by the one of the first run that it finds.
+    assert hparams_metadata.EXPERIMENT_TAG not in data
+
+
+def test_the_hparams_tab_shows_first_in_which_options_runs_differ(tmp_path):
+    for name, changes in (("a", {}), ("b", {"zoom": 3})):
+        workdir = Workdir(str(tmp_path / name))
+        workdir.make()
+        summaries = Summaries(workdir)
+        summaries.hparams({**OPTIONS, "zoom": 2, **changes})
+        summaries.scalars("validation", 3, {"loss": 1.0, "accuracy": 0.5})
+        summaries.final(FINAL, step=9)
+        summaries.close()
+    columns, metrics = hparams_columns(tmp_path)
+    assert columns == ["zoom", "batch_size", "drop", "dropout", "head"]
+    # And nothing of the splits, which has its place elsewhere.
+    assert metrics == {f"final/{name}" for name in FINAL}
 
 
 @pytest.mark.parametrize("shown", ["run", "."])
@@ -287,7 +297,7 @@ def test_the_hparams_tab_finds_the_numbers_of_a_run_from_any_folder(shown, tmp_p
         if shown == ".":
             break
     rows = hparams_rows(tmp_path / "run")
-    names = ["a/seed-0", "b/seed-0", "c"] if shown == "run" else ["."]
+    names = ["a/seed-0/options", "b/seed-0/options", "c/options"] if shown == "run" else ["options"]
     # Two runs of the same name are two rows, and each has its own numbers.
     assert rows == {
         name: {f"final/{metric}": value + i for metric, value in FINAL.items()}
@@ -301,9 +311,10 @@ def test_final_numbers_are_there_once_after_a_second_end(workdir):
         summaries.cut_back(9)
         summaries.final(FINAL, step=9)
         summaries.close()
-    assert scalars(workdir.root) == {f"final/{name}": [(9, value)] for name, value in FINAL.items()}
+    folder = workdir.root / "options"
+    assert scalars(folder) == {f"final/{name}": [(9, value)] for name, value in FINAL.items()}
     Summaries(workdir).cut_back(9)
-    assert scalars(workdir.root) == {}
+    assert scalars(folder) == {}
 
 
 def test_cut_back_keeps_the_options(workdir):
@@ -311,9 +322,9 @@ def test_cut_back_keeps_the_options(workdir):
     summaries.hparams(OPTIONS)
     summaries.close()
     Summaries(workdir).cut_back(1)
-    assert len(steps_of(workdir.root)) == 2
+    assert len(steps_of(workdir.root / "options")) == 1
     Summaries(workdir).cut_back(None)
-    assert steps_of(workdir.root) == {}
+    assert steps_of(workdir.root / "options") == {}
 
 
 def test_distributions_of_arrays(workdir):

@@ -93,11 +93,15 @@ class Config:
         text = json.dumps({**self.identity_values(), **others}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def flagfile(self) -> str:
-        """Returns a flagfile that gives this configuration: every option that has an effect, one a line."""
-        lines = []
+    def flagfile(self, *, changed_only: bool = False) -> str:
+        """Returns a flagfile that gives this configuration: every option that has an effect, one a line.
+
+        Args:
+          changed_only: whether those at their default are left out, which another version may have changed.
+        """
+        lines, defaults = [], Config().flat()
         for name, value in self.flat().items():
-            if name in self.ruled():
+            if name in self.ruled() or (changed_only and value == defaults[name]):
                 continue
             if isinstance(value, bool):
                 lines.append(f"--{name}" if value else f"--no{name}")

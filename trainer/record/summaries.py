@@ -3,7 +3,7 @@
 import contextlib
 import json
 import struct
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ import tensorflow as tf
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.histogram import metadata as histogram_metadata
 from tensorboard.plugins.hparams import api as hparams_api
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.plugins.image import metadata as image_metadata
 from tensorboard.util.tensor_util import make_tensor_proto
 
@@ -22,26 +21,6 @@ from trainer.store.files import remove_parts, sync
 from trainer.values import TrainerError, told_by_tensorflow
 
 NUM_BINS = 30
-
-
-def hparams_config(names: Collection[str], *, changed: Collection[str], metrics: Mapping[str, str]) -> bytes:
-    """Returns the summary that says what the HPARAMS tab has columns for.
-
-    Args:
-      names: of the options.
-      changed: those that come first; the tab shows the first five unless asked for others.
-      metrics: {tag of a scalar beside the options: what its column is called}.
-    """
-    summary = hparams_api.hparams_config_pb(
-        hparams=[hparams_api.HParam(name) for name in names],
-        metrics=[hparams_api.Metric(tag, display_name=name) for tag, name in metrics.items()],
-    )
-    plugin_data = summary.value[0].metadata.plugin_data
-    data = HParamsPluginData.FromString(plugin_data.content)
-    for info in data.experiment.hparam_infos:
-        info.differs = info.name in changed
-    plugin_data.content = data.SerializeToString()
-    return summary.SerializeToString()
 
 
 def image_summary(tag: str, png: bytes) -> bytes:
@@ -91,9 +70,8 @@ def _histogram(numbers: np.ndarray) -> np.ndarray:
     return np.stack([edges[:-1], edges[1:], counts], axis=-1)
 
 
-def final_names(metric: str) -> list[str]:
-    """Returns what a finished run is compared by: of the evaluation with the best `metric`, and of test."""
-    return [f"{split}_{name}" for split in ("validation", "test") for name in (metric, "loss")]
+# The folder of what a run is compared by, in TensorBoard a run of its own.
+OPTIONS = "options"
 
 
 class Summaries:
@@ -152,30 +130,27 @@ class Summaries:
         with self._writing(split, step):
             tf.summary.experimental.write_raw_pb(histogram_summary(values))
 
-    def hparams(
-        self, values: Mapping[str, Any], *, changed: Collection[str] = (), metric: str = "accuracy"
-    ) -> None:
-        """Writes the options of the run for the HPARAMS tab, which shows those that are `changed` first.
+    def hparams(self, values: Mapping[str, Any]) -> None:
+        """Writes the options of the run, {option: value}, for the HPARAMS tab.
 
-        Args:
-          values: {option: value}.
-          changed: names of options.
-          metric: what the best weights have the highest of.
+        Nothing says which columns there are: TensorBoard then looks at all runs it shows, and the options in
+        which they differ come first.
         """
-        # Beside the splits, where `final` is, too. Metrics of another folder are found only where the run is
-        # below the folder that TensorBoard shows.
-        metrics = {f"final/{name}": name for name in final_names(metric)}
-        columns = hparams_config(values, changed=changed, metrics=metrics)
-        with self._writing(".", 0, num_events=2):
-            tf.summary.experimental.write_raw_pb(columns)
+        with self._writing(self._options, 0):
             # Called nothing, a run is called by its folder. Runs of the same name would be one, on the mean.
             hparams_api.hparams(dict(values), trial_id="")
 
     def final(self, values: Mapping[str, float], *, step: int) -> None:
-        """Writes what the HPARAMS tab sorts runs by, some of `final_names`; the step is the run's last."""
-        with self._writing(".", step, num_events=len(values)):
+        """Writes what the HPARAMS tab sorts runs by, by their names; the step is the run's last."""
+        with self._writing(self._options, step, num_events=len(values)):
             for name, value in values.items():
                 tf.summary.scalar(f"final/{name}", value)
+
+    @property
+    def _options(self) -> str:
+        """The folder of options and final scores, apart from the splits: their scalars would be columns."""
+        # A run of an older version has them in its own folder.
+        return "." if event_files(self._workdir.root) else OPTIONS
 
     def score(
         self, folder: Path, step: int, values: Mapping[str, float], figures: Mapping[str, bytes]
@@ -220,13 +195,15 @@ class Summaries:
         start = -1 if step is None else step
         # The options are of step 0.
         options = -1 if with_options else min(start, max(start - 1, 0))
-        last = {".": options, "train": start, "validation": (step or 0) - 1, "test": -1}
+        last = {OPTIONS: options, ".": options, "train": start, "validation": (step or 0) - 1, "test": -1}
         metrics = self._workdir.metrics_jsonl
         with _told_of(f"{metrics} cannot be cut back"):
             # Before the others, for it may be refused.
             cut_metrics(metrics, last)
         for split in last:
             folder = self._workdir.root / split
+            if split == "." and not event_files(folder):
+                continue
             with _told_of(f"event files of {split} cannot be cut back"):
                 remove_parts(folder)
                 paths = event_files(folder)

@@ -70,7 +70,7 @@ class Workdir:
     run.json         configuration, contract, versions
     splits.json      every example of every split with the digest of its bytes
     metrics.jsonl    one line per log or evaluation: what the event files hold, without times
-    train/ validation/ test/   event files
+    train/ validation/ test/ options/   event files
     checkpoints/     the latest ones; best/ below it
     report/          the evaluation of a split
     plugins/         copies of the code that --plugin named

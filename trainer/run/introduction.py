@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from trainer.cli.config import Config
 from trainer.data.decode import unscale
 from trainer.loop.evaluator import Evaluation
 from trainer.loop.monitoring import profile_range, real_values
@@ -126,19 +125,13 @@ def introduce(stages: Stages, summaries: Summaries) -> None:
 
 def show_options(experiment: Experiment, summaries: Summaries, *, step: int) -> None:
     """Writes the options for TensorBoard, as those from a step on."""
-    swept, defaults = _swept(experiment.config), _swept(Config())
-    changed = [name for name in swept if swept[name] != defaults[name]]
-    summaries.hparams(swept, changed=changed, metric=experiment.task.best)
-    flagfile = experiment.asked.replace(extend=False).flagfile()
-    summaries.text("train", "flagfile", "\n".join("    " + line for line in flagfile.splitlines()), step=step)
-
-
-def _swept(config: Config) -> dict[str, Any]:
-    """Returns {name: value} of what runs are likely to differ in, as TensorBoard takes them."""
-    sections = (config.model, config.plan, config.update)
-    found = {name: value for section in sections for name, value in dataclasses.asdict(section).items()}
-    found |= {"source": config.data.source, "seed": config.run.seed}
-    return {name: json.dumps(v) if isinstance(v, tuple) else v for name, v in found.items()}
+    # All that changes the numbers of a run, as TensorBoard takes it.
+    options = experiment.config.identity_values()
+    summaries.hparams({name: json.dumps(v) if isinstance(v, tuple) else v for name, v in options.items()})
+    changed = experiment.asked.replace(extend=False).flagfile(changed_only=True)
+    told = "Changed from the defaults; `flagfile.flags` in the folder of the run has all options.\n\n"
+    lines = "\n".join("    " + line for line in changed.splitlines())
+    summaries.text("train", "flagfile", told + lines, step=step)
 
 
 def _manifest(experiment: Experiment) -> str:
