@@ -61,8 +61,14 @@ def record(experiment: Experiment, workdir: Workdir, stages: Stages, *, network:
         versions=versions(),
         precision=stages.arithmetic.decided,
         **({"plugins": recorded} if recorded else {}),
-        **{"began": str(datetime.date.today()), "code": code(), "code_changes": [], "rollbacks": []},
-        **{"network": dict(network), **kept},
+        **{
+            "began": str(datetime.date.today()),
+            "code": code(),
+            "code_changes": [],
+            "rollbacks": [],
+            "network": dict(network),
+            **kept,
+        },
     )
     sizes = ", ".join(f"{name} {len(part):,}" for name, part in experiment.splits.indices.items())
     _log.info(
