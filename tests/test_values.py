@@ -1,8 +1,20 @@
 """Durations and lists of calls, by hand."""
 
+import dataclasses
+import json
+
 import pytest
 
-from trainer.values import Call, Duration, UsageError, failure_in_words, parse_calls, told_by_tensorflow
+from trainer.values import (
+    CONTRACT_SHAPE,
+    Call,
+    Contract,
+    Duration,
+    UsageError,
+    failure_in_words,
+    parse_calls,
+    told_by_tensorflow,
+)
 
 
 @pytest.mark.parametrize(
@@ -149,3 +161,15 @@ def test_what_tensorflow_says_is_the_error_itself(before, error, after):
 def test_only_errors_of_operations_and_want_of_memory_are_put_in_words():
     assert failure_in_words(ValueError("too bright")) == ""
     assert failure_in_words(MemoryError()).startswith("out of memory: MemoryError. A smaller --batch_size ")
+
+
+def test_a_contract_through_json():
+    contract = Contract(4, 6, (-1.0, 1.0), 2, any_size=True, fit="crop", antialias=True)
+    values = json.loads(json.dumps(dataclasses.asdict(contract)))
+    assert {name.removesuffix("?") for name in CONTRACT_SHAPE} == set(values)
+    assert Contract.from_json(values) == contract
+    # Runs and models of before there was a choice.
+    del values["fit"], values["antialias"]
+    assert Contract.from_json(values) == Contract(4, 6, (-1.0, 1.0), 2, any_size=True)
+    with pytest.raises(ValueError, match=r"contract\.fit is 'fold', expected one of stretch, crop, pad"):
+        Contract.from_json({**values, "fit": "fold"})

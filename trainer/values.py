@@ -4,12 +4,14 @@ Standard library only, and nothing of ours: everything else may import this.
 """
 
 import ast
+import dataclasses
 import itertools
 import math
 import os
 import re
 import traceback
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -261,7 +263,13 @@ CONTRACT_SHAPE = {
     "any_size": bool,
     "resize": str,
     "dtype": str,
+    "fit?": str,
+    "antialias?": bool,
 }
+FITS = ("stretch", "crop", "pad")
+"""How a picture of any aspect is brought to a network's size; see `Contract.fit`."""
+PADDING = 0.5
+"""What is around a padded picture, from 0, black, to 1: the middle grey, about 0 to most networks."""
 
 
 @dataclass(frozen=True)
@@ -279,6 +287,26 @@ class Contract:
     any_size: bool
     resize: str = "bilinear"
     dtype: str = "float32"
+    fit: str = "stretch"
+    """One of FITS. stretch: all of a picture, whatever that does to its aspect. crop: the largest part in its
+    middle that has the aspect of `height_px` and `width_px`. pad: all of it in its own aspect, in the middle,
+    with PADDING around it. `model.backbones.open_backbone` sets it, as --resize says."""
+    antialias: bool = False
+    """Whether shrinking takes all pixels into account, by a kernel that widens with it; without, each new
+    pixel is made of four. `open_backbone` sets it, as --antialias says."""
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Contract":
+        """Returns what CONTRACT_SHAPE describes; what is older than a field was made by its default.
+
+        Raises:
+          ValueError: it asks for what this version does not know.
+        """
+        known = {field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values}
+        contract = cls(**{**known, "value_range": tuple(values["value_range"])})
+        if contract.fit not in FITS:
+            raise ValueError(f"contract.fit is {contract.fit!r}, expected one of {', '.join(FITS)}")
+        return contract
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -1,6 +1,7 @@
 """The tree of options, its validation, and what identifies a run."""
 
 import dataclasses
+import hashlib
 import json
 import re
 
@@ -85,6 +86,18 @@ def test_every_option_is_described(name):
 def test_identity_is_lasting():
     assert re.fullmatch("[0-9a-f]{16}", Config().identity())
     assert Config().identity() == Config.from_flat(dict(reversed(Config().flat().items()))).identity()
+
+
+def test_options_that_came_later_leave_hashes_as_they_were():
+    """A hash over what there was before them, where they are as it was then."""
+    config = Config().replace(seed=3)
+    values = config.identity_values()
+    del values["resize"], values["antialias"]
+    text = json.dumps(values, sort_keys=True)
+    assert config.identity() == hashlib.sha256(text.encode()).hexdigest()[:16]
+    assert (
+        len({config.replace(**new).identity() for new in ({}, {"resize": "pad"}, {"antialias": True})}) == 3
+    )
 
 
 def test_options_are_frozen():

@@ -112,6 +112,107 @@ def test_to_contract_is_bit_equal_to_the_textbook():
     assert not np.array_equal(made, to_contract(image, contract(resize="bicubic")))
 
 
+def columns(values, height) -> np.ndarray:
+    """A grey picture whose columns have these values, 0 to 255."""
+    return np.repeat(np.broadcast_to(np.uint8(values), [height, len(values)])[..., None], 3, axis=2)
+
+
+def fitted(picture: np.ndarray, size, **options) -> np.ndarray:
+    """The first channel, 0 to 255, of what a network sees."""
+    made = to_contract(tf.constant(picture), Contract(*size, (0.0, 1.0), 10, any_size=True, **options))
+    assert (made.shape, made.dtype) == ((*size, 3), tf.float32)
+    return made.numpy()[..., 0] * 255
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size", "seen"),
+    [
+        # Columns that are seen, of a picture whose columns are 0, 10, 20, ...
+        (4, 8, (4, 4), [20, 30, 40, 50]),
+        (4, 9, (4, 4), [20, 30, 40, 50]),
+        (4, 4, (4, 4), [0, 10, 20, 30]),
+        (8, 4, (4, 4), [0, 10, 20, 30]),
+        (8, 8, (4, 4), [5, 25, 45, 65]),
+        (8, 16, (4, 4), [45, 65, 85, 105]),
+        # A network that wants twice as wide as high.
+        (4, 12, (4, 8), [20, 30, 40, 50, 60, 70, 80, 90]),
+        (6, 4, (2, 4), [0, 10, 20, 30]),
+        # 1.5 of the 3 columns: 2.
+        (3, 3, (4, 2), [0, 10]),
+    ],
+)
+def test_crop_sees_the_middle(height, width, size, seen):
+    picture = columns(10 * np.arange(width), height)
+    np.testing.assert_allclose(fitted(picture, size, fit="crop"), [seen] * size[0], atol=1e-4)
+    upright = fitted(picture.swapaxes(0, 1), size[::-1], fit="crop")
+    np.testing.assert_allclose(upright.T, [seen] * size[0], atol=1e-4)
+
+
+GREY = 127.5
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size", "rows", "row"),
+    [
+        # How often each row is there, and the picture's row within grey.
+        (2, 4, (4, 4), [(1, GREY), (2, None), (1, GREY)], [0, 10, 20, 30]),
+        (1, 4, (4, 4), [(1, GREY), (1, None), (2, GREY)], [0, 10, 20, 30]),
+        (4, 4, (4, 4), [(4, None)], [0, 10, 20, 30]),
+        (4, 2, (4, 4), [(4, None)], [GREY, 0, 10, GREY]),
+        (4, 8, (4, 4), [(1, GREY), (2, None), (1, GREY)], [5, 25, 45, 65]),
+        # A network that wants twice as wide as high.
+        (4, 4, (4, 8), [(4, None)], [GREY, GREY, 0, 10, 20, 30, GREY, GREY]),
+        # 2.5 rows: 3.
+        (5, 8, (4, 4), [(3, None), (1, GREY)], [5, 25, 45, 65]),
+    ],
+)
+def test_pad_shows_all_in_the_middle_of_grey(height, width, size, rows, row):
+    picture = columns(10 * np.arange(width), height)
+    seen = [row if grey is None else [grey] * size[1] for count, grey in rows for _ in range(count)]
+    np.testing.assert_allclose(fitted(picture, size, fit="pad"), seen, atol=1e-4)
+    upright = fitted(picture.swapaxes(0, 1), size[::-1], fit="pad")
+    np.testing.assert_allclose(upright.T, seen, atol=1e-4)
+
+
+def test_antialias_takes_all_pixels_by_hand():
+    edge = columns([0, 0, 0, 0, 200, 200, 200, 200], 8)
+    # Half as many: of four pixels each, with weights 1, 3, 3, 1.
+    np.testing.assert_allclose(fitted(edge, (4, 4), antialias=True), [[0, 25, 175, 200]] * 4, atol=1e-3)
+    np.testing.assert_allclose(fitted(edge, (4, 4)), [[0, 0, 200, 200]] * 4, atol=1e-3)
+    # Lines of one pixel: a third as many see one of three, or all.
+    lines = columns([0, 200] * 12, 24)
+    np.testing.assert_allclose(fitted(lines, (8, 8))[0], [200, 0] * 4, atol=1e-3)
+    assert np.ptp(fitted(lines, (8, 8), antialias=True)[0, 1:-1]) < 25
+    # What grows is the same.
+    np.testing.assert_allclose(fitted(edge, (16, 20), antialias=True), fitted(edge, (16, 20)), atol=1e-3)
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 1), (2, 3)])
+def test_any_shape_fits(shape, fit, antialias):
+    picture = np.full([*shape, 3], 200, np.uint8)
+    found = fitted(picture, (8, 6), fit=fit, antialias=antialias)
+    # No grey runs into the picture, or the other way.
+    is_seen = np.abs(found - 200) < 1e-3
+    assert np.logical_or(is_seen, found == GREY).all()
+    assert is_seen.any()
+    assert is_seen.all() or fit == "pad"
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad"])
+@pytest.mark.parametrize("size", [(160, 480), (480, 160)])
+def test_what_is_decoded_smaller_is_large_enough_to_crop_and_pad(fit, size):
+    """A square network of 40 px: a quarter is enough, and what is cut out of it has 40 px."""
+    x, y = np.meshgrid(*(np.linspace(0, 9, side) for side in size))
+    waves = np.uint8(127 + 60 * np.stack([np.sin(x + y), np.cos(x), np.sin(y)], axis=-1))
+    data = encode(Image.fromarray(waves), "JPEG", quality=95)
+    reduced = scaled(data, (40, 40))
+    assert min(reduced.shape[:2]) == 40
+    small, large = (fitted(of, (40, 40), fit=fit, antialias=True) for of in (reduced, pixels(data)))
+    np.testing.assert_allclose(small, large, atol=8)
+
+
 def test_scale_maps_to_the_value_range():
     image01 = tf.constant([0.0, 0.25, 1.0])
     assert scale(image01, contract()) is image01

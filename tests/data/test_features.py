@@ -218,6 +218,8 @@ OTHERS = {
     "height": {"contract": {"height_px": 9}},
     "width": {"contract": {"width_px": 9}},
     "range": {"contract": {"value_range": (-1.0, 1.0)}},
+    "crop": {"contract": {"fit": "crop"}},
+    "antialias": {"contract": {"antialias": True}},
     "decoding": {"decoding": "scaled"},
     **{name: {"network": NETWORK | {name: "other"}} for name in NETWORK},
     "augmented": {"view": VIEW},

@@ -4,7 +4,7 @@ import ast
 import importlib.util
 import json
 import struct
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from trainer.data.decode import decode, to_contract
 from trainer.data.inspect.bad_pictures import BadPictureError
 from trainer.data.inspect.headers import inspect_picture
 from trainer.export import preprocess
-from trainer.values import Contract
+from trainer.values import FITS, Contract
 
 CONTRACT = Contract(48, 32, (0.0, 1.0), feature_width=2, any_size=True)
 
@@ -40,18 +40,22 @@ def read_picture(tmp_path):
     spec.loader.exec_module(shipped)
 
     def read(data, *, as_bytes=False, contract=CONTRACT, **changes):
-        about = {"exif": "apply", "decoding": "exact", **changes, "contract": asdict(contract)}
+        about = {"exif": "apply", "decoding": "exact", **changes, "contract": contract}
+        if isinstance(contract, Contract):
+            about["contract"] = asdict(contract)
         (tmp_path / "export.json").write_text(json.dumps(about))
         return shipped.read_picture(data, as_bytes=as_bytes)
 
     return read
 
 
-def as_training(data: bytes, *, decoding: str = "exact", exif: str = "apply") -> np.ndarray:
+def as_training(
+    data: bytes, *, decoding: str = "exact", exif: str = "apply", contract: Contract = CONTRACT
+) -> np.ndarray:
     turn = inspect_picture(data, name="x").orientation if exif == "apply" else 1
     at_least = (CONTRACT.height_px, CONTRACT.width_px) if decoding == "scaled" else None
     image = decode(tf.constant(data), tf.constant(turn), at_least=at_least)
-    return to_contract(image, CONTRACT).numpy()
+    return to_contract(image, contract).numpy()
 
 
 def test_resizing_is_that_of_training_to_the_last_bit():
@@ -64,6 +68,40 @@ def test_resizing_is_that_of_training_to_the_last_bit():
         found = preprocess.resize(pixels, int(to_height), int(to_width))
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found, wanted)
+
+
+def test_every_fit_is_that_of_training():
+    """To the last bit, or, where it is smoothed, within 1e-5; whatever shapes picture and network have."""
+    draw = np.random.default_rng(1)
+    shapes = [(1, 1), (1, 3000), (3000, 1), (48, 32), (7, 2001), *draw.integers(1, 400, [20, 2]).tolist()]
+    for shape in shapes:
+        pixels = draw.integers(0, 256, [*shape, 3]).astype(np.uint8)
+        to_height, to_width = draw.integers(1, 200, 2).tolist()
+        for fit in FITS:
+            for antialias in (False, True):
+                contract = Contract(to_height, to_width, (0.0, 1.0), 2, True, fit=fit, antialias=antialias)
+                wanted = to_contract(tf.constant(pixels), contract).numpy()
+                found = preprocess.to_contract(pixels, asdict(contract))
+                assert (found.shape, found.dtype) == (wanted.shape, np.float32)
+                np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * antialias)
+
+
+@pytest.mark.parametrize("turn", [1, 6])
+@pytest.mark.parametrize("fit", ["crop", "pad"])
+def test_pictures_are_upright_before_they_are_cropped_or_padded(fit, turn, read_picture):
+    contract = replace(CONTRACT, fit=fit, antialias=True)
+    data = encode(photo(400, 300), "PNG", exif=exif(turn))
+    found = read_picture(data, contract=contract)
+    np.testing.assert_allclose(found[0], as_training(data, contract=contract), atol=1e-5)
+    in_bytes = read_picture(data, contract=contract, as_bytes=True)
+    np.testing.assert_array_equal(in_bytes, np.round(found * 255).astype(np.uint8))
+
+
+def test_a_model_that_is_older_than_the_choice_stretches(read_picture, tmp_path):
+    data = encode(photo(40, 30), "PNG")
+    wanted = read_picture(data)
+    old = {name: value for name, value in asdict(CONTRACT).items() if name not in ("fit", "antialias")}
+    np.testing.assert_array_equal(read_picture(data, contract=old), wanted)
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
@@ -119,6 +157,8 @@ def test_what_it_cannot_do_is_an_error(read_picture):
     other = Contract(48, 32, (0.0, 1.0), feature_width=2, any_size=True, resize="bicubic")
     with pytest.raises(ValueError, match="does not resize by bicubic"):
         read_picture(encode(photo(40, 30), "PNG"), contract=other)
+    with pytest.raises(ValueError, match="does not know how to fold a picture"):
+        read_picture(encode(photo(40, 30), "PNG"), contract=replace(CONTRACT, fit="fold"))
     for data in (b"text", encode(photo(40, 30), "PNG")[:100]):
         with pytest.raises((OSError, SyntaxError)):
             read_picture(data)

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from trainer.cli.command_options import (
 )
 from trainer.cli.declare import KINDS
 from trainer.cli.options import (
+    OF_OLDER_RUNS,
     DataConfig,
     GuardConfig,
     ModelConfig,
@@ -80,6 +81,11 @@ class Config:
         return {f.name: getattr(s, f.name) for s, f in self._fields() if f.metadata["identity"]}
 
     @classmethod
+    def of_record(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns {flag name: value} of a run that recorded some; what is newer is as it was then."""
+        return {**cls().flat(), **OF_OLDER_RUNS, **values}
+
+    @classmethod
     def naming(cls) -> dict[str, str]:
         """Returns {flag name: kind} of the options that only name something, of a kind in `declare`."""
         return {f.name: f.metadata["identity"] for _, f in cls()._fields() if f.metadata["identity"] in KINDS}
@@ -90,7 +96,11 @@ class Config:
         Args:
           **others: values that take the place of those of options.
         """
-        text = json.dumps({**self.identity_values(), **others}, sort_keys=True)
+        values = {**self.identity_values(), **others}
+        for name, before in OF_OLDER_RUNS.items():
+            if values[name] == before:
+                del values[name]
+        text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def flagfile(self, *, changed_only: bool = False) -> str:

@@ -37,6 +37,8 @@ class Options(TypedDict, total=False):
     backbone: str
     weights: PathLike
     image_size: int
+    resize: str
+    antialias: bool
     init_from: PathLike
     init_part: str
     value_range: str

@@ -23,10 +23,12 @@ from trainer.cli.declare import (
 )
 from trainer.cli.phase_specs import BN_MODES
 from trainer.registry import LARGEST, Bounds
-from trainer.values import PRECISIONS
+from trainer.values import FITS, PRECISIONS
 
 SPLIT_ORDERS = ("source", "permuted", "stratified")
 """Those that --split_order=auto and take_skip stand for, by the source."""
+OF_OLDER_RUNS = {"resize": "stretch", "antialias": False}
+"""What runs did of before there was an option. At this value it is in no hash, so that they keep theirs."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,17 @@ class ModelConfig:
         "Side of the pictures the network sees, in px; 0: what the backbone asks for.",
         short=True,
         bounds=Bounds(at_least=0, at_most=10_000),
+    )
+    resize: str = option(
+        "stretch",
+        "How a picture gets the aspect that the network wants, a square mostly: stretch it, crop it to its "
+        "middle, or pad it with grey.",
+        choices=FITS,
+        short=True,
+    )
+    antialias: bool = option(
+        False,
+        "Smooth pictures when they are made smaller, so that fine detail does not become false patterns.",
     )
     init_from: str = option(
         "",

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from trainer.values import Contract
+from trainer.values import PADDING, Contract
 
 
 def decode(
@@ -22,7 +22,8 @@ def decode(
       encoded: [] string.
       orientation: [] int32, EXIF orientation 1 to 8; 1 leaves the picture as it is stored.
       at_least: (height, width) in px: a JPEG is decoded at 1/2, 1/4 or 1/8 where that still covers it,
-        which leaves most of the arithmetic out and gives other pixels. None: in full.
+        which leaves most of the arithmetic out and gives other pixels. None: in full. What covers a network's
+        size covers also what is cut out for it, and what is padded to it.
 
     Returns:
       [H, W, 3] uint8.
@@ -87,17 +88,73 @@ def _transpose(image: tf.Tensor) -> tf.Tensor:
 
 
 def to_contract(image: tf.Tensor, contract: Contract) -> tf.Tensor:
-    """Brings a decoded picture to the size a backbone wants; the aspect is not kept.
+    """Brings a decoded picture to the size a backbone wants, in the way that `Contract.fit` says.
+
+    What is not to be seen is cut off before resizing: a picture of 1x5000 px would be gigabytes after it.
+    `export/preprocess.py` has the same arithmetic in NumPy.
 
     Args:
       image: [H, W, 3] uint8.
-      contract: gives size and method of resizing.
+      contract: gives size, method of resizing, and what becomes of the aspect.
 
     Returns:
       [height_px, width_px, 3] float32, in [0, 1] (bicubic and the like may overshoot).
     """
+    wanted = contract.height_px, contract.width_px
+    if contract.fit == "crop":
+        image = _cut(image, seen_part(tf.shape(image), contract))
     image01 = tf.image.convert_image_dtype(image, tf.float32)
-    return tf.image.resize(image01, [contract.height_px, contract.width_px], method=contract.resize)
+    if contract.fit != "pad":
+        return tf.image.resize(image01, wanted, method=contract.resize, antialias=contract.antialias)
+    top, left, height, width = tf.unstack(filled_part(tf.shape(image), contract))
+    small = tf.image.resize(image01, [height, width], method=contract.resize, antialias=contract.antialias)
+    around = [[top, wanted[0] - top - height], [left, wanted[1] - left - width], [0, 0]]
+    return tf.ensure_shape(tf.pad(small, around, constant_values=PADDING), contract.image_shape)
+
+
+def seen_part(shape: tf.Tensor, contract: Contract) -> tf.Tensor:
+    """Returns which part of a picture the network sees: [4] int32, top, left, height and width in px.
+
+    Where it is cropped, one side is whole. The other is what the aspect makes of it, rounded half up, at
+    least 1 px. Of what is cut off, an odd pixel is on the right or at the bottom.
+
+    Args:
+      shape: [2] or more int32, the picture's height and width first.
+      contract: of the network.
+    """
+    if contract.fit != "crop":
+        return tf.concat([[0, 0], shape[:2]], 0)
+    return _middle(shape[:2], _times(shape[1::-1], contract.image_shape[:2], contract.image_shape[1::-1]))
+
+
+def filled_part(shape: tf.Tensor, contract: Contract) -> tf.Tensor:
+    """Returns which part of what the network sees is the picture: [4] int32, as `seen_part`, by its rounding.
+
+    Args:
+      shape: [2] or more int32, the picture's height and width first.
+      contract: of the network.
+    """
+    wanted = tf.constant(contract.image_shape[:2])
+    if contract.fit != "pad":
+        return tf.concat([[0, 0], wanted], 0)
+    return _middle(wanted, _times(wanted[::-1], shape[:2], shape[1::-1]))
+
+
+def _times(values: Any, numerators: Any, denominators: Any) -> tf.Tensor:
+    """Returns values * numerators / denominators, rounded half up; in 64 bits, as products are large."""
+    values, above, below = (tf.cast(one, tf.int64) for one in (values, numerators, denominators))
+    return (2 * values * above + below) // (2 * below)
+
+
+def _middle(of: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """Returns top, left, height and width of a part in the middle, of at least 1 px and at most all."""
+    size = tf.cast(tf.clip_by_value(size, 1, tf.cast(of, tf.int64)), tf.int32)
+    return tf.concat([(of - size) // 2, size], 0)
+
+
+def _cut(image: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
+    top, left, height, width = tf.unstack(part)
+    return image[top : top + height, left : left + width]
 
 
 def scale(image01: tf.Tensor, contract: Contract) -> tf.Tensor:

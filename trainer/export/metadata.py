@@ -102,7 +102,7 @@ def is_model(path: Path) -> bool:
 
 def _from_values(values: Mapping[str, Any]) -> About:
     require_shape(values, _SHAPE)
-    contract = Contract(**{**values["contract"], "value_range": tuple(values["contract"]["value_range"])})
+    contract = Contract.from_json(values["contract"])
     names = [field.name for field in dataclasses.fields(About)]
     kept = {name: values[name] for name in names if name in values}
     return About(**{**kept, "class_names": tuple(values["class_names"]), "contract": contract})

@@ -4,8 +4,10 @@
     pixels = read_picture("picture.jpg")
 
 As in training, and as export.json says, a picture is turned upright by its EXIF orientation, becomes RGB
-with 8 bits a channel and is resized without regard to its aspect: bilinear, half-pixel centers, without
-smoothing where it shrinks. Other libraries resize by other rules, and a network notices.
+with 8 bits a channel and is resized, bilinear with half-pixel centers. The contract in export.json has `fit`,
+what becomes of its aspect: stretch, crop (the largest part in its middle that has the network's aspect) or
+pad (middle grey around it), and `antialias`, whether it is smoothed where it shrinks. Other libraries resize
+by other rules, and a network notices.
 """
 
 import io
@@ -39,9 +41,48 @@ def read_picture(picture: str | bytes, *, as_bytes: bool = False) -> np.ndarray:
     if contract["resize"] != "bilinear":
         raise ValueError(f"this file does not resize by {contract['resize']}")
     data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
-    pixels = upright_rgb(data, about)
-    resized = resize(pixels, contract["height_px"], contract["width_px"])
+    resized = to_contract(upright_rgb(data, about), contract)
     return np.round(resized * 255).astype(np.uint8)[None] if as_bytes else resized[None]
+
+
+def to_contract(pixels: np.ndarray, contract: dict[str, Any]) -> np.ndarray:
+    """Brings a picture to the network's size.
+
+    Args:
+      pixels: [H, W, 3] uint8.
+      contract: of export.json: `height_px`, `width_px`, `fit` and `antialias`.
+
+    Returns:
+      [height_px, width_px, 3] float32 from 0 to 1.
+    """
+    wanted = height, width = contract["height_px"], contract["width_px"]
+    rows, columns = pixels.shape[:2]
+    fit, antialias = contract.get("fit", "stretch"), contract.get("antialias", False)
+    if fit == "crop":
+        of_height, of_width = _rounded(columns * height, width), _rounded(rows * width, height)
+        across, down = _middle(rows, of_height), _middle(columns, of_width)
+        return resize(pixels[across, down], height, width, antialias=antialias)
+    if fit == "pad":
+        across = _middle(height, _rounded(width * rows, columns))
+        down = _middle(width, _rounded(height * columns, rows))
+        padded = np.full([*wanted, 3], 0.5, np.float32)
+        size = across.stop - across.start, down.stop - down.start
+        padded[across, down] = resize(pixels, *size, antialias=antialias)
+        return padded
+    if fit != "stretch":
+        raise ValueError(f"this file does not know how to {fit} a picture")
+    return resize(pixels, height, width, antialias=antialias)
+
+
+def _rounded(product: int, divisor: int) -> int:
+    """Returns their quotient, rounded half up."""
+    return (2 * product + divisor) // (2 * divisor)
+
+
+def _middle(of: int, size: int) -> slice:
+    """Returns the part of `size`, at least 1 and at most all, in the middle; an odd one left is behind it."""
+    size = min(max(size, 1), of)
+    return slice((of - size) // 2, (of - size) // 2 + size)
 
 
 def upright_rgb(data: bytes, about: dict[str, Any]) -> np.ndarray:
@@ -79,17 +120,21 @@ def turned(pixels: np.ndarray, turn: int) -> np.ndarray:
     return pixels[::-1] if turn in (3, 4, 7, 8) else pixels
 
 
-def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes as tf.image.resize(method="bilinear", antialias=False) does.
+def resize(pixels: np.ndarray, height: int, width: int, *, antialias: bool = False) -> np.ndarray:
+    """Resizes as tf.image.resize(method="bilinear") does: to the last bit, or with `antialias` nearly so.
 
     Args:
       pixels: [H, W, 3] uint8.
       height: wanted, in px.
       width: wanted, in px.
+      antialias: whether what shrinks is smoothed.
 
     Returns:
       [height, width, 3] float32 from 0 to 1.
     """
+    if antialias:
+        by_rows = _smoothed(pixels, height)
+        return _smoothed(by_rows.swapaxes(0, 1), width).swapaxes(0, 1) * np.float32(1 / 255)
     up, down, of_row = _places(pixels.shape[0], height)
     left, right, of_column = _places(pixels.shape[1], width)
     share = of_column[:, None]
@@ -111,6 +156,27 @@ def _places(size: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     first = np.maximum(below, 0).astype(np.int64)
     second = np.minimum(np.ceil(at), size - 1).astype(np.int64)
     return first, second, at - below
+
+
+def _smoothed(lines: np.ndarray, wanted: int) -> np.ndarray:
+    """Returns [wanted, ...] float32 of lines [size, ...]: means, by weights that fall from each middle.
+
+    They reach as far as one of the wanted lines is wide, or one of those that there are.
+    """
+    size = len(lines)
+    # In 32 bits, and in this order, as TensorFlow: of thousands of lines the last digits show.
+    scale = np.float32(1 / float(np.float32(wanted) / np.float32(size)))
+    reach = max(scale, np.float32(1))
+    middles = (np.arange(wanted, dtype=np.float32) + np.float32(0.5)) * scale
+    first = np.clip(np.ceil(middles - reach - np.float32(0.5)), 0, size - 1).astype(np.int64)
+    end = np.clip(np.floor(middles + reach - np.float32(0.5)), 0, size - 1).astype(np.int64) + 1
+    means = np.empty([wanted, lines[0].size], np.float32)
+    for i, middle in enumerate(middles):
+        places = np.arange(first[i], end[i], dtype=np.float32) + np.float32(0.5)
+        weights = np.maximum(1 - np.abs((places - middle) / reach), 0)
+        near = lines[first[i] : end[i]].reshape(len(places), -1).astype(np.float32)
+        means[i] = (weights / weights.sum()) @ near
+    return means.reshape(wanted, *lines.shape[1:])
 
 
 def _as_float(values: np.ndarray) -> np.ndarray:

@@ -134,7 +134,7 @@ class Workdir:
         """
         run = self._read_run()
         try:
-            return Config.from_flat(run["config"])
+            return Config.from_flat(Config.of_record(run["config"]))
         except UsageError as error:
             raise TrainerError(f"{self.run_json} does not fit this version: {error}") from None
 
@@ -169,15 +169,14 @@ class Workdir:
         """Returns the options of the identity that a run here has with other values."""
         if not self.run_json.exists():
             return []
-        # An option that is newer than the run was at its default.
-        was = {**Config().flat(), **self._read_run()["config"]}
+        was = Config.of_record(self._read_run()["config"])
         now = config.identity_values()
         return [name for name in now if _jsonable(was[name]) != _jsonable(now[name])]
 
     def _other_run(
         self, config: Config, changed: Sequence[str], *, why: str = "", way_on: str = ""
     ) -> TrainerError:
-        was, now = {**Config().flat(), **self._read_run()["config"]}, config.flat()
+        was, now = Config.of_record(self._read_run()["config"]), config.flat()
         told = "; ".join(
             f"--{name} was {_shown(_jsonable(was[name]))}, now {_shown(_jsonable(now[name]))}"
             for name in changed

@@ -266,6 +266,8 @@ class Experiment:
             image_size=model.image_size,
             value_range=wanted,
             cache_dir=run.cache_dir,
+            resize=model.resize,
+            antialias=model.antialias,
         )
         num_classes = len(self.source.class_names)
         self.classifier = make_classifier(self.asked, self.backbone, num_classes=num_classes, task=self.task)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -151,14 +150,18 @@ def open_network(workdir: Workdir, config: Config) -> Network:
     checkpoints = Checkpoints(workdir.checkpoints, keep=config.run.keep_checkpoints)
     path = checkpoints.find(config.evaluate.checkpoint)
     step, class_names = checkpoints.step_of(path), tuple(facts["class_names"])
-    backbone = _open_backbone(config, facts["contract"])
+    try:
+        contract = Contract.from_json(facts["contract"])
+    except ValueError as error:
+        raise TrainerError(f"{workdir.run_json} is damaged: {error}") from None
+    backbone = _open_backbone(config, contract)
     workdir.check_network(config, {"function": backbone.fingerprint})
     classifier = make_classifier(config, backbone, num_classes=len(class_names))
     assign_weights(classifier, checkpoints.values(path))
     return Network(classifier, class_names, step, precision_at(config, workdir, step))
 
 
-def _open_backbone(config: Config, recorded: dict[str, Any]) -> Backbone:
+def _open_backbone(config: Config, recorded: Contract) -> Backbone:
     """Opens the network of a run, at the size and range of pixels that it was trained with."""
     model = config.model
     has_weights = names(BACKBONES.choose(model.backbone).entry, "weights")
@@ -167,16 +170,18 @@ def _open_backbone(config: Config, recorded: dict[str, Any]) -> Backbone:
         # All weights come from the checkpoint: others would be fetched for nothing.
         weights="none" if has_weights else model.weights,
         # What had a choice of sizes took one that is square.
-        image_size=recorded["height_px"] if recorded["any_size"] else model.image_size,
-        value_range=tuple(recorded["value_range"]) if model.value_range else None,
+        image_size=recorded.height_px if recorded.any_size else model.image_size,
+        value_range=recorded.value_range if model.value_range else None,
         cache_dir=config.run.cache_dir,
+        resize=recorded.fit,
+        antialias=recorded.antialias,
     )
-    now = json.loads(json.dumps(dataclasses.asdict(backbone.contract)))
+    was, now = dataclasses.asdict(recorded), dataclasses.asdict(backbone.contract)
     for name in now:
-        if now[name] != recorded.get(name):
+        if now[name] != was[name]:
             raise TrainerError(
                 f"--backbone={model.backbone} is not the network this run was trained with: {name} was "
-                f"{recorded.get(name)} and is {now[name]}"
+                f"{was[name]} and is {now[name]}"
             )
     return backbone
 

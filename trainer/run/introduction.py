@@ -77,9 +77,11 @@ def record(experiment: Experiment, workdir: Workdir, stages: Stages, *, network:
     _log.info("splits:      %s", experiment.splits.how)
     contract = experiment.backbone.contract
     low, high = contract.value_range
+    pictures = {"stretch": "", "crop": ", pictures cropped", "pad": ", pictures padded"}[contract.fit]
     _log.info(
-        "backbone:    %s, %dx%d px in [%g, %g], %d features",
+        "backbone:    %s, %dx%d px in [%g, %g], %d features%s",
         experiment.backbone.name, contract.width_px, contract.height_px, low, high, contract.feature_width,
+        pictures + (", antialiased" if contract.antialias else ""),
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """hub: with a local folder and savedmodel:, on modules whose answers are known by hand."""
 
+import dataclasses
 import re
 import shutil
 
@@ -57,6 +58,9 @@ def traced_step(backbone, *, training, bn_batch):
 def test_contract_of_an_open_module(open_folder):
     backbone = open_backbone(f"hub:{open_folder}", image_size=4)
     assert backbone.contract == Contract(4, 4, (0.0, 1.0), feature_width=2, any_size=True)
+    other = open_backbone(f"hub:{open_folder}", image_size=4, resize="crop", antialias=True)
+    assert other.contract == dataclasses.replace(backbone.contract, fit="crop", antialias=True)
+    assert other.fingerprint == backbone.fingerprint
     assert list(backbone.variables) == ["conv/kernel", "bn/beta", "bn/moving_mean"]
     assert backbone.layers == ()
     assert all(isinstance(v, tf.Variable) for v in backbone.variables.values())

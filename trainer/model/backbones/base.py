@@ -1,5 +1,6 @@
 """What a pretrained network is, and where each kind is registered."""
 
+import dataclasses
 from collections.abc import Callable, Collection
 from typing import Protocol
 
@@ -19,6 +20,7 @@ class Backbone(Protocol):
 
     name: str
     contract: Contract
+    """`open_backbone` replaces it by one that says how pictures get to its size."""
     variables: dict[str, tf.Variable]
     """{lasting name without ':0': variable}, in a fixed order; names are unique."""
 
@@ -106,6 +108,8 @@ def open_backbone(
     image_size: int = 0,
     value_range: tuple[float, float] | None = None,
     cache_dir: str = "",
+    resize: str = "stretch",
+    antialias: bool = False,
 ) -> Backbone:
     """Opens one of `BACKBONES`.
 
@@ -115,6 +119,8 @@ def open_backbone(
       image_size: side in px; 0: what the network asks for.
       value_range: of the pixels, for networks that leave it open; None: what they take it for.
       cache_dir: the value of --cache_dir.
+      resize: the value of --resize, which becomes `fit` of its contract.
+      antialias: the value of --antialias, which becomes that of its contract.
 
     Raises:
       UsageError: the address names nothing known, or does not go with another option.
@@ -128,9 +134,12 @@ def open_backbone(
             BACKBONES.usage(one) for one in BACKBONES if names(BACKBONES[one], "value_range")
         )
         raise UsageError(f"--value_range: {address} has its own; only {usages} leave it open")
-    return choice(
+    backbone = choice(
         name=address, weights=weights, image_size=image_size, value_range=value_range, cache_dir=cache_dir
     )
+    # Of all networks alike, also those of plugins: how pictures get to its size is no part of a network.
+    backbone.contract = dataclasses.replace(backbone.contract, fit=resize, antialias=antialias)
+    return backbone
 
 
 def names(entry: Entry[Backbone], option: str) -> bool:
