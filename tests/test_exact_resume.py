@@ -26,7 +26,8 @@ PHASES = (
 TOTAL_STEPS = 9
 SETTINGS = (
     "--image_size=8", "--splits=10,4,4", "--batch_size=4", "--head=mlp(6)", "--dropout=0.3",
-    "--augment=flip,crop(0.5)", "--log_every=2steps", "--evaluate_every=3steps", "--save_every=3steps",
+    "--resize=crop", "--antialias", "--augment=flip,crop(0.5)", "--log_every=2steps",
+    "--evaluate_every=3steps", "--save_every=3steps",
     "--keep_checkpoints=2", "--precision=float32", "--progress=plain", "--accumulate=2", "--clip_norm=1",
     "--histograms_every=3steps", "--figures_every=6steps", "--embeddings=0",
 )  # fmt: skip

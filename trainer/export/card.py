@@ -186,13 +186,23 @@ print(run(images=pixels)["probabilities"])"""
     return "\n\n".join(parts)
 
 
-LIMITS = """\
+_ASPECTS = {
+    "stretch": "Pictures are resized without regard to their aspect.",
+    "crop": "Pictures are cropped to their middle: what is beside, above or below it is not seen.",
+    "pad": "Pictures are seen whole and in their aspect, between bars of grey: the longer, the smaller.",
+}
+_LIMITS = """\
 ## Limits
 
 - The metrics are of pictures that came from the same source as those it was trained with. Other cameras,
   other lighting, other places and other times are not tested.
 - It names one of its classes for any picture, also for one that shows none of them.
-- Pictures are resized without regard to their aspect.
+- {aspect}
 - An interval of the accuracy is only about chance: about how many pictures there were, not about which.
 - Pictures of the same thing taken twice, which are in two splits, make the metrics too good. Copies are found
   by their bytes only."""
+
+
+def limits_section(about: About) -> str:
+    """Tells what the metrics do not say."""
+    return _LIMITS.format(aspect=_ASPECTS[about.contract.fit])

@@ -44,7 +44,7 @@ class Saliency:
     def box(self) -> tuple[float, float, float, float] | None:
         """The smallest box around all that has half of the heat or more; None where nothing has.
 
-        Left, top, right and bottom as shares of the picture's width and height.
+        Left, top, right and bottom as shares of the width and height of what the heat is of.
         """
         rows, columns = (np.flatnonzero((self.heat >= 0.5).any(axis=axis)) for axis in (1, 0))
         if not len(rows):

@@ -1,5 +1,6 @@
 """What a run says of a picture, and what it goes by: for `explain` and `serve`."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,14 +8,14 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.cli.config import Config
-from trainer.data.decode import decode
+from trainer.data.decode import decode, filled_part, seen_part
 from trainer.data.inspect.headers import inspect_picture
 from trainer.data.inspect.jpeg_check import cleaned
 from trainer.data.inspect.trial import require_whole
 from trainer.model.saliency import Explainer, Saliency
 from trainer.run.finished_run import Network, RunModel
 from trainer.run.inference import Inference
-from trainer.values import UsageError, composed
+from trainer.values import Contract, UsageError, composed
 
 SHOWN_SIDE_PX = 480
 
@@ -26,6 +27,7 @@ class Explanation:
     picture: np.ndarray
     """[h, w, 3] float32 in [0, 1]: upright and in its own aspect, the longer side SHOWN_SIDE_PX."""
     saliency: Saliency
+    """Its heat is of the whole picture: 0 where the network does not see it."""
 
 
 class Explanations:
@@ -92,9 +94,13 @@ class Explanations:
         Raises:
           TrainerError: the network gives no gradient, or TensorFlow fails.
         """
-        return Explanation(self._shown(data), self._explainer.explain(pixels, label))
+        picture, shape = self._shown(data)
+        saliency = self._explainer.explain(pixels, label)
+        heat = over_picture(saliency.heat, shape, picture.shape[:2], self._inference.contract)
+        return Explanation(picture, dataclasses.replace(saliency, heat=heat))
 
-    def _shown(self, data: bytes) -> np.ndarray:
+    def _shown(self, data: bytes) -> tuple[np.ndarray, tuple[int, int]]:
+        """Returns the picture to show, and the height and width of the whole one in px."""
         info = inspect_picture(data, name="it", max_pixels=self._data.max_pixels)
         data = cleaned(data, require_whole(data, info, name="it"))
         turn = info.orientation if self._data.exif == "apply" else 1
@@ -103,7 +109,39 @@ class Explanations:
             height, width = image.shape[:2]
             share = SHOWN_SIDE_PX / max(height, width)
             size = [max(1, round(height * share)), max(1, round(width * share))]
-            return np.clip(tf.image.resize(image, size, antialias=True).numpy() / 255, 0, 1)
+            shown = tf.image.resize(image, size, antialias=True).numpy()
+            return np.clip(shown / 255, 0, 1), (height, width)
+
+
+def over_picture(
+    heat: np.ndarray, shape: tuple[int, int], shown: tuple[int, int], contract: Contract
+) -> np.ndarray:
+    """Lays heat of what a network sees over the picture that this was made of.
+
+    Args:
+      heat: [H, W] float32, of the contract's size.
+      shape: height and width of the picture in px, upright.
+      shown: height and width of the picture as it is shown, in px.
+      contract: of the network.
+
+    Returns:
+      [h, w] float32 to be stretched over the whole picture, whose bars are cut off where it was padded. Where
+      it was cropped, `shown` in size, and 0 outside of what was seen.
+    """
+    if contract.fit == "pad":
+        top, left, height, width = filled_part(tf.constant(shape), contract).numpy().tolist()
+        return heat[top : top + height, left : left + width]
+    if contract.fit != "crop":
+        return heat
+    part = seen_part(tf.constant(shape), contract).numpy()
+    begin = np.round(part[:2] * np.divide(shown, shape)).astype(int)
+    begin = np.minimum(begin, np.array(shown) - 1)
+    end = np.round((part[:2] + part[2:]) * np.divide(shown, shape)).astype(int)
+    (top, left), (bottom, right) = begin, np.maximum(end, begin + 1)
+    laid = np.zeros(shown, np.float32)
+    seen = tf.image.resize(heat[..., None], [bottom - top, right - left], antialias=True)
+    laid[top:bottom, left:right] = seen.numpy()[..., 0]
+    return laid
 
 
 def label_of(name: str, class_names: Sequence[str], *, flag: str) -> int:
