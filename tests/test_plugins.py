@@ -1,5 +1,6 @@
 """Code from outside: each kind of idea through the door, killed and resumed, evaluated, refused."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -16,9 +17,33 @@ from tests.helpers.continuations import Killed, told_faults
 from tests.helpers.plugins import forget_plugins
 from tests.loop.toys import batch_of, dataset_of, run_of, softmax, state_of
 from trainer import plugins
-from trainer.values import UsageError
+from trainer.model.backbones import open_backbone
+from trainer.values import Contract, UsageError
 
 pytestmark = pytest.mark.usefixtures("figures_undrawn", "without_plugins")
+CONTRACT = Contract(8, 8, (0.0, 1.0), feature_width=2, any_size=False)
+
+
+def test_pictures_get_to_the_size_of_any_backbone_as_the_options_say():
+    class Open:
+        contract = CONTRACT
+
+    class Closed:
+        @property
+        def contract(self):
+            return CONTRACT
+
+    trainer.register.backbone("open")(Open)
+    trainer.register.backbone("closed")(Closed)
+    opened = open_backbone("open", resize="crop", antialias=True)
+    assert opened.contract == dataclasses.replace(CONTRACT, fit="crop", antialias=True)
+    assert Open.contract == CONTRACT
+    assert open_backbone("closed").contract == CONTRACT
+    with pytest.raises(UsageError) as caught:
+        open_backbone("closed", resize="pad")
+    told = "--resize=pad, --antialias=False: closed does not let its contract be changed"
+    assert str(caught.value) == told
+
 
 SOURCE = Path(__file__).parent / "helpers" / "every_kind.py"
 PHASES = (

@@ -138,7 +138,14 @@ def open_backbone(
         name=address, weights=weights, image_size=image_size, value_range=value_range, cache_dir=cache_dir
     )
     # Of all networks alike, also those of plugins: how pictures get to its size is no part of a network.
-    backbone.contract = dataclasses.replace(backbone.contract, fit=resize, antialias=antialias)
+    contract = dataclasses.replace(backbone.contract, fit=resize, antialias=antialias)
+    if contract != backbone.contract:
+        try:
+            backbone.contract = contract
+        except AttributeError:
+            raise UsageError(
+                f"--resize={resize}, --antialias={antialias}: {address} does not let its contract be changed"
+            ) from None
     return backbone
 
 
