@@ -79,10 +79,10 @@ def test_training_leaves_these_files(trained):
     # What a phase leaves as it is: the network, then its statistics.
     checkpoints += ["checkpoints/base/phase-0", "checkpoints/base/phase-1"]
     assert shown == {
-        "flagfile.flags", "run.json", "splits.json", "metrics.jsonl", "lock", "events.out.tfevents",
+        "flagfile.flags", "run.json", "splits.json", "metrics.jsonl", "lock",
         "checkpoints/checkpoint", "checkpoints/best/checkpoint",
         *(f"{name}.{end}" for name in checkpoints for end in ("json", "index", "data-00000-of-00001")),
-        *(f"{split}/events.out.tfevents" for split in ("train", "validation", "test")),
+        *(f"{split}/events.out.tfevents" for split in ("train", "validation", "test", "options")),
         "validation/projector_config.pbtxt",
         *(f"validation/projector/{name}" for name in ("features.tsv", "metadata.tsv", "sprite.png")),
         *(f"report/{name}.json" for name in ("metrics", "calibration")), "report/index.html",

@@ -66,7 +66,7 @@ def test_the_reference_run_is_worth_comparing_with(run):
         "train: head/logits/kernel": [0, 3, 4, 6, 9],
         "validation: confusion_matrix": [4, 6, 9],
         "validation: reliability": [4, 6, 9],
-        ".: final/test_accuracy": [9],
+        "options: final/test_accuracy": [9],
     }.items():
         assert [step for step, _ in expected[f"TensorBoard, {tag}"]] == steps, tag
     assert expected["TensorBoard, train: graph"] == [True]
