@@ -48,7 +48,6 @@ def places(tmp_path_factory, tiny_backbone):
     found["root"] = root
     found["tiny"] = tiny_backbone
     found["one"] = make_flower_folder(root / "one", classes=["red"])
-    found["high"] = make_flower_folder(root / "high" / "flowers").parent
     found["loose"] = make_flower_folder(root / "loose", classes=["red"]) / "red"
     found["native"] = root / "native"
     for split in ("train", "test"):

@@ -256,7 +256,7 @@ def test_gradual_unfreezing_and_rates_by_depth_on_a_network_with_layers(pictures
 
 
 def _train_gradually(common, run_main, workdir):
-    status, out, err = run_main("inspect", *common)
+    status, out, err = run_main("inspect", "--verbose", *common)
     assert (status, err) == (0, "")
     counts = [int(n.replace(",", "")) for n in re.findall(r"^phase \S+ ([\d,]+) of", out, re.M)]
     assert len(counts) == 3

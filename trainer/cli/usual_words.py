@@ -24,7 +24,7 @@ _LINES = {
         "",
     ),
     "img_size imgsz image_width image_height img_width img_height input_size input_shape target_size size "
-    "width height resolution crop_size resize px": ("--image_size={pixels}", "224"),
+    "width height resolution crop_size px": ("--image_size={pixels}", "224"),
     "batch bs b train_batch_size per_device_train_batch_size mini_batch_size minibatch_size": (
         "--batch_size={value}",
         "32",

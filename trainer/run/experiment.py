@@ -221,9 +221,9 @@ class Experiment:
         workdir = Workdir(self.config.run.workdir) if self.config.run.workdir else None
         if workdir:
             order = workdir.split_order(order)
-        is_there = workdir and workdir.run_json.exists()
         # A run that is there has been asked.
-        if not is_there and (unused := check_counts(data.splits, len(self.source.ids))):
+        asked = workdir.read_config().data.splits if workdir and workdir.run_json.exists() else ""
+        if asked != data.splits and (unused := check_counts(data.splits, len(self.source.ids))):
             _log.warning("%s", unused)
         return make_splits(self.source, data.splits, order=order, seed=data.split_seed, task=self.task)
 
