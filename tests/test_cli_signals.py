@@ -104,7 +104,7 @@ def test_the_reader_of_a_pipe_is_gone_first(arguments, tmp_path, progress):
     shown = ("--evaluate_every=50steps", f"--progress={progress}", f"--workdir={tmp_path / 'run'}")
     program = Program([*arguments, *shown], code=WITH_A_READER)
     _, err = program.communicate()
-    assert program.returncode == 75
+    assert program.returncode == 75, err
     assert "Traceback" not in err
     # A bar ends with a line of its own.
     line = rf"Ctrl-C: stopped at step \S+ of {STEPS:,}; everything is saved. Run the same command to continue"

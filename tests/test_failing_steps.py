@@ -85,7 +85,8 @@ def pictures(tmp_path_factory):
 def arguments(pictures, faulty):
     return [
         f"--source=folder:{pictures}", f"--backbone=savedmodel:{faulty.path}", "--image_size=8",
-        "--head=linear", "--splits=12,3,3", "--split_seed=2", "--seed=1", "--batch_size=4",
+        "--head=linear", "--splits=12,3,3", "--split_order=take_skip", "--split_seed=2", "--seed=1",
+        "--batch_size=4",
         "--schedule=frozen", f"--frozen_for={STEPS}steps", "--save_every=1steps", "--precision=float32",
         *PLAIN,
         "--feature_cache=off", "--value_range=0,1",

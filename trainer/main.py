@@ -118,7 +118,9 @@ def _log_to_stdout() -> _Lines:
 def _write_any_name() -> None:
     """Lets names be printed that the encoding of standard output lacks: escaped, rather than not at all."""
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors != "backslashreplace":
-        sys.stdout.reconfigure(errors="backslashreplace")
+        # It fails where what is behind standard output has been exchanged for a pipe.
+        with contextlib.suppress(OSError):
+            sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _read_names_as_utf8() -> None:

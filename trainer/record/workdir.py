@@ -328,16 +328,16 @@ class Workdir:
         return self._read_run(_FACTS) if self.run_json.exists() else {}
 
     def finished(self) -> dict[str, Any] | None:
-        """Returns what the report of a finished run says; None where one of the two is not there.
+        """Returns what the report of a finished run says; None where there is no end, or no whole report.
 
         Raises:
-          TrainerError: what is recorded is damaged.
+          TrainerError: what is recorded of the run is damaged.
         """
-        end, path = self.read_facts().get("finished"), self.report / "metrics.json"
-        if end is None or not path.exists():
-            return None
-        report = read_json(path, _SCORE)
-        return report if report["step"] == end["best_step"] else None
+        end = self.read_facts().get("finished")
+        with contextlib.suppress(OSError, TrainerError):
+            report: dict[str, Any] = read_json(self.report / "metrics.json", _SCORE)
+            return report if end and report["step"] == end["best_step"] else None
+        return None
 
     def read_splits(self) -> dict[str, list[list[str]]]:
         """Returns {split: [[id, class name, SHA-256 of the bytes]]}, as it was recorded.
