@@ -22,24 +22,32 @@ from trainer.model.backbones import open_backbone
 from trainer.values import Contract, UsageError
 
 pytestmark = pytest.mark.usefixtures("figures_undrawn", "without_plugins")
+NETWORKS = """
+import trainer
+from trainer.values import Contract
+
 CONTRACT = Contract(8, 8, (0.0, 1.0), feature_width=2, any_size=False)
 
+@trainer.register.backbone("open")
+class Open:
+    contract = CONTRACT
 
-def test_pictures_get_to_the_size_of_any_backbone_as_the_options_say():
-    class Open:
-        contract = CONTRACT
+@trainer.register.backbone("closed")
+class Closed:
+    @property
+    def contract(self):
+        return CONTRACT
+"""
 
-    class Closed:
-        @property
-        def contract(self):
-            return CONTRACT
 
-    trainer.register.backbone("open")(Open)
-    trainer.register.backbone("closed")(Closed)
+def test_pictures_get_to_the_size_of_any_backbone_as_the_options_say(tmp_path):
+    (tmp_path / "networks.py").write_text(NETWORKS)
+    plugins.load_plugins([str(tmp_path / "networks.py")])
+    contract = Contract(8, 8, (0.0, 1.0), feature_width=2, any_size=False)
     opened = open_backbone("open", resize="crop", antialias=True)
-    assert opened.contract == dataclasses.replace(CONTRACT, fit="crop", antialias=True)
-    assert Open.contract == CONTRACT
-    assert open_backbone("closed").contract == CONTRACT
+    assert opened.contract == dataclasses.replace(contract, fit="crop", antialias=True)
+    assert open_backbone("open").contract == contract
+    assert open_backbone("closed").contract == contract
     with pytest.raises(UsageError) as caught:
         open_backbone("closed", resize="pad")
     told = "--resize=pad, --antialias=False: closed does not let its contract be changed"
