@@ -13,6 +13,7 @@ from trainer.data.splits import (
     Splits,
     check_counts,
     drop_shared,
+    find_again,
     leave_out,
     make_splits,
     missing_classes,
@@ -264,6 +265,23 @@ def test_shares_of_anything_are_disjoint_in_order_and_cover(total, shares, permu
 
 def by_hand(**indices):
     return Splits({name: np.array(part, np.int64) for name, part in indices.items()}, "by hand")
+
+
+def test_pictures_are_found_again_by_bytes_and_class_whatever_they_are_called():
+    there = MemorySource(
+        name="memory:moved",
+        class_names=("cafe\u0301", "tea"),
+        ids=["a", "b", "c", "d", "e"],
+        labels=np.array([0, 0, 1, 1, 0]),
+        encoded=[b""] * 5,
+    )
+    recorded = {
+        "train": [("y", "cafe\u0301", "1"), ("x", "tea", "2")],
+        # Alike but for their names: b is in test. The same bytes in another class are another picture.
+        "test": [("b", "caf\u00e9", "1"), ("z", "tea", "1"), ("w", "tea", "3")],
+    }
+    found = find_again(recorded, there, ["1", "1", "2", "4", "9"])
+    assert {name: part.tolist() for name, part in found.items()} == {"train": [0, 2], "test": [1, -1, -1]}
 
 
 # a is in all three splits, c twice in train, d in validation and test.

@@ -26,6 +26,10 @@ def divided(counts, sizes, *, seed=0):
         # What is rare is in train, and then in test rather than in validation.
         ([300, 3], [242, 31, 30], [[240, 31, 29], [2, 0, 1]]),
         ([10, 2], [9, 1, 2], [[8, 1, 1], [1, 0, 1]]),
+        # What is over goes to the largest remainder: 5.15, 5.67 and 6.18 are 5, 6 and 6.
+        ([10, 11, 12], [17, 16], [[5, 5], [6, 5], [6, 6]]),
+        # Of 5.6 in train and 239.4 the larger remainder is the small class's, which keeps one for each part.
+        ([300, 7], [245, 31, 31], [[240, 30, 30], [5, 1, 1]]),
         # A single picture is one to learn from, even where larger classes give way.
         ([1, 1, 1, 1, 40], [35, 4, 5], [[1, 0, 0]] * 4 + [[31, 4, 5]]),
         ([1, 1, 1, 9], [6, 6], [[1, 0], [1, 0], [1, 0], [3, 6]]),

@@ -304,6 +304,11 @@ def test_splits_are_written_once_and_compared_from_then_on(workdir):
     assert workdir.splits_json.read_bytes() == written
 
 
+def test_other_names_of_the_same_pictures_are_taken(workdir):
+    workdir.write_or_check_splits({"train": [("a/1.jpg", "caf\u00e9", "aa")]})
+    workdir.write_or_check_splits({"train": [("moved/7.jpg", "cafe\u0301", "aa")]})
+
+
 def test_a_run_keeps_the_order_of_its_splits(workdir):
     assert workdir.split_order("auto") == "auto"
     workdir.write_or_check_splits(SPLITS, order="stratified")

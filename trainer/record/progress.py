@@ -269,8 +269,6 @@ class _Shown:
         # By this tqdm knows which bars a line is to be written above.
         return other is self._stream
 
-    __hash__ = None  # type: ignore[assignment]
-
 
 def _beside_loss(values: Mapping[str, float]) -> tuple[str, float]:
     """Returns the first metric behind the loss: it is the task's own."""
