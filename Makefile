@@ -82,7 +82,7 @@ $(VENV)/.python: FORCE
 	rm -rf $(VENV) && "$$base" -m venv $(VENV) && $(RUN) -c '$(IDENTITY)' >$@
 
 $(VENV)/.installed-base: DONE := $(VENV)/.installed-base
-$(VENV)/.installed-test: EXTRAS := [test,lite]
+$(VENV)/.installed-test: EXTRAS := [test]
 $(VENV)/.installed-test: DONE := $(VENV)/.installed-base $(VENV)/.installed-test
 $(VENV)/.installed-browser: EXTRAS := [test,browser]
 $(VENV)/.installed-browser: DONE := $(VENV)/.installed-base $(VENV)/.installed-test $(VENV)/.installed-browser

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,23 @@ def test_every_import_is_declared():
     }
     assert missing == {}
     assert "scipy" in third_party_imports()  # The search finds what it is to find.
+
+
+def test_each_stamp_of_the_makefile_says_what_was_installed():
+    """A target that marks another one's environment as made installs all that the other one would."""
+    extras, done = {".installed-base": set()}, {}
+    for target, name, value in re.findall(
+        r"^\$\(VENV\)/(\S+): (EXTRAS|DONE) := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE
+    ):
+        if name == "EXTRAS":
+            extras[target] = set(value.strip("[]").split(","))
+        else:
+            done[target] = [stamp.removeprefix("$(VENV)/") for stamp in value.split()]
+    assert set(done) == set(extras) > {".installed-test"}
+    for target, stamps in done.items():
+        assert target in stamps
+        for stamp in stamps:
+            assert extras[stamp] <= extras[target], f"{target} marks {stamp} as made"
 
 
 def test_what_is_installed(tmp_path):
