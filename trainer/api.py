@@ -133,8 +133,8 @@ class Run:
 
     @property
     def options(self) -> dict[str, Any]:
-        """All options of the run, {name of the flag: value}."""
-        return self._folder.read_config().flat()
+        """All options of the run, {name of the flag: value}; what a rule chose is filled in."""
+        return self._folder.read_filled_in().flat()
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ OTHER = {
     "augment": "flip", "frozen_for": "7steps", "finetune_for": "7steps", "finetune_train": "head",
     "warmup": "1steps", "log_every": "7steps", "evaluate_every": "7steps", "save_every": "7steps",
     "checkpoint": "latest", "stop_signals": "SIGUSR2", "momentum": 0.5, "weight_decay": 0.1,
+    "budget": "5min", "by_hand": ("head", "augment"),
     "max_accuracy_drop": 0.5, "histograms_every": "7steps", "profile_steps": "3-7", "figures_every": "7steps",
 }  # fmt: skip
 
@@ -49,8 +50,12 @@ def other_value(name):
 
 
 def changed(name):
-    """A Config in which one option has another value; weight decay needs an optimizer that has it."""
-    base = Config().replace(optimizer="sgd") if name in ("weight_decay", "nesterov") else Config()
+    """A Config in which one option has another value; weight decay needs an optimizer that has it.
+
+    Under --schedule=recommended, `by_hand` changes with many of them.
+    """
+    base = Config() if name in ("budget", "by_hand") else Config().replace(schedule="two_phase")
+    base = base.replace(optimizer="sgd") if name in ("weight_decay", "nesterov") else base
     return base, base.replace(**{name: other_value(name)})
 
 
@@ -92,11 +97,17 @@ def test_options_that_came_later_leave_hashes_as_they_were():
     """A hash over what there was before them, where they are as it was then."""
     config = Config().replace(seed=3)
     values = config.identity_values()
-    del values["resize"], values["antialias"]
+    del values["resize"], values["antialias"], values["budget"], values["by_hand"]
     text = json.dumps(values, sort_keys=True)
     assert config.identity() == hashlib.sha256(text.encode()).hexdigest()[:16]
     assert (
-        len({config.replace(**new).identity() for new in ({}, {"resize": "pad"}, {"antialias": True})}) == 3
+        len(
+            {
+                config.replace(**new).identity()
+                for new in ({}, {"resize": "pad"}, {"antialias": True}, {"budget": "best"})
+            }
+        )
+        == 4
     )
 
 

@@ -12,7 +12,9 @@ import pytest
 from trainer import register
 from trainer.cli import flags, usual_words
 from trainer.cli.config import Config
+from trainer.cli.declare import RECOMMENDED
 from trainer.cli.help import NAMED, help_text
+from trainer.cli.phase_specs import is_recommended
 from trainer.runtime import start_tensorflow
 from trainer.values import UsageError
 
@@ -77,7 +79,7 @@ def test_no_arguments_give_the_defaults():
 def test_given_holds_what_was_set_and_only_that(argv, given):
     line = parse(*argv)
     assert line.given == given
-    assert line.config == Config().replace(**given)
+    assert line.config == Config().replace(**given).with_given(given)
 
 
 @pytest.mark.parametrize("command", flags.COMMANDS)
@@ -280,7 +282,10 @@ def test_a_flagfile_gives_its_configuration(values, tmp_path):
     names = {
         line.removeprefix("--").removeprefix("no").split("=")[0] for line in path.read_text().splitlines()
     }
-    wanted = set(FIELDS)
+    # But what a rule chooses, and which options it does not: those that are there.
+    wanted = set(FIELDS) - {"by_hand"}
+    if is_recommended(config.plan):
+        wanted -= {*RECOMMENDED} - {*config.plan.by_hand}
     # What may be given several times is left out where it is not given.
     empty = {name for name in wanted if config.flat()[name] == () and isinstance(FIELDS[name].default, tuple)}
     assert names == wanted - empty

@@ -43,7 +43,13 @@ def test_schedules():
         bn="batch",
         **common,
     )
-    wanted = {"frozen": [frozen], "finetune": [finetune], "two_phase": [frozen, finetune]}
+    wanted = {
+        "frozen": [frozen],
+        "finetune": [finetune],
+        "two_phase": [frozen, finetune],
+        # Before anything is chosen.
+        "recommended": [frozen, finetune],
+    }
     assert {*wanted, "gradual(N)", "auto"} == set(SCHEDULES)
     for schedule, phases in wanted.items():
         assert specs(schedule=schedule, **plan) == phases
@@ -215,10 +221,13 @@ def test_phases_refused(phase, message):
 @pytest.mark.parametrize(
     ("plan", "message"),
     [
-        ({"frozen_for": "0steps"}, "frozen phase of --schedule=two_phase: for=0steps must be more than 0 .*"),
+        (
+            {"frozen_for": "0steps"},
+            "frozen phase of --schedule=recommended: for=0steps must be more than 0 .*",
+        ),
         (
             {"frozen_learning_rate": -1.0},
-            "frozen phase of --schedule=two_phase: lr=-1 must be a number, 0 or more",
+            "frozen phase of --schedule=recommended: lr=-1 must be a number, 0 or more",
         ),
         ({"finetune_train": " "}, "finetune phase .*: train= names no variables; train=head, .* or regexes"),
         ({"finetune_train": "["}, r"finetune phase .*: train=\[: not a regular expression \(.*\)"),

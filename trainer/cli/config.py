@@ -24,7 +24,7 @@ from trainer.cli.command_options import (
     PredictConfig,
     ServeConfig,
 )
-from trainer.cli.declare import KINDS
+from trainer.cli.declare import KINDS, RECOMMENDED
 from trainer.cli.options import (
     OF_OLDER_RUNS,
     DataConfig,
@@ -35,9 +35,16 @@ from trainer.cli.options import (
     SpeedConfig,
     UpdateConfig,
 )
-from trainer.cli.phase_specs import RULED, PhaseSpec, is_auto, phase_specs
+from trainer.cli.phase_specs import (
+    RULED,
+    PhaseSpec,
+    is_auto,
+    is_recommended,
+    phase_specs,
+    phase_text,
+)
 from trainer.registry import Bounds
-from trainer.values import Duration, UsageError
+from trainer.values import Calls, Duration, UsageError
 
 LENGTHS = {"frozen_for", "finetune_for", "phase"}
 """The options that say how long phases are."""
@@ -65,7 +72,7 @@ class Config:
 
     @functools.cached_property
     def phases(self) -> tuple[PhaseSpec, ...]:
-        """What the phases are asked to be, read once; none under --schedule=auto.
+        """What the phases are asked to be, read once; see `phase_specs`.
 
         Raises:
           UsageError: a --phase or --schedule cannot be read.
@@ -111,7 +118,9 @@ class Config:
         """
         lines, defaults = [], Config().flat()
         for name, value in self.flat().items():
-            if name in self.ruled() or (changed_only and value == defaults[name]):
+            if name in self._chosen() or (
+                changed_only and value == defaults[name] and name not in self.plan.by_hand
+            ):
                 continue
             if isinstance(value, bool):
                 lines.append(f"--{name}" if value else f"--no{name}")
@@ -124,6 +133,46 @@ class Config:
     def ruled(self) -> tuple[str, ...]:
         """Returns the options that have no effect because --schedule=auto decides what they say."""
         return RULED if is_auto(self.plan) else ()
+
+    def _chosen(self) -> Collection[str]:
+        """Returns the options whose values have no effect because a rule chooses them."""
+        if is_recommended(self.plan):
+            return {*RECOMMENDED, "by_hand"} - {*self.plan.by_hand}
+        return {*self.ruled(), "by_hand"}
+
+    def with_given(self, given: Collection[str]) -> "Config":
+        """Returns the options with it noted that some are set by hand, be it to their defaults."""
+        if not is_recommended(self.plan):
+            return self
+        return self.replace(by_hand=(*self.plan.by_hand, *(name for name in given if name in RECOMMENDED)))
+
+    def filled_in(self, chosen: Mapping[str, Any]) -> "Config":
+        """Returns the options of --schedule=recommended with what was chosen for the pictures.
+
+        Args:
+          chosen: values of options, by name; those that are set by hand stay as they are. `schedule` among
+            them is the one that says what its phases train.
+
+        Raises:
+          UsageError: what is set by hand does not go with it.
+        """
+        if not is_recommended(self.plan):
+            return self
+        by_hand = self.plan.by_hand
+        values = {"schedule": "two_phase", **chosen}
+        config = self.replace(**{name: value for name, value in values.items() if name not in by_hand})
+        # A network that does not change is kept, pictures that change are not: so the head's are as they are.
+        specs = [
+            dataclasses.replace(spec, augment=Calls(()), average=None) if spec.name == "frozen" else spec
+            for spec in config.phases
+        ]
+        return config.replace(
+            schedule="recommended",
+            phase=tuple(phase_text(spec) for spec in specs),
+            finetune_train="all",
+            from_layer="",
+            unfreeze_top_layers=0,
+        )
 
     def unused(self, given: Collection[str]) -> list[str]:
         """Returns which of some options of the plan change no phase, as they are set beside the others."""
@@ -144,6 +193,11 @@ class Config:
         Raises:
           UsageError: there is one.
         """
+        if (self.plan.budget or self.plan.by_hand) and not is_recommended(self.plan):
+            name = "budget" if self.plan.budget else "by_hand"
+            raise UsageError(
+                f"--{name} is of --schedule=recommended: leave it away, or --schedule or --phase"
+            )
         if named := [f"--{name}" for name in self.ruled() if name in given]:
             raise UsageError(
                 f"{', '.join(named)}: --schedule=auto decides this by the number and size of the pictures; "
@@ -186,6 +240,8 @@ class Config:
         if left:
             raise UsageError(f"unknown option {sorted(left)[0]!r}")
         config = cls(**sections)
+        if is_recommended(config.plan):
+            config = dataclasses.replace(config, plan=_with_by_hand(config))
         _ = config.phases
         _check_together(config)
         return config
@@ -232,6 +288,13 @@ def _check_number(name: str, value: float, bounds: Bounds) -> None:
         raise UsageError(f"--{name}={told} must be {bounds}")
     if isinstance(value, int) and value >= 2**63:
         raise UsageError(f"--{name}={told} must be below 2**63")
+
+
+def _with_by_hand(config: Config) -> PlanConfig:
+    """Returns the plan with the options noted that are not at their default, which nobody else has set."""
+    now, defaults, noted = config.flat(), Config().flat(), config.plan.by_hand
+    by_hand = tuple(name for name in RECOMMENDED if name in noted or now[name] != defaults[name])
+    return dataclasses.replace(config.plan, by_hand=by_hand)
 
 
 def _check_together(config: Config) -> None:

@@ -14,6 +14,14 @@ LOCAL = "local"
 FOR_TENSORFLOW = "for TensorFlow"
 KINDS = PICTURES, SPLITS, NETWORK, RUN = "pictures", "splits", "network", "run"
 ANY = Bounds()
+# What --schedule=recommended chooses where nobody has.
+RECOMMENDED = (
+    "image_size", "resize", "head", "dropout", "frozen_for", "finetune_for", "frozen_learning_rate",
+    "finetune_learning_rate", "lr_schedule", "warmup", "optimizer", "weight_decay", "augment", "average",
+    "batch_size", "label_smoothing", "layer_decay",
+)  # fmt: skip
+BUDGETS = ("quick", "best")
+_SECS = {"s": 1, "sec": 1, "min": 60, "h": 3600}
 AT_LEAST_0, AT_LEAST_1 = Bounds(at_least=0), Bounds(at_least=1)
 SHARE = Bounds(at_least=0, at_most=1)
 
@@ -68,6 +76,25 @@ def updates(value: str) -> str:
     """Checks the number of an update, or two; empty for none."""
     is_one = not value or re.fullmatch("[0-9]{1,18}(-[0-9]{1,18})?", value)
     return "" if is_one else " is not the number of an update, or two such as 100-110"
+
+
+def budget(value: str) -> str:
+    """Checks how long a run may take; empty for what is recommended."""
+    if not value or value in BUDGETS or budget_secs(value):
+        return ""
+    return f" is not a time, such as 5min, 90s or 1h, nor {' or '.join(BUDGETS)}"
+
+
+def budget_secs(value: str) -> float:
+    """Returns the seconds of a time such as 5min; 0 where it is none."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?(s|sec|min|h)", value)
+    return float(match[1]) * _SECS[match[2]] if match else 0.0
+
+
+def recommended_parts(value: Sequence[str]) -> str:
+    """Checks names of options that --schedule=recommended may leave alone."""
+    unknown = [name for name in value if name not in RECOMMENDED]
+    return f": {unknown[0]!r} is not one of {', '.join(RECOMMENDED)}" if unknown else ""
 
 
 def signals(value: str) -> str:

@@ -150,7 +150,7 @@ def parse(argv: Sequence[str]) -> CommandLine:
         raise UsageError(f"unexpected argument {extra[0]!r} after {command!r}; options start with --")
     flat = {field.name: values[field.name].value for _, field in _fields()}
     given = {name: flat[name] for name in flat if values[name].present}
-    config = Config.from_flat(flat)
+    config = Config.from_flat(flat).with_given(given)
     config.require_unruled(given)
     line = CommandLine(command, config, given, tuple(extra))
     _check_meant(line)

@@ -1,6 +1,7 @@
 """Every option of a run, once: type, default, bounds, unit and help."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from trainer.cli.declare import (
     AT_LEAST_0,
@@ -12,11 +13,13 @@ from trainer.cli.declare import (
     RUN,
     SHARE,
     SPLITS,
+    budget,
     calls,
     length,
     more_than_0,
     never_or_more_than_0,
     option,
+    recommended_parts,
     safe_limit,
     signals,
     updates,
@@ -27,7 +30,7 @@ from trainer.values import FITS, PRECISIONS
 
 SPLIT_ORDERS = ("source", "permuted", "stratified")
 """Those that --split_order=auto and take_skip stand for, by the source."""
-OF_OLDER_RUNS = {"resize": "stretch", "antialias": False}
+OF_OLDER_RUNS: dict[str, Any] = {"resize": "stretch", "antialias": False, "budget": "", "by_hand": ()}
 """What runs did of before there was an option. At this value it is in no hash, so that they keep theirs."""
 
 
@@ -197,11 +200,24 @@ class PlanConfig:
     """Training"""
 
     schedule: str = option(
-        "two_phase",
-        "Phases: only the head (frozen), backbone too (finetune), one after the other (two_phase), the head "
-        "and then the backbone opened from the top in N - 1 steps (gradual(N)), or by the number of pictures "
-        "as BiT-HyperRule says, with head, resolution and learning rate (auto).",
+        "recommended",
+        "Phases: what experiments/defaults found to be best for this number of pictures, with all options "
+        "that are not given (recommended); only the head (frozen), backbone too (finetune), one after the "
+        "other (two_phase), the head and then the backbone opened from the top in N - 1 steps (gradual(N)), "
+        "or as BiT-HyperRule says, with head, resolution and learning rate (auto).",
         short=True,
+    )
+    budget: str = option(
+        "",
+        "How long --schedule=recommended may take on this machine, such as 5min or 1h; or quick, the head "
+        "alone, or best, as long as more was found to help.",
+        short=True,
+        check=budget,
+    )
+    by_hand: tuple[str, ...] = option(
+        (),
+        "Options that --schedule=recommended leaves as they are; those that are given are among them.",
+        check=recommended_parts,
     )
     phase: tuple[str, ...] = option(
         (),

@@ -10,7 +10,7 @@ from typing import Any
 
 from trainer.values import Call, Calls, Duration, UsageError, as_number, parse_calls
 
-SCHEDULES = ("frozen", "finetune", "two_phase", "gradual(N)", "auto")
+SCHEDULES = ("recommended", "frozen", "finetune", "two_phase", "gradual(N)", "auto")
 BN_MODES = ("frozen", "batch")
 MOST_PHASES = 100
 # Beyond it, products of two are no longer safe in float32.
@@ -47,12 +47,19 @@ class PhaseSpec:
 
 
 def is_auto(plan: Any) -> bool:
-    """Returns whether the phases are not known before the pictures are."""
+    """Returns whether BiT-HyperRule says what the phases are, once the pictures are known."""
     return plan.schedule == "auto" and not plan.phase
 
 
+def is_recommended(plan: Any) -> bool:
+    """Returns whether what nobody set is chosen once the pictures are known, see `Config.filled_in`."""
+    return plan.schedule == "recommended" and not plan.phase
+
+
 def phase_specs(plan: Any) -> list[PhaseSpec]:
-    """Returns the phases of a run: those of --phase, or what --schedule stands for; none for auto.
+    """Returns the phases of a run: those of --phase, or what --schedule stands for.
+
+    None for auto; those of recommended are as far as they are set by hand.
 
     Args:
       plan: a `config.PlanConfig`, whose options are also the defaults of what a --phase leaves out.
@@ -110,6 +117,7 @@ def _scheduled(plan: Any) -> dict[str, dict[str, Any]]:
         "frozen": {"frozen": frozen},
         "finetune": {"finetune": finetune},
         "two_phase": {"frozen": frozen, "finetune": finetune},
+        "recommended": {"frozen": frozen, "finetune": finetune},
         "auto": {},
     }
     if call.name in plain and not call.args:

@@ -44,7 +44,7 @@ def evaluate(line: CommandLine) -> dict[str, Any]:
     """
     workdir, given = Workdir(line.config.run.workdir), line.given
     recorded = workdir.read_config()
-    config = recorded.replace(**given)
+    config = workdir.read_filled_in().replace(**given)
     if elsewhere := config.data.source != recorded.data.source:
         require_no_splits(given)
     of_run = {name: value for name, value in given.items() if not elsewhere or name not in OF_PICTURES}

@@ -24,6 +24,7 @@ def run(line: CommandLine) -> int:
     config = line.config
     if config.run.workdir and Workdir(config.run.workdir).run_json.exists():
         config = Workdir(config.run.workdir).read_config().replace(**line.given)
+        config = config.with_given(line.given)
         config.require_unruled(line.given)
     experiment = Experiment(config)
     verbose = config.inspect.verbose

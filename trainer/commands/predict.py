@@ -56,7 +56,7 @@ def run(line: CommandLine) -> int:
         config = line.config.replace(**{**_of_pictures(about), **line.given})
         return _predict(line, about.class_names, lambda: Predictor(open_model(model, flag=flag), config))
     workdir = Workdir(run)
-    config = workdir.read_config().replace(**line.given)
+    config = workdir.read_filled_in().replace(**line.given)
     workdir.check_same_run(config, found_out=[NETWORK])
     return _predict(line, workdir.read_facts()["class_names"], lambda: _predictor_of(workdir, config))
 
@@ -112,7 +112,7 @@ def load_run(workdir: Workdir, *, checkpoint: str) -> "Predictor":
     Raises:
       TrainerError: there is no such run or checkpoint, or the network cannot be opened.
     """
-    return _predictor_of(workdir, workdir.read_config().replace(checkpoint=checkpoint))
+    return _predictor_of(workdir, workdir.read_filled_in().replace(checkpoint=checkpoint))
 
 
 def _predictor_of(workdir: Workdir, config: Config) -> "Predictor":

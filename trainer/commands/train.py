@@ -47,6 +47,7 @@ def run(line: CommandLine, stop: StopSignal) -> int:
         what = f"under --schedule={config.plan.schedule}" if not config.plan.phase else "beside --phase"
         _log.warning("%s: no effect %s", ", ".join(f"--{name}" for name in unused), what)
     workdir = Workdir(config.run.workdir)
+    config = workdir.as_begun(config, line.given)
     workdir.make()
     checkpoints = Checkpoints(workdir.checkpoints, keep=config.run.keep_checkpoints)
     with workdir.lock():

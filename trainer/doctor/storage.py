@@ -80,7 +80,7 @@ def file_system(path: Path, *, mounts: Path) -> str:
 
 def _progress(run: Workdir) -> Finding:
     try:
-        config = run.read_config()
+        config = run.read_filled_in()
         names = CheckpointFolder(run.checkpoints).names()
         run.read_facts()
         rows = run.read_splits().get("train", []) if run.splits_json.exists() else []

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from trainer.cli.config import LENGTHS, Config
-from trainer.cli.declare import NETWORK, PICTURES, RUN, SPLITS
+from trainer.cli.declare import NETWORK, PICTURES, RECOMMENDED, RUN, SPLITS
 from trainer.cli.options import SPLIT_ORDERS
 from trainer.cli.phase_specs import PhaseSpec
 from trainer.paths import local_path
@@ -326,6 +326,41 @@ class Workdir:
           TrainerError: it is damaged, or of another format.
         """
         return self._read_run(_FACTS) if self.run_json.exists() else {}
+
+    def read_chosen(self) -> dict[str, Any]:
+        """Returns what --schedule=recommended chose for the run, by name of the option; empty: nothing.
+
+        Raises:
+          TrainerError: the record is damaged.
+        """
+        chosen = self.read_facts().get("chosen", {})
+        if not isinstance(chosen, dict) or not {"schedule", *RECOMMENDED}.issuperset(chosen):
+            raise TrainerError(f"{self.run_json} is damaged: chosen is {chosen!r}")
+        return chosen
+
+    def read_filled_in(self) -> Config:
+        """Returns the configuration of the run, with what was chosen where options were left to a rule.
+
+        Raises:
+          TrainerError: there is no run here, one of another format, or it is damaged.
+        """
+        try:
+            return self.read_config().filled_in(self.read_chosen())
+        except UsageError as error:
+            raise TrainerError(f"{self.run_json} is damaged: {error}") from None
+
+    def as_begun(self, config: Config, given: Collection[str]) -> Config:
+        """Returns options with those at a default that was another one when the run here began as they were.
+
+        Args:
+          config: as it was asked for.
+          given: the options that were set.
+        """
+        if config.plan.schedule != "recommended" or "schedule" in given or not self.run_json.exists():
+            return config
+        was = self._read_run()["config"]
+        # Of when there was no rule, and the default was another one.
+        return config if "by_hand" in was else config.replace(schedule=was["schedule"], by_hand=())
 
     def finished(self) -> dict[str, Any] | None:
         """Returns what the report of a finished run says; None where there is no end, or no whole report.

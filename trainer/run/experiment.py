@@ -1,7 +1,7 @@
 """A configuration made real: pictures, splits, network, plan. What every command begins with."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from trainer import plugins
 from trainer.cli.config import Config
-from trainer.cli.phase_specs import PhaseSpec, is_auto
+from trainer.cli.phase_specs import PhaseSpec, is_auto, is_recommended
 from trainer.data.augment import Augment, make_augment
 from trainer.data.configured import Pictures, open_configured, scan_configured
 from trainer.data.inspect.scan import Scan, typical_area
@@ -39,6 +39,7 @@ from trainer.record.workdir import Workdir
 from trainer.report.shortening import MOST_LETTERS, shortened_apart
 from trainer.run.bit_rule import apply_rule, bit_rule, rule_head
 from trainer.run.combinations import check_options, check_together
+from trainer.run.recommended import recommend, told
 from trainer.runtime import make_strategy
 from trainer.tasks import Task, make_task
 from trainer.values import Calls, TrainerError, UsageError, composed, parse_pair
@@ -72,6 +73,8 @@ class Experiment:
     recipe: Recipe
     asked: Config
     """The configuration as it was asked for; `config` is what it comes to with these pictures."""
+    chosen: dict[str, Any]
+    """What --schedule=recommended chose, by name of the option: what is set by hand has no effect."""
 
     def __init__(
         self,
@@ -80,6 +83,7 @@ class Experiment:
         of_run: Workdir | None = None,
         pictures: Pictures | None = None,
         pictures_only: bool = False,
+        chosen: Mapping[str, Any] | None = None,
     ):
         """Opens the pictures, then the network, unless the pictures are all that is asked for.
 
@@ -88,30 +92,28 @@ class Experiment:
           of_run: a run whose pictures are to be found again as it recorded them; None: they are divided.
           pictures: of --source, where they have been looked at.
           pictures_only: whether the network is not wanted.
+          chosen: what --schedule=recommended is to come to, by name of the option; None: what the run in
+            --workdir has recorded, or else what its rule says.
 
         Raises:
           UsageError: options do not fit one another, the pictures or the network.
           TrainerError: pictures or network cannot be had.
         """
         self.asked = self.config = config
-        self._of_run, self._pictures = of_run, pictures
+        self._of_run, self._pictures, self.chosen = of_run, pictures, dict(chosen or {})
         self._cuts: dict[PhaseSpec, Cut | None] = {}
         self._augments: dict[Calls, Augment | None] = {}
         self.strategy: tf.distribute.Strategy = make_strategy(config.run.strategy)
-        replicas = self.strategy.num_replicas_in_sync
-        if config.plan.batch_size % (replicas * config.update.accumulate):
-            parts = f" in {config.update.accumulate} parts each" if config.update.accumulate > 1 else ""
-            raise UsageError(
-                f"--batch_size={config.plan.batch_size} must be a multiple of the {replicas} devices{parts}"
-            )
+        self._check_shares(config)
         check_options(config)
         self.task = make_task(config.data.task)
         self.open_pictures()
         train = self.splits.indices["train"]
-        self._check_batch(len(train), batch_size=config.plan.batch_size)
         if pictures_only:
             return
         self.config = config = self._settled(config)
+        self._check_shares(config)
+        self._check_batch(len(train), batch_size=config.plan.batch_size)
         with self.strategy.scope():
             self._open_network()
         self.plan = make_plan(config.phases, num_examples=len(train), batch_size=config.plan.batch_size)
@@ -161,9 +163,15 @@ class Experiment:
 
     def _settled(self, config: Config) -> Config:
         """Returns the options with what is left to the pictures filled in."""
+        train = self.splits.indices["train"]
+        if is_recommended(config.plan):
+            self.chosen = (
+                self.chosen or self._recorded() or recommend(num_train=len(train), budget=config.plan.budget)
+            )
+            _log.info("schedule:    %s", told(config, self.chosen, num_train=len(train)))
+            config = config.filled_in(self.chosen)
         if not is_auto(config.plan):
             return config.replace(head=head_of(config))
-        train = self.splits.indices["train"]
         area = typical_area(self.source, train)
         rule = bit_rule(num_examples=len(train), area_px=area)
         settled = apply_rule(config, rule)
@@ -174,6 +182,19 @@ class Experiment:
             settled.plan.phase[0],
         )  # fmt: skip
         return settled
+
+    def _recorded(self) -> dict[str, Any]:
+        """Returns what a run in --workdir has chosen; empty where there is none."""
+        workdir = self.config.run.workdir
+        return dict(Workdir(workdir).read_chosen()) if workdir else {}
+
+    def _check_shares(self, config: Config) -> None:
+        replicas = self.strategy.num_replicas_in_sync
+        if config.plan.batch_size % (replicas * config.update.accumulate):
+            parts = f" in {config.update.accumulate} parts each" if config.update.accumulate > 1 else ""
+            raise UsageError(
+                f"--batch_size={config.plan.batch_size} must be a multiple of the {replicas} devices{parts}"
+            )
 
     def _check_batch(self, num_train: int, *, batch_size: int) -> None:
         num_all = len(self.source.ids)
@@ -270,7 +291,7 @@ class Experiment:
             antialias=model.antialias,
         )
         num_classes = len(self.source.class_names)
-        self.classifier = make_classifier(self.asked, self.backbone, num_classes=num_classes, task=self.task)
+        self.classifier = make_classifier(self.config, self.backbone, num_classes=num_classes, task=self.task)
 
     def _check_training(self, spec: PhaseSpec) -> None:
         """Makes sure that a phase can train what it is to train: not to be found out when it begins."""
@@ -348,10 +369,10 @@ def _told_same(names: Sequence[str]) -> str:
 def make_classifier(
     config: Config, backbone: Backbone, *, num_classes: int, task: Task | None = None
 ) -> Classifier:
-    """Returns the network with the head that a configuration, as it was asked for, gives it.
+    """Returns the network with the head that a configuration gives it.
 
     Args:
-      config: as it was asked for.
+      config: with what was left to the pictures filled in, unless that is the head of --schedule=auto.
       backbone: of the network.
       num_classes: K.
       task: that of --task, where it has been made.

@@ -28,7 +28,7 @@ from trainer.store.provenance import code, versions
 
 _log = logging.getLogger("trainer")
 # What was recorded under way, and holds for the rest of the run.
-KEPT_FACTS = ("began", "code", "code_changes", "rollbacks", "init_from", "extensions", "network")
+KEPT_FACTS = ("began", "chosen", "code", "code_changes", "rollbacks", "init_from", "extensions", "network")
 MOST_ROWS = 200
 
 
@@ -61,6 +61,7 @@ def record(experiment: Experiment, workdir: Workdir, stages: Stages, *, network:
         versions=versions(),
         precision=stages.arithmetic.decided,
         **({"plugins": recorded} if recorded else {}),
+        **({"chosen": experiment.chosen} if experiment.chosen else {}),
         **{
             "began": str(datetime.date.today()),
             "code": code(),

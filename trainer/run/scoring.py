@@ -149,10 +149,10 @@ def write_scores(
 
 def recipe_facts(config: Config, workdir: Workdir) -> dict[str, Any]:
     """Returns what a report says of how the network of a run was trained, by its settled options."""
-    began = workdir.read_facts().get("began")
+    began, schedule = workdir.read_facts().get("began"), config.plan.schedule
     return {
         **({"began": began} if began else {}),
-        "schedule": "--phase" if config.plan.phase else config.plan.schedule,
+        "schedule": "--phase" if config.plan.phase and not workdir.read_chosen() else schedule,
         "phases": [told_phase(spec) for spec in config.phases],
         "head": config.model.head,
         "batch_size": config.plan.batch_size,
