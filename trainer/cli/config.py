@@ -48,6 +48,7 @@ from trainer.values import Calls, Duration, UsageError
 
 LENGTHS = {"frozen_for", "finetune_for", "phase"}
 """The options that say how long phases are."""
+OF_NO_PHASE = {"batch_size", "budget", "by_hand"}
 
 
 @dataclass(frozen=True)
@@ -178,8 +179,7 @@ class Config:
         """Returns which of some options of the plan change no phase, as they are set beside the others."""
         plan, found = self.plan, []
         for option in dataclasses.fields(PlanConfig):
-            # The size of a batch is of no phase.
-            if option.name in given and option.name != "batch_size" and not is_auto(plan):
+            if option.name in given and option.name not in OF_NO_PHASE and not is_auto(plan):
                 default: dict[str, Any] = {option.name: option.default}
                 with contextlib.suppress(UsageError):
                     is_other = getattr(plan, option.name) != option.default

@@ -3,9 +3,10 @@
 import logging
 import shlex
 import sys
+import time
 
 from trainer.cli.config import Config
-from trainer.cli.declare import NETWORK, PICTURES, RUN, SPLITS
+from trainer.cli.declare import NETWORK, PICTURES, RUN, SPLITS, budget_secs
 from trainer.cli.flags import CommandLine
 from trainer.cli.options import GuardConfig
 from trainer.loop.objectives import start
@@ -15,10 +16,12 @@ from trainer.record.checkpoints import Checkpoints
 from trainer.record.progress import Progress
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
+from trainer.run.budget import within_budget
 from trainer.run.embeddings import show_features
 from trainer.run.experiment import Experiment
 from trainer.run.extending import extend
 from trainer.run.finished_run import take_weights
+from trainer.run.foresight import LEAST_PICTURES, foresee, num_seen
 from trainer.run.introduction import (
     check_record,
     introduce,
@@ -42,7 +45,7 @@ _log = logging.getLogger("trainer")
 
 def run(line: CommandLine, stop: StopSignal) -> int:
     """Trains, scores the test split with the best weights, and returns the exit status."""
-    config = line.config
+    begun, config = time.monotonic(), line.config
     if unused := config.unused(line.given):
         what = f"under --schedule={config.plan.schedule}" if not config.plan.phase else "beside --phase"
         _log.warning("%s: no effect %s", ", ".join(f"--{name}" for name in unused), what)
@@ -61,7 +64,7 @@ def run(line: CommandLine, stop: StopSignal) -> int:
             return 0
         while True:
             try:
-                return _train_once(config, workdir, checkpoints, stop)
+                return _train_once(config, workdir, checkpoints, stop, begun=begun)
             except NonFinite as error:
                 _note_rollback(error, workdir, checkpoints, config.guard)
 
@@ -116,14 +119,18 @@ def _note_rollback(error: NonFinite, workdir: Workdir, checkpoints: Checkpoints,
     )  # fmt: skip
 
 
-def _train_once(config: Config, workdir: Workdir, checkpoints: Checkpoints, stop: StopSignal) -> int:
+def _train_once(
+    config: Config, workdir: Workdir, checkpoints: Checkpoints, stop: StopSignal, *, begun: float
+) -> int:
     """Trains from the latest checkpoint, or from the beginning, to the end of the plan, and scores."""
     experiment = Experiment(config)
+    if budget_secs(config.plan.budget) and not workdir.read_chosen():
+        experiment = within_budget(experiment, begun=begun)
     import_early()
     summaries = Summaries(workdir, describe=experiment.describe)
     with named_pictures(experiment.source, experiment.scan):
         stages = _begin(experiment, workdir, checkpoints, summaries)
-        plan, times = experiment.plan, RunTimes(stages)
+        plan, times = experiment.plan, _foretell(stages)
         progress = Progress(
             config.run.progress,
             start_step=stages.state.step,
@@ -155,6 +162,20 @@ def _train_once(config: Config, workdir: Workdir, checkpoints: Checkpoints, stop
         _log.info("%s", told)
     require_accuracy(report, at_least=config.run.assert_accuracy_at_least)
     return 0
+
+
+def _foretell(stages: Stages) -> RunTimes:
+    """Says how long a run takes that begins; returns the estimate."""
+    times, experiment = RunTimes(stages), stages.experiment
+    if stages.state.step:
+        return times
+    if not times.is_known and num_seen(experiment) >= LEAST_PICTURES:
+        foreseen = foresee(experiment, decided=stages.arithmetic.decided)
+        stages.take(foreseen.decided, picture_secs=foreseen.picture_secs)
+        times = RunTimes(stages, foreseen=foreseen.speeds)
+    if times.is_known:
+        _log.info("time:        %s", times.describe())
+    return times
 
 
 def _restore_best(stages: Stages, checkpoints: Checkpoints) -> None:

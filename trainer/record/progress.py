@@ -38,6 +38,11 @@ class Speed:
     evaluation_secs: float | None = None
     start_secs: float | None = None
 
+    def or_else(self, other: "Speed") -> "Speed":
+        """Returns it with what is not known taken from another."""
+        mine, others = dataclasses.asdict(self), dataclasses.asdict(other)
+        return Speed(**{name: others[name] if mine[name] is None else mine[name] for name in mine})
+
 
 @dataclass(frozen=True)
 class PhaseLength:

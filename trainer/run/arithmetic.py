@@ -3,6 +3,8 @@
 import contextlib
 import functools
 import logging
+import statistics
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -24,6 +26,7 @@ _log = logging.getLogger("trainer")
 MEASURED = ("trainer.loop.step", "trainer.model.classifier", "trainer.precision.rewriter")
 # Of the updates that a measurement asks for, more than these in a row are not left out.
 MOST_LEFT_OUT = 100
+TIMED_STEPS = 3
 
 
 class Arithmetic:
@@ -55,6 +58,12 @@ class Arithmetic:
             require_supported(asked)
         self.asked, self.decided = asked, dict(decided)
         self._cache_dir, self._on_decision = cache_dir, on_decision
+
+    def take(self, decided: Mapping[str, Any]) -> None:
+        """Takes what another one has decided of the same phases."""
+        if any(name not in self.decided for name in decided):
+            self.decided |= decided
+            self._on_decision(self.decided)
 
     def known(self, phase: Phase, kind: str, *, key: Mapping[str, Any]) -> Choice | None:
         """Returns what has been measured of a phase, by this run or another; None: nothing. See `decide`."""
@@ -109,12 +118,28 @@ class Arithmetic:
         return choice.precision
 
 
+def forward_pictures(batch_size: int, *, replicas: int) -> int:
+    """Returns how many pictures a `forward_step` sees."""
+    return max(batch_size // 4 // replicas, 1) * replicas
+
+
+def timed_step(step: Callable[[], object]) -> float:
+    """Returns the seconds of a step, of which the first one traces."""
+    step()
+    taken = []
+    for _ in range(TIMED_STEPS):
+        begun = time.perf_counter()
+        step()
+        taken.append(time.perf_counter() - begun)
+    return statistics.median_low(taken)
+
+
 @contextlib.contextmanager
 def forward_step(experiment: Experiment, forward: Callable[..., Any]) -> Iterator[Callable[[], object]]:
     """Gives a step that runs a network on the first training pictures, a quarter of a batch of them."""
     batch_size, replicas = experiment.config.plan.batch_size, experiment.strategy.num_replicas_in_sync
     first = experiment.pipeline.once(experiment.splits.indices["train"][:batch_size]).unbatch()
-    few = first.batch(max(batch_size // 4 // replicas, 1) * replicas, drop_remainder=True).take(1)
+    few = first.batch(forward_pictures(batch_size, replicas=replicas), drop_remainder=True).take(1)
     images = next(iter(experiment.strategy.experimental_distribute_dataset(few)))["image"]
     local = experiment.strategy.experimental_local_results
     yield lambda: [part.numpy() for part in local(forward(images))]

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from trainer import plugins
 from trainer.cli.config import Config
+from trainer.cli.declare import budget_secs
 from trainer.cli.phase_specs import PhaseSpec, is_auto, is_recommended
 from trainer.data.augment import Augment, make_augment
 from trainer.data.configured import Pictures, open_configured, scan_configured
@@ -39,7 +40,7 @@ from trainer.record.workdir import Workdir
 from trainer.report.shortening import MOST_LETTERS, shortened_apart
 from trainer.run.bit_rule import apply_rule, bit_rule, rule_head
 from trainer.run.combinations import check_options, check_together
-from trainer.run.recommended import recommend, told
+from trainer.run.recommended import recommend, told, usual_effort
 from trainer.runtime import make_strategy
 from trainer.tasks import Task, make_task
 from trainer.values import Calls, TrainerError, UsageError, composed, parse_pair
@@ -165,10 +166,12 @@ class Experiment:
         """Returns the options with what is left to the pictures filled in."""
         train = self.splits.indices["train"]
         if is_recommended(config.plan):
-            self.chosen = (
-                self.chosen or self._recorded() or recommend(num_train=len(train), budget=config.plan.budget)
-            )
-            _log.info("schedule:    %s", told(config, self.chosen, num_train=len(train)))
+            known = self.chosen or self._recorded()
+            usual = usual_effort(len(train), budget=config.plan.budget)
+            self.chosen = known or recommend(usual, num_train=len(train))
+            # What is to end in time is chosen once its steps have been measured.
+            if known or not budget_secs(config.plan.budget):
+                _log.info("schedule:    %s", told(config, self.chosen, num_train=len(train)))
             config = config.filled_in(self.chosen)
         if not is_auto(config.plan):
             return config.replace(head=head_of(config))

@@ -5,6 +5,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from trainer.cli.config import Config
@@ -16,38 +17,80 @@ BATCH_SIZE = 32
 LEAST_UPDATES, EPOCHS, MOST_EPOCHS = 200, 6, 20
 QUICK, BEST = BUDGETS
 LONGER = 2
+# Of the side of pictures that a network asks for: what is seen larger is told apart better.
+LARGER = 288 / 224
 
 
-def recommend(*, num_train: int, budget: str = "") -> dict[str, Any]:
-    """Returns the options that are recommended for a training split, by name.
+@dataclass(frozen=True)
+class Effort:
+    """How much is done for a result: epochs of fine-tuning, 0 for the head alone, and how large pictures are.
+
+    `image_size` is their side in px, 0 for that which the network asks for.
+    """
+
+    epochs: int
+    image_size: int = 0
+
+    def describe(self) -> str:
+        """Returns such as `6 epochs of fine-tuning at 288 px`."""
+        size = f" at {self.image_size} px" if self.image_size else ""
+        length = f"{self.epochs} epoch{'s' * (self.epochs != 1)} of fine-tuning"
+        return (length if self.epochs else "the head alone") + size
+
+
+def recommend(effort: Effort, *, num_train: int) -> dict[str, Any]:
+    """Returns the options that are recommended, by name.
 
     Args:
-      num_train: pictures of it.
-      budget: the value of --budget.
+      effort: how much is to be done.
+      num_train: pictures of the training split.
     """
-    batch_size = batch_size_for(num_train)
-    chosen = {
-        "batch_size": batch_size,
+    chosen: dict[str, Any] = {
+        "batch_size": batch_size_for(num_train),
+        "image_size": effort.image_size,
         "frozen_for": "10epochs",
         "frozen_learning_rate": 1e-3,
         "lr_schedule": "cosine",
         "warmup": "10%",
         "label_smoothing": 0.1,
     }
-    if budget == QUICK:
+    if not effort.epochs:
         return {"schedule": "frozen", **chosen}
-    epochs = epochs_for(num_train, batch_size=batch_size) * (LONGER if budget == BEST else 1)
-    return {**chosen, **finetuning(epochs)}
-
-
-def finetuning(epochs: int) -> dict[str, Any]:
-    """Returns the options of a fine-tuning of some epochs."""
     return {
-        "finetune_for": f"{epochs}epochs",
+        **chosen,
+        "finetune_for": f"{effort.epochs}epochs",
         "finetune_learning_rate": 2e-4,
         "augment": "flip,crop(0.5)",
         "average": "ema(0.99)",
     }
+
+
+def usual_effort(num_train: int, *, budget: str = "") -> Effort:
+    """Returns how much is done for a training split where time does not matter, or by quick and best."""
+    if budget == QUICK:
+        return Effort(0)
+    steps = math.ceil(num_train / batch_size_for(num_train))
+    # Few pictures are seen more often, for enough updates.
+    epochs = min(max(EPOCHS, math.ceil(LEAST_UPDATES / steps)), MOST_EPOCHS)
+    return Effort(epochs * LONGER if budget == BEST else epochs)
+
+
+def efforts(num_train: int, *, native_px: int, any_size: bool) -> list[Effort]:
+    """Returns what may be done, from the least to the most, each better than the one before or as good.
+
+    Args:
+      num_train: pictures of the training split.
+      native_px: the side that the network asks for.
+      any_size: whether it takes others.
+    """
+    usual = usual_effort(num_train).epochs
+    found = [Effort(epochs) for epochs in range(usual + 1)]
+    if any_size:
+        larger = round(LARGER * native_px / 32) * 32
+        found += [Effort(epochs, larger) for epochs in range(usual, LONGER * usual + 1)]
+    else:
+        found += [Effort(epochs) for epochs in range(usual + 1, LONGER * usual + 1)]
+    return found
 
 
 def batch_size_for(num_train: int) -> int:
@@ -55,16 +98,11 @@ def batch_size_for(num_train: int) -> int:
     return min(BATCH_SIZE, 2 ** int(math.log2(max(num_train, 1))))
 
 
-def epochs_for(num_train: int, *, batch_size: int) -> int:
-    """Returns how many epochs of fine-tuning come to enough updates."""
-    steps = math.ceil(num_train / batch_size)
-    return min(max(EPOCHS, math.ceil(LEAST_UPDATES / steps)), MOST_EPOCHS)
-
-
 def told(config: Config, chosen: Mapping[str, Any], *, num_train: int) -> str:
     """Returns a line that says what was chosen, and why; what is set by hand is not in it."""
     by_hand = config.plan.by_hand
-    options = " ".join(f"--{name}={_told(value)}" for name, value in chosen.items() if name not in by_hand)
+    shown = {name: value for name, value in chosen.items() if name not in by_hand and value}
+    options = " ".join(f"--{name}={_told(value)}" for name, value in shown.items())
     return f"for {num_train:,} pictures to train with: {options}"
 
 

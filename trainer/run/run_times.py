@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from trainer.loop.callbacks import Every
@@ -24,11 +24,25 @@ END_SECS = 5.0
 STEP_OF_FORWARD = 2.0
 
 
+def told_secs(secs: float) -> str:
+    """Returns such as `40 s`, `4 min` or `1 h 20 min`, as exact as an estimate is."""
+    if secs < 100:
+        return f"{max(round(secs, -1), 10):.0f} s"
+    hours, minutes = divmod(round(secs / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
 class RunTimes:
     """Makes the estimate of the time left of a run, `left`, and keeps what was measured for the next run."""
 
-    def __init__(self, stages: Stages):
-        """Takes what is remembered, or else what --precision=auto has measured."""
+    def __init__(self, stages: Stages, *, foreseen: Sequence[Speed] = ()):
+        """Takes what is remembered, or else what was measured before.
+
+        Args:
+          stages: of the run.
+          foreseen: what was measured of each phase, for what is not remembered; may be empty.
+        """
+        self._foreseen = foreseen
         config = stages.experiment.config
         self._stages, self._folder = stages, cache_root(config.run.cache_dir) / "speeds"
         self._keys = [self._key(phase) for phase in stages.experiment.plan.phases]
@@ -65,6 +79,9 @@ class RunTimes:
         if speed.step_secs is None and choice and kind == "train step":
             speed = Speed(step_secs=choice.step_secs.get(choice.precision))
 
+        if self._foreseen:
+            speed = speed.or_else(self._foreseen[phase.index])
+
         def least_step_secs() -> float:
             return 0.0 if cut else STEP_OF_FORWARD * batch_size * (stages.picture_secs or 0.0)
 
@@ -76,6 +93,18 @@ class RunTimes:
             evaluation_batches=math.ceil(len(self._splits["validation"]) / batch_size),
             least_step_secs=least_step_secs,
         )
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the speeds of all phases are known before they have begun."""
+        speeds = [self.left.speed(number) for number in range(len(self._keys))]
+        return all(speed.step_secs is not None and speed.start_secs is not None for speed in speeds)
+
+    def describe(self) -> str:
+        """Returns how long all of a run takes that is to begin, such as `about 4 min`."""
+        secs, is_known = self.left.estimate()
+        secs += self.left.speed(0).start_secs or 0.0
+        return f"{'about' if is_known else 'at least'} {told_secs(secs)}"
 
     def _key(self, phase: Phase) -> dict[str, Any]:
         """Returns everything that the speed of a phase depends on."""

@@ -9,7 +9,7 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -24,7 +24,14 @@ from trainer.loop.step import Run, make_train_run
 from trainer.model.cuts import WHOLE, Cut
 from trainer.model.graphs import report_random_ops
 from trainer.precision import in_precision, require_rewritten
-from trainer.run.arithmetic import Arithmetic, forward_step, speed_key, train_step
+from trainer.run.arithmetic import (
+    Arithmetic,
+    forward_pictures,
+    forward_step,
+    speed_key,
+    timed_step,
+    train_step,
+)
 from trainer.run.experiment import Experiment
 from trainer.run.feature_cache import FeatureCache, Watch, cut_of_features, why_uncached
 from trainer.values import UsageError
@@ -65,6 +72,11 @@ class Stages:
             reasons = [why_uncached(experiment, phase.spec) for phase in experiment.plan.phases]
             if all(reasons):
                 raise UsageError(f"--feature_cache=require: {'; '.join(reasons)}")
+
+    def take(self, decided: Mapping[str, Any], *, picture_secs: float | None) -> None:
+        """Takes what was measured before: precisions, and how long the features of a picture take."""
+        self.arithmetic.take(decided)
+        self.picture_secs = picture_secs
 
     def current(self) -> "Stage":
         """Returns the stage of the next update."""
@@ -274,15 +286,42 @@ class Stage:
 
     def decide_precision(self) -> str:
         """Returns the arithmetic that is asked for, or that the phase's own step is fastest in."""
-        experiment = self._experiment
+        key = speed_key(self._experiment, self.phase, self.cut)
+        step = self._noted(self._measured_step())
+        return self._all.arithmetic.decide(self.phase, self.kind, step=step, key=key)
+
+    @property
+    def kind(self) -> str:
+        """What is measured of the phase, for people: a forward is all that a head needs of the network."""
+        return "forward" if self.only_head else "train step"
+
+    @contextlib.contextmanager
+    def _measured_step(self) -> Iterator[Callable[[], object]]:
         if self.only_head:
-            kind, step = "forward", forward_step(experiment, self._below)
+            step = forward_step(self._experiment, self._below)
         else:
             # Measured in each precision: one trace for all, as it is for those of 16 bits.
             run = self._make_run(self.cut, "bfloat16")
-            kind, step = "train step", train_step(experiment, self._all.state, run, self.cut)
-        key = speed_key(experiment, self.phase, self.cut)
-        return self._all.arithmetic.decide(self.phase, kind, step=self._noted(step), key=key)
+            step = train_step(self._experiment, self._all.state, run, self.cut)
+        with step as do:
+            yield do
+
+    @property
+    def pictures_a_step(self) -> int:
+        """How many pictures a step sees that is measured."""
+        batch_size = self._experiment.config.plan.batch_size
+        replicas = self._experiment.strategy.num_replicas_in_sync
+        return forward_pictures(batch_size, replicas=replicas) if self.only_head else batch_size
+
+    def step_secs(self) -> float:
+        """Returns how long such a step takes: known since the precision was chosen, or measured now."""
+        arithmetic = self._all.arithmetic
+        key = speed_key(self._experiment, self.phase, self.cut)
+        choice = arithmetic.known(self.phase, self.kind, key=key)
+        if choice and choice.precision in choice.step_secs:
+            return choice.step_secs[choice.precision]
+        with self._measured_step() as do:
+            return timed_step(in_precision(do, self.precision))
 
     @contextlib.contextmanager
     def _noted(self, step: AbstractContextManager[Callable[[], object]]) -> Iterator[Callable[[], object]]:

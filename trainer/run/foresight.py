@@ -1,0 +1,81 @@
+"""How long a run will take, before it begins: by what earlier runs remember, or by steps measured now."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.loop.phases import Phase
+from trainer.model.cuts import WHOLE
+from trainer.record.progress import Speed
+from trainer.run.experiment import Experiment
+from trainer.run.feature_cache import cut_of_features
+from trainer.run.session import make_stages
+from trainer.run.stages import Stage
+
+# What is over sooner than it is measured is not measured.
+LEAST_PICTURES = 2_000
+# The first batch of a pipeline makes it, the others are read ahead.
+TIMED_BATCHES = 3
+# A head alone, over features that are kept, takes next to nothing on any machine.
+HEAD = Speed(step_secs=0.003, evaluation_secs=0.1, start_secs=2.0)
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """What was measured of the phases of a run.
+
+    `speeds` has one for each phase; `picture_secs` is how long the features of a picture take, None where no
+    phase needs any. `decided` is what `Arithmetic` decided meanwhile.
+    """
+
+    speeds: tuple[Speed, ...]
+    picture_secs: float | None
+    decided: Mapping[str, Any]
+
+
+def foresee(experiment: Experiment, *, decided: Mapping[str, Any]) -> Foreseen:
+    """Measures a step of each phase; the network and the run stay as they are.
+
+    Args:
+      experiment: what is to be run.
+      decided: precisions that an earlier start of the run decided.
+    """
+    stages = make_stages(experiment, decided=decided)
+    speeds: list[Speed] = []
+    picture_secs = None
+    for phase in experiment.plan.phases:
+        stages.state.jump(phase.start_step)
+        begun = time.monotonic()
+        stage = stages.stage_of(phase)
+        secs = stage.step_secs()
+        # It is traced once more for the run itself.
+        start_secs = time.monotonic() - begun
+        if stage.only_head:
+            picture_secs = secs / stage.pictures_a_step
+            speeds.append(HEAD)
+        else:
+            speeds.append(Speed(step_secs=secs + _batch_secs(experiment, stage), start_secs=start_secs))
+    return Foreseen(tuple(speeds), picture_secs, stages.arithmetic.decided)
+
+
+def num_seen(experiment: Experiment) -> int:
+    """Returns how many pictures go through the network for updates, each as often as it does."""
+    whole = [phase for phase in experiment.plan.phases if not _is_head(experiment, phase)]
+    steps = sum(phase.stop_step - phase.start_step for phase in whole)
+    return steps * experiment.config.plan.batch_size
+
+
+def _is_head(experiment: Experiment, phase: Phase) -> bool:
+    cut = cut_of_features(experiment, phase.spec)
+    return cut is not None and cut.name == WHOLE
+
+
+def _batch_secs(experiment: Experiment, stage: Stage) -> float:
+    """Returns how long it takes to read, decode and change the pictures of a batch."""
+    batches = iter(stage.training(0, 1 + TIMED_BATCHES))
+    next(batches)
+    begun, made = time.monotonic(), 0
+    for _ in batches:
+        made += 1
+    return (time.monotonic() - begun) / max(made, 1)
