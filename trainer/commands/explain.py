@@ -92,8 +92,7 @@ def explain(line: CommandLine, *, listed: Iterable[bytes] = ()) -> tuple[Path, l
       TrainerError: run, checkpoint or report cannot be had, or there is something else in the folder.
     """
     workdir = Workdir(line.config.run.workdir)
-    config = workdir.read_filled_in().replace(**line.given)
-    workdir.check_same_run(config, found_out=(PICTURES, NETWORK))
+    config = workdir.read_for(line.given, found_out=(PICTURES, NETWORK))
     check_saliency(config.explain.saliency)
     class_names, wanted = workdir.read_facts()["class_names"], config.explain.explain_class
     label = label_of(wanted, class_names, flag="--explain_class") if wanted else None

@@ -58,8 +58,7 @@ def export(line: CommandLine) -> tuple[Path, dict[str, Any]]:
     local_path(scratch, flag=f"the temporary folder {scratch} ($TMPDIR)", for_tensorflow=True)
     workdir = Workdir(line.config.run.workdir)
     # On one device: what is exported has one.
-    workdir.check_same_run(workdir.read_config().replace(**line.given), found_out=(PICTURES, NETWORK))
-    config = workdir.read_filled_in().replace(**line.given).replace(strategy="one")
+    config = workdir.read_for(line.given, found_out=(PICTURES, NETWORK)).replace(strategy="one")
     formats = parse_formats(config.export.formats)
     # Better told now than after all is written.
     metrics_json = workdir.report / "metrics.json"

@@ -56,8 +56,7 @@ def run(line: CommandLine) -> int:
         config = line.config.replace(**{**_of_pictures(about), **line.given})
         return _predict(line, about.class_names, lambda: Predictor(open_model(model, flag=flag), config))
     workdir = Workdir(run)
-    config = workdir.read_filled_in().replace(**line.given)
-    workdir.check_same_run(config, found_out=[NETWORK])
+    config = workdir.read_for(line.given, found_out=[NETWORK])
     return _predict(line, workdir.read_facts()["class_names"], lambda: _predictor_of(workdir, config))
 
 

@@ -23,8 +23,7 @@ _log = logging.getLogger("trainer")
 def run(line: CommandLine) -> int:
     """Serves the page until Ctrl-C; returns the exit status."""
     workdir = Workdir(line.config.run.workdir)
-    config = workdir.read_filled_in().replace(**line.given)
-    workdir.check_same_run(config, found_out=[NETWORK])
+    config = workdir.read_for(line.given, found_out=[NETWORK])
     check_saliency(config.explain.saliency)
     options = config.serve
     # First of all: loading the network takes seconds.

@@ -349,6 +349,19 @@ class Workdir:
         except UsageError as error:
             raise TrainerError(f"{self.run_json} is damaged: {error}") from None
 
+    def read_for(self, given: Mapping[str, Any], *, found_out: Collection[str]) -> Config:
+        """Returns the options of the run, as they came to be, for a command that was given some.
+
+        Args:
+          given: options of the command, which may not make it another run.
+          found_out: see `check_same_run`.
+
+        Raises:
+          TrainerError: they do, or there is no run.
+        """
+        self.check_same_run(self.read_config().replace(**given), found_out=found_out)
+        return self.read_filled_in().replace(**given)
+
     def as_begun(self, config: Config, given: Collection[str]) -> Config:
         """Returns options with those at a default that was another one when the run here began as they were.
 

@@ -1,0 +1,259 @@
+"""What is recommended, what of it is set by hand, and runs of it: the same again, evaluated, used."""
+
+import json
+
+import pytest
+
+from tests.conftest import make_flower_folder
+from tests.helpers.undrawn import PLAIN
+from trainer.cli.config import Config
+from trainer.cli.declare import RECOMMENDED
+from trainer.cli.flags import parse
+from trainer.record.workdir import Workdir
+from trainer.run import budget, foresight
+from trainer.run import experiment as experiment_room
+from trainer.run.recommended import BATCH_SIZE, Effort, efforts, recommend, usual_effort
+from trainer.store.files import read_json, write_json
+from trainer.values import UsageError
+
+pytestmark = pytest.mark.usefixtures("figures_undrawn")
+
+
+@pytest.mark.parametrize(("num_train", "batch_size"), [(1, 1), (3, 2), (22, 16), (32, 32), (5_000, 32)])
+def test_an_update_sees_no_more_pictures_than_there_are(num_train, batch_size):
+    assert recommend(Effort(1), num_train=num_train)["batch_size"] == batch_size
+
+
+def test_few_pictures_are_seen_more_often():
+    lengths = [usual_effort(num_train).epochs for num_train in (10, 245, 1_000, 2_000, 50_000)]
+    assert lengths == sorted(lengths, reverse=True)
+    assert lengths[0] > lengths[-1] >= 1
+    assert usual_effort(1_000, budget="quick") == Effort(0)
+    assert usual_effort(1_000, budget="best").epochs > usual_effort(1_000).epochs
+
+
+@pytest.mark.parametrize("epochs", [0, 5])
+@pytest.mark.parametrize("num_train", [1, 300, 100_000])
+def test_what_is_recommended_is_a_configuration(epochs, num_train):
+    chosen = recommend(Effort(epochs), num_train=num_train)
+    assert {"schedule", *RECOMMENDED}.issuperset(chosen)
+    config = Config().filled_in(chosen)
+    assert [spec.name for spec in config.phases] == ["frozen", "finetune"][: 2 if epochs else 1]
+    # Changed pictures are no kept features.
+    assert not config.phases[0].augment
+    assert config.phases[0].average is None
+    # Once is enough.
+    assert config.filled_in(recommend(Effort(9), num_train=7)) == config
+
+
+def test_what_is_set_by_hand_stays():
+    chosen = recommend(Effort(5), num_train=1_000)
+    given = [
+        "--label_smoothing=0",
+        "--finetune_for=2epochs",
+        "--augment=",
+        "--optimizer=adam",
+        "--from_layer=-3",
+    ]
+    config = parse(["trainer", *given]).config
+    assert config.plan.by_hand == ("finetune_for", "optimizer", "augment", "label_smoothing")
+    filled = config.filled_in(chosen)
+    assert filled.update.label_smoothing == 0
+    frozen, finetune = filled.phases
+    assert (str(finetune.duration), finetune.augment, finetune.train) == ("2epochs", (), ("from_layer=-3",))
+    # What is left is chosen.
+    assert finetune.learning_rate == chosen["finetune_learning_rate"] != Config().plan.finetune_learning_rate
+    assert frozen.learning_rate == chosen["frozen_learning_rate"]
+    # The flagfile of a run says what was set by hand, and nothing that was chosen.
+    lines = config.flagfile().splitlines()
+    assert "--label_smoothing=0.0" in lines
+    assert not [line for line in lines if line.startswith(("--finetune_learning_rate", "--by_hand"))]
+
+
+def test_other_schedules_are_as_they_were_and_know_no_budget():
+    for given in ("--schedule=two_phase", "--phase=for=1epochs; train=head"):
+        config = parse(["trainer", given]).config
+        assert config.filled_in(recommend(Effort(5), num_train=9)) == config
+        with pytest.raises(UsageError, match=r"^--budget is of --schedule=recommended"):
+            parse(["trainer", given, "--budget=quick"])
+    for wrong in ("5", "min", "-5min", "5 minutes", "quickly"):
+        with pytest.raises(UsageError, match="is not a time, such as 5min, 90s or 1h, nor quick or best"):
+            parse(["trainer", f"--budget={wrong}"])
+
+
+def arguments_of(tmp_path, backbone, *more):
+    pictures = make_flower_folder(tmp_path / "pictures", n=10)
+    return (
+        f"--source=folder:{pictures}", f"--backbone=savedmodel:{backbone}", "--splits=18,6,6",
+        "--precision=float32", "--image_size=8", "--head=linear", "--log_every=1steps", *PLAIN, *more,
+    )  # fmt: skip
+
+
+def test_a_run_keeps_what_was_chosen_for_it(tmp_path, tiny_backbone, run_main, monkeypatch):
+    monkeypatch.setattr(experiment_room, "usual_effort", lambda num_train, budget: Effort(2))
+    arguments = arguments_of(tmp_path, tiny_backbone, "--frozen_for=1epochs")
+    workdir = tmp_path / "run"
+    status, out, err = run_main("train", *arguments, f"--workdir={workdir}")
+    assert (status, err) == (0, "")
+    assert "schedule:    for 18 pictures to train with: --batch_size=16 " in out
+    assert "--frozen_for" not in out
+    run = read_json(workdir / "run.json")
+    assert run["chosen"] == recommend(Effort(2), num_train=18)
+    assert (run["config"]["finetune_for"], run["config"]["by_hand"]) == (
+        "5epochs", ["image_size", "head", "frozen_for"],
+    )  # fmt: skip
+    # A newer version may choose otherwise: this run stays what it is.
+    monkeypatch.setattr(experiment_room, "usual_effort", lambda num_train, budget: Effort(7))
+    assert [str(spec.duration) for spec in Workdir(str(workdir)).read_filled_in().phases] == [
+        "1epochs",
+        "2epochs",
+    ]
+    before = (workdir / "metrics.jsonl").read_bytes()
+    status, out, _ = run_main("train", *arguments, f"--workdir={workdir}")
+    assert (status, "is finished" in out) == (0, True)
+    status, out, err = run_main("evaluate", f"--workdir={workdir}")
+    assert (status, err) == (0, "")
+    status, out, err = run_main(
+        "predict", f"--workdir={workdir}", tmp_path / "pictures" / "red", "--format=jsonl"
+    )
+    assert (status, len(out.splitlines())) == (0, 10)
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+    metrics = read_json(workdir / "report" / "metrics.json")
+    assert metrics["schedule"] == "recommended"
+    assert metrics["batch_size"] == 16
+    # What one sets by hand makes another run.
+    status, _, err = run_main("train", *arguments, "--label_smoothing=0", f"--workdir={workdir}")
+    assert (status, "holds a run with other options: --by_hand was" in err) == (1, True)
+    # A flagfile says all of it.
+    status, _, err = run_main(
+        "train", f"--flagfile={workdir / 'flagfile.flags'}", f"--workdir={tmp_path / 'again'}"
+    )
+    assert (status, err) == (0, "")
+    seven = [
+        json.loads(line)["step"] for line in (tmp_path / "again" / "metrics.jsonl").read_text().splitlines()
+    ]
+    two = [json.loads(line)["step"] for line in before.splitlines()]
+    assert max(seven) == 2 * (1 + 7) > max(two) == 2 * (1 + 2)
+
+
+def test_what_was_chosen_may_be_damaged(tmp_path, tiny_backbone, run_main):
+    arguments = arguments_of(tmp_path, tiny_backbone, "--frozen_for=1epochs", "--finetune_for=1epochs")
+    workdir = tmp_path / "run"
+    assert run_main("train", *arguments, f"--workdir={workdir}")[0] == 0
+    run = read_json(workdir / "run.json")
+    for damage in (["frozen_for"], {"no_such_option": 1}, {"warmup": "often"}):
+        write_json(workdir / "run.json", {**run, "chosen": damage})
+        status, _, err = run_main("predict", f"--workdir={workdir}", tmp_path / "pictures" / "red")
+        assert (status, "run.json is damaged" in err) == (1, True)
+
+
+def test_a_run_of_before_there_was_a_rule_goes_on(tmp_path, tiny_backbone, run_main):
+    arguments = arguments_of(tmp_path, tiny_backbone, "--frozen_for=1epochs", "--finetune_for=1epochs")
+    workdir = tmp_path / "run"
+    older = (*arguments, "--batch_size=4", f"--workdir={workdir}")
+    assert run_main("train", *older, "--schedule=two_phase", "--max_minutes=0.00001")[0] == 75
+    # As the version before left it.
+    run = read_json(workdir / "run.json")
+    for name in ("budget", "by_hand"):
+        del run["config"][name]
+    write_json(workdir / "run.json", run)
+    # The same command, which named no schedule.
+    status, out, err = run_main("train", *older)
+    assert (status, err) == (0, "")
+    assert "recommended" not in out
+    assert read_json(workdir / "report" / "metrics.json")["schedule"] == "two_phase"
+    # One that names it is another.
+    status, _, err = run_main("train", *older, "--schedule=recommended")
+    assert (status, "--schedule was two_phase, now recommended" in err) == (1, True)
+
+
+def test_a_run_is_the_same_whether_its_time_was_measured_before_or_not(
+    tmp_path, tiny_backbone, run_main, monkeypatch
+):
+    arguments = arguments_of(tmp_path, tiny_backbone, "--frozen_for=2epochs", "--finetune_for=2epochs")
+    assert run_main("train", *arguments, f"--workdir={tmp_path / 'not'}")[0] == 0
+    asked = []
+
+    def noted(experiment, **given):
+        asked.append(experiment)
+        return foresight.foresee(experiment, **given)
+
+    monkeypatch.setattr("trainer.commands.train.foresee", noted)
+    monkeypatch.setattr("trainer.commands.train.LEAST_PICTURES", 0)
+    # Nothing is remembered in a cache of its own.
+    fresh = f"--cache_dir={tmp_path / 'cache'}"
+    status, out, err = run_main("train", *arguments, fresh, f"--workdir={tmp_path / 'measured'}")
+    assert (status, err, len(asked)) == (0, "", 1)
+    assert "time:        about " in out
+    plain, measured = (tmp_path / name / "metrics.jsonl" for name in ("not", "measured"))
+    assert measured.read_bytes() == plain.read_bytes()
+
+
+COSTS = budget.Costs(
+    num_train=64, num_validation=32, num_scored=0, batch_size=32, side_px=224, step_secs=4.0,
+    picture_secs=0.25, start_secs=10.0,
+)  # fmt: skip
+
+
+def test_what_efforts_cost():
+    end = foresight.HEAD.start_secs + budget.END_SECS
+    assert COSTS.secs(Effort(0)) == end + 96 * 0.25
+    # Two updates and half of one for the evaluation, three times.
+    assert COSTS.secs(Effort(3)) == end + 96 * 0.25 + 10 + 3 * 2.5 * 4
+    # Four times the area.
+    assert COSTS.secs(Effort(3, 448)) == end + 4 * 96 * 0.25 + 10 + 4 * 3 * 2.5 * 4
+
+
+def test_the_most_that_ends_in_time_is_chosen_and_what_more_would_buy():
+    offers = efforts(64, native_px=224, any_size=True)
+    assert offers[0] == Effort(0)
+    assert [COSTS.secs(offer) for offer in offers] == sorted(COSTS.secs(offer) for offer in offers)
+    usual = usual_effort(64)
+    for at, offer in enumerate(offers):
+        chosen, longer = budget.choose(offers, COSTS, left_secs=COSTS.secs(offer) + 0.01)
+        assert chosen == offer
+        if not offer.image_size:
+            assert longer == Effort(usual.epochs, 288)
+        elif offer != offers[-1]:
+            assert longer == offers[-1]
+        else:
+            assert longer is None
+        assert at == 0 or COSTS.secs(offer) > COSTS.secs(offers[at - 1])
+    # Less than the least is not to be had.
+    assert budget.choose(offers, COSTS, left_secs=1.0)[0] == Effort(0)
+    sizes = {offer.image_size for offer in efforts(64, native_px=299, any_size=False)}
+    assert sizes == {0}
+
+
+def test_a_budget_is_planned_once(tmp_path, tiny_backbone, run_main, monkeypatch):
+    asked = []
+
+    def noted(experiment, **given):
+        asked.append(experiment)
+        return foresight.foresee(experiment, **given)
+
+    monkeypatch.setattr(budget, "foresee", noted)
+    arguments = (
+        *arguments_of(tmp_path, tiny_backbone, "--frozen_for=1epochs"),
+        f"--workdir={tmp_path / 'run'}",
+    )
+    status, out, err = run_main("train", *arguments, "--budget=20s")
+    assert (status, err) == (0, "")
+    assert "budget:      --budget=20s is enough for " in out
+    assert len(asked) == 1
+    # Asked again, with other speeds, it is the same run.
+    status, out, _ = run_main("train", *arguments, "--budget=20s")
+    assert (status, "is finished" in out, len(asked)) == (0, True, 1)
+    status, out, _ = run_main("train", *arguments[:-1], f"--workdir={tmp_path / 'short'}", "--budget=1s")
+    assert "--budget=1s is too short for the head alone on this machine, the least there is: it takes " in out
+    status, out, _ = run_main("train", *arguments[:-1], f"--workdir={tmp_path / 'quick'}", "--budget=quick")
+    assert (status, "finetune" in out) == (0, False)
+
+
+def test_batches_are_never_larger_than_a_tiny_folder(tmp_path, tiny_backbone, run_main):
+    assert BATCH_SIZE == 32
+    arguments = arguments_of(tmp_path, tiny_backbone, "--frozen_for=1epochs", "--finetune_for=1epochs")
+    status, _, err = run_main("train", *arguments, f"--workdir={tmp_path / 'run'}")
+    assert (status, err) == (0, "")
+    status, _, err = run_main("train", *arguments, "--batch_size=64", f"--workdir={tmp_path / 'other'}")
+    assert (status, "--batch_size=64 is larger than the data" in err) == (2, True)
