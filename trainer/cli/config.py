@@ -88,6 +88,16 @@ class Config:
         """Returns the options that a resumed run must not change."""
         return {f.name: getattr(s, f.name) for s, f in self._fields() if f.metadata["identity"]}
 
+    def compared_values(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns what runs are compared by: the options that a resumed run must not change.
+
+        Args:
+          chosen: what --schedule=recommended came to, see `filled_in`.
+        """
+        values = self.identity_values()
+        found = {name: value for name, value in chosen.items() if name not in self.plan.by_hand}
+        return {name: found.get(name, value) for name, value in values.items() if name != "by_hand"}
+
     @classmethod
     def of_record(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         """Returns {flag name: value} of a run that recorded some; what is newer is as it was then."""

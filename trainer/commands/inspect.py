@@ -4,6 +4,8 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
+from trainer.cli.config import Config
+from trainer.cli.declare import budget_secs
 from trainer.cli.flags import CommandLine
 from trainer.cli.phase_specs import PhaseSpec
 from trainer.loop.optimizers import multipliers
@@ -52,6 +54,7 @@ def _overview(experiment: Experiment, *, verbose: bool) -> str:
         f"backbone: {experiment.backbone.name}, {contract.width_px}x{contract.height_px} px in "
         f"[{low:g}, {high:g}], {contract.feature_width:,} features",
         "",
+        *_planned_later(config),
         f"plan: {plan.steps_per_epoch:,} steps an epoch, {plan.total_steps:,} in all",
         *(f"  {phase.describe()}" for phase in plan.phases),
     ]
@@ -64,6 +67,14 @@ def _overview(experiment: Experiment, *, verbose: bool) -> str:
             f"  features: {_frozen_part(experiment, phase.spec)}",
         ]
     return "\n".join(lines)
+
+
+def _planned_later(config: Config) -> list[str]:
+    """Returns a line on a plan that is made when training begins, by how fast this machine is then."""
+    budget = config.plan.budget
+    if not budget_secs(budget) or (config.run.workdir and Workdir(config.run.workdir).read_chosen()):
+        return []
+    return [f"--budget={budget} is planned when training begins, by steps measured then; without it:"]
 
 
 def _counts(experiment: Experiment, split: str, *, verbose: bool) -> str:

@@ -118,7 +118,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def differing_options(reports: Sequence[Scored]) -> list[str]:
     """Returns the names of options that differ between runs; backbone and size of pictures apart."""
     known = [report.options for report in reports if report.options]
-    names = [name for name in Config().identity_values() if name not in ("backbone", "image_size")]
+    names = [name for name in Config().compared_values({}) if name not in ("backbone", "image_size")]
     return [name for name in names if len({repr(options[name]) for options in known}) > 1]
 
 

@@ -191,7 +191,8 @@ def _read(report: Path, *, name: str) -> Scored:
     options: Mapping[str, Any] = {}
     digests: dict[str, str] = {}
     if run is not None:
-        options = Workdir(str(run)).read_config().identity_values()
+        workdir = Workdir(str(run))
+        options = workdir.read_config().compared_values(workdir.read_chosen())
         # An older report says no digests, but the run does, of its own splits.
         digests = {row[0]: row[2] for row in _read_splits(run).get(str(values.get("split")), [])}
     if values["format"] == REPORT_FORMAT:

@@ -135,7 +135,8 @@ def introduce(stages: Stages, summaries: Summaries) -> None:
 def show_options(experiment: Experiment, summaries: Summaries, *, step: int) -> None:
     """Writes the options for TensorBoard, as those from a step on."""
     # All that changes the numbers of a run, as TensorBoard takes it.
-    options = experiment.config.identity_values()
+    settled = experiment.asked if experiment.chosen else experiment.config
+    options = settled.compared_values(experiment.chosen)
     summaries.hparams({name: json.dumps(v) if isinstance(v, tuple) else v for name, v in options.items()})
     changed = experiment.asked.replace(extend=False).flagfile(changed_only=True)
     told = "Changed from the defaults; `flagfile.flags` in the folder of the run has all options.\n\n"
