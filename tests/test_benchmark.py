@@ -32,7 +32,7 @@ def arguments(tmp_path_factory, tiny_backbone):
     return [
         f"--source=folder:{pictures}", f"--backbone=savedmodel:{tiny_backbone}", "--image_size=8",
         "--head=linear", f"--splits={PICTURES_TRAIN},rest", f"--batch_size={BATCH_SIZE}", "--repeats=2",
-        "--precision=float32",
+        "--schedule=two_phase", "--precision=float32",
     ]  # fmt: skip
 
 

@@ -37,6 +37,7 @@ def trained(tmp_path_factory, tiny_backbone):
         "--head=linear",
         "--splits=60%,20%,20%",
         "--batch_size=8",
+        "--schedule=two_phase",
         "--frozen_for=40epochs",
         "--frozen_learning_rate=0.1",
         "--finetune_for=2epochs",
@@ -239,7 +240,8 @@ def test_every_value_of_every_enum_trains(row, tiny_backbone, tmp_path, run_main
     status, out, err = run_main(
         f"--source=folder:{tmp_path / 'pictures'}", f"--backbone=savedmodel:{tiny_backbone}",
         "--image_size=8", "--head=mlp(4)", "--splits=train,validation,test", "--batch_size=4",
-        "--frozen_for=2steps", "--finetune_for=2steps", "--augment=flip,crop(0.6)", "--dropout=0.3",
+        "--schedule=two_phase", "--frozen_for=2steps", "--finetune_for=2steps", "--augment=flip,crop(0.6)",
+        "--dropout=0.3",
         "--log_every=1steps", "--feature_views=2", *PLAIN,
         f"--workdir={workdir}", *(f"--{name}={value}" for name, value in values.items()),
     )  # fmt: skip

@@ -52,7 +52,7 @@ def run(pictures, tiny_backbone, run_main, tmp_path):
         return *run_main(
             f"--source=folder:{pictures}", f"--backbone=savedmodel:{tiny_backbone}", "--image_size=8",
             "--head=linear", "--splits=train,validation", "--batch_size=6", "--log_every=1steps",
-            "--precision=float32", f"--workdir={workdir}", *PLAIN, *flags,
+            "--schedule=two_phase", "--precision=float32", f"--workdir={workdir}", *PLAIN, *flags,
         ), workdir  # fmt: skip
 
     return small

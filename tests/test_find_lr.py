@@ -17,7 +17,7 @@ def find(tmp_path, tiny_backbone, run_main):
         return run_main(
             "find_lr", f"--source=folder:{pictures}", f"--backbone=savedmodel:{tiny_backbone}",
             "--image_size=8", "--splits=60%,40%", "--batch_size=8", "--head=mlp(8)", "--precision=float32",
-            f"--workdir={tmp_path / 'run'}", *flags,
+            "--schedule=two_phase", f"--workdir={tmp_path / 'run'}", *flags,
         )  # fmt: skip
 
     return found

@@ -24,7 +24,8 @@ ROOT = Path(__file__).parent.parent
 CLASSES = ("blue", "green", "red")
 # Two phases of two epochs; each option as Python has it.
 OPTIONS = {
-    "image_size": 8, "head": "linear", "splits": "60%,20%,20%", "batch_size": 4, "frozen_for": "2epochs",
+    "image_size": 8, "head": "linear", "splits": "60%,20%,20%", "batch_size": 4,
+    "schedule": "two_phase", "frozen_for": "2epochs",
     "finetune_for": "2epochs", "frozen_learning_rate": 0.05, "precision": "float32", "embeddings": 0,
     "log_every": "1steps", "figures_every": "",
 }  # fmt: skip

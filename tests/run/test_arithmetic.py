@@ -290,7 +290,8 @@ def test_the_key_tells_apart_what_differs_in_speed(stages):
 def arguments(pictures, backbone, workdir, *more, cache_dir):
     return [
         f"--source=folder:{pictures}", f"--backbone=savedmodel:{backbone}", "--image_size=8",
-        "--head=linear", "--splits=60%,40%", "--batch_size=8", "--frozen_for=2steps", "--finetune_for=2steps",
+        "--head=linear", "--splits=60%,40%", "--batch_size=8", "--schedule=two_phase",
+        "--frozen_for=2steps", "--finetune_for=2steps",
         "--progress=plain", f"--workdir={workdir}", f"--cache_dir={cache_dir}", *PLAIN, *more,
     ]  # fmt: skip
 

@@ -21,7 +21,8 @@ def arguments(tmp_path, tiny_backbone, monkeypatch):
     pictures = make_flower_folder(tmp_path / "pictures")
     return [
         f"--source=folder:{pictures}", f"--backbone=savedmodel:{tiny_backbone}", "--image_size=8",
-        "--head=linear", "--splits=60%,40%", "--batch_size=4", f"--frozen_for={STEPS}steps",
+        "--head=linear", "--splits=60%,40%", "--batch_size=4", "--schedule=two_phase",
+        f"--frozen_for={STEPS}steps",
         f"--finetune_for={STEPS}steps", "--log_every=1steps", "--progress=plain", "--precision=float32",
         *PLAIN, f"--cache_dir={tmp_path / 'cache'}",
     ]  # fmt: skip

@@ -61,7 +61,7 @@ def open_stages(pictures, cache):
         line = flags.parse([
             "trainer", f"--source=folder:{pictures}", NET, "--weights=none", "--image_size=5",
             "--head=linear", f"--splits={COUNT},4,4", "--batch_size=4", "--precision=float32",
-            "--workdir=none", f"--cache_dir={cache}", *options,
+            "--schedule=two_phase", "--workdir=none", f"--cache_dir={cache}", *options,
         ])  # fmt: skip
         return make_stages(Experiment(line.config), decided={})
 
