@@ -12,7 +12,7 @@ from trainer.cli.flags import parse
 from trainer.record.workdir import Workdir
 from trainer.run import budget, foresight
 from trainer.run import experiment as experiment_room
-from trainer.run.recommended import BATCH_SIZE, Effort, efforts, recommend, usual_effort
+from trainer.run.recommended import BATCH_SIZE, Effort, efforts, recommend, sizes_of, usual_effort
 from trainer.store.files import read_json, write_json
 from trainer.values import UsageError
 
@@ -24,12 +24,13 @@ def test_an_update_sees_no_more_pictures_than_there_are(num_train, batch_size):
     assert recommend(Effort(1), num_train=num_train)["batch_size"] == batch_size
 
 
-def test_few_pictures_are_seen_more_often():
-    lengths = [usual_effort(num_train).epochs for num_train in (10, 245, 1_000, 2_000, 50_000)]
-    assert lengths == sorted(lengths, reverse=True)
-    assert lengths[0] > lengths[-1] >= 1
-    assert usual_effort(1_000, budget="quick") == Effort(0)
-    assert usual_effort(1_000, budget="best").epochs > usual_effort(1_000).epochs
+def test_very_many_pictures_are_seen_less_often():
+    lengths = [usual_effort(num_train).epochs for num_train in (1, 10, 2_000, 20_000, 1_000_000)]
+    assert lengths == [6, 6, 6, 3, 2]
+    assert usual_effort(1_000, sizes=(224, 288)) == Effort(6, 288)
+    assert usual_effort(1_000, sizes=(224, 288), budget="quick") == Effort(0, 224)
+    assert usual_effort(1_000, sizes=(224, 288), budget="best") == Effort(12, 288)
+    assert usual_effort(1_000) == Effort(6)
 
 
 @pytest.mark.parametrize("epochs", [0, 5])
@@ -90,7 +91,7 @@ def arguments_of(tmp_path, backbone, *more):
 
 
 def test_a_run_keeps_what_was_chosen_for_it(tmp_path, tiny_backbone, run_main, monkeypatch):
-    monkeypatch.setattr(experiment_room, "usual_effort", lambda num_train, budget: Effort(2))
+    monkeypatch.setattr(experiment_room, "usual_effort", lambda num_train, **given: Effort(2))
     arguments = arguments_of(tmp_path, tiny_backbone, "--frozen_for=1epochs")
     workdir = tmp_path / "run"
     status, out, err = run_main("train", *arguments, f"--workdir={workdir}")
@@ -103,7 +104,7 @@ def test_a_run_keeps_what_was_chosen_for_it(tmp_path, tiny_backbone, run_main, m
         "5epochs", ["image_size", "head", "frozen_for"],
     )  # fmt: skip
     # A newer version may choose otherwise: this run stays what it is.
-    monkeypatch.setattr(experiment_room, "usual_effort", lambda num_train, budget: Effort(7))
+    monkeypatch.setattr(experiment_room, "usual_effort", lambda num_train, **given: Effort(7))
     assert [str(spec.duration) for spec in Workdir(str(workdir)).read_filled_in().phases] == [
         "1epochs",
         "2epochs",
@@ -205,24 +206,25 @@ def test_what_efforts_cost():
 
 
 def test_the_most_that_ends_in_time_is_chosen_and_what_more_would_buy():
-    offers = efforts(64, native_px=224, any_size=True)
-    assert offers[0] == Effort(0)
-    assert [COSTS.secs(offer) for offer in offers] == sorted(COSTS.secs(offer) for offer in offers)
-    usual = usual_effort(64)
+    offers = efforts(64, sizes=(224, 288))
+    assert (offers[0], offers[6], offers[7], offers[-1]) == (
+        Effort(0, 224), Effort(6, 224), Effort(6, 288), Effort(12, 288),
+    )  # fmt: skip
+    assert [COSTS.secs(offer) for offer in offers] == sorted({COSTS.secs(offer) for offer in offers})
     for at, offer in enumerate(offers):
         chosen, longer = budget.choose(offers, COSTS, left_secs=COSTS.secs(offer) + 0.01)
         assert chosen == offer
-        if not offer.image_size:
-            assert longer == Effort(usual.epochs, 288)
-        elif offer != offers[-1]:
-            assert longer == offers[-1]
-        else:
-            assert longer is None
-        assert at == 0 or COSTS.secs(offer) > COSTS.secs(offers[at - 1])
+        assert longer == (Effort(6, 288) if at <= 6 else Effort(12, 288) if at < len(offers) - 1 else None)
     # Less than the least is not to be had.
-    assert budget.choose(offers, COSTS, left_secs=1.0)[0] == Effort(0)
-    sizes = {offer.image_size for offer in efforts(64, native_px=299, any_size=False)}
-    assert sizes == {0}
+    assert budget.choose(offers, COSTS, left_secs=1.0)[0] == offers[0]
+    # Of a network that was measured at no other size, more is longer.
+    assert efforts(64) == [Effort(epochs) for epochs in range(13)]
+
+
+def test_sizes_are_those_that_were_measured_unless_one_is_set_by_hand():
+    assert sizes_of(Config()) == (224, 288)
+    assert sizes_of(Config().replace(image_size=96)) == ()
+    assert sizes_of(Config().replace(backbone="keras:MobileNetV2")) == ()
 
 
 def test_a_budget_is_planned_once(tmp_path, tiny_backbone, run_main, monkeypatch):

@@ -10,7 +10,7 @@ from trainer.cli.declare import budget_secs
 from trainer.data.configured import Pictures
 from trainer.run.experiment import Experiment
 from trainer.run.foresight import HEAD, Foreseen, foresee
-from trainer.run.recommended import Effort, efforts, recommend
+from trainer.run.recommended import Effort, efforts, recommend, sizes_of
 from trainer.run.run_times import END_SECS, told_secs
 
 _log = logging.getLogger("trainer")
@@ -33,8 +33,8 @@ def within_budget(experiment: Experiment, *, begun: float) -> Experiment:
     budget = experiment.config.plan.budget
     foreseen = foresee(experiment, decided={})
     left = budget_secs(budget) * (1 - RESERVE) - START_SECS - (time.monotonic() - begun)
-    costs, contract = Costs.of(experiment, foreseen), experiment.backbone.contract
-    offers = efforts(costs.num_train, native_px=contract.width_px, any_size=contract.any_size)
+    costs = Costs.of(experiment, foreseen)
+    offers = efforts(costs.num_train, sizes=sizes_of(experiment.asked))
     chosen, longer = choose(offers, costs, left_secs=left)
     if costs.secs(chosen) > left:
         _log.warning(

@@ -40,7 +40,7 @@ from trainer.record.workdir import Workdir
 from trainer.report.shortening import MOST_LETTERS, shortened_apart
 from trainer.run.bit_rule import apply_rule, bit_rule, rule_head
 from trainer.run.combinations import check_options, check_together
-from trainer.run.recommended import recommend, told, usual_effort
+from trainer.run.recommended import recommend, sizes_of, told, usual_effort
 from trainer.runtime import make_strategy
 from trainer.tasks import Task, make_task
 from trainer.values import Calls, TrainerError, UsageError, composed, parse_pair
@@ -167,7 +167,7 @@ class Experiment:
         train = self.splits.indices["train"]
         if is_recommended(config.plan):
             known = self.chosen or self._recorded()
-            usual = usual_effort(len(train), budget=config.plan.budget)
+            usual = usual_effort(len(train), sizes=sizes_of(config), budget=config.plan.budget)
             self.chosen = known or recommend(usual, num_train=len(train))
             # What is to end in time is chosen once its steps have been measured.
             if known or not budget_secs(config.plan.budget):

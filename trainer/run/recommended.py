@@ -4,21 +4,20 @@
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from trainer.cli.config import Config
 from trainer.cli.declare import BUDGETS
+from trainer.model.backbones import BACKBONES
 
 BATCH_SIZE = 32
-# Fewer updates than these teach a network little of what is on a few pictures; more than these many epochs
-# gave nothing (experiments/defaults).
-LEAST_UPDATES, EPOCHS, MOST_EPOCHS = 200, 6, 20
+# Epochs of fine-tuning. With few pictures more of them made a network worse (experiments/defaults); of very
+# many, each is seen less often, so that no run takes hours for what it has learned by then.
+EPOCHS, LEAST_EPOCHS, MOST_SEEN = 6, 2, 60_000
 QUICK, BEST = BUDGETS
 LONGER = 2
-# Of the side of pictures that a network asks for: what is seen larger is told apart better.
-LARGER = 288 / 224
 
 
 @dataclass(frozen=True)
@@ -48,14 +47,14 @@ def recommend(effort: Effort, *, num_train: int) -> dict[str, Any]:
     chosen: dict[str, Any] = {
         "batch_size": batch_size_for(num_train),
         "image_size": effort.image_size,
-        "frozen_for": "10epochs",
+        "frozen_for": "3epochs",
         "frozen_learning_rate": 1e-3,
         "lr_schedule": "cosine",
         "warmup": "10%",
         "label_smoothing": 0.1,
     }
     if not effort.epochs:
-        return {"schedule": "frozen", **chosen}
+        return {"schedule": "frozen", **chosen, "frozen_for": "10epochs"}
     return {
         **chosen,
         "finetune_for": f"{effort.epochs}epochs",
@@ -65,32 +64,38 @@ def recommend(effort: Effort, *, num_train: int) -> dict[str, Any]:
     }
 
 
-def usual_effort(num_train: int, *, budget: str = "") -> Effort:
-    """Returns how much is done for a training split where time does not matter, or by quick and best."""
-    if budget == QUICK:
-        return Effort(0)
-    steps = math.ceil(num_train / batch_size_for(num_train))
-    # Few pictures are seen more often, for enough updates.
-    epochs = min(max(EPOCHS, math.ceil(LEAST_UPDATES / steps)), MOST_EPOCHS)
-    return Effort(epochs * LONGER if budget == BEST else epochs)
+def sizes_of(config: Config) -> tuple[int, ...]:
+    """Returns the sides of pictures, in px, that were measured with a network, its own first; or none.
+
+    None, too, where the side is set by hand.
+    """
+    if "image_size" in config.plan.by_hand:
+        return ()
+    sizes: tuple[int, ...] = BACKBONES.choose(config.model.backbone).entry.facts.get("sizes_px", ())
+    return sizes
 
 
-def efforts(num_train: int, *, native_px: int, any_size: bool) -> list[Effort]:
-    """Returns what may be done, from the least to the most, each better than the one before or as good.
+def usual_effort(num_train: int, *, sizes: Sequence[int] = (), budget: str = "") -> Effort:
+    """Returns how much is done for a training split where time does not matter, or by quick and best.
 
     Args:
-      num_train: pictures of the training split.
-      native_px: the side that the network asks for.
-      any_size: whether it takes others.
+      num_train: pictures of it.
+      sizes: see `sizes_of`.
+      budget: the value of --budget.
     """
+    if budget == QUICK:
+        return Effort(0, min(sizes, default=0))
+    epochs = min(max(MOST_SEEN // num_train, LEAST_EPOCHS), EPOCHS)
+    return Effort(epochs * LONGER if budget == BEST else epochs, max(sizes, default=0))
+
+
+def efforts(num_train: int, *, sizes: Sequence[int] = ()) -> list[Effort]:
+    """Returns what may be done, from the least to the most; see `usual_effort`."""
+    small, large = min(sizes, default=0), max(sizes, default=0)
     usual = usual_effort(num_train).epochs
-    found = [Effort(epochs) for epochs in range(usual + 1)]
-    if any_size:
-        larger = round(LARGER * native_px / 32) * 32
-        found += [Effort(epochs, larger) for epochs in range(usual, LONGER * usual + 1)]
-    else:
-        found += [Effort(epochs) for epochs in range(usual + 1, LONGER * usual + 1)]
-    return found
+    found = [Effort(epochs, small) for epochs in range(usual + 1)]
+    found += [Effort(epochs, large) for epochs in range(usual, LONGER * usual + 1)]
+    return list(dict.fromkeys(found))
 
 
 def batch_size_for(num_train: int) -> int:

@@ -161,7 +161,8 @@ VALUE_RANGE = (-127 / 128, 1.0)  # (x - 127) / 128 for x from 0 to 255.
 MIN_SIZE_PX = 32  # The network halves the picture five times.
 
 
-@BACKBONES.register("efficientnet_lite0", source="arXiv 1905.11946")
+# Its own side, and the one that --schedule=recommended takes: see experiments/defaults.
+@BACKBONES.register("efficientnet_lite0", source="arXiv 1905.11946", sizes_px=(224, 288))
 def open_efficientnet_lite0(*, weights: str = "imagenet", image_size: int = 0) -> KerasBackbone:
     """EfficientNet-Lite0 trained on ImageNet, 224 px; its weights come with the installation."""
     return open_variant(LITE0, weights=weights, image_size=image_size)
