@@ -192,7 +192,7 @@ def test_a_full_disk_is_told_in_a_line(run, monkeypatch):
 
 def test_a_flagfile_and_options_beside_it(places, tmp_path):
     (tmp_path / "some.flags").write_text(
-        "\n".join(["--schedule=frozen", *as_typed(places), "--batch_size=5"])
+        "\n".join([*as_typed(places), "--schedule=frozen", "--batch_size=5"])
     )
     run = trainer.train(flagfile=tmp_path / "some.flags", frozen_for="1epochs", workdir=tmp_path / "run")
     assert (run.options["batch_size"], run.options["frozen_for"]) == (5, "1epochs")
@@ -213,7 +213,7 @@ def test_nothing_is_printed_and_nothing_of_the_process_is_changed(run, places, t
     before = process_state()
     capfd.readouterr()
     # It warns that --finetune_for has no effect.
-    quiet = trainer.train(**places, schedule="frozen", workdir=tmp_path / "run")
+    quiet = trainer.train(**{**places, "schedule": "frozen"}, workdir=tmp_path / "run")
     quiet.evaluate()
     quiet.predict(pictures)
     quiet.explain([pictures / "red" / "000.jpg", "nothing.jpg"])
