@@ -96,7 +96,7 @@ def test_a_run_keeps_what_was_chosen_for_it(tmp_path, tiny_backbone, run_main, m
     workdir = tmp_path / "run"
     status, out, err = run_main("train", *arguments, f"--workdir={workdir}")
     assert (status, err) == (0, "")
-    assert "schedule:    for 18 pictures to train with: --batch_size=16 " in out
+    assert "schedule:    recommended for 18 pictures to train with: --batch_size=16 " in out
     assert "--frozen_for" not in out
     run = read_json(workdir / "run.json")
     assert run["chosen"] == recommend(Effort(2), num_train=18)

@@ -108,7 +108,7 @@ def told(config: Config, chosen: Mapping[str, Any], *, num_train: int) -> str:
     by_hand = config.plan.by_hand
     shown = {name: value for name, value in chosen.items() if name not in by_hand and value}
     options = " ".join(f"--{name}={_told(value)}" for name, value in shown.items())
-    return f"for {num_train:,} pictures to train with: {options}"
+    return f"recommended for {num_train:,} pictures to train with: {options}"
 
 
 def _told(value: Any) -> str:
