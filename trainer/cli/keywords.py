@@ -47,6 +47,8 @@ class Options(TypedDict, total=False):
     dropout: float
     # Training
     schedule: str
+    budget: str
+    by_hand: Sequence[str]
     phase: Sequence[str]
     frozen_for: str
     finetune_for: str

@@ -68,7 +68,7 @@ def open_experiment(photos, tiny_backbone, tmp_path):
         line = parse([
             "trainer", f"--source=folder:{photos}", f"--backbone=savedmodel:{tiny_backbone}",
             "--image_size=8", "--splits=60%,20%,20%", "--batch_size=4", f"--workdir={tmp_path / 'run'}",
-            f"--cache_dir={tmp_path / 'cache'}", *arguments,
+            "--schedule=frozen", f"--cache_dir={tmp_path / 'cache'}", *arguments,
         ])  # fmt: skip
         return Experiment(line.config)
 
