@@ -26,6 +26,8 @@ from trainer.cli.command_options import (
 )
 from trainer.cli.declare import KINDS
 from trainer.cli.options import (
+    FITTED,
+    NEVER_TRAINED,
     OF_OLDER_RUNS,
     DataConfig,
     GuardConfig,
@@ -35,7 +37,7 @@ from trainer.cli.options import (
     SpeedConfig,
     UpdateConfig,
 )
-from trainer.cli.phase_specs import RULED, PhaseSpec, is_auto, phase_specs
+from trainer.cli.phase_specs import RULED, UNFIT, PhaseSpec, is_auto, phase_specs
 from trainer.registry import Bounds
 from trainer.values import Duration, UsageError
 
@@ -70,7 +72,20 @@ class Config:
         Raises:
           UsageError: a --phase or --schedule cannot be read.
         """
-        return tuple(phase_specs(self.plan))
+        return tuple(phase_specs(dataclasses.replace(self.plan, schedule="fit") if self.fits else self.plan))
+
+    @property
+    def fits(self) -> bool:
+        """Whether the head is fitted, and no update changes anything: so such a head is, unless asked."""
+        plan = self.plan
+        is_asked = plan.phase or plan.schedule not in ("fit", PlanConfig.schedule)
+        return plan.schedule == "fit" or (not is_asked and self.fitted_head in FITTED)
+
+    @property
+    def fitted_head(self) -> str:
+        """The name of the head if it is fitted, else empty."""
+        name = self.model.head.partition("(")[0].strip()
+        return name if name in FITTED else ""
 
     def flat(self) -> dict[str, Any]:
         """Returns {flag name: value} over all sections."""
@@ -122,15 +137,15 @@ class Config:
         return "\n".join(lines) + "\n"
 
     def ruled(self) -> tuple[str, ...]:
-        """Returns the options that have no effect because --schedule=auto decides what they say."""
-        return RULED if is_auto(self.plan) else ()
+        """Returns the options that have no effect because --schedule=auto or fit decides what they say."""
+        return UNFIT if self.fits else RULED if is_auto(self.plan) else ()
 
     def unused(self, given: Collection[str]) -> list[str]:
         """Returns which of some options of the plan change no phase, as they are set beside the others."""
         plan, found = self.plan, []
         for option in dataclasses.fields(PlanConfig):
             # The size of a batch is of no phase.
-            if option.name in given and option.name != "batch_size" and not is_auto(plan):
+            if option.name in given and option.name != "batch_size" and not (is_auto(plan) or self.fits):
                 default: dict[str, Any] = {option.name: option.default}
                 with contextlib.suppress(UsageError):
                     is_other = getattr(plan, option.name) != option.default
@@ -144,7 +159,18 @@ class Config:
         Raises:
           UsageError: there is one.
         """
-        if named := [f"--{name}" for name in self.ruled() if name in given]:
+        named = [f"--{name}" for name in self.ruled() if name in given]
+        if named and self.fits:
+            raise UsageError(
+                f"{', '.join(named)}: --head={self.model.head} is fitted, and no update changes it: leave "
+                "it away"
+                + (
+                    ""
+                    if self.fitted_head == NEVER_TRAINED
+                    else ", or train on from it with --schedule=finetune"
+                )
+            )
+        if named:
             raise UsageError(
                 f"{', '.join(named)}: --schedule=auto decides this by the number and size of the pictures; "
                 "leave it away, or use another --schedule or --phase"
@@ -244,3 +270,38 @@ def _check_together(config: Config) -> None:
         raise UsageError("--clip_norm and --clip_value both limit the gradients: give one")
     if plan.phase and (plan.from_layer or plan.unfreeze_top_layers):
         raise UsageError("--from_layer and --unfreeze_top_layers are of --schedule: a --phase has its own")
+    _check_fitted(config)
+
+
+def _check_fitted(config: Config) -> None:
+    """Refuses what makes no sense with a head that is fitted, or with a fit of one that is not."""
+    head, plan, name = config.model.head, config.plan, config.fitted_head
+    if plan.schedule == "fit" and plan.phase:
+        raise UsageError("--schedule=fit has no updates, and --phase is one of updates: give one of them")
+    if plan.schedule == "fit" and not name:
+        raise UsageError(
+            f"--schedule=fit: --head={head} is trained, not fitted; --head=probe and knn(20) are"
+        )
+    if name and is_auto(plan) and not config.fits:
+        raise UsageError(f"--head={head}: --schedule=auto trains a head that starts at zero; leave one away")
+    if name == NEVER_TRAINED and not config.fits:
+        asked = "--phase" if plan.phase else f"--schedule={plan.schedule}"
+        raise UsageError(
+            f"--head={head} keeps features of the network as it is, and no update can change it: leave "
+            f"{asked} away, or take --head=probe, which can be trained on"
+        )
+    if not config.fits:
+        return
+    defaults, given = UpdateConfig(), config.update
+    without = [f.name for f in dataclasses.fields(UpdateConfig) if f.name != "metrics"]
+    idle = [
+        f"--{one}={getattr(given, one)}" for one in without if getattr(given, one) != getattr(defaults, one)
+    ]
+    idle += [f"--augment={plan.augment}"] if plan.augment else []
+    idle += [f"--average={plan.average}"] if plan.average else []
+    idle += [f"--dropout={config.model.dropout:g}"] if config.model.dropout else []
+    if idle:
+        raise UsageError(
+            f"{', '.join(idle)}: --head={head} is fitted to pictures as they are, and no update changes it: "
+            "leave it away"
+        )

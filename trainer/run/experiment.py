@@ -34,7 +34,7 @@ from trainer.loop.phases import Plan, make_plan
 from trainer.model.backbones import Backbone, open_backbone
 from trainer.model.classifier import Classifier
 from trainer.model.cuts import Cut
-from trainer.model.heads import Head
+from trainer.model.heads import make_head
 from trainer.record.workdir import Workdir
 from trainer.report.shortening import MOST_LETTERS, shortened_apart
 from trainer.run.bit_rule import apply_rule, bit_rule, rule_head
@@ -161,6 +161,8 @@ class Experiment:
 
     def _settled(self, config: Config) -> Config:
         """Returns the options with what is left to the pictures filled in."""
+        if config.fits:
+            return config.replace(schedule="fit")
         if not is_auto(config.plan):
             return config.replace(head=head_of(config))
         train = self.splits.indices["train"]
@@ -270,7 +272,13 @@ class Experiment:
             antialias=model.antialias,
         )
         num_classes = len(self.source.class_names)
-        self.classifier = make_classifier(self.asked, self.backbone, num_classes=num_classes, task=self.task)
+        self.classifier = make_classifier(
+            self.asked,
+            self.backbone,
+            num_classes=num_classes,
+            num_examples=len(self.splits.indices["train"]),
+            task=self.task,
+        )
 
     def _check_training(self, spec: PhaseSpec) -> None:
         """Makes sure that a phase can train what it is to train: not to be found out when it begins."""
@@ -346,7 +354,12 @@ def _told_same(names: Sequence[str]) -> str:
 
 
 def make_classifier(
-    config: Config, backbone: Backbone, *, num_classes: int, task: Task | None = None
+    config: Config,
+    backbone: Backbone,
+    *,
+    num_classes: int,
+    num_examples: int,
+    task: Task | None = None,
 ) -> Classifier:
     """Returns the network with the head that a configuration, as it was asked for, gives it.
 
@@ -354,6 +367,7 @@ def make_classifier(
       config: as it was asked for.
       backbone: of the network.
       num_classes: K.
+      num_examples: pictures of train, which a head may keep.
       task: that of --task, where it has been made.
 
     Raises:
@@ -361,17 +375,20 @@ def make_classifier(
     """
     task = task or make_task(config.data.task)
     model = config.model
-    head = Head(
+    head = make_head(
         head_of(config),
         num_logits=task.num_logits(num_classes, asked=model.logits),
         dropout=model.dropout,
         seed=config.run.seed,
+        num_examples=num_examples,
+        width=backbone.contract.feature_width,
+        task=task,
     )
     return Classifier(backbone, head, task)
 
 
 def head_of(config: Config) -> str:
     """Returns the head that is asked for, or what `auto` stands for."""
-    if is_auto(config.plan):
+    if is_auto(config.plan) and not config.fits:
         return rule_head(config.model.head)
     return DEFAULT_HEAD if config.model.head == "auto" else config.model.head
