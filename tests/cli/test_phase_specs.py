@@ -44,7 +44,7 @@ def test_schedules():
         **common,
     )
     wanted = {"frozen": [frozen], "finetune": [finetune], "two_phase": [frozen, finetune]}
-    assert {*wanted, "gradual(N)", "auto"} == set(SCHEDULES)
+    assert {*wanted, "gradual(N)", "auto", "fit"} == set(SCHEDULES)
     for schedule, phases in wanted.items():
         assert specs(schedule=schedule, **plan) == phases
 
