@@ -190,10 +190,7 @@ def test_what_would_cost_too_much_is_left_out_with_the_reason(door, monkeypatch,
     monkeypatch.setattr(fitting, "ALWAYS_CHEAP", 0)
     flags = ("--head=linear", "--schedule=finetune")
     run = door("dear", *flags, "--finetune_for=19steps")
-    why = (
-        "no phase begins with kept features, and to compute those of 60 pictures takes more than 25% of this "
-        "training"
-    )
+    why = "training does not need the features of 60 pictures, and to compute them takes more than 25% of it"
     assert values(run)["pretrained"] == {"linear_probe": {"why_not": why}, "knn": {"why_not": why}}
     assert f"pretrained:  no linear probe: {why}" in capsys.readouterr().out
     assert (
@@ -201,7 +198,9 @@ def test_what_would_cost_too_much_is_left_out_with_the_reason(door, monkeypatch,
     )
     # 20 updates of 4 pictures, each in three passes, are four times as many as 60.
     assert "accuracy" in values(door("cheap", *flags, "--finetune_for=20steps"))["pretrained"]["knn"]
-    # What is kept costs nothing.
+    # What is kept costs nothing, but that of test is for nothing else if another phase comes.
+    two = door("two", "--head=linear", "--frozen_for=1steps", "--finetune_for=3steps")
+    assert "of 12 pictures" in values(two)["pretrained"]["knn"]["why_not"]
     frozen = door("kept", "--head=linear", "--schedule=frozen", "--frozen_for=1steps")
     assert "accuracy" in values(frozen)["pretrained"]["knn"]
 

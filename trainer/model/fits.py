@@ -16,8 +16,8 @@ from trainer.values import UsageError
 # Of scikit-learn's C, a decade apart: around what is best for some hundred to some hundred thousand pictures.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 MOST_ITERATIONS = 200
-MOST_WORK = 2e9
-"""Pictures times features times classes of one fit: beyond it, an iteration of L-BFGS takes a second."""
+MOST_WORK = 2e10
+"""Pictures times features times classes of a fit; a tenth of it took ten seconds on one core."""
 LEAST_OF_A_CLASS = 5
 """Pictures, on average, that a fit needs of each class."""
 # The logit of a class that train has no picture of. Those of the others sum to 0, so one of them is above it.
@@ -69,23 +69,28 @@ class Fitted:
     num_fitted: int
 
 
-def require_one_class(task: Task, labels: np.ndarray) -> None:
-    """Raises UsageError where the labels are not one class each, which is all that is fitted here."""
-    if not task.excludes or labels.ndim != 1:
+def require_one_class(task: Task) -> None:
+    """Raises UsageError where labels are not one class each, which is all that is fitted here."""
+    if not task.excludes:
         raise UsageError("it is fitted to labels of one class each, and this task has others")
 
 
-def most_pictures(num_classes: int, width: int) -> int:
+def most_pictures(num_classes: int, width: int, *, work: float = MOST_WORK) -> int:
     """Returns on how many pictures a probe is fitted at most.
+
+    Args:
+      num_classes: K.
+      width: D, of the features.
+      work: the most of pictures times K times D.
 
     Raises:
       UsageError: so few that classes would have next to none.
     """
-    count = int(MOST_WORK / (num_classes * width))
+    count = int(work / (num_classes * width))
     if count < LEAST_OF_A_CLASS * num_classes:
         raise UsageError(
             f"{num_classes:,} classes of {width:,} features would take too long to fit: within "
-            f"{MOST_WORK:.0e} multiply-adds an iteration, each class would have {count / num_classes:.1f} "
+            f"{work:.0e} multiply-adds an iteration, each class would have {count / num_classes:.1f} "
             f"pictures, and needs {LEAST_OF_A_CLASS}"
         )
     return count

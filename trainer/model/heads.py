@@ -7,7 +7,7 @@ import tf_keras
 
 from trainer.cli.options import ZERO
 from trainer.model.dropout import Draws, dropout
-from trainer.model.fits import Labelled, Neighbours, Probe, fit_probe, require_one_class
+from trainer.model.fits import Labelled, Neighbours, Probe, fit_probe, most_pictures, require_one_class
 from trainer.model.layers import HEAD, Layer
 from trainer.registry import Bounds, Registry
 from trainer.tasks import Task
@@ -125,7 +125,6 @@ class Head(tf_keras.layers.Layer):
           UsageError: it cannot be fitted to them; the message says why.
         """
         assert self.fits
-        require_one_class(task, train.labels)
         one = self.logits.units == 1
         found = fit_probe(
             self.fits, train, validation, num_classes=2 if one else self.logits.units, task=task
@@ -203,7 +202,6 @@ class NeighbourHead(tf_keras.layers.Layer):
 
     def fit(self, train: Labelled, validation: Labelled, *, task: Task) -> str:
         """Keeps the features of the training pictures; see `Head.fit`."""
-        require_one_class(task, train.labels)
         self.features.assign(_unit(tf.constant(train.features)))
         self.classes.assign(train.labels)
         return f"the {self._count} most similar of {len(train.labels):,} pictures"
@@ -243,7 +241,15 @@ def make_head(
     Raises:
       UsageError: there is no such head, or it would be too large.
     """
-    made = HEADS.choose(text)()
+    choice = HEADS.choose(text)
+    made = choice()
+    try:
+        if isinstance(made, Probe | Neighbours):
+            require_one_class(task)
+        if isinstance(made, Probe):
+            most_pictures(max(num_logits, 2), width)
+    except UsageError as error:
+        raise UsageError(f"{choice.said}: {error}") from None
     if not isinstance(made, Neighbours):
         return Head(text, num_logits=num_logits, dropout=dropout, seed=seed)
     if (size := 4 * num_examples * width) > MOST_KEPT_BYTES:

@@ -233,9 +233,9 @@ class Stage:
         )
 
     def keeps(self, split: str) -> bool:
-        """Returns whether the phase keeps, of a split's pictures as they are, what is below the cut."""
+        """Returns whether the phase is to keep, of a split's pictures as they are, what is below the cut."""
         is_changed = split == "train" and self._experiment.augment(self.phase.spec) is not None
-        return not is_changed and self.cut_of(split) is not None
+        return self.cut is not None and not is_changed
 
     def features(
         self, split: str, chosen: np.ndarray, *, done: Callable[[int], None] = lambda count: None
@@ -249,17 +249,18 @@ class Stage:
           chosen: [n] their positions in the source.
           done: told how many pictures each batch had.
         """
-        experiment, keeps = self._experiment, self.keeps(split)
-        batches: OrderedBatches = self.batches(split) if keeps else experiment.pipeline
-        network = self.cut.above if keeps and self.cut else experiment.backbone
+        experiment = self._experiment
+        cut = self.cut_of(split) if self.keeps(split) else None
+        batches: OrderedBatches = self.batches(split) if cut else experiment.pipeline
+        network = cut.above if cut else experiment.backbone
 
         def rest(inputs: tf.Tensor) -> tf.Tensor:
             return tf.cast(network(inputs, training=False, bn_batch=False), tf.float32)
 
-        if keeps not in self._rest:
+        if (has_cut := cut is not None) not in self._rest:
             strategy = experiment.strategy
-            self._rest[keeps] = tf.function(lambda x: strategy.run(rest, args=(x,)), autograph=False)
-        run = in_precision(self._rest[keeps], self.precision)
+            self._rest[has_cut] = tf.function(lambda x: strategy.run(rest, args=(x,)), autograph=False)
+        run = in_precision(self._rest[has_cut], self.precision)
         rows = compute_features(batches.once(chosen), run, strategy=experiment.strategy, done=done)
         found = []
         for part in rows:
