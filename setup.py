@@ -28,7 +28,8 @@ INSTALL_REQUIRES = [
     "simplejpeg>=1.9",  # tells of lost pixels in JPEGs, which TensorFlow's decoder only prints
     "pillow>=10.1",  # reads picture headers, draws the synthetic data set
     "matplotlib>=3.8",  # figures for TensorBoard and the report
-    "scikit-learn>=1.4",  # measures computed from predictions
+    "scikit-learn>=1.4",  # measures computed from predictions; fits the linear probe
+    "threadpoolctl>=3.1",  # one thread for that fit, whose bits depend on how many there are
     "pyarrow>=15",  # predictions.parquet
     "ai-edge-litert>=2.1; sys_platform != 'win32'",  # runs exported TFLite files
     "packaging>=23",  # doctor compares versions with those asked for here; tensorflow-hub does, too

@@ -14,7 +14,6 @@ from trainer.cli import flags, usual_words
 from trainer.cli.config import Config
 from trainer.cli.declare import RECOMMENDED
 from trainer.cli.help import NAMED, help_text
-from trainer.cli.phase_specs import is_recommended
 from trainer.runtime import start_tensorflow
 from trainer.values import UsageError
 
@@ -284,7 +283,7 @@ def test_a_flagfile_gives_its_configuration(values, tmp_path):
     }
     # But what a rule chooses, and which options it does not: those that are there.
     wanted = set(FIELDS) - {"by_hand"}
-    if is_recommended(config.plan):
+    if config.is_recommended:
         wanted -= {*RECOMMENDED} - {*config.plan.by_hand}
     # What may be given several times is left out where it is not given.
     empty = {name for name in wanted if config.flat()[name] == () and isinstance(FIELDS[name].default, tuple)}

@@ -50,7 +50,7 @@ def test_schedules():
         # Before anything is chosen.
         "recommended": [frozen, finetune],
     }
-    assert {*wanted, "gradual(N)", "auto"} == set(SCHEDULES)
+    assert {*wanted, "gradual(N)", "auto", "fit"} == set(SCHEDULES)
     for schedule, phases in wanted.items():
         assert specs(schedule=schedule, **plan) == phases
 

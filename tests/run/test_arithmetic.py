@@ -318,8 +318,14 @@ def used(monkeypatch):
 def stop_after_one_step(patch):
     from trainer.loop.standard_callbacks import Stop
 
-    looks = []
-    patch.setattr(StopSignal, "requested", lambda self: looks.append(self) or len(looks) == 1)
+    looks, look = [], Stop.__call__
+
+    def counted(self, state):
+        looks.append(state.step)
+        look(self, state)
+
+    patch.setattr(Stop, "__call__", counted)
+    patch.setattr(StopSignal, "requested", lambda self: len(looks) == 1)
     patch.setattr(Stop, "next_due", lambda self, step: step + 1)
 
 

@@ -156,7 +156,8 @@ def test_numbers_of_mobilenet_are_those_of_a_run_without(train, tmp_path):
 def test_a_view_an_epoch_gives_the_numbers_of_augmented_pictures(train):
     changes = (*NET, "--augment=flip,crop(0.3)")
     with_it, without = train(*changes, "--feature_views=2"), train(*changes)
-    assert computed(with_it.out) == ["train, view 1", "train, view 2", "validation", "test"]
+    # The probe of the report asks for validation first, and for train as it is, which is not kept.
+    assert computed(with_it.out) == ["validation", "test", "train, view 1", "train, view 2"]
     assert_same_numbers(with_it.workdir, without.workdir)
     # Without views, it says why nothing is computed once.
     assert computed(without.out) == []
@@ -520,7 +521,7 @@ def test_a_run_stopped_in_the_middle_goes_on_to_the_last_bit(cached, options, tm
     assert stopping(*command, after=3).status == 75
     # With the features it left, then without them.
     done = stopping(*command, after=3)
-    assert (done.status, computed(done.out)) == (75, ["validation"])
+    assert (done.status, computed(done.out)) == (75, [])
     shutil.rmtree(tmp_path / "cache")
     done = run(*command)
     assert (done.status, computed(done.out)) == (0, SPLITS)

@@ -26,6 +26,8 @@ from trainer.cli.command_options import (
 )
 from trainer.cli.declare import KINDS, RECOMMENDED
 from trainer.cli.options import (
+    FITTED,
+    NEVER_TRAINED,
     OF_OLDER_RUNS,
     DataConfig,
     GuardConfig,
@@ -37,9 +39,9 @@ from trainer.cli.options import (
 )
 from trainer.cli.phase_specs import (
     RULED,
+    UNFIT,
     PhaseSpec,
     is_auto,
-    is_recommended,
     phase_specs,
     phase_text,
 )
@@ -78,7 +80,25 @@ class Config:
         Raises:
           UsageError: a --phase or --schedule cannot be read.
         """
-        return tuple(phase_specs(self.plan))
+        return tuple(phase_specs(dataclasses.replace(self.plan, schedule="fit") if self.fits else self.plan))
+
+    @property
+    def fits(self) -> bool:
+        """Whether the head is fitted, and no update changes anything: so such a head is, unless asked."""
+        plan = self.plan
+        is_asked = plan.phase or plan.schedule not in ("fit", PlanConfig.schedule)
+        return plan.schedule == "fit" or (not is_asked and self.fitted_head in FITTED)
+
+    @property
+    def is_recommended(self) -> bool:
+        """Whether what nobody set is chosen once the pictures are known, see `filled_in`."""
+        return self.plan.schedule == "recommended" and not self.plan.phase and not self.fits
+
+    @property
+    def fitted_head(self) -> str:
+        """The name of the head if it is fitted, else empty."""
+        name = self.model.head.partition("(")[0].strip()
+        return name if name in FITTED else ""
 
     def flat(self) -> dict[str, Any]:
         """Returns {flag name: value} over all sections."""
@@ -142,18 +162,18 @@ class Config:
         return "\n".join(lines) + "\n"
 
     def ruled(self) -> tuple[str, ...]:
-        """Returns the options that have no effect because --schedule=auto decides what they say."""
-        return RULED if is_auto(self.plan) else ()
+        """Returns the options that have no effect because --schedule=auto or fit decides what they say."""
+        return UNFIT if self.fits else RULED if is_auto(self.plan) else ()
 
     def _chosen(self) -> Collection[str]:
         """Returns the options whose values have no effect because a rule chooses them."""
-        if is_recommended(self.plan):
+        if self.is_recommended:
             return {*RECOMMENDED, "by_hand"} - {*self.plan.by_hand}
         return {*self.ruled(), "by_hand"}
 
     def with_given(self, given: Collection[str]) -> "Config":
         """Returns the options with it noted that some are set by hand, be it to their defaults."""
-        if not is_recommended(self.plan):
+        if not self.is_recommended:
             return self
         return self.replace(by_hand=(*self.plan.by_hand, *(name for name in given if name in RECOMMENDED)))
 
@@ -167,7 +187,7 @@ class Config:
         Raises:
           UsageError: what is set by hand does not go with it.
         """
-        if not is_recommended(self.plan):
+        if not self.is_recommended:
             return self
         by_hand = self.plan.by_hand
         values = {"schedule": "two_phase", **chosen}
@@ -189,7 +209,8 @@ class Config:
         """Returns which of some options of the plan change no phase, as they are set beside the others."""
         plan, found = self.plan, []
         for option in dataclasses.fields(PlanConfig):
-            if option.name in given and option.name not in OF_NO_PHASE and not is_auto(plan):
+            is_left = is_auto(plan) or self.fits
+            if option.name in given and option.name not in OF_NO_PHASE and not is_left:
                 default: dict[str, Any] = {option.name: option.default}
                 with contextlib.suppress(UsageError):
                     is_other = getattr(plan, option.name) != option.default
@@ -203,12 +224,23 @@ class Config:
         Raises:
           UsageError: there is one.
         """
-        if (self.plan.budget or self.plan.by_hand) and not is_recommended(self.plan):
+        if (self.plan.budget or self.plan.by_hand) and not self.is_recommended:
             name = "budget" if self.plan.budget else "by_hand"
             raise UsageError(
                 f"--{name} is of --schedule=recommended: leave it away, or --schedule or --phase"
             )
-        if named := [f"--{name}" for name in self.ruled() if name in given]:
+        named = [f"--{name}" for name in self.ruled() if name in given]
+        if named and self.fits:
+            raise UsageError(
+                f"{', '.join(named)}: --head={self.model.head} is fitted, and no update changes it: leave "
+                "it away"
+                + (
+                    ""
+                    if self.fitted_head == NEVER_TRAINED
+                    else ", or train on from it with --schedule=finetune"
+                )
+            )
+        if named:
             raise UsageError(
                 f"{', '.join(named)}: --schedule=auto decides this by the number and size of the pictures; "
                 "leave it away, or use another --schedule or --phase"
@@ -250,7 +282,7 @@ class Config:
         if left:
             raise UsageError(f"unknown option {sorted(left)[0]!r}")
         config = cls(**sections)
-        if is_recommended(config.plan):
+        if config.is_recommended:
             config = dataclasses.replace(config, plan=_with_by_hand(config))
         _ = config.phases
         _check_together(config)
@@ -317,3 +349,38 @@ def _check_together(config: Config) -> None:
         raise UsageError("--clip_norm and --clip_value both limit the gradients: give one")
     if plan.phase and (plan.from_layer or plan.unfreeze_top_layers):
         raise UsageError("--from_layer and --unfreeze_top_layers are of --schedule: a --phase has its own")
+    _check_fitted(config)
+
+
+def _check_fitted(config: Config) -> None:
+    """Refuses what makes no sense with a head that is fitted, or with a fit of one that is not."""
+    head, plan, name = config.model.head, config.plan, config.fitted_head
+    if plan.schedule == "fit" and plan.phase:
+        raise UsageError("--schedule=fit has no updates, and --phase is one of updates: give one of them")
+    if plan.schedule == "fit" and not name:
+        raise UsageError(
+            f"--schedule=fit: --head={head} is trained, not fitted; --head=probe and knn(20) are"
+        )
+    if name and is_auto(plan) and not config.fits:
+        raise UsageError(f"--head={head}: --schedule=auto trains a head that starts at zero; leave one away")
+    if name == NEVER_TRAINED and not config.fits:
+        asked = "--phase" if plan.phase else f"--schedule={plan.schedule}"
+        raise UsageError(
+            f"--head={head} keeps features of the network as it is, and no update can change it: leave "
+            f"{asked} away, or take --head=probe, which can be trained on"
+        )
+    if not config.fits:
+        return
+    defaults, given = UpdateConfig(), config.update
+    without = [f.name for f in dataclasses.fields(UpdateConfig) if f.name != "metrics"]
+    idle = [
+        f"--{one}={getattr(given, one)}" for one in without if getattr(given, one) != getattr(defaults, one)
+    ]
+    idle += [f"--augment={plan.augment}"] if plan.augment else []
+    idle += [f"--average={plan.average}"] if plan.average else []
+    idle += [f"--dropout={config.model.dropout:g}"] if config.model.dropout else []
+    if idle:
+        raise UsageError(
+            f"{', '.join(idle)}: --head={head} is fitted to pictures as they are, and no update changes it: "
+            "leave it away"
+        )

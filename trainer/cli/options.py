@@ -125,6 +125,9 @@ class DataConfig:
 
 # Begins the name of a head whose logits start at zero.
 ZERO = "zero_"
+# Heads that are fitted to features before the first update, and that of them which no update can change.
+FITTED = ("probe", "knn")
+NEVER_TRAINED = "knn"
 
 
 @dataclass(frozen=True)
@@ -178,7 +181,8 @@ class ModelConfig:
     head: str = option(
         "auto",
         "Layers after the backbone: linear, or mlp(WIDTH,...) with ReLU; zero_linear and zero_mlp(WIDTH,...) "
-        "start with logits of zero. auto: mlp(512), or what --schedule=auto says.",
+        "start with logits of zero. probe and knn(20) are fitted in seconds, without updates. auto: "
+        "mlp(512), or what --schedule=auto says.",
         short=True,
         check=calls("linear or mlp(512)"),
     )
@@ -204,7 +208,8 @@ class PlanConfig:
         "Phases: what experiments/defaults found to be best for this number of pictures, with all options "
         "that are not given (recommended); only the head (frozen), backbone too (finetune), one after the "
         "other (two_phase), the head and then the backbone opened from the top in N - 1 steps (gradual(N)), "
-        "or as BiT-HyperRule says, with head, resolution and learning rate (auto).",
+        "or as BiT-HyperRule says, with head, resolution and learning rate (auto). With --head=knn(20) or "
+        "probe the default is fit: the head is fitted, and nothing trains.",
         short=True,
     )
     budget: str = option(

@@ -10,7 +10,7 @@ from typing import Any
 
 from trainer.values import Call, Calls, Duration, UsageError, as_number, parse_calls
 
-SCHEDULES = ("recommended", "frozen", "finetune", "two_phase", "gradual(N)", "auto")
+SCHEDULES = ("recommended", "frozen", "finetune", "two_phase", "gradual(N)", "auto", "fit")
 BN_MODES = ("frozen", "batch")
 MOST_PHASES = 100
 # Beyond it, products of two are no longer safe in float32.
@@ -22,6 +22,15 @@ RULED = (
     "frozen_for", "finetune_for", "frozen_learning_rate", "finetune_learning_rate", "finetune_train",
     "lr_schedule", "warmup", "optimizer", "momentum", "nesterov", "weight_decay", "augment",
 )  # fmt: skip
+
+
+# What has no effect with --schedule=fit, whose one update changes nothing.
+UNFIT = (*RULED, "from_layer", "unfreeze_top_layers", "bn", "average")
+_FIT = {
+    "for": "1steps", "lr": "0", "train": "head", "lr_schedule": "constant", "warmup": "0steps",
+    "optimizer": "sgd", "momentum": "0", "nesterov": "false", "weight_decay": "0", "bn": "frozen",
+    "augment": "", "average": "",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,11 +58,6 @@ class PhaseSpec:
 def is_auto(plan: Any) -> bool:
     """Returns whether BiT-HyperRule says what the phases are, once the pictures are known."""
     return plan.schedule == "auto" and not plan.phase
-
-
-def is_recommended(plan: Any) -> bool:
-    """Returns whether what nobody set is chosen once the pictures are known, see `Config.filled_in`."""
-    return plan.schedule == "recommended" and not plan.phase
 
 
 def phase_specs(plan: Any) -> list[PhaseSpec]:
@@ -119,9 +123,11 @@ def _scheduled(plan: Any) -> dict[str, dict[str, Any]]:
         "two_phase": {"frozen": frozen, "finetune": finetune},
         "recommended": {"frozen": frozen, "finetune": finetune},
         "auto": {},
+        # All that comes after an update, such as an evaluation and a checkpoint, comes after this one, too.
+        "fit": {"fit": _FIT},
     }
     if call.name in plain and not call.args:
-        if call.name in ("frozen", "auto") and (plan.from_layer or plan.unfreeze_top_layers):
+        if call.name in ("frozen", "auto", "fit") and (plan.from_layer or plan.unfreeze_top_layers):
             raise UsageError(
                 "--from_layer and --unfreeze_top_layers say what trains in fine-tuning, and "
                 f"--schedule={call.name} has no such phase"

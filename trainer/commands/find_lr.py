@@ -28,6 +28,10 @@ FOLDER = "find_lr"
 def run(line: CommandLine) -> int:
     """Writes find_lr/ in the workdir, beside whatever run is there, and returns the exit status."""
     config = line.config
+    if config.fits:
+        raise UsageError(
+            f"--head={config.model.head} is fitted, not trained: there is no learning rate to find"
+        )
     text = config.find_lr.find_lr_range
     low, high = parse_pair(text, flag="--find_lr_range", what="rates such as 1e-6,1")
     if low <= 0:

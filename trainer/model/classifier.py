@@ -9,7 +9,7 @@ from trainer.model import freezing
 from trainer.model.backbones import Backbone
 from trainer.model.cuts import Cut
 from trainer.model.dropout import Draws, drawing_from
-from trainer.model.heads import Head
+from trainer.model.heads import Head, NeighbourHead
 from trainer.model.layers import Layer
 from trainer.tasks import SINGLE_LABEL, Task
 
@@ -21,7 +21,7 @@ class Classifier(tf_keras.Model):
     match, that `inspect` shows and that checkpoints hold.
     """
 
-    def __init__(self, backbone: Backbone, head: Head, task: Task = SINGLE_LABEL):
+    def __init__(self, backbone: Backbone, head: Head | NeighbourHead, task: Task = SINGLE_LABEL):
         super().__init__(name="classifier")
         self.backbone, self.head, self.task = backbone, head, task
         head.build(tf.TensorShape([None, backbone.contract.feature_width]))

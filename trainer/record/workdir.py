@@ -55,6 +55,7 @@ _FACTS = _RUN | {
     "network?": {str: str},
     "first_names?": {str: object},
     "init_from?": {str: object},
+    "pretrained?": {str: {str: object}},
     "began?": str,
     "finished?": {"step": int, "best_step": int},
 }

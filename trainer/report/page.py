@@ -19,6 +19,7 @@ from trainer.report.sections import (
     missing,
     numbers,
     percent,
+    pretrained,
 )
 
 STYLE = """
@@ -100,6 +101,7 @@ def make_page(
     parts = [
         headline(values, title=title),
         missing(values),
+        pretrained(values),
         "<h2>Worst mistakes</h2>",
         '<p class="soft">The most probable of the wrong predictions. A wrong label looks like this, too.</p>',
         worst,

@@ -114,7 +114,8 @@ _MEANINGS = {
 _NO_FACTS = {
     "format", "num_correct", "accuracy", "accuracy_95_percent_interval", "top_k_accuracy", "log_loss",
     "brier_score", "roc_auc", "macro", "weighted", "classes", "confusion_matrix", "calibration", "undefined",
-    "worst_mistakes", "least_certain", "pictures_sha256", "source_place", "missing_classes", *_LISTS,
+    "worst_mistakes", "least_certain", "pictures_sha256", "source_place", "missing_classes", "pretrained",
+    *_LISTS,
 }  # fmt: skip
 
 
@@ -136,6 +137,32 @@ def headline(values: Mapping[str, Any], *, title: str) -> str:
         f"<p>{values['num_correct']:,} of {values['num_examples']:,} pictures; the 95\N{NO-BREAK SPACE}% "
         f"interval is {percent(low)} to {percent(high)}. Weights of step {values['step']:,}.</p>{too_good}"
     )
+
+
+_COMPARED = {"linear_probe": "linear probe", "knn": "nearest neighbours"}
+
+
+def pretrained(values: Mapping[str, Any]) -> str:
+    """Returns the accuracy beside that of heads fitted to the network as the run began."""
+    if not (others := values.get("pretrained")):
+        return ""
+    count = f"{values['num_examples']:,}"
+    rows = [["this run", percent(values["accuracy"]), f"{values['num_correct']:,}", count, "", ""]]
+    reasons: dict[str, list[str]] = {}
+    for key, name in _COMPARED.items():
+        if "accuracy" not in (one := others[key]):
+            reasons.setdefault(one["why_not"], []).append(name)
+            continue
+        bought = f"{100 * (values['accuracy'] - one['accuracy']):+.1f}"
+        cells = [percent(one["accuracy"]), f"{one['num_correct']:,}", f"{one['num_examples']:,}", bought]
+        rows.append([name, *cells, f"{one['how']}"])
+    why = "".join(f"<p>No {' and '.join(n)}: {escape(reason)}.</p>" for reason, n in reasons.items())
+    told = (
+        '<p class="soft">What training has bought: the linear probe and the neighbours use the network as it '
+        "was when the run began. They take seconds, and have no learning rate to choose.</p>"
+    )
+    shown = table(["", "right", "pictures right", "of", "points gained", "fitted as"], rows)
+    return f"<h2>Beside the pretrained network</h2>{told + shown if len(rows) > 1 else ''}{why}"
 
 
 def missing(values: Mapping[str, Any]) -> str:

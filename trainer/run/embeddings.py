@@ -6,9 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.data.decode import unscale
-from trainer.data.features import compute_features
 from trainer.model.cuts import WHOLE, Cut
-from trainer.precision import in_precision
 from trainer.record.progress import counting
 from trainer.record.projector import thumb_size, write_projector
 from trainer.record.workdir import Workdir
@@ -47,19 +45,9 @@ def show_features(stages: Stages, workdir: Workdir) -> None:
 def _features(stages: Stages, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns features [n, D] and logits [n, K] of pictures, from what is kept of them as far as it goes."""
     experiment, stage = stages.experiment, stages.scoring()
-    backbone, strategy = experiment.backbone, experiment.strategy
-    cut = stage.cut_of("validation")
-
-    def rest(inputs: tf.Tensor) -> tf.Tensor:
-        network = cut.above if cut else backbone
-        return tf.cast(network(inputs, training=False, bn_batch=False), tf.float32)
-
-    run = tf.function(lambda inputs: strategy.run(rest, args=(inputs,)), autograph=False)
-    batches = stage.batches("validation").once(chosen)
     with counting(experiment.config.run.progress, "features for the projector", len(chosen)) as done:
-        rows = compute_features(batches, in_precision(run, stage.precision), strategy=strategy, done=done)
-        features = np.concatenate(list(rows))
-    at_head = Cut(WHOLE, features.shape[1:], {}, below=rest, above=lambda features, **_: features)
+        features = stage.features("validation", chosen, done=done)
+    at_head = Cut(WHOLE, features.shape[1:], {}, below=lambda x: x, above=lambda features, **_: features)
     return features, experiment.classifier(tf.constant(features), cut=at_head).numpy()
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from trainer import plugins
 from trainer.cli.config import Config
 from trainer.cli.declare import budget_secs
-from trainer.cli.phase_specs import PhaseSpec, is_auto, is_recommended
+from trainer.cli.phase_specs import PhaseSpec, is_auto
 from trainer.data.augment import Augment, make_augment
 from trainer.data.configured import Pictures, open_configured, scan_configured
 from trainer.data.inspect.scan import Scan, typical_area
@@ -35,7 +35,7 @@ from trainer.loop.phases import Plan, make_plan
 from trainer.model.backbones import Backbone, open_backbone
 from trainer.model.classifier import Classifier
 from trainer.model.cuts import Cut
-from trainer.model.heads import Head
+from trainer.model.heads import make_head
 from trainer.record.workdir import Workdir
 from trainer.report.shortening import MOST_LETTERS, shortened_apart
 from trainer.run.bit_rule import apply_rule, bit_rule, rule_head
@@ -165,7 +165,7 @@ class Experiment:
     def _settled(self, config: Config) -> Config:
         """Returns the options with what is left to the pictures filled in."""
         train = self.splits.indices["train"]
-        if is_recommended(config.plan):
+        if config.is_recommended:
             known = self.chosen or self._recorded()
             usual = usual_effort(len(train), sizes=sizes_of(config), budget=config.plan.budget)
             self.chosen = known or recommend(usual, num_train=len(train))
@@ -173,6 +173,8 @@ class Experiment:
             if known or not budget_secs(config.plan.budget):
                 _log.info("schedule:    %s", told(config, self.chosen, num_train=len(train)))
             config = config.filled_in(self.chosen)
+        if config.fits:
+            return config.replace(schedule="fit")
         if not is_auto(config.plan):
             return config.replace(head=head_of(config))
         area = typical_area(self.source, train)
@@ -294,7 +296,13 @@ class Experiment:
             antialias=model.antialias,
         )
         num_classes = len(self.source.class_names)
-        self.classifier = make_classifier(self.config, self.backbone, num_classes=num_classes, task=self.task)
+        self.classifier = make_classifier(
+            self.config,
+            self.backbone,
+            num_classes=num_classes,
+            num_examples=len(self.splits.indices["train"]),
+            task=self.task,
+        )
 
     def _check_training(self, spec: PhaseSpec) -> None:
         """Makes sure that a phase can train what it is to train: not to be found out when it begins."""
@@ -370,7 +378,12 @@ def _told_same(names: Sequence[str]) -> str:
 
 
 def make_classifier(
-    config: Config, backbone: Backbone, *, num_classes: int, task: Task | None = None
+    config: Config,
+    backbone: Backbone,
+    *,
+    num_classes: int,
+    num_examples: int,
+    task: Task | None = None,
 ) -> Classifier:
     """Returns the network with the head that a configuration gives it.
 
@@ -378,6 +391,7 @@ def make_classifier(
       config: with what was left to the pictures filled in, unless that is the head of --schedule=auto.
       backbone: of the network.
       num_classes: K.
+      num_examples: pictures of train, which a head may keep.
       task: that of --task, where it has been made.
 
     Raises:
@@ -385,17 +399,20 @@ def make_classifier(
     """
     task = task or make_task(config.data.task)
     model = config.model
-    head = Head(
+    head = make_head(
         head_of(config),
         num_logits=task.num_logits(num_classes, asked=model.logits),
         dropout=model.dropout,
         seed=config.run.seed,
+        num_examples=num_examples,
+        width=backbone.contract.feature_width,
+        task=task,
     )
     return Classifier(backbone, head, task)
 
 
 def head_of(config: Config) -> str:
     """Returns the head that is asked for, or what `auto` stands for."""
-    if is_auto(config.plan):
+    if is_auto(config.plan) and not config.fits:
         return rule_head(config.model.head)
     return DEFAULT_HEAD if config.model.head == "auto" else config.model.head

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from trainer.cli.config import Config
-from trainer.cli.phase_specs import is_auto, is_recommended
+from trainer.cli.phase_specs import is_auto
 from trainer.loop.callbacks import Every
 from trainer.loop.extension import first_other_step, why_other_updates
 from trainer.loop.phases import make_plan
@@ -41,7 +41,7 @@ def extend(experiment: Experiment, workdir: Workdir, checkpoints: Checkpoints) -
     recorded, config = workdir.read_config(), experiment.config
     same_names = {name: recorded.flat()[name] for name in Config.naming()}
     asked = experiment.asked
-    left_to_pictures = is_auto(asked.plan) or is_recommended(asked.plan)
+    left_to_pictures = is_auto(asked.plan) or asked.is_recommended
     if recorded.identity() == asked.identity(**same_names) or left_to_pictures:
         return None
     num_examples = len(experiment.splits.indices["train"])

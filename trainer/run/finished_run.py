@@ -156,7 +156,9 @@ def open_network(workdir: Workdir, config: Config) -> Network:
         raise TrainerError(f"{workdir.run_json} is damaged: {error}") from None
     backbone = _open_backbone(config, contract)
     workdir.check_network(config, {"function": backbone.fingerprint})
-    classifier = make_classifier(config, backbone, num_classes=len(class_names))
+    # Of those that a head keeps.
+    num_examples = len(workdir.read_splits()["train"]) if config.fitted_head else 0
+    classifier = make_classifier(config, backbone, num_classes=len(class_names), num_examples=num_examples)
     assign_weights(classifier, checkpoints.values(path))
     return Network(classifier, class_names, step, precision_at(config, workdir, step))
 

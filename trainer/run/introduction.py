@@ -28,7 +28,10 @@ from trainer.store.provenance import code, versions
 
 _log = logging.getLogger("trainer")
 # What was recorded under way, and holds for the rest of the run.
-KEPT_FACTS = ("began", "chosen", "code", "code_changes", "rollbacks", "init_from", "extensions", "network")
+KEPT_FACTS = (
+    "began", "chosen", "code", "code_changes", "rollbacks", "init_from", "extensions", "network",
+    "pretrained",
+)  # fmt: skip
 MOST_ROWS = 200
 
 

@@ -25,6 +25,7 @@ from trainer.record.report_place import pictures_sha256, report_place, require_r
 from trainer.record.workdir import Workdir
 from trainer.run.experiment import head_of
 from trainer.run.finished_run import Network, open_network
+from trainer.run.fitting import compared
 from trainer.run.scoring import (
     main_split,
     measures,
@@ -106,7 +107,11 @@ def evaluate_pictures(
     pipeline, logits = _logits(network, source, scan, config, indices)
     means = task.means(labels, logits)
     scored = Evaluation(means.pop("loss"), indices, labels, logits, means)
-    seen = {} if split else {"seen_before": _seen_before(workdir, scan.digests)}
+    more = (
+        {"pretrained": compared(workdir, split)}
+        if split
+        else {"seen_before": _seen_before(workdir, scan.digests)}
+    )
     report = write_scores(
         folder,
         workdir,
@@ -127,7 +132,7 @@ def evaluate_pictures(
         **recipe_facts(config.replace(head=head_of(config)), workdir),
         left_out_pictures=[list(picture) for picture in pictures.left_out],
         left_out_batches=workdir.read_facts()["rollbacks"],
-        **seen,
+        **more,
     )
     show_score(workdir, folder, network.step, measures(scored, class_names, task=task), report.figures)
     tell(report.values, folder, secs=time.perf_counter() - start)

@@ -17,6 +17,7 @@ from trainer.loop.evaluator import Evaluation
 from trainer.record.report_place import report_manifest, source_place
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
+from trainer.run.fitting import compared, told_compared
 from trainer.run.introduction import draw_curves
 from trainer.run.stages import Stages
 from trainer.store.files import read_json, write_json
@@ -97,6 +98,7 @@ def score(
         left_out_pictures=[list(picture) for picture in experiment.left_out],
         left_out_batches=workdir.read_facts()["rollbacks"],
         missing_classes=experiment.missing,
+        pretrained=compared(workdir, split),
         shared_pictures=[names for names in experiment.shared if any(f"({split})" in n for n in names)],
     )
     if summaries:
@@ -149,11 +151,11 @@ def write_scores(
 
 def recipe_facts(config: Config, workdir: Workdir) -> dict[str, Any]:
     """Returns what a report says of how the network of a run was trained, by its settled options."""
-    began, schedule = workdir.read_facts().get("began"), config.plan.schedule
+    began, schedule = workdir.read_facts().get("began"), "fit" if config.fits else config.plan.schedule
     return {
         **({"began": began} if began else {}),
         "schedule": "--phase" if config.plan.phase and not workdir.read_chosen() else schedule,
-        "phases": [told_phase(spec) for spec in config.phases],
+        "phases": ["fit: nothing trains"] if config.fits else [told_phase(spec) for spec in config.phases],
         "head": config.model.head,
         "batch_size": config.plan.batch_size,
         "seed": config.run.seed,
@@ -189,6 +191,8 @@ def tell(values: Mapping[str, Any], folder: Path, *, secs: float) -> None:
         values["split"], 100 * values["accuracy"], values["num_correct"], values["num_examples"],
         100 * low, 100 * high, values["step"], secs,
     )  # fmt: skip
+    if "pretrained" in values:
+        _log.info("pretrained:  %s", told_compared(values["pretrained"]))
     if values["split"] == "validation":
         _log.info("             validation chose these weights, too: read this as slightly too good")
     _log.info("report:      %s", folder / "index.html")

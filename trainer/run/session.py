@@ -24,6 +24,7 @@ from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
 from trainer.run.arithmetic import Arithmetic
 from trainer.run.experiment import Experiment
+from trainer.run.fitting import fit_head, record_pretrained
 from trainer.run.introduction import draw_evaluation, show_pictures
 from trainer.run.scoring import measures
 from trainer.run.stages import Stages
@@ -71,6 +72,9 @@ class _Session:
         stages = self._stages
         stages.between_batches = self._leave_if_asked
         try:
+            if stages.state.step == 0:
+                fit_head(stages)
+                record_pretrained(stages, Workdir(self._config.run.workdir))
             train(
                 stages.state,
                 batches=lambda phase, step: stages.current().training(step),
@@ -161,7 +165,10 @@ class _Session:
         """Says what the phase is that begins."""
         phase = state.phase
         rows = self._experiment.classifier.freezing_table(phase.spec.train)
-        self._progress.say(f"phase {phase.describe()}: {summary(rows)}")
+        fits = self._config.fits
+        self._progress.say(
+            "phase fit: nothing trains" if fits else f"phase {phase.describe()}: {summary(rows)}"
+        )
         if state.step == phase.start_step:
             show_pictures(self._experiment, self._summaries, phase)
 

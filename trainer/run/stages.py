@@ -13,9 +13,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from trainer.data.features import FeatureBatches, digest_variables
+from trainer.data.features import FeatureBatches, compute_features, digest_variables
 from trainer.data.pipeline import OrderedBatches
 from trainer.loop.evaluator import Evaluation, Evaluator
 from trainer.loop.phases import Phase
@@ -157,6 +158,7 @@ class Stage:
         self._runs: dict[tuple[object, ...], tf.types.experimental.PolymorphicFunction] = {}
         self._once: dict[str, tf.data.Dataset] = {}
         self._features: dict[str, FeatureBatches | None] = {}
+        self._rest: dict[bool, tf.types.experimental.PolymorphicFunction] = {}
         self.precision = self.decide_precision()
 
     @property
@@ -241,6 +243,42 @@ class Stage:
         return in_precision(self._all.evaluator(cut, precision), precision)(
             self._once[split], between_batches=self._all.between_batches
         )
+
+    def keeps(self, split: str) -> bool:
+        """Returns whether the phase is to keep, of a split's pictures as they are, what is below the cut."""
+        is_changed = split == "train" and self._experiment.augment(self.phase.spec) is not None
+        return self.cut is not None and not is_changed
+
+    def features(
+        self, split: str, chosen: np.ndarray, *, done: Callable[[int], None] = lambda count: None
+    ) -> np.ndarray:
+        """Returns what the network, as it is now, makes of pictures before its head: [n, D] float32.
+
+        From what is kept of them, as far as that goes.
+
+        Args:
+          split: that the pictures are of.
+          chosen: [n] their positions in the source.
+          done: told how many pictures each batch had.
+        """
+        experiment = self._experiment
+        cut = self.cut_of(split) if self.keeps(split) else None
+        batches: OrderedBatches = self.batches(split) if cut else experiment.pipeline
+        network = cut.above if cut else experiment.backbone
+
+        def rest(inputs: tf.Tensor) -> tf.Tensor:
+            return tf.cast(network(inputs, training=False, bn_batch=False), tf.float32)
+
+        if (has_cut := cut is not None) not in self._rest:
+            strategy = experiment.strategy
+            self._rest[has_cut] = tf.function(lambda x: strategy.run(rest, args=(x,)), autograph=False)
+        run = in_precision(self._rest[has_cut], self.precision)
+        rows = compute_features(batches.once(chosen), run, strategy=experiment.strategy, done=done)
+        found = []
+        for part in rows:
+            found.append(part)
+            self._all.between_batches()
+        return np.concatenate(found)
 
     def graph(self) -> tf.Graph:
         """Returns the graph that scores a batch; the evaluations of the phase use the same trace."""

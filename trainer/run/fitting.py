@@ -1,0 +1,208 @@
+"""Heads fitted before the first update: the run's own, and those that its report is compared with.
+
+What is fitted are features of the network as the run begins, so that the comparison says what training has
+bought. It is made once, when nothing is trained yet, and recorded: an interrupted run has the same.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.loop.phases import Phase
+from trainer.model.fits import Labelled, most_pictures, require_one_class
+from trainer.model.heads import make_head
+from trainer.record.progress import counting
+from trainer.record.workdir import Workdir
+from trainer.run.experiment import Experiment
+from trainer.run.stages import Stage, Stages
+from trainer.tasks import Task
+from trainer.values import UsageError
+
+_log = logging.getLogger("trainer")
+COMPARED = {"linear_probe": "probe", "knn": "knn(20)"}
+"""{key in metrics.json: the head}."""
+MOST_FITTED = 10_000
+"""Pictures of train that these are fitted to, evenly over the split."""
+MOST_WORK = 2e9
+"""Pictures times features times classes that the probe is fitted to: some ten seconds on one core."""
+ALWAYS_CHEAP = 1_000
+"""Pictures whose features are computed for the comparison alone, however short the training is."""
+CHEAP_SHARE = 0.25
+"""Of what training computes, beyond which nothing is computed for the comparison alone."""
+# With each picture the network computes gradients besides, which takes twice as long as the features.
+_PASSES_OF_AN_UPDATE = 3
+_BATCH_SIZE = 256
+
+
+def fit_head(stages: Stages) -> None:
+    """Fits the head of a run that has not begun, where it is one that is fitted.
+
+    Raises:
+      UsageError: it cannot be; the message says why.
+    """
+    experiment, state = stages.experiment, stages.state
+    head, text = experiment.classifier.head, experiment.config.model.head
+    if not head.fits:
+        return
+    try:
+        train, validation = (_labelled(stages, split) for split in ("train", "validation"))
+        begun = time.perf_counter()
+        found = head.fit(train, validation, task=experiment.task)
+    except UsageError as error:
+        raise UsageError(f"--head={text}: {error}") from None
+    if state.shadows:
+        # Of the weights that training begins with.
+        state.shadows.start()
+    _log.info("head:        %s; fitted in %.1f s", found, time.perf_counter() - begun)
+
+
+def compare_pretrained(stages: Stages) -> dict[str, Any]:
+    """Fits the heads of `COMPARED` to what the network makes of train, and scores the other splits.
+
+    Returns:
+      What run.json holds as `pretrained`: {key of `COMPARED`: {"head", "how", "num_fitted", "scores": {split:
+      {"num_correct", "num_examples", "loss"}}}, or {"why_not": why there are none}}.
+    """
+    experiment = stages.experiment
+    try:
+        require_one_class(experiment.task)
+        stage = stages.stage_of(experiment.plan.phases[0])
+        _require_cheap(experiment, stage)
+        train = _labelled(stages, "train", most=MOST_FITTED)
+    except UsageError as error:
+        return {key: {"why_not": str(error)} for key in COMPARED}
+    others = {split: _labelled(stages, split) for split in experiment.splits.indices if split != "train"}
+    with stages.once():
+        return {key: _scored(experiment, text, train, others) for key, text in COMPARED.items()}
+
+
+def _scored(
+    experiment: Experiment, text: str, train: Labelled, others: Mapping[str, Labelled]
+) -> dict[str, Any]:
+    """Returns what is recorded of a head."""
+    task, num_classes = experiment.task, len(experiment.source.class_names)
+    width = train.features.shape[1]
+    try:
+        if text == COMPARED["linear_probe"]:
+            train = train.spread(most_pictures(num_classes, width, work=MOST_WORK))
+        head = make_head(
+            text,
+            num_logits=task.num_logits(num_classes, asked="per_class"),
+            dropout=0.0,
+            seed=0,
+            num_examples=len(train.labels),
+            width=width,
+            task=task,
+        )
+        head.build(tf.TensorShape([None, width]))
+        how = head.fit(train, others["validation"], task=task)
+    except UsageError as error:
+        return {"why_not": str(error)}
+    scores = {split: _score(head, one, task) for split, one in others.items()}
+    return {"head": text, "how": how, "num_fitted": len(train.labels), "scores": scores}
+
+
+def _score(head: Any, given: Labelled, task: Task) -> dict[str, Any]:
+    logits = np.concatenate([head(part).numpy() for part in _parts(given.features)])
+    right = task.right(task.predicted(logits), given.labels)
+    loss = task.means(given.labels, logits)["loss"]
+    return {"num_correct": int(right.sum()), "num_examples": len(given.labels), "loss": float(loss)}
+
+
+def _parts(features: np.ndarray) -> Iterator[tf.Tensor]:
+    for start in range(0, len(features), _BATCH_SIZE):
+        yield tf.constant(features[start : start + _BATCH_SIZE])
+
+
+def _labelled(stages: Stages, split: str, *, most: int = 0) -> Labelled:
+    """Returns features and labels of a split, of `most` of its pictures, by the network as it is."""
+    experiment = stages.experiment
+    indices = experiment.splits.indices[split]
+    if most and most < len(indices):
+        indices = indices[np.arange(most) * len(indices) // most]
+    stage = stages.stage_of(experiment.plan.phases[0])
+    if stage.keeps(split):
+        features = stage.features(split, indices)
+    else:
+        what = f"{split} through the pretrained network"
+        with stages.once(), counting(experiment.config.run.progress, what, len(indices)) as done:
+            experiment.source.load()
+            features = stage.features(split, indices, done=done)
+    return Labelled(features, experiment.source.labels[indices])
+
+
+def _require_cheap(experiment: Experiment, stage: Stage) -> None:
+    """Makes sure that training needs the features, too, or that they cost little beside it.
+
+    Raises:
+      UsageError: they would cost more than `CHEAP_SHARE` of it.
+    """
+    splits = experiment.splits.indices
+    counts = {
+        split: min(len(at), MOST_FITTED) if split == "train" else len(at) for split, at in splits.items()
+    }
+    phases = experiment.plan.phases
+    # What a later phase makes of test takes its own pass.
+    is_wanted = {split: stage.keeps(split) and (split != "test" or len(phases) == 1) for split in counts}
+    count = sum(counts[split] for split in counts if not is_wanted[split])
+    training = sum(_passes(experiment, phase) for phase in phases)
+    if count > max(ALWAYS_CHEAP, CHEAP_SHARE * training):
+        raise UsageError(
+            f"training does not need the features of {count:,} pictures, and to compute them takes more than "
+            f"{CHEAP_SHARE:.0%} of it"
+        )
+
+
+def _passes(experiment: Experiment, phase: Phase) -> int:
+    """Returns how many pictures go through the network in a phase, if it keeps no features."""
+    passes = _PASSES_OF_AN_UPDATE if experiment.trained_in_backbone(phase.spec) else 1
+    return passes * phase.num_steps * experiment.config.plan.batch_size
+
+
+def record_pretrained(stages: Stages, workdir: Workdir) -> None:
+    """Makes the comparison of a run that has not begun, unless an earlier start has recorded it."""
+    if "pretrained" in workdir.read_facts():
+        return
+    begun = time.perf_counter()
+    found = compare_pretrained(stages)
+    workdir.amend_run(pretrained=found)
+    told = told_compared(compared(workdir, "validation"))
+    _log.info("pretrained:  %s (%.1f s)", told, time.perf_counter() - begun)
+
+
+def compared(workdir: Workdir, split: str) -> dict[str, Any]:
+    """Returns what metrics.json holds as `pretrained` of a split: what the network reaches as it began.
+
+    {key of `COMPARED`: {"accuracy", "num_correct", "num_examples", "loss", "num_fitted", "head", "how"}, or
+    {"why_not": why there is none}}.
+    """
+    recorded = workdir.read_facts().get("pretrained", {})
+    found = {}
+    for key in COMPARED:
+        one = recorded.get(key, {"why_not": "the version that began this run made none"})
+        if split == "train" and "scores" in one:
+            one = {"why_not": "these are the pictures that it was fitted to"}
+        if "scores" in one:
+            score = one["scores"][split]
+            about = {name: one[name] for name in ("num_fitted", "head", "how")}
+            one = {"accuracy": score["num_correct"] / score["num_examples"], **score, **about}
+        found[key] = one
+    return found
+
+
+def told_compared(values: Mapping[str, Any]) -> str:
+    """Returns e.g. 'linear probe 92.37 %, knn(20) 91.01 % (339 and 334 of 367 right)'."""
+    known = {key: one for key, one in values.items() if "accuracy" in one}
+    if not known:
+        return f"no linear probe: {values['linear_probe']['why_not']}"
+    names = {"linear_probe": "linear probe", "knn": "20 nearest neighbours"}
+    parts = [
+        f"{names[key]} {100 * one['accuracy']:.2f} % ({one['num_correct']:,} of {one['num_examples']:,})"
+        for key, one in known.items()
+    ]
+    parts += [f"no {names[key]}: {one['why_not']}" for key, one in values.items() if key not in known]
+    return ", ".join(parts)
