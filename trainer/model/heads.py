@@ -168,17 +168,16 @@ class NeighbourHead(tf_keras.layers.Layer):
 
     fits: Neighbours
 
-    def __init__(self, fits: Neighbours, *, num_logits: int, num_examples: int, task: Task):
+    def __init__(self, fits: Neighbours, *, num_logits: int, num_examples: int):
         """Makes room for pictures.
 
         Args:
           fits: k, and the temperature.
           num_logits: as the task says: K, or 1 of two classes.
           num_examples: N.
-          task: what the labels mean.
         """
         super().__init__(name="head")
-        self.fits, self._num_logits, self._task = fits, num_logits, task
+        self.fits, self._num_logits = fits, num_logits
         self._num_classes = max(num_logits, 2)
         self._num_examples, self._count = num_examples, min(fits.count, num_examples)
 
@@ -190,15 +189,16 @@ class NeighbourHead(tf_keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, features: tf.Tensor, *, draws: Draws | None = None) -> tf.Tensor:
-        """Maps features [B, D] to logarithms of probabilities [B, K], or to their difference [B, 1]."""
+        """Maps features [B, D] to logarithms of votes [B, K], or, of one logit, their difference."""
         similar = tf.matmul(_unit(features), self.features, transpose_b=True)
         nearest, at = tf.math.top_k(similar, self._count)
         # [B, k], relative to the most similar one, so that none is too large for float32.
         weights = tf.exp((nearest - nearest[:, :1]) / self.temperature)
-        says = self._task.targets(tf.gather(self.classes, at), self._num_classes)
+        # [B, k, K], 1 for the class of each: rows of a table, as TFLite's own operation is wrong in 8 bits.
+        says = tf.gather(tf.eye(self._num_classes), tf.gather(self.classes, at))
         votes = tf.reduce_sum(weights[:, :, None] * says, axis=1) + 1.0 / self._num_classes
-        shares = tf.math.log(votes) - tf.math.log(tf.reduce_sum(weights, axis=1, keepdims=True) + 1.0)
-        return shares[:, 1:] - shares[:, :1] if self._num_logits == 1 else shares
+        logits = tf.math.log(votes)
+        return logits[:, 1:] - logits[:, :1] if self._num_logits == 1 else logits
 
     def fit(self, train: Labelled, validation: Labelled, *, task: Task) -> str:
         """Keeps the features of the training pictures; see `Head.fit`."""
@@ -218,7 +218,8 @@ class NeighbourHead(tf_keras.layers.Layer):
 
 def _unit(features: tf.Tensor) -> tf.Tensor:
     """Returns features [B, D] at length 1; what is 0 stays so, and is equally far from all."""
-    return features / tf.maximum(tf.norm(features, axis=1, keepdims=True), 1e-12)
+    # TFLite has one operation for this, which it can do in 8 bits.
+    return tf.math.l2_normalize(features, axis=1, epsilon=1e-24)
 
 
 MOST_KEPT_BYTES = 2**30
@@ -257,4 +258,4 @@ def make_head(
             f"--head={text} keeps {width:,} features of each of {num_examples:,} training pictures in the "
             f"model: {size / 1e9:.1f} GB, and {MOST_KEPT_BYTES / 1e9:.1f} is the most; take --head=probe"
         )
-    return NeighbourHead(made, num_logits=num_logits, num_examples=num_examples, task=task)
+    return NeighbourHead(made, num_logits=num_logits, num_examples=num_examples)
