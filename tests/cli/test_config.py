@@ -33,6 +33,7 @@ OTHER = {
     "augment": "flip", "frozen_for": "7steps", "finetune_for": "7steps", "finetune_train": "head",
     "warmup": "1steps", "log_every": "7steps", "evaluate_every": "7steps", "save_every": "7steps",
     "checkpoint": "latest", "stop_signals": "SIGUSR2", "momentum": 0.5, "weight_decay": 0.1,
+    "features": "cls+mean",
     "max_accuracy_drop": 0.5, "histograms_every": "7steps", "profile_steps": "3-7", "figures_every": "7steps",
 }  # fmt: skip
 
@@ -92,12 +93,11 @@ def test_options_that_came_later_leave_hashes_as_they_were():
     """A hash over what there was before them, where they are as it was then."""
     config = Config().replace(seed=3)
     values = config.identity_values()
-    del values["resize"], values["antialias"]
+    del values["resize"], values["antialias"], values["features"]
     text = json.dumps(values, sort_keys=True)
     assert config.identity() == hashlib.sha256(text.encode()).hexdigest()[:16]
-    assert (
-        len({config.replace(**new).identity() for new in ({}, {"resize": "pad"}, {"antialias": True})}) == 3
-    )
+    others = ({}, {"resize": "pad"}, {"resize": "stretch"}, {"antialias": True}, {"features": "cls"})
+    assert len({config.replace(**new).identity() for new in others}) == 5
 
 
 def test_options_are_frozen():
