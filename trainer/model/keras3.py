@@ -9,6 +9,7 @@ import os
 import random
 import shlex
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -71,7 +72,10 @@ def building(keras: Any) -> Iterator[None]:
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32")
     try:
-        yield
+        with warnings.catch_warnings():
+            # Of how keras-hub builds its layers, which nobody here can change.
+            warnings.simplefilter("ignore", UserWarning)
+            yield
     finally:
         random.setstate(state)
         keras.config.set_image_data_format(data_format)

@@ -60,7 +60,7 @@ class Keras3Graph:
 
         def compute(inputs: Any, *, training: bool) -> Any:
             values = dict(zip(map(id, starts), _listed(inputs), strict=True))
-            _run(calls, values, lambda operation, *args, **kwargs: operation(*args, **kwargs))
+            _run(calls, values, _in_the_way_of_the_part)
             found = [values[id(tensor)] for tensor in ends]
             return found if isinstance(end, list) else found[0]
 
@@ -121,6 +121,12 @@ def _run(calls: Sequence[Any], values: dict[int, Any], call: Callable[..., Any])
         outputs = tf.nest.flatten(call(node.operation, *args, **kwargs))
         # As Keras has them: dicts by sorted keys.
         values.update((id(tensor), value) for tensor, value in zip(node.outputs, outputs, strict=False))
+
+
+def _in_the_way_of_the_part(operation: Any, *args: Any, **kwargs: Any) -> Any:
+    # The graph has recorded `training` as it was while it was made.
+    kwargs.pop("training", None)
+    return operation(*args, **kwargs)
 
 
 def _expanded(first: Any, operation: Any, *args: Any, **kwargs: Any) -> Any:

@@ -9,6 +9,7 @@ import difflib
 import inspect
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -395,6 +396,23 @@ def _resized_positions(value: np.ndarray, shape: Sequence[int], *, leading: int)
         tokens[count:].reshape(1, sides[0], sides[0], width), [sides[1]] * 2, method="bicubic"
     )
     return np.concatenate([tokens[:count], np.reshape(grid, [-1, width])]).reshape(shape)
+
+
+def load(network: Any, path: Path) -> None:
+    """Gives a network the weights of a file.
+
+    Raises:
+      ValueError: they do not fit, or the file has not all of them, of which Keras would only warn.
+    """
+    weights = [weight for weight in network.weights if tf.as_dtype(weight.dtype).is_floating]
+    for weight in weights:
+        weight.assign(tf.fill(weight.shape, np.float32(np.nan)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network.load_weights(str(path))
+    missing = [weight.path for weight in weights if np.isnan(weight.value.numpy()).any()]
+    if missing:
+        raise ValueError(f"{len(missing)} weights are not in it, such as {missing[0]}")
 
 
 @contextlib.contextmanager

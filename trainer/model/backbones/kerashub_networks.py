@@ -230,15 +230,15 @@ def _with_weights(libraries: Libraries, preset: Preset, weights: str, size_px: i
     own = own_size(preset)
     if own in (0, size_px):
         with presets.telling(preset, path):
-            network.load_weights(str(path))
+            presets.load(network, path)
         return vision_part(network)
     try:
         # Some networks bring what depends on the size to theirs by themselves.
-        network.load_weights(str(path))
+        presets.load(network, path)
     except ValueError:
         smaller = build(libraries, preset, size_px=own)
         with presets.telling(preset, path):
-            smaller.load_weights(str(path))
+            presets.load(smaller, path)
         presets.transfer(vision_part(smaller), vision_part(network), preset=preset, size_px=size_px)
     return vision_part(network)
 
