@@ -361,15 +361,15 @@ def transfer(source: Any, target: Any, *, preset: Preset, size_px: int) -> None:
     leading = NETWORKS[type(source).__name__](source)
     for one, other in zip(source.weights, target.weights, strict=True):
         value = one.value.numpy()
+        if value.dtype.kind != "f":
+            continue  # Constants of the class.
         if tuple(one.shape) != tuple(other.shape):
-            if "position" not in one.path or value.dtype.kind != "f":
+            if "position" not in one.path:
                 raise UsageError(
                     f"--image_size={size_px}: {preset.said} has weights for {own_size(preset)} px alone: "
                     f"{one.path} is {tuple(one.shape)}, and {tuple(other.shape)} there"
                 )
             value = _resized_positions(value, other.shape, leading=leading)
-        elif value.dtype.kind != "f":
-            continue  # Constants of the class.
         other.assign(value)
 
 

@@ -266,6 +266,24 @@ def test_without_preprocessing_the_range_is_left_open(tmp_path):
     assert (contract.resize, contract.fit, contract.antialias) == ("bilinear", "stretch", False)
 
 
+def test_of_a_network_of_images_and_text_the_half_for_images_is_taken(tmp_path, presets):
+    models = keras_hub.models
+    images = models.SigLIPVisionEncoder(**ARGUMENTS["SigLIPVisionEncoder"])
+    text = models.SigLIPTextEncoder(
+        vocabulary_size=20, embedding_dim=16, hidden_dim=16, num_layers=1, num_heads=2, intermediate_dim=16,
+        max_sequence_length=4,
+    )  # fmt: skip
+    models.SigLIPBackbone(images, text).save_to_preset(str(tmp_path / "both"))
+    address = f"kerashub:{tmp_path / 'both'}"
+    backbone = open_backbone(address)
+    found = backbone(IMAGES / 255.0, training=False, bn_batch=False)
+    np.testing.assert_allclose(found, images({"images": IMAGES / 255.0}), rtol=0, atol=1e-5)
+    alone = open_backbone(presets("SigLIPVisionEncoder")[0])
+    assert list(backbone.variables) == list(alone.variables)
+    # The weights of the half for text do not stand in the way of another size.
+    assert open_backbone(address, image_size=48).contract.width_px == 48
+
+
 def changed(place, file, change):
     content = json.loads((place / file).read_text())
     change(content)
