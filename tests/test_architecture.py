@@ -71,6 +71,8 @@ ONLY_IN = {
     "an archive unpacked": set(),
     # It needs pkg_resources for a line, which a stand-in has.
     "tensorflow_hub": {"model/hub.py"},
+    # It takes seconds, and has to be told to compute by TensorFlow.
+    "Keras 3": {"model/keras3.py"},
     # No public name has what these use, and each goes on without it, or says what is missing.
     "private parts of TensorFlow": {
         "precision/call_options.py",
@@ -178,6 +180,7 @@ def named(text: str) -> set[str]:
                 is_summary = name.startswith("tensorflow.") and ".summary." in name
                 found |= {"tf.summary"} if is_summary else set()
                 found |= {"tensorflow_hub"} if name.startswith("tensorflow_hub.") else set()
+                found |= {"Keras 3"} if name.startswith(("keras.", "keras_hub.")) else set()
                 private = ("tensorflow.python.", "tensorflow_datasets.core.", "tf_keras.src.")
                 found |= {"private parts of TensorFlow"} if name.startswith(private) else set()
                 found |= {"CheckpointManager"} if alias.name == "CheckpointManager" else set()
@@ -356,6 +359,10 @@ WRONG = {
         ),
     ],
     "export/frozen.py": [("tf.math.sigmoid(logits)", "export/frozen.py: sigmoid belongs only in tasks/")],
+    "model/backbones/kerashub.py": [
+        ("def f():\n    import keras_hub", "kerashub.py: Keras 3 belongs only in model/keras3.py"),
+        ("from keras import layers", "kerashub.py: Keras 3 belongs only in model/keras3.py"),
+    ],
     "model/heads.py": [
         ("class A:\n    from trainer.data import splits", "model/heads.py: model may not import data.splits"),
         ("if True:\n    from trainer import commands", "model/heads.py: model may not import commands"),

@@ -33,7 +33,8 @@ def declared() -> set[str]:
     for node in ast.parse((ROOT / "setup.py").read_text()).body:
         if isinstance(node, ast.Assign):
             lists[node.targets[0].id] = ast.literal_eval(node.value)
-    asked = [*lists["INSTALL_REQUIRES"], *lists["EXTRAS_REQUIRE"]["onnx"]]
+    extras = lists["EXTRAS_REQUIRE"]
+    asked = [*lists["INSTALL_REQUIRES"], *extras["onnx"], *extras["kerashub"]]
     return {canonicalize_name(Requirement(text).name) for text in asked}
 
 

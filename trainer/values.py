@@ -268,6 +268,10 @@ CONTRACT_SHAPE = {
 }
 FITS = ("stretch", "crop", "pad")
 """How a picture of any aspect is brought to a network's size; see `Contract.fit`."""
+AUTO = "auto"
+"""Of --resize: what the network says."""
+FEATURES = ("cls", "mean", "cls+mean")
+"""What a transformer with a class token can give; see `--features`."""
 PADDING = 0.5
 """What is around a padded picture, from 0, black, to 1: the middle grey, about 0 to most networks."""
 
@@ -290,10 +294,10 @@ class Contract:
     fit: str = "stretch"
     """One of FITS. stretch: all of a picture, whatever that does to its aspect. crop: the largest part in its
     middle that has the aspect of `height_px` and `width_px`. pad: all of it in its own aspect, in the middle,
-    with PADDING around it. `model.backbones.open_backbone` sets it, as --resize says."""
+    with PADDING around it. A network may say it, or --resize does, by `model.backbones.open_backbone`."""
     antialias: bool = False
     """Whether shrinking takes all pixels into account, by a kernel that widens with it; without, each new
-    pixel is made of four. `open_backbone` sets it, as --antialias says."""
+    pixel is made of four. A network may say it, or --antialias does."""
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Contract":

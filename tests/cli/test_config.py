@@ -34,6 +34,7 @@ OTHER = {
     "warmup": "1steps", "log_every": "7steps", "evaluate_every": "7steps", "save_every": "7steps",
     "checkpoint": "latest", "stop_signals": "SIGUSR2", "momentum": 0.5, "weight_decay": 0.1,
     "budget": "5min", "by_hand": ("head", "augment"),
+    "features": "cls+mean",
     "max_accuracy_drop": 0.5, "histograms_every": "7steps", "profile_steps": "3-7", "figures_every": "7steps",
 }  # fmt: skip
 
@@ -97,18 +98,15 @@ def test_options_that_came_later_leave_hashes_as_they_were():
     """A hash over what there was before them, where they are as it was then."""
     config = Config().replace(seed=3)
     values = config.identity_values()
-    del values["resize"], values["antialias"], values["budget"], values["by_hand"]
+    for name in ("resize", "antialias", "budget", "by_hand", "features"):
+        del values[name]
     text = json.dumps(values, sort_keys=True)
     assert config.identity() == hashlib.sha256(text.encode()).hexdigest()[:16]
-    assert (
-        len(
-            {
-                config.replace(**new).identity()
-                for new in ({}, {"resize": "pad"}, {"antialias": True}, {"budget": "best"})
-            }
-        )
-        == 4
-    )
+    others = (
+        {}, {"resize": "pad"}, {"resize": "stretch"}, {"antialias": True}, {"features": "cls"},
+        {"budget": "best"},
+    )  # fmt: skip
+    assert len({config.replace(**new).identity() for new in others}) == 6
 
 
 def test_options_are_frozen():

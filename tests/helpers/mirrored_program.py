@@ -17,6 +17,7 @@ start_tensorflow()
 import tensorflow as tf  # noqa: E402
 
 COUNT, ROOT, BACKBONE = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+BACKBONE = BACKBONE if ":" in BACKBONE else f"savedmodel:{BACKBONE}"
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * COUNT
 )
@@ -51,7 +52,7 @@ def train(name, *changes, phases=PHASES):
     return call(
         name,
         *phases,
-        f"--source=folder:{ROOT / 'pictures'}", f"--backbone=savedmodel:{BACKBONE}", "--image_size=8",
+        f"--source=folder:{ROOT / 'pictures'}", f"--backbone={BACKBONE}", "--image_size=8",
         "--splits=9,5,4", "--batch_size=4", "--head=linear", "--dropout=0.5", "--precision=float32",
         "--save_every=1steps", "--evaluate_every=1steps", "--log_every=1steps", *PLAIN, *changes,
     )  # fmt: skip

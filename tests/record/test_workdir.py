@@ -203,14 +203,15 @@ def test_another_run_is_refused_naming_what_differs(workdir):
 def test_a_run_of_before_an_option_is_as_it_was_then(workdir):
     workdir.write_run(CONFIG, flagfile="")
     run = read_json(workdir.run_json)
-    for name in ("resize", "antialias"):
+    for name in ("resize", "antialias", "features"):
         del run["config"][name]
     write_json(workdir.run_json, run)
-    assert (workdir.read_config().model.resize, workdir.read_config().model.antialias) == ("stretch", False)
+    assert (workdir.read_config().model.resize, workdir.read_config().model.antialias) == ("auto", False)
+    workdir.check_same_run(CONFIG)
     workdir.check_same_run(CONFIG.replace(resize="stretch"))
     with pytest.raises(TrainerError) as caught:
         workdir.check_same_run(CONFIG.replace(resize="crop", antialias=True))
-    assert "--resize was stretch, now crop; --antialias was False, now True. " in str(caught.value)
+    assert "--resize was auto, now crop; --antialias was False, now True. " in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,10 @@ from trainer.cli.phase_specs import (
     phase_text,
 )
 from trainer.registry import Bounds
-from trainer.values import Calls, Duration, UsageError
+from trainer.values import AUTO, Calls, Duration, UsageError
 
+_NEWER_THAN_RESIZE = "features"
+"""What a record lacks if --resize=auto came after it."""
 LENGTHS = {"frozen_for", "finetune_for", "phase"}
 """The options that say how long phases are."""
 OF_NO_PHASE = {"batch_size", "budget", "by_hand"}
@@ -121,7 +123,22 @@ class Config:
     @classmethod
     def of_record(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         """Returns {flag name: value} of a run that recorded some; what is newer is as it was then."""
-        return {**cls().flat(), **OF_OLDER_RUNS, **values}
+        known = {**cls().flat(), **OF_OLDER_RUNS, **values}
+        # All networks of that time are stretched for by auto, too, which is the default now.
+        if _NEWER_THAN_RESIZE not in values and known["resize"] == "stretch":
+            known["resize"] = AUTO
+        return known
+
+    def differing(self, values: Mapping[str, Any]) -> list[str]:
+        """Returns the options of the identity that a run recorded with other values.
+
+        Args:
+          values: {flag name: value}, as recorded.
+        """
+        was, now = self.of_record(values), self.identity_values()
+        if _NEWER_THAN_RESIZE not in values and (was["resize"], now["resize"]) == (AUTO, "stretch"):
+            now["resize"] = AUTO
+        return [name for name in now if _listed(was[name]) != _listed(now[name])]
 
     @classmethod
     def naming(cls) -> dict[str, str]:
@@ -384,3 +401,8 @@ def _check_fitted(config: Config) -> None:
             f"{', '.join(idle)}: --head={head} is fitted to pictures as they are, and no update changes it: "
             "leave it away"
         )
+
+
+def _listed(value: Any) -> Any:
+    """Returns a value as JSON gives it back."""
+    return list(value) if isinstance(value, tuple) else value

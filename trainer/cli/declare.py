@@ -53,6 +53,15 @@ def never_or_more_than_0(value: str) -> str:
     return more_than_0(value) if value else ""
 
 
+def empty_or(*choices: str) -> Check:
+    """Returns a check that a value is empty or one of some."""
+
+    def check(value: str) -> str:
+        return "" if value in ("", *choices) else f" is not one of {', '.join(choices)}"
+
+    return check
+
+
 def calls(such_as: str) -> Check:
     """Returns the check of names with arguments; whether there are such names is known when rooms are."""
 

@@ -37,6 +37,7 @@ class Options(TypedDict, total=False):
     backbone: str
     weights: PathLike
     image_size: int
+    features: str
     resize: str
     antialias: bool
     init_from: PathLike

@@ -15,6 +15,7 @@ from trainer.cli.declare import (
     SPLITS,
     budget,
     calls,
+    empty_or,
     length,
     more_than_0,
     never_or_more_than_0,
@@ -26,11 +27,13 @@ from trainer.cli.declare import (
 )
 from trainer.cli.phase_specs import BN_MODES
 from trainer.registry import LARGEST, Bounds
-from trainer.values import FITS, PRECISIONS
+from trainer.values import AUTO, FEATURES, FITS, PRECISIONS
 
 SPLIT_ORDERS = ("source", "permuted", "stratified")
 """Those that --split_order=auto and take_skip stand for, by the source."""
-OF_OLDER_RUNS: dict[str, Any] = {"resize": "stretch", "antialias": False, "budget": "", "by_hand": ()}
+OF_OLDER_RUNS: dict[str, Any] = {
+    "resize": "auto", "antialias": False, "features": "", "budget": "", "by_hand": (),
+}  # fmt: skip
 """What runs did of before there was an option. At this value it is in no hash, so that they keep theirs."""
 
 
@@ -152,11 +155,18 @@ class ModelConfig:
         short=True,
         bounds=Bounds(at_least=0, at_most=10_000),
     )
+    features: str = option(
+        "",
+        "Features of a transformer with a class token: the token (cls), the mean over the patches (mean), or "
+        "both (cls+mean); empty: the token there, and what other networks give.",
+        check=empty_or(*FEATURES),
+    )
     resize: str = option(
-        "stretch",
+        "auto",
         "How a picture gets the aspect that the network wants, a square mostly: stretch it, crop it to its "
-        "middle, or pad it with grey.",
-        choices=FITS,
+        "middle, or pad it with grey. auto: as the preset of a kerashub: backbone says, with its "
+        "smoothing; stretch for all others.",
+        choices=(AUTO, *FITS),
         short=True,
     )
     antialias: bool = option(

@@ -4,14 +4,15 @@
     pixels = read_picture("picture.jpg")
 
 As in training, and as export.json says, a picture is turned upright by its EXIF orientation, becomes RGB
-with 8 bits a channel and is resized, bilinear with half-pixel centers. The contract in export.json has `fit`,
-what becomes of its aspect: stretch, crop (the largest part in its middle that has the network's aspect) or
-pad (middle grey around it), and `antialias`, whether it is smoothed where it shrinks. Other libraries resize
-by other rules, and a network notices.
+with 8 bits a channel and is resized with half-pixel centers. The contract in export.json has `resize`, the
+method (bilinear for most networks), `fit`, what becomes of its aspect: stretch, crop (the largest part in its
+middle that has the network's aspect) or pad (middle grey around it), and `antialias`, whether it is smoothed
+where it shrinks. Other libraries resize by other rules, and a network notices.
 """
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,11 @@ def read_picture(picture: str | bytes, *, as_bytes: bool = False) -> np.ndarray:
     """
     about = json.loads(Path(__file__).with_name("export.json").read_text(encoding="utf-8"))
     contract = about["contract"]
-    if contract["resize"] != "bilinear":
+    if contract["resize"] not in ("nearest", *_KERNELS):
         raise ValueError(f"this file does not resize by {contract['resize']}")
     data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
     resized = to_contract(upright_rgb(data, about), contract)
-    return np.round(resized * 255).astype(np.uint8)[None] if as_bytes else resized[None]
+    return np.round(np.clip(resized, 0, 1) * 255).astype(np.uint8)[None] if as_bytes else resized[None]
 
 
 def to_contract(pixels: np.ndarray, contract: dict[str, Any]) -> np.ndarray:
@@ -50,28 +51,32 @@ def to_contract(pixels: np.ndarray, contract: dict[str, Any]) -> np.ndarray:
 
     Args:
       pixels: [H, W, 3] uint8.
-      contract: of export.json: `height_px`, `width_px`, `fit` and `antialias`.
+      contract: of export.json: `height_px`, `width_px`, `resize`, `fit` and `antialias`.
 
     Returns:
-      [height_px, width_px, 3] float32 from 0 to 1.
+      [height_px, width_px, 3] float32 from 0 to 1 (bicubic and Lanczos go beyond at edges).
     """
     wanted = height, width = contract["height_px"], contract["width_px"]
     rows, columns = pixels.shape[:2]
-    fit, antialias = contract.get("fit", "stretch"), contract.get("antialias", False)
+    fit = contract.get("fit", "stretch")
+    how: dict[str, Any] = {
+        "antialias": contract.get("antialias", False),
+        "method": contract.get("resize", "bilinear"),
+    }
     if fit == "crop":
         of_height, of_width = _rounded(columns * height, width), _rounded(rows * width, height)
         across, down = _middle(rows, of_height), _middle(columns, of_width)
-        return resize(pixels[across, down], height, width, antialias=antialias)
+        return resize(pixels[across, down], height, width, **how)
     if fit == "pad":
         across = _middle(height, _rounded(width * rows, columns))
         down = _middle(width, _rounded(height * columns, rows))
         padded = np.full([*wanted, 3], 0.5, np.float32)
         size = across.stop - across.start, down.stop - down.start
-        padded[across, down] = resize(pixels, *size, antialias=antialias)
+        padded[across, down] = resize(pixels, *size, **how)
         return padded
     if fit != "stretch":
         raise ValueError(f"this file does not know how to {fit} a picture")
-    return resize(pixels, height, width, antialias=antialias)
+    return resize(pixels, height, width, **how)
 
 
 def _rounded(product: int, divisor: int) -> int:
@@ -120,21 +125,28 @@ def turned(pixels: np.ndarray, turn: int) -> np.ndarray:
     return pixels[::-1] if turn in (3, 4, 7, 8) else pixels
 
 
-def resize(pixels: np.ndarray, height: int, width: int, *, antialias: bool = False) -> np.ndarray:
-    """Resizes as tf.image.resize(method="bilinear") does: to the last bit, or with `antialias` nearly so.
+def resize(
+    pixels: np.ndarray, height: int, width: int, *, antialias: bool = False, method: str = "bilinear"
+) -> np.ndarray:
+    """Resizes as tf.image.resize does: bilinear to the last bit, with `antialias` or by others nearly so.
 
     Args:
       pixels: [H, W, 3] uint8.
       height: wanted, in px.
       width: wanted, in px.
       antialias: whether what shrinks is smoothed.
+      method: bilinear, bicubic, lanczos3, lanczos5 or nearest.
 
     Returns:
       [height, width, 3] float32 from 0 to 1.
     """
-    if antialias:
-        by_rows = _smoothed(pixels, height)
-        return _smoothed(by_rows.swapaxes(0, 1), width).swapaxes(0, 1) * np.float32(1 / 255)
+    if method == "nearest":
+        rows, columns = _nearest(pixels.shape[0], height), _nearest(pixels.shape[1], width)
+        return _as_float(pixels[rows][:, columns])
+    if antialias or method != "bilinear":
+        by_rows = _weighted(pixels, height, method, antialias=antialias)
+        turned_back = _weighted(by_rows.swapaxes(0, 1), width, method, antialias=antialias).swapaxes(0, 1)
+        return turned_back * np.float32(1 / 255)
     up, down, of_row = _places(pixels.shape[0], height)
     left, right, of_column = _places(pixels.shape[1], width)
     share = of_column[:, None]
@@ -158,25 +170,62 @@ def _places(size: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return first, second, at - below
 
 
-def _smoothed(lines: np.ndarray, wanted: int) -> np.ndarray:
-    """Returns [wanted, ...] float32 of lines [size, ...]: means, by weights that fall from each middle.
+def _nearest(size: int, wanted: int) -> np.ndarray:
+    """Returns for each wanted row or column the one that its middle is in."""
+    scale = np.float32(size) / np.float32(wanted)
+    return np.minimum(((np.arange(wanted, dtype=np.float32) + np.float32(0.5)) * scale).astype(int), size - 1)
 
-    They reach as far as one of the wanted lines is wide, or one of those that there are.
+
+def _weighted(lines: np.ndarray, wanted: int, method: str, *, antialias: bool) -> np.ndarray:
+    """Returns [wanted, ...] float32 of lines [size, ...]: means, by weights for the way to each middle.
+
+    They reach as far as the kernel does in wanted lines, where that is smoothed, or in those that there are.
     """
-    size = len(lines)
+    size, (radius, kernel) = len(lines), _KERNELS[method]
     # In 32 bits, and in this order, as TensorFlow: of thousands of lines the last digits show.
     scale = np.float32(1 / float(np.float32(wanted) / np.float32(size)))
-    reach = max(scale, np.float32(1))
+    width = max(scale, np.float32(1)) if antialias else np.float32(1)
+    reach = radius * width
     middles = (np.arange(wanted, dtype=np.float32) + np.float32(0.5)) * scale
     first = np.clip(np.ceil(middles - reach - np.float32(0.5)), 0, size - 1).astype(np.int64)
     end = np.clip(np.floor(middles + reach - np.float32(0.5)), 0, size - 1).astype(np.int64) + 1
     means = np.empty([wanted, lines[0].size], np.float32)
     for i, middle in enumerate(middles):
         places = np.arange(first[i], end[i], dtype=np.float32) + np.float32(0.5)
-        weights = np.maximum(1 - np.abs((places - middle) / reach), 0)
+        way = np.abs((places - middle) / width)
+        if method == "bicubic" and not antialias:
+            way = np.round(way * 1024) / np.float32(1024)  # TensorFlow looks its kernel up in a table.
+        weights = kernel(way)
         near = lines[first[i] : end[i]].reshape(len(places), -1).astype(np.float32)
         means[i] = (weights / weights.sum()) @ near
     return means.reshape(wanted, *lines.shape[1:])
+
+
+def _triangle(way: np.ndarray) -> np.ndarray:
+    return np.maximum(1 - way, 0)
+
+
+def _keys_cubic(way: np.ndarray) -> np.ndarray:
+    """Keys, 1981, IEEE TASSP 29(6)."""
+    near = (1.5 * way - 2.5) * way * way + 1
+    far = ((-0.5 * way + 2.5) * way - 4) * way + 2
+    return np.where(way < 1, near, np.where(way < 2, far, 0)).astype(np.float32)
+
+
+def _lanczos(radius: int) -> Callable[[np.ndarray], np.ndarray]:
+    def kernel(way: np.ndarray) -> np.ndarray:
+        return np.where(way < radius, np.sinc(way) * np.sinc(way / radius), 0).astype(np.float32)
+
+    return kernel
+
+
+# {method: (how far its kernel reaches, the kernel)}
+_KERNELS = {
+    "bilinear": (1, _triangle),
+    "bicubic": (2, _keys_cubic),
+    "lanczos3": (3, _lanczos(3)),
+    "lanczos5": (5, _lanczos(5)),
+}
 
 
 def _as_float(values: np.ndarray) -> np.ndarray:

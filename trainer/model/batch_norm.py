@@ -130,11 +130,22 @@ def _is_plain(layer: BatchNormalization) -> bool:
 def _call(
     self: Any, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None
 ) -> tf.Tensor:
+    outputs = pooled_batch(self, inputs) if training and self.trainable else None
+    return type(self).call(self, inputs, training=training, mask=mask) if outputs is None else outputs
+
+
+def pooled_batch(layer: BatchNormalization, x: tf.Tensor) -> tf.Tensor | None:
+    """Returns numbers normalised by their batch, and tells the pool of `pooling` of them; None: no pool.
+
+    Args:
+      layer: any object with those attributes of a BatchNorm layer that this file uses.
+      x: [..., C] float32.
+    """
     pool = _pool.get()
-    if pool is None or not training or not self.trainable:
-        return type(self).call(self, inputs, training=training, mask=mask)
-    outputs, moments = (_together if pool.together else _alone)(self, inputs, pool.is_real)
-    pool.add(self, moments)
+    if pool is None:
+        return None
+    outputs, moments = (_together if pool.together else _alone)(layer, x, pool.is_real)
+    pool.add(layer, moments)
     return outputs
 
 

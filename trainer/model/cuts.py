@@ -2,9 +2,9 @@
 
 import collections
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
 import tf_keras
@@ -73,13 +73,68 @@ def whole_cut(
     return Cut(WHOLE, (feature_width,), dict(variables), below, above)
 
 
+class Node(NamedTuple):
+    """A call of a layer. Tensors are symbolic, with a `shape` and a `dtype`, and told apart by id."""
+
+    name: str
+    """Of the layer; it lasts from process to process."""
+    weights: Sequence[tf.Variable]
+    inputs: Sequence[Any]
+    outputs: Sequence[Any]
+
+
+class Graph(Protocol):
+    """A network as calls of layers, from one symbolic tensor to another."""
+
+    nodes: Sequence[Node]
+    """Those that give an input come before those that use it."""
+    input: Any
+    output: Any
+
+    def part(self, start: Any, end: Any) -> Callable[..., Any]:
+        """Returns a function (values of `start`, training=bool) -> values of `end`.
+
+        Args:
+          start: a symbolic tensor, or a list of them.
+          end: a symbolic tensor, or a list of them; it depends on nothing but `start`.
+
+        Raises:
+          ValueError: such a function cannot be made.
+        """
+        ...
+
+
+class KerasGraph:
+    """A functional network of tf_keras; see `Graph`."""
+
+    def __init__(self, network: tf_keras.Model) -> None:
+        """Reads how the layers of a network are connected."""
+        lasting = lasting_layer_names(network)
+        self.input, self.output = network.input, network.output
+        self.nodes: Sequence[Node] = [
+            Node(
+                lasting.get(node.layer.name, node.layer.name),
+                node.layer.weights,
+                node.keras_inputs,
+                tf.nest.flatten(node.outputs),
+            )
+            for node in _nodes(network)
+        ]
+
+    def part(self, start: Any, end: Any) -> Callable[..., Any]:
+        """See `Graph`."""
+        return tf_keras.Model(start, end)
+
+
 @dataclass(frozen=True, eq=False)  # Symbolic tensors cannot be compared.
 class _Place:
     """The tensors through which all of a network goes, in most places one."""
 
     tensors: tuple[Any, ...]
-    below: tuple[Any, ...]
-    """The layers up to those that give the tensors."""
+    names: tuple[str, ...]
+    """Of the layers that give them."""
+    below: tuple[tf.Variable, ...]
+    """The variables of the layers up to those."""
     multiply_adds: int
     """Of those layers, for one picture."""
 
@@ -98,7 +153,7 @@ class _Place:
 
 
 def network_cut(
-    network: tf_keras.Model,
+    network: Graph,
     trained: Collection[str],
     *,
     variables: Mapping[str, tf.Variable],
@@ -121,33 +176,34 @@ def network_cut(
     Returns:
       The cut; None when less than 5 % of the multiply-adds are below the deepest place.
     """
-    cheap = CHEAP_SHARE * sum(map(_multiply_adds, _nodes(network)))
+    cheap = CHEAP_SHARE * sum(map(_multiply_adds, network.nodes))
     all_places = list(_places(network, {id(variables[name]) for name in trained}, cheap=cheap))
     for count in range(1, MOST_TENSORS + 1):
         places = [place for place in all_places if len(place.tensors) == count]
         while places:
             place = _choose(places, cheap=cheap)
             try:
-                lower = tf_keras.Model(network.input, place.crossing)
-                upper = tf_keras.Model(place.crossing, network.output)
+                lower = network.part(network.input, place.crossing)
+                upper = network.part(place.crossing, network.output)
             except ValueError:  # tf_keras cannot start a model there.
                 places.remove(place)
                 continue
-            return _joined(network, place, lower, upper, variables=variables, preprocess=preprocess)
+            image_shape = tuple(network.input.shape[1:])
+            return _joined(
+                place, lower, upper, variables=variables, preprocess=preprocess, image_shape=image_shape
+            )
     return None
 
 
-def why_no_cut(
-    network: tf_keras.Model, trained: Collection[str], *, variables: Mapping[str, tf.Variable]
-) -> str:
+def why_no_cut(network: Graph, trained: Collection[str], *, variables: Mapping[str, tf.Variable]) -> str:
     """Returns why `network_cut` finds nothing, to be read after the name of the phase."""
     trained_ids = {id(variables[name]) for name in trained}
     changing: set[int] = set()
     total = unchanged = 0
-    for node in _nodes(network):
-        trains = any(id(weight) in trained_ids for weight in node.layer.weights)
-        if trains or any(id(tensor) in changing for tensor in node.keras_inputs):
-            changing.update(map(id, tf.nest.flatten(node.outputs)))
+    for node in network.nodes:
+        trains = any(id(weight) in trained_ids for weight in node.weights)
+        if trains or any(id(tensor) in changing for tensor in node.inputs):
+            changing.update(map(id, node.outputs))
         else:
             unchanged += _multiply_adds(node)
         total += _multiply_adds(node)
@@ -160,16 +216,15 @@ def why_no_cut(
 
 
 def _joined(
-    network: tf_keras.Model,
     place: _Place,
-    lower: tf_keras.Model,
-    upper: tf_keras.Model,
+    lower: Callable[..., Any],
+    upper: Callable[..., Any],
     *,
     variables: Mapping[str, tf.Variable],
     preprocess: Callable[[tf.Tensor], tf.Tensor],
+    image_shape: Sequence[int],
 ) -> Cut:
-    names = [tensor.node.layer.name for tensor in place.tensors]
-    ids = {id(weight) for layer in place.below for weight in layer.weights}
+    ids = set(map(id, place.below))
     alone = len(place.tensors) == 1
     shape = tuple(place.tensors[0].shape[1:]) if alone else (place.size,)
 
@@ -189,15 +244,14 @@ def _joined(
     def run_above(x: tf.Tensor, *, training: bool) -> tf.Tensor:
         return upper(x if alone else take_apart(x), training=training)
 
-    below = Inference(run_below, shape=network.input.shape[1:])
+    below = Inference(run_below, shape=image_shape)
     infer = Inference(lambda x: run_above(x, training=False), shape=shape)
 
     def above(x: tf.Tensor, *, training: bool, bn_batch: bool) -> tf.Tensor:
         return run_above(x, training=True) if training and bn_batch else infer(x)
 
-    lasting = lasting_layer_names(network)
     return Cut(
-        "+".join(lasting.get(name, name) for name in names),
+        "+".join(place.names),
         shape,
         {name: variable for name, variable in variables.items() if id(variable) in ids},
         below,
@@ -215,33 +269,36 @@ def _choose(places: list[_Place], *, cheap: float) -> _Place:
     return min(smaller, key=lambda place: place.size, default=deepest)
 
 
-def _places(network: tf_keras.Model, trained_ids: Collection[int], *, cheap: float) -> Iterator[_Place]:
+def _places(network: Graph, trained_ids: Collection[int], *, cheap: float) -> Iterator[_Place]:
     """Yields the places below all that trains, from shallow to deep, with `cheap` or more below them.
 
     In any order in which inputs come before what uses them, all that does not depend on such a
     tensor comes before it. So one pass finds them: those that are alone in waiting to be used. Of places
     of two tensors, it finds those that the order passes.
     """
-    nodes = _nodes(network)
-    uses = collections.Counter(id(tensor) for node in nodes for tensor in node.keras_inputs)
-    uses.update(map(id, network.outputs))
-    waiting: dict[int, Any] = {}
-    below: list[Any] = []
+    uses = collections.Counter(id(tensor) for node in network.nodes for tensor in node.inputs)
+    uses[id(network.output)] += 1
+    waiting: dict[int, tuple[Any, str]] = {}
+    below: list[tf.Variable] = []
     multiply_adds = 0
-    for node in nodes:
-        if any(id(weight) in trained_ids for weight in node.layer.weights):
+    for node in network.nodes:
+        if any(id(weight) in trained_ids for weight in node.weights):
             return
-        for tensor in node.keras_inputs:
+        for tensor in node.inputs:
             uses[id(tensor)] -= 1
             if not uses[id(tensor)]:
                 del waiting[id(tensor)]
-        waiting.update({id(t): t for t in tf.nest.flatten(node.outputs) if uses[id(t)]})
-        below.append(node.layer)
+        waiting.update({id(t): (t, node.name) for t in node.outputs if uses[id(t)]})
+        below += node.weights
         multiply_adds += _multiply_adds(node)
         if len(waiting) <= MOST_TENSORS and multiply_adds >= cheap:
-            tensors = tuple(waiting.values())
-            if all(t.dtype == tf.float32 and t.shape[1:].is_fully_defined() for t in tensors):
-                yield _Place(tensors, tuple(below), multiply_adds)
+            tensors, names = zip(*waiting.values(), strict=True)
+            if all(_can_be_kept(tensor) for tensor in tensors):
+                yield _Place(tensors, names, tuple(below), multiply_adds)
+
+
+def _can_be_kept(tensor: Any) -> bool:
+    return tf.as_dtype(tensor.dtype) == tf.float32 and tf.TensorShape(tensor.shape)[1:].is_fully_defined()
 
 
 def _nodes(network: tf_keras.Model) -> list[Any]:
@@ -259,11 +316,10 @@ def _nodes(network: tf_keras.Model) -> list[Any]:
     return found
 
 
-def _multiply_adds(node: Any) -> int:
+def _multiply_adds(node: Node) -> int:
     """Returns the multiply-adds of a convolution or dense layer for one picture; 0 for others.
 
     Each weight of a kernel, whatever its order of axes, is used once at each place of the output.
     """
-    output = tf.nest.flatten(node.outputs)[0]
-    positions = math.prod(side or 1 for side in output.shape[1:-1])
-    return positions * sum(math.prod(w.shape) for w in node.layer.weights if len(w.shape) > 1)
+    positions = math.prod(side or 1 for side in node.outputs[0].shape[1:-1])
+    return positions * sum(math.prod(w.shape) for w in node.weights if len(w.shape) > 1)

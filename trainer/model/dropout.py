@@ -46,6 +46,32 @@ def dropout(
     return tf.where(keep, x / (1.0 - rate), 0.0)
 
 
+def drop(
+    x: tf.Tensor,
+    *,
+    rate: float,
+    index: int,
+    noise_shape: tf.Tensor | Sequence[Any] | None = None,
+    whole_batch: bool = False,
+) -> tf.Tensor:
+    """Returns what a dropout layer inside of a network gives while it trains, as `drawing_from` says.
+
+    Args:
+      x: as of `dropout`.
+      rate: as of `dropout`.
+      index: tells the draws of the layer from those of the others.
+      noise_shape: as of `dropout`.
+      whole_batch: whether a draw holds for the whole batch.
+    """
+    draws = _draws.get()
+    if draws is None:
+        return x
+    draws = draws._replace(seed=tf.random.experimental.stateless_fold_in(draws.seed, index))
+    if whole_batch:
+        draws = draws._replace(places=tf.zeros_like(draws.places), batch_size=1)
+    return dropout(x, rate=rate, draws=draws, noise_shape=noise_shape)
+
+
 @contextlib.contextmanager
 def drawing_from(draws: Draws | None) -> Iterator[None]:
     """Has the networks of `seed_dropout` draw from `draws` in a block; None: no dropout."""
@@ -74,13 +100,14 @@ def _call_of(index: int) -> Callable[..., tf.Tensor]:
     """Returns what a dropout layer does; `index` tells its draws from those of the others."""
 
     def call(self: Any, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        draws = _draws.get()
-        if not training or draws is None:
+        if not training:
             return inputs
-        draws = draws._replace(seed=tf.random.experimental.stateless_fold_in(draws.seed, index))
-        if self.noise_shape and self.noise_shape[0] == 1:
-            # One draw holds for the whole batch.
-            draws = draws._replace(places=tf.zeros_like(draws.places), batch_size=1)
-        return dropout(inputs, rate=self.rate, draws=draws, noise_shape=self._get_noise_shape(inputs))
+        return drop(
+            inputs,
+            rate=self.rate,
+            index=index,
+            noise_shape=self._get_noise_shape(inputs),
+            whole_batch=bool(self.noise_shape) and self.noise_shape[0] == 1,
+        )
 
     return call

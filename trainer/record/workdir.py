@@ -170,9 +170,7 @@ class Workdir:
         """Returns the options of the identity that a run here has with other values."""
         if not self.run_json.exists():
             return []
-        was = Config.of_record(self._read_run()["config"])
-        now = config.identity_values()
-        return [name for name in now if _jsonable(was[name]) != _jsonable(now[name])]
+        return config.differing(self._read_run()["config"])
 
     def _other_run(
         self, config: Config, changed: Sequence[str], *, why: str = "", way_on: str = ""

@@ -292,6 +292,7 @@ class Experiment:
             image_size=model.image_size,
             value_range=wanted,
             cache_dir=run.cache_dir,
+            features=model.features,
             resize=model.resize,
             antialias=model.antialias,
         )

@@ -175,6 +175,7 @@ def _open_backbone(config: Config, recorded: Contract) -> Backbone:
         image_size=recorded.height_px if recorded.any_size else model.image_size,
         value_range=recorded.value_range if model.value_range else None,
         cache_dir=config.run.cache_dir,
+        features=model.features,
         resize=recorded.fit,
         antialias=recorded.antialias,
     )

@@ -5,7 +5,7 @@ often a `KerasBackbone`.
 """
 
 # All of them, so that they are registered.
-from trainer.model.backbones import efficientnet_lite, hub, keras
+from trainer.model.backbones import efficientnet_lite, hub, keras, kerashub
 from trainer.model.backbones import hub as savedmodel
 from trainer.model.backbones.base import BACKBONES, Backbone, open_backbone
 from trainer.model.backbones.keras import KerasBackbone
@@ -18,6 +18,7 @@ __all__ = [
     "efficientnet_lite",
     "hub",
     "keras",
+    "kerashub",
     "open_backbone",
     "reseed",
     "savedmodel",

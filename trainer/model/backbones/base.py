@@ -10,7 +10,7 @@ import tf_keras
 from trainer.model.cuts import Cut
 from trainer.model.layers import Layer
 from trainer.registry import AddressRegistry, Entry
-from trainer.values import Contract, UsageError
+from trainer.values import AUTO, Contract, UsageError
 
 LEAVE_FROZEN = "use --schedule=frozen, or train=head in --phase"
 
@@ -108,7 +108,8 @@ def open_backbone(
     image_size: int = 0,
     value_range: tuple[float, float] | None = None,
     cache_dir: str = "",
-    resize: str = "stretch",
+    features: str = "",
+    resize: str = AUTO,
     antialias: bool = False,
 ) -> Backbone:
     """Opens one of `BACKBONES`.
@@ -119,26 +120,31 @@ def open_backbone(
       image_size: side in px; 0: what the network asks for.
       value_range: of the pixels, for networks that leave it open; None: what they take it for.
       cache_dir: the value of --cache_dir.
-      resize: the value of --resize, which becomes `fit` of its contract.
-      antialias: the value of --antialias, which becomes that of its contract.
+      features: the value of --features.
+      resize: the value of --resize, which becomes `fit` of its contract; AUTO leaves what the network says.
+      antialias: the value of --antialias, which becomes that of its contract; under AUTO, a network that says
+        so is smoothed for without it, too.
 
     Raises:
       UsageError: the address names nothing known, or does not go with another option.
       TrainerError: the network cannot be had or used; the message says what was tried.
     """
     choice = BACKBONES.choose(address)
-    if weights != "imagenet" and not names(choice.entry, "weights"):
-        raise UsageError(f"--weights={weights}: {address} brings its own weights; leave --weights away")
-    if value_range is not None and not names(choice.entry, "value_range"):
-        usages = " and ".join(
-            BACKBONES.usage(one) for one in BACKBONES if names(BACKBONES[one], "value_range")
-        )
-        raise UsageError(f"--value_range: {address} has its own; only {usages} leave it open")
+    _check_options(address, choice.entry, weights=weights, value_range=value_range, features=features)
     backbone = choice(
-        name=address, weights=weights, image_size=image_size, value_range=value_range, cache_dir=cache_dir
+        name=address,
+        weights=weights,
+        image_size=image_size,
+        value_range=value_range,
+        cache_dir=cache_dir,
+        features=features,
     )
     # Of all networks alike, also those of plugins: how pictures get to its size is no part of a network.
-    contract = dataclasses.replace(backbone.contract, fit=resize, antialias=antialias)
+    contract = backbone.contract
+    if resize == AUTO:
+        contract = dataclasses.replace(contract, antialias=antialias or contract.antialias)
+    else:
+        contract = dataclasses.replace(contract, fit=resize, antialias=antialias)
     if contract != backbone.contract:
         try:
             backbone.contract = contract
@@ -147,6 +153,27 @@ def open_backbone(
                 f"--resize={resize}, --antialias={antialias}: {address} does not let its contract be changed"
             ) from None
     return backbone
+
+
+def _check_options(
+    address: str,
+    entry: Entry[Backbone],
+    *,
+    weights: str,
+    value_range: tuple[float, float] | None,
+    features: str,
+) -> None:
+    """Raises UsageError where an option was given that a network has no use for; see `open_backbone`."""
+    if weights != "imagenet" and not names(entry, "weights"):
+        raise UsageError(f"--weights={weights}: {address} brings its own weights; leave --weights away")
+    if value_range is not None and not names(entry, "value_range"):
+        usages = " and ".join(
+            BACKBONES.usage(one) for one in BACKBONES if names(BACKBONES[one], "value_range")
+        )
+        raise UsageError(f"--value_range: {address} has its own; only {usages} leave it open")
+    if features and not names(entry, "features"):
+        usages = " and ".join(BACKBONES.usage(one) for one in BACKBONES if names(BACKBONES[one], "features"))
+        raise UsageError(f"--features={features}: {address} has features of one kind; only {usages} has more")
 
 
 def names(entry: Entry[Backbone], option: str) -> bool:

@@ -20,7 +20,7 @@ import tf_keras
 
 from trainer.model.backbones.base import BACKBONES
 from trainer.model.batch_norm import pool_batch_norm
-from trainer.model.cuts import Cut, network_cut, whole_cut, why_no_cut
+from trainer.model.cuts import Cut, KerasGraph, network_cut, whole_cut, why_no_cut
 from trainer.model.dropout import seed_dropout
 from trainer.model.fingerprints import network_fingerprint
 from trainer.model.folding import Inference
@@ -110,12 +110,13 @@ class KerasBackbone:
         if bn_batch or not trained:
             width = self.contract.feature_width
             return whole_cut(self, trained, bn_batch=bn_batch, feature_width=width, variables=self.variables)
-        cut = network_cut(self._network, trained, variables=self.variables, preprocess=self._preprocess)
+        graph = KerasGraph(self._network)
+        cut = network_cut(graph, trained, variables=self.variables, preprocess=self._preprocess)
         return cut and dataclasses.replace(cut, above=functools.partial(self._above, cut))
 
     def why_no_cut(self, trained: Collection[str]) -> str:
         """See the Backbone protocol."""
-        return why_no_cut(self._network, trained, variables=self.variables)
+        return why_no_cut(KerasGraph(self._network), trained, variables=self.variables)
 
     def feature_maps(self) -> Callable[[tf.Tensor], tf.Tensor] | None:
         """See the Backbone protocol: what goes into the pooling that the network ends with."""
