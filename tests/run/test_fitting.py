@@ -177,7 +177,7 @@ def test_no_number_of_a_run_depends_on_the_comparison(door, schedule):
     flags = ("--head=mlp(4)", f"--schedule={schedule}", "--frozen_for=2epochs", "--finetune_for=2epochs")
     flags = (*flags, "--dropout=0.3", "--augment=flip") if schedule == "finetune" else flags
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "record_pretrained", lambda stages, workdir: None)
+        patch.setattr(session, "record_pretrained", lambda features, workdir: None)
         without = left(door(f"{schedule}_without", *flags).workdir)
     with_it = left(door(f"{schedule}_with", *flags).workdir)
     lines = ("metrics.json", "index.html", "report_manifest.json")

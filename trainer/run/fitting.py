@@ -38,18 +38,46 @@ _PASSES_OF_AN_UPDATE = 3
 _BATCH_SIZE = 256
 
 
-def fit_head(stages: Stages) -> None:
+class PretrainedFeatures:
+    """What the network makes of the splits of a run that has not begun, each computed once."""
+
+    def __init__(self, stages: Stages):
+        self.stages, self._found = stages, dict[tuple[str, int], Labelled]()
+
+    def of(self, split: str, *, most: int = 0) -> Labelled:
+        """Returns features and labels of a split, of `most` of its pictures where that is not 0."""
+        experiment = self.stages.experiment
+        indices = experiment.splits.indices[split]
+        if most and most < len(indices):
+            indices = indices[np.arange(most) * len(indices) // most]
+        key = (split, len(indices))
+        if key not in self._found:
+            self._found[key] = Labelled(self._compute(split, indices), experiment.source.labels[indices])
+        return self._found[key]
+
+    def _compute(self, split: str, indices: np.ndarray) -> np.ndarray:
+        stages, experiment = self.stages, self.stages.experiment
+        stage = stages.stage_of(experiment.plan.phases[0])
+        if stage.keeps(split):
+            return stage.features(split, indices)
+        what = f"{split} through the pretrained network"
+        with stages.once(), counting(experiment.config.run.progress, what, len(indices)) as done:
+            experiment.source.load()
+            return stage.features(split, indices, done=done)
+
+
+def fit_head(features: PretrainedFeatures) -> None:
     """Fits the head of a run that has not begun, where it is one that is fitted.
 
     Raises:
       UsageError: it cannot be; the message says why.
     """
-    experiment, state = stages.experiment, stages.state
+    experiment, state = features.stages.experiment, features.stages.state
     head, text = experiment.classifier.head, experiment.config.model.head
     if not head.fits:
         return
     try:
-        train, validation = (_labelled(stages, split) for split in ("train", "validation"))
+        train, validation = features.of("train"), features.of("validation")
         begun = time.perf_counter()
         found = head.fit(train, validation, task=experiment.task)
     except UsageError as error:
@@ -60,22 +88,22 @@ def fit_head(stages: Stages) -> None:
     _log.info("head:        %s; fitted in %.1f s", found, time.perf_counter() - begun)
 
 
-def compare_pretrained(stages: Stages) -> dict[str, Any]:
+def compare_pretrained(features: PretrainedFeatures) -> dict[str, Any]:
     """Fits the heads of `COMPARED` to what the network makes of train, and scores the other splits.
 
     Returns:
       What run.json holds as `pretrained`: {key of `COMPARED`: {"head", "how", "num_fitted", "scores": {split:
       {"num_correct", "num_examples", "loss"}}}, or {"why_not": why there are none}}.
     """
-    experiment = stages.experiment
+    stages, experiment = features.stages, features.stages.experiment
     try:
         require_one_class(experiment.task)
         stage = stages.stage_of(experiment.plan.phases[0])
         _require_cheap(experiment, stage)
-        train = _labelled(stages, "train", most=MOST_FITTED)
+        train = features.of("train", most=MOST_FITTED)
     except UsageError as error:
         return {key: {"why_not": str(error)} for key in COMPARED}
-    others = {split: _labelled(stages, split) for split in experiment.splits.indices if split != "train"}
+    others = {split: features.of(split) for split in experiment.splits.indices if split != "train"}
     with stages.once():
         return {key: _scored(experiment, text, train, others) for key, text in COMPARED.items()}
 
@@ -118,23 +146,6 @@ def _parts(features: np.ndarray) -> Iterator[tf.Tensor]:
         yield tf.constant(features[start : start + _BATCH_SIZE])
 
 
-def _labelled(stages: Stages, split: str, *, most: int = 0) -> Labelled:
-    """Returns features and labels of a split, of `most` of its pictures, by the network as it is."""
-    experiment = stages.experiment
-    indices = experiment.splits.indices[split]
-    if most and most < len(indices):
-        indices = indices[np.arange(most) * len(indices) // most]
-    stage = stages.stage_of(experiment.plan.phases[0])
-    if stage.keeps(split):
-        features = stage.features(split, indices)
-    else:
-        what = f"{split} through the pretrained network"
-        with stages.once(), counting(experiment.config.run.progress, what, len(indices)) as done:
-            experiment.source.load()
-            features = stage.features(split, indices, done=done)
-    return Labelled(features, experiment.source.labels[indices])
-
-
 def _require_cheap(experiment: Experiment, stage: Stage) -> None:
     """Makes sure that training needs the features, too, or that they cost little beside it.
 
@@ -163,12 +174,12 @@ def _passes(experiment: Experiment, phase: Phase) -> int:
     return passes * phase.num_steps * experiment.config.plan.batch_size
 
 
-def record_pretrained(stages: Stages, workdir: Workdir) -> None:
+def record_pretrained(features: PretrainedFeatures, workdir: Workdir) -> None:
     """Makes the comparison of a run that has not begun, unless an earlier start has recorded it."""
     if "pretrained" in workdir.read_facts():
         return
     begun = time.perf_counter()
-    found = compare_pretrained(stages)
+    found = compare_pretrained(features)
     workdir.amend_run(pretrained=found)
     told = told_compared(compared(workdir, "validation"))
     _log.info("pretrained:  %s (%.1f s)", told, time.perf_counter() - begun)

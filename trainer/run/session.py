@@ -24,7 +24,7 @@ from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
 from trainer.run.arithmetic import Arithmetic
 from trainer.run.experiment import Experiment
-from trainer.run.fitting import fit_head, record_pretrained
+from trainer.run.fitting import PretrainedFeatures, fit_head, record_pretrained
 from trainer.run.introduction import draw_evaluation, show_pictures
 from trainer.run.scoring import measures
 from trainer.run.stages import Stages
@@ -73,8 +73,9 @@ class _Session:
         stages.between_batches = self._leave_if_asked
         try:
             if stages.state.step == 0:
-                fit_head(stages)
-                record_pretrained(stages, Workdir(self._config.run.workdir))
+                features = PretrainedFeatures(stages)
+                fit_head(features)
+                record_pretrained(features, Workdir(self._config.run.workdir))
             train(
                 stages.state,
                 batches=lambda phase, step: stages.current().training(step),
