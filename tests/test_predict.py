@@ -567,7 +567,9 @@ def test_a_head_with_one_logit_and_averaged_weights(tiny_backbone, tmp_path, run
 def test_the_head_is_that_of_training(options, shapes):
     contract = Contract(8, 8, (0.0, 1.0), feature_width=2, any_size=True)
     backbone = SimpleNamespace(name="stub", contract=contract, variables={}, layers=())
-    classifier = finished.make_classifier(Config().replace(**options), backbone, num_classes=3)
+    classifier = finished.make_classifier(
+        Config().replace(**options), backbone, num_classes=3, num_examples=9
+    )
     assert [variable.shape.as_list() for variable in classifier.named_variables.values()] == shapes
 
 

@@ -14,13 +14,13 @@ import tensorflow as tf
 
 from trainer.loop.phases import Phase
 from trainer.model.fits import Labelled, most_pictures, require_one_class
-from trainer.model.heads import make_head
+from trainer.model.heads import Head, NeighbourHead, make_head
 from trainer.record.progress import counting
 from trainer.record.workdir import Workdir
 from trainer.run.experiment import Experiment
 from trainer.run.stages import Stage, Stages
 from trainer.tasks import Task
-from trainer.values import UsageError
+from trainer.values import UsageError, failure_in_words
 
 _log = logging.getLogger("trainer")
 COMPARED = {"linear_probe": "probe", "knn": "knn(20)"}
@@ -79,13 +79,21 @@ def fit_head(features: PretrainedFeatures) -> None:
     try:
         train, validation = features.of("train"), features.of("validation")
         begun = time.perf_counter()
-        found = head.fit(train, validation, task=experiment.task)
+        found = _fit(head, train, validation, task=experiment.task)
     except UsageError as error:
         raise UsageError(f"--head={text}: {error}") from None
     if state.shadows:
         # Of the weights that training begins with.
         state.shadows.start()
     _log.info("head:        %s; fitted in %.1f s", found, time.perf_counter() - begun)
+
+
+def _fit(head: Head | NeighbourHead, train: Labelled, validation: Labelled, *, task: Task) -> str:
+    """Fits a head, once nothing is imported in another thread any more."""
+    # scikit-learn looks at modules as soon as their import has begun: `scoring.import_early` may be at one.
+    import trainer.report.writer  # noqa: F401
+
+    return head.fit(train, validation, task=task)
 
 
 def compare_pretrained(features: PretrainedFeatures) -> dict[str, Any]:
@@ -101,9 +109,11 @@ def compare_pretrained(features: PretrainedFeatures) -> dict[str, Any]:
         stage = stages.stage_of(experiment.plan.phases[0])
         _require_cheap(experiment, stage)
         train = features.of("train", most=MOST_FITTED)
-    except UsageError as error:
-        return {key: {"why_not": str(error)} for key in COMPARED}
-    others = {split: features.of(split) for split in experiment.splits.indices if split != "train"}
+        others = {split: features.of(split) for split in experiment.splits.indices if split != "train"}
+    except (UsageError, tf.errors.OpError) as error:
+        # What fails in training, too, is told there, with what was reached by then.
+        why = str(error) if isinstance(error, UsageError) else failure_in_words(error)
+        return {key: {"why_not": why} for key in COMPARED}
     with stages.once():
         return {key: _scored(experiment, text, train, others) for key, text in COMPARED.items()}
 
@@ -127,7 +137,7 @@ def _scored(
             task=task,
         )
         head.build(tf.TensorShape([None, width]))
-        how = head.fit(train, others["validation"], task=task)
+        how = _fit(head, train, others["validation"], task=task)
     except UsageError as error:
         return {"why_not": str(error)}
     scores = {split: _score(head, one, task) for split, one in others.items()}

@@ -16,6 +16,8 @@ BATCH_SIZE = 32
 # Epochs of fine-tuning. With few pictures more of them made a network worse (experiments/defaults); of very
 # many, each is seen less often, so that no run takes hours for what it has learned by then.
 EPOCHS, LEAST_EPOCHS, MOST_SEEN = 6, 2, 60_000
+# Few pictures move a network that knows them already away from what it knows: the slower, the less.
+RATE, FEW, RATE_OF_FEW = 2e-4, 500, 5e-5
 QUICK, BEST = BUDGETS
 LONGER = 2
 
@@ -58,7 +60,7 @@ def recommend(effort: Effort, *, num_train: int) -> dict[str, Any]:
     return {
         **chosen,
         "finetune_for": f"{effort.epochs}epochs",
-        "finetune_learning_rate": 2e-4,
+        "finetune_learning_rate": RATE if num_train >= FEW else RATE_OF_FEW,
         "augment": "flip,crop(0.5)",
         "average": "ema(0.99)",
     }
