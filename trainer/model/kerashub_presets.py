@@ -98,7 +98,12 @@ class Preset:
         config = self._json(CONFIG)
         if config is None:
             raise TrainerError(f"{said} has no {CONFIG}: expected a folder that save_to_preset() made")
-        self.kind = str(config.get("class_name"))
+        if "class_name" not in config:
+            raise UsageError(
+                f"{said} is no preset in keras-hub's own format: open it with keras-hub once, and use the "
+                "folder that save_to_preset() makes"
+            )
+        self.kind = str(config["class_name"])
         _check_classes(config, said=said)
         self.config: dict[str, Any] = config.get("config") or {}
         if self.kind not in NETWORKS and self.kind not in WITH_TEXT:
@@ -217,7 +222,12 @@ def find_preset(libraries: Libraries, address: str, *, said: str) -> Preset:
       UsageError: there is no such preset.
       TrainerError: it cannot be had; the message says what was tried.
     """
-    known = libraries.keras_hub.models.Backbone.presets
+    models = libraries.keras_hub.models
+    known = {
+        name: fact for kind in (*NETWORKS, *WITH_TEXT) for name, fact in getattr(models, kind).presets.items()
+    }
+    if address in models.Backbone.presets and address not in known:
+        raise UsageError(f"{said} is a preset of no network from images to features")
     if address in known:
         address = known[address]["kaggle_handle"]
     if address.startswith("kaggle://"):

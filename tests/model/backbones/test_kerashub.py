@@ -337,6 +337,11 @@ def test_what_is_missing_or_wrong_is_said(tmp_path, presets):
     (place / "config.json").unlink()
     with pytest.raises(TrainerError, match=r"has no config\.json"):
         open_backbone(f"kerashub:{place}")
+    (place / "config.json").write_text('{"architecture": "mobilenetv4_conv_small"}')
+    with pytest.raises(UsageError, match="is no preset in keras-hub's own format"):
+        open_backbone(f"kerashub:{place}")
+    with pytest.raises(UsageError, match="gemma_2b_en is a preset of no network from images to features"):
+        open_backbone("kerashub:gemma_2b_en", weights="none")
     with pytest.raises(UsageError, match="did you mean dinov2_small"):
         open_backbone("kerashub:dinov2_smal")
 
