@@ -248,9 +248,11 @@ def find_preset(libraries: Libraries, address: str, *, said: str) -> Preset:
 
 def _from_kaggle(handle: str, *, said: str) -> Callable[[str], Path | None]:
     def fetch(file: str) -> Path | None:
-        import kagglehub
-        from kagglehub.exceptions import KaggleApiHTTPError
-
+        try:
+            import kagglehub
+            from kagglehub.exceptions import KaggleApiHTTPError
+        except ImportError as error:
+            raise _cannot_get(file, handle, error, said=said) from error
         try:
             return Path(kagglehub.model_download(handle, file))
         except KaggleApiHTTPError as error:
@@ -270,9 +272,11 @@ def _from_kaggle(handle: str, *, said: str) -> Callable[[str], Path | None]:
 
 def _from_hugging_face(handle: str, *, said: str) -> Callable[[str], Path | None]:
     def fetch(file: str) -> Path | None:
-        import huggingface_hub
-        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
+        try:
+            import huggingface_hub
+            from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+        except ImportError as error:
+            raise _cannot_get(file, f"hf://{handle}", error, said=said) from error
         try:
             return Path(huggingface_hub.hf_hub_download(repo_id=handle, filename=file))
         except LocalEntryNotFoundError as error:  # Neither here, nor is there network.
