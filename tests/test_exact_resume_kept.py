@@ -131,7 +131,7 @@ def run(request):
 def test_the_run_with_features_is_worth_comparing_with(features):
     kept = [json.loads(path.read_text()) for path in features.cache.glob("features/*/entry.json")]
     assert sorted((one["describe"].split()[1].rstrip(","), one["key"]["network"]["cut"]) for one in kept) == [
-        ("test", "middle_relu"), ("train", "features"), ("train", "middle_relu"),
+        ("test", "features"), ("test", "middle_relu"), ("train", "features"), ("train", "middle_relu"),
         ("validation", "features"), ("validation", "middle_relu"),
     ]  # fmt: skip
     names = {name for kill in features.kills for name in kill.disk}

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from trainer.loop.phases import Phase
 from trainer.model.fits import Labelled, most_pictures, require_one_class
-from trainer.model.heads import make_head
+from trainer.model.heads import Head, NeighbourHead, make_head
 from trainer.record.progress import counting
 from trainer.record.workdir import Workdir
 from trainer.run.experiment import Experiment
@@ -79,13 +79,21 @@ def fit_head(features: PretrainedFeatures) -> None:
     try:
         train, validation = features.of("train"), features.of("validation")
         begun = time.perf_counter()
-        found = head.fit(train, validation, task=experiment.task)
+        found = _fit(head, train, validation, task=experiment.task)
     except UsageError as error:
         raise UsageError(f"--head={text}: {error}") from None
     if state.shadows:
         # Of the weights that training begins with.
         state.shadows.start()
     _log.info("head:        %s; fitted in %.1f s", found, time.perf_counter() - begun)
+
+
+def _fit(head: Head | NeighbourHead, train: Labelled, validation: Labelled, *, task: Task) -> str:
+    """Fits a head, once nothing is imported in another thread any more."""
+    # scikit-learn looks into modules whose import has begun, and `scoring.import_early` may be at one.
+    import trainer.report.writer  # noqa: F401
+
+    return head.fit(train, validation, task=task)
 
 
 def compare_pretrained(features: PretrainedFeatures) -> dict[str, Any]:
@@ -127,7 +135,7 @@ def _scored(
             task=task,
         )
         head.build(tf.TensorShape([None, width]))
-        how = head.fit(train, others["validation"], task=task)
+        how = _fit(head, train, others["validation"], task=task)
     except UsageError as error:
         return {"why_not": str(error)}
     scores = {split: _score(head, one, task) for split, one in others.items()}
