@@ -90,7 +90,7 @@ def fit_head(features: PretrainedFeatures) -> None:
 
 def _fit(head: Head | NeighbourHead, train: Labelled, validation: Labelled, *, task: Task) -> str:
     """Fits a head, once nothing is imported in another thread any more."""
-    # scikit-learn looks at modules as soon as their import has begun: `scoring.import_early` may be at one.
+    # scikit-learn looks into modules whose import has begun, and `scoring.import_early` may be at one.
     import trainer.report.writer  # noqa: F401
 
     return head.fit(train, validation, task=task)
