@@ -23,6 +23,10 @@ _LINES = {
         "--backbone, such as --backbone=keras:MobileNetV2 (--help=backbone lists what there is)",
         "",
     ),
+    "time time_limit time_budget max_time max_train_time train_time minutes": (
+        "--budget=5min, which chooses what ends by then; --max_minutes=5 stops and saves",
+        "",
+    ),
     "img_size imgsz image_width image_height img_width img_height input_size input_shape target_size size "
     "width height resolution crop_size px": ("--image_size={pixels}", "224"),
     "batch bs b train_batch_size per_device_train_batch_size mini_batch_size minibatch_size": (
@@ -55,7 +59,8 @@ _LINES = {
     "freeze freeze_backbone freeze_base freeze_layers freeze_encoder feature_extract feature_extracting "
     "linear_probe fine_tune finetune finetuning fine_tuning do_fine_tuning trainable transfer unfreeze "
     "train_module": (
-        "--schedule=frozen (the head only), finetune (all of it) or two_phase (one after the other)",
+        "--schedule=frozen (the head only), finetune (all of it), two_phase (one after the other) or "
+        "recommended, the default",
         "",
     ),
     "unfreeze_layers fine_tune_at fine_tune_from num_unfrozen_layers": (
