@@ -14,7 +14,6 @@ from tests.helpers.undrawn import PLAIN
 from trainer.commands import train
 from trainer.loop import standard_callbacks
 from trainer.record.workdir import Workdir
-from trainer.run import fitting
 from trainer.values import TrainerError
 
 pytestmark = pytest.mark.usefixtures("figures_undrawn")
@@ -153,9 +152,6 @@ def test_a_run_whose_layers_were_counted_otherwise_is_not_gone_on_with(
 
 
 def test_time_is_up(arguments, light, run_main, monkeypatch):
-    # Before the first step it is up, too, where features are computed for what the report compares with.
-    monkeypatch.setattr(fitting, "ALWAYS_CHEAP", 0)
-    monkeypatch.setattr(fitting, "CHEAP_SHARE", 0)
     monkeypatch.setattr(standard_callbacks.Stop, "next_due", lambda self, step: step + 1)
     options = (
         f"--source=folder:{light}", "--frozen_for=3steps", "--feature_cache=off", "--max_minutes=0.000001",

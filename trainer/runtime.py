@@ -225,6 +225,10 @@ class StopSignal:
         if self._received:
             raise Interrupted(self._farewell())
 
+    def received(self) -> str:
+        """Returns the signal that asked for a stop; empty as long as there was none, whatever the time."""
+        return self._received
+
     def requested(self) -> str:
         """Returns why the run is to stop, or an empty text if it is not."""
         is_over = self._max_minutes and time.monotonic() - self._began >= 60 * self._max_minutes

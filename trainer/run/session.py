@@ -70,12 +70,14 @@ class _Session:
     def train(self) -> None:
         """Trains to the end of the plan."""
         stages = self._stages
-        stages.between_batches = self._leave_if_asked
         try:
             if stages.state.step == 0:
+                # Not by the clock: a run that is given little time at each start would never come to a step.
+                stages.between_batches = self._leave_if_told
                 features = PretrainedFeatures(stages)
                 fit_head(features)
                 record_pretrained(features, Workdir(self._config.run.workdir))
+            stages.between_batches = self._leave_if_asked
             train(
                 stages.state,
                 batches=lambda phase, step: stages.current().training(step),
@@ -172,6 +174,10 @@ class _Session:
         )
         if state.step == phase.start_step:
             show_pictures(self._experiment, self._summaries, phase)
+
+    def _leave_if_told(self) -> None:
+        if why := self._stop.received():
+            raise _Asked(why)
 
     def _leave_if_asked(self) -> None:
         if why := self._stop.requested():
