@@ -306,14 +306,17 @@ def test_a_child_hears_of_ctrl_c_once_and_ends(tmp_path):
     assert ablation.run_child([sys.executable, "-c", "raise SystemExit(3)"], log=log) == 3
 
 
-def test_two_real_variants(tiny_backbone, tmp_path):
+@pytest.mark.parametrize(
+    "heads", [("mlp(4)",), pytest.param(("linear", "mlp(4)"), marks=pytest.mark.slow)], ids=len
+)
+def test_real_variants(heads, tiny_backbone, tmp_path):
     folder, out = tmp_path / "variants", tmp_path / "out"
     folder.mkdir()
     (folder / "_shared.flags").write_text(
         f"--backbone=savedmodel:{tiny_backbone}\n--image_size=32\n--schedule=frozen\n--frozen_for=2epochs\n"
         "--splits=75%,25%\n"
     )
-    for name in ("linear", "mlp(4)"):
+    for name in heads:
         text = f"# A head that is {name}.\n--flagfile={folder}/_shared.flags\n--head={name}\n"
         (folder / f"{name.partition('(')[0]}.flags").write_text(text)
     command = [
@@ -324,8 +327,7 @@ def test_two_real_variants(tiny_backbone, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     rows = json.loads((out / "table.json").read_text())["variants"]
     assert [(row["variant"], row["what"]) for row in rows] == [
-        ("linear", "A head that is linear."),
-        ("mlp", "A head that is mlp(4)."),
+        (name.partition("(")[0], f"A head that is {name}.") for name in heads
     ]
     for row in rows:
         workdir = out / row["variant"] / "seed-4"

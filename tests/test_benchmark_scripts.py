@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import call_main
+from tests.helpers.undrawn import PLAIN
 from tests.model.modules import save_tiny
 from tests.test_experiments import caches  # noqa: F401  (a fixture)
 
@@ -64,6 +65,7 @@ def test_textbook_loop(caches, tmp_path):  # noqa: F811
     assert found["test_accuracy"] == told["test"]["accuracy"]
 
 
+@pytest.mark.slow
 def test_keras_fit(caches, tmp_path):  # noqa: F811
     root, _ = caches
     told = run_script(
@@ -87,7 +89,8 @@ def test_what_a_run_of_ours_tells(flower_folder, tiny_backbone, tmp_path, capfd)
     status = call_main(
         f"--source=folder:{photos}", "--splits=60%,20%,20%", f"--backbone=savedmodel:{tiny_backbone}",
         "--image_size=8", "--head=linear", "--schedule=frozen", "--frozen_for=3epochs", "--batch_size=4",
-        "--log_every=1epochs", f"--workdir={workdir}", f"--cache_dir={tmp_path / 'cache'}",
+        "--log_every=1epochs", "--precision=float32", *PLAIN, f"--workdir={workdir}",
+        f"--cache_dir={tmp_path / 'cache'}",
     )  # fmt: skip
     printed = capfd.readouterr().out
     assert status == 0

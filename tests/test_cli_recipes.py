@@ -63,7 +63,10 @@ def lines_of(workdir, split):
     return [line for line in lines if line["split"] == split]
 
 
-@pytest.mark.parametrize("row", range(ROWS))
+# Every fourth through the door; `make test-slow` has all.
+@pytest.mark.parametrize(
+    "row", [row if row % 4 == 0 else pytest.param(row, marks=pytest.mark.slow) for row in range(ROWS)]
+)
 def test_every_entry_of_every_registry_trains(row, run):
     values = {name: entries[row % len(entries)] for name, entries in REGISTRIES.items()}
     status, _, err, workdir = run(

@@ -39,7 +39,7 @@ def arguments(pictures, tiny_backbone, tmp_path):
     return [
         f"--source=folder:{pictures}", f"--backbone=savedmodel:{tiny_backbone}", "--image_size=8",
         "--head=linear", "--splits=60%,20%,20%", "--batch_size=9", "--schedule=frozen",
-        "--frozen_for=2epochs", *PLAIN, f"--workdir={tmp_path / 'run'}",
+        "--frozen_for=2epochs", "--precision=float32", *PLAIN, f"--workdir={tmp_path / 'run'}",
     ]  # fmt: skip
 
 
@@ -150,7 +150,6 @@ def test_a_workdir_in_use(arguments, tmp_path, run_main):
 
 
 def test_a_file_system_that_can_do_little(arguments, tmp_path, run_main, monkeypatch):
-    arguments = ["--precision=float32", *arguments]
     assert run_main(*arguments[:-1], f"--workdir={tmp_path / 'plain'}")[0] == 0
     fsync, asked = os.fsync, set()
 
@@ -186,11 +185,11 @@ def test_a_file_system_that_can_do_little(arguments, tmp_path, run_main, monkeyp
 
 
 def test_an_error_that_names_no_file_says_what_was_tried(arguments, run_main, monkeypatch):
-    monkeypatch.setattr(commands, "run", lambda line: os.fsync(10**6))
+    monkeypatch.setattr(commands, "run", lambda line: os.fstat(10**6))
     status, _, err = run_main(*arguments)
     assert status == 1
     assert re.fullmatch(
-        r"trainer: Bad file descriptor: .*os\.fsync\(10\*\*6\)\) \(test_cli_surroundings.py, line \d+\)\n",
+        r"trainer: Bad file descriptor: .*os\.fstat\(10\*\*6\)\) \(test_cli_surroundings.py, line \d+\)\n",
         err,
     )
 
@@ -327,7 +326,7 @@ def small_disk(tmp_path):
         subprocess.run(["umount", disk], check=True)
 
 
-@pytest.mark.parametrize("size_kb", [4, 16, 64])
+@pytest.mark.parametrize("size_kb", [4, pytest.param(16, marks=pytest.mark.slow), 64])
 def test_a_full_disk(size_kb, small_disk, arguments, run_main):
     command = [*arguments[:-1], "--head=mlp(64)", f"--workdir={small_disk(size_kb) / 'run'}"]
     status, _, err = run_main(*command)

@@ -46,6 +46,7 @@ def features(tmp_path_factory):
                 *COMMON,
             ),
             tmp_path_factory.mktemp("features"),
+            warm=True,
         )  # fmt: skip
 
 
@@ -74,6 +75,7 @@ def rollback(tmp_path_factory):
             "--feature_cache=off", *PLAIN, *COMMON,
         ),
         tmp_path_factory.mktemp("rollback"),
+        warm=True,
     )  # fmt: skip
 
 
@@ -90,6 +92,7 @@ def by_time(tmp_path_factory, tiny_backbone):
                 "--save_every_secs=1e-9", "--keep_checkpoints=2", "--precision=float32", *PLAIN, *COMMON,
             ),
             tmp_path_factory.mktemp("by_time"),
+            warm=True,
         )  # fmt: skip
         # What comes before is as in the others.
         run.kills = [kill for kill in run.kills if "run/checkpoints" in kill.disk]
@@ -109,13 +112,17 @@ def early(tmp_path_factory, tiny_backbone):
             "--precision=float32", "--figures_every=100steps", "--embeddings=0", *COMMON,
         ),
         tmp_path_factory.mktemp("early"),
+        warm=True,
     )  # fmt: skip
     # What comes before is as in the others.
     run.kills = [kill for kill in run.kills if "run/checkpoints" in kill.disk]
     return run
 
 
-@pytest.fixture(params=["features", "rollback", "by_time", "early"])
+RUNS = ("features", "rollback", "by_time", "early")
+
+
+@pytest.fixture(params=RUNS)
 def run(request):
     return request.getfixturevalue(request.param)
 
@@ -156,9 +163,9 @@ def test_the_run_with_phases_that_end_early_is_worth_comparing_with(early):
 
 
 def test_killed_between_two_side_effects(run):
-    """Every fifth of them; `make test-slow` has all."""
+    """Every fifteenth of them; `make test-slow` has all."""
     assert len(run.kills) > 50
-    told_faults(run, run.kills[::5])
+    told_faults(run, run.kills[::15])
 
 
 @pytest.mark.slow
@@ -166,10 +173,11 @@ def test_killed_between_any_two_side_effects(run):
     told_faults(run, run.kills)
 
 
-def test_killed_in_the_middle_of_a_write(features):
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_killed_in_the_middle_of_a_write(features, every):
     kills = [kill for kill in torn(features.kills, seed=2) if ", cache/" in kill.when]
     assert len(kills) > 10
-    told_faults(features, kills)
+    told_faults(features, kills[::every])
 
 
 def test_killed_in_the_middle_of_noting_what_is_left_out(rollback):
@@ -189,5 +197,8 @@ def test_killed_again_before_it_has_recovered(features):
     told_faults(features, again)
 
 
+@pytest.mark.parametrize(
+    "run", ["features", *(pytest.param(name, marks=pytest.mark.slow) for name in RUNS[1:])], indirect=True
+)
 def test_killed_and_continued_with_nothing_kept_in_memory(run):
     told_faults(run, run.kills[len(run.kills) // 2 :: len(run.kills)], warm=False)

@@ -23,6 +23,7 @@ import trainer
 from tests.conftest import COLOURS, call_main, make_flower_folder
 from tests.data.kinds import exif
 from tests.helpers.small_disks import small_disk
+from tests.helpers.undrawn import PLAIN
 from trainer.commands import export
 from trainer.export import tflite
 from trainer.export.fresh_process import Answers
@@ -30,6 +31,8 @@ from trainer.export.models import FORMS
 from trainer.run import inference
 from trainer.tasks import SINGLE_LABEL
 from trainer.values import TrainerError, UsageError
+
+pytestmark = pytest.mark.usefixtures("figures_undrawn")
 
 NAMES = ["blue", "green", "red"]
 TFLITE = [f"{form}.tflite" for form in tflite.FORMATS]
@@ -62,7 +65,7 @@ def exported(tmp_path_factory, tiny_backbone):
     arguments = [
         f"--source=folder:{source}", f"--backbone=savedmodel:{tiny_backbone}", "--image_size=8",
         "--head=linear", "--splits=60%,40%", "--batch_size=4", "--schedule=frozen", "--frozen_for=3epochs",
-        "--frozen_learning_rate=0.05", "--precision=float32", f"--workdir={workdir}",
+        "--frozen_learning_rate=0.05", "--precision=float32", *PLAIN, f"--workdir={workdir}",
     ]  # fmt: skip
     out = io.StringIO()
     with contextlib.redirect_stdout(out):

@@ -64,11 +64,14 @@ def left(workdir):
     [
         # Kept features.
         (FROZEN, "--frozen_for=4steps", "--frozen_for=9steps", 4),
-        # Pictures. The last step, 5, was logged, evaluated and drawn only because it was the last.
-        ((*FROZEN, "--feature_cache=off"), "--frozen_for=5steps", "--frozen_for=9steps", 4),
-        (CHANGING, "--finetune_for=3steps", "--finetune_for=8steps", 6),
+        # Pictures. The last step, 7, was logged, evaluated and drawn only because it was the last.
+        (CHANGING, "--finetune_for=4steps", "--finetune_for=8steps", 6),
         pytest.param(
-            CHANGING, "--finetune_for=4steps", "--finetune_for=8steps", 6, marks=pytest.mark.slow
+            CHANGING, "--finetune_for=3steps", "--finetune_for=8steps", 6, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            (*FROZEN, "--feature_cache=off"), "--frozen_for=5steps", "--frozen_for=9steps", 4,
+            marks=pytest.mark.slow,
         ),
     ],
 )  # fmt: skip
@@ -85,7 +88,7 @@ def test_it_is_the_run_that_was_as_long_from_the_start(train, flags, short, long
     assert noted["step"] == begins_at
 
 
-@pytest.mark.parametrize("every", ["2steps", "3steps"])
+@pytest.mark.parametrize("every", ["2steps", pytest.param("3steps", marks=pytest.mark.slow)])
 def test_weights_that_were_best_only_where_the_run_ended_do_not_stand_in_the_way(
     train, every, tmp_path, monkeypatch, capfd
 ):

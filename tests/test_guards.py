@@ -64,7 +64,7 @@ def run_json(workdir):
     return json.loads((workdir / "run.json").read_text())
 
 
-@pytest.mark.parametrize("cache", ["auto", "off"])
+@pytest.mark.parametrize("cache", ["auto", pytest.param("off", marks=pytest.mark.slow)])
 def test_the_batch_is_named_and_nothing_is_saved_from_there(arguments, tmp_path, run_main, cache):
     status, _, err = run_main(*arguments, f"--feature_cache={cache}", "--split_seed=1")
     assert status == 1

@@ -14,6 +14,7 @@ import tensorflow as tf
 import trainer
 from tests.helpers.continuations import Killed, told_faults
 from tests.helpers.plugins import forget_plugins
+from tests.helpers.undrawn import PLAIN
 from tests.loop.toys import batch_of, dataset_of, run_of, softmax, state_of
 from trainer import plugins
 from trainer.values import UsageError
@@ -60,8 +61,7 @@ def test_each_idea_leaves_its_mark(run):
 
 
 def test_state_is_kept_in_checkpoints_and_what_can_be_trained_is(run):
-    run.put_back(None)
-    assert run.start() == 0
+    run.put_back(run.kills[-1])
     reader = tf.train.load_checkpoint(str(run.workdir / "checkpoints" / "ckpt-9"))
     found = {
         name.split("/.ATTRIBUTES")[0]: reader.get_tensor(name)
@@ -95,8 +95,8 @@ def test_what_a_plugin_is_the_first_to_import_is_not_its_own(tmp_path):
 
 
 def finished(run):
+    assert run.kills[-1].when.endswith("at the end, elsewhere")
     run.put_back(run.kills[-1])
-    assert run.start() == 0
     return run.workdir
 
 
@@ -168,8 +168,8 @@ def test_what_is_kept_of_a_plugin_is_made_anew_with_another(tmp_path, run_main):
     plugin, cache = Path(shutil.copy(SOURCE, tmp_path / "mine.py")), tmp_path / "cache"
     options = [
         "--source=noise:9", "--backbone=tiny", "--image_size=8", "--splits=5,2,2", "--batch_size=2",
-        "--frozen_for=1epochs", "--head=linear", "--feature_cache=require", "--precision=float32",
-        "--embeddings=0", f"--plugin={plugin}", f"--cache_dir={cache}",
+        "--schedule=frozen", "--frozen_for=1epochs", "--head=linear", "--feature_cache=require",
+        "--precision=float32", *PLAIN, f"--plugin={plugin}", f"--cache_dir={cache}",
     ]  # fmt: skip
 
     def kept(name):

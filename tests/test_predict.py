@@ -23,6 +23,7 @@ from tests.conftest import call_main, make_flower_folder
 from tests.data.inspect.test_trial import DAMAGED
 from tests.data.kinds import KINDS
 from tests.data.pictures import blocks, encode, jpeg
+from tests.helpers.undrawn import PLAIN
 from trainer.cli.config import Config
 from trainer.data.inspect.bad_pictures import shown_name
 from trainer.data.inspect.scan import scan
@@ -401,7 +402,8 @@ def state_of_process():
     )
 
 
-def test_two_threads_predict_at_once(trained, mixed, capfd, monkeypatch):
+@pytest.mark.parametrize("rounds", [5, pytest.param(40, marks=pytest.mark.slow)])
+def test_two_threads_predict_at_once(trained, mixed, capfd, monkeypatch, rounds):
     # Other than the arithmetic of the rest of the process, so that it would show.
     monkeypatch.setattr(finished, "precision_at", lambda *arguments: supported()[-1])
     paths = [trained.pictures / "red", mixed.folder, trained.pictures / "blue"]
@@ -414,11 +416,11 @@ def test_two_threads_predict_at_once(trained, mixed, capfd, monkeypatch):
 
     def predict_often(each):
         begin.wait()
-        return [(predictor if each else trainer.load(trained.workdir)).predict(paths) for _ in range(20)]
+        return [(predictor if each else trainer.load(trained.workdir)).predict(paths) for _ in range(rounds)]
 
     with ThreadPoolExecutor(2) as pool:
         found = [rounds for both in pool.map(predict_often, range(2)) for rounds in both]
-    assert len(found) == 40
+    assert len(found) == 2 * rounds
     assert all(predictions == alone for predictions in found)
     assert state_of_process() == before
     os.write(2, b"still here\n")
@@ -430,7 +432,7 @@ def test_the_program_in_a_thread(trained, tiny_backbone, tmp_path):
     arguments = [
         f"--source=folder:{folder}", f"--backbone=savedmodel:{tiny_backbone}", "--image_size=8",
         "--head=linear", "--splits=60%,20%,20%", "--batch_size=4", "--schedule=frozen",
-        "--frozen_for=2epochs", "--precision=float32", f"--workdir={tmp_path / 'run'}",
+        "--frozen_for=2epochs", "--precision=float32", *PLAIN, f"--workdir={tmp_path / 'run'}",
     ]  # fmt: skip
     before = state_of_process()
     with contextlib.redirect_stdout(io.StringIO()), ThreadPoolExecutor(1) as pool:
@@ -540,7 +542,7 @@ def test_a_head_with_one_logit_and_averaged_weights(tiny_backbone, tmp_path, run
         f"--source=folder:{tmp_path / 'pictures'}", f"--backbone=savedmodel:{tiny_backbone}",
         "--image_size=8", "--head=linear", "--logits=one", "--splits=50%,50%", "--batch_size=4",
         "--schedule=frozen", "--frozen_for=5epochs", "--frozen_learning_rate=0.1", "--precision=float32",
-        "--average=ema(0.95)", f"--workdir={workdir}",
+        "--average=ema(0.95)", *PLAIN, f"--workdir={workdir}",
     )  # fmt: skip
     assert (status, err) == (0, "")
     with open(workdir / "report" / "predictions.csv") as file:

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted(FOLDER.glob("*.py"))
 
 
-pytestmark = pytest.mark.usefixtures("without_plugins")
+pytestmark = pytest.mark.usefixtures("figures_undrawn", "without_plugins")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -142,8 +142,10 @@ def test_distillation_in_parts_is_that_of_the_batch():
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-def test_two_devices_give_what_one_gives():
-    done = run_program([], module="tests.helpers.research_program")
+# Those with BatchNorm's statistics of the batch hold all that the others do.
+@pytest.mark.parametrize("cases", ["most", pytest.param("all", marks=pytest.mark.slow)])
+def test_two_devices_give_what_one_gives(cases):
+    done = run_program([cases], module="tests.helpers.research_program")
     assert done.returncode == 0, done.stderr[-2000:]
     for case, found in json.loads(done.stdout.splitlines()[-1]).items():
         one, two = found["one"], found["mirrored"]
@@ -198,7 +200,7 @@ def distilled(world):
 def test_a_distilled_run_goes_on_without_its_teacher(distilled, capfd):
     # The checkpoint of step 3 is whole when that of step 6 is begun.
     late = [kill for kill in distilled.kills if any("ckpt-6.index" in name for name in kill.disk)]
-    told_faults(distilled, [late[0], late[len(late) // 2]], warm=False)
+    told_faults(distilled, [late[0]], warm=False)
     capfd.readouterr()
     # Nothing is bound yet.
     early = [kill for kill in distilled.kills if not any("run.json" in name for name in kill.disk)]
@@ -250,6 +252,7 @@ def contrasted(world):
     return Killed((*options, CONTRAST, "--objective=supervised_contrastive"), folder / "contrasted")
 
 
+@pytest.mark.slow
 def test_a_contrasted_run_killed_and_resumed_is_the_same(contrasted):
     late = [kill for kill in contrasted.kills if any("ckpt-3.index" in name for name in kill.disk)]
     told_faults(contrasted, [late[0], late[len(late) // 2]], warm=False)

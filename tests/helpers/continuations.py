@@ -19,15 +19,22 @@ CODE = {"trainer": "1", "git_commit": None, "source_sha256": "2"}
 
 
 class Killed:
-    """A run that is started again and again in one workdir, with a cache folder of its own."""
+    """A run that is started again and again in one workdir, with a cache folder of its own.
 
-    def __init__(self, arguments: Sequence[object], folder: Path):
+    Args:
+      arguments: its options, but for these two.
+      folder: where it works.
+      warm: what the first run makes is kept for those that go on. Then something should go on with nothing
+        kept, too: that it is the same run is what the rest is worth.
+    """
+
+    def __init__(self, arguments: Sequence[object], folder: Path, *, warm: bool = False):
         self.workdir, self.cache = folder / "run", folder / "cache"
         self.arguments = (*arguments, f"--workdir={self.workdir}", f"--cache_dir={self.cache}")
         self.roots = {"run": self.workdir, "cache": self.cache}
         self._warm = Warm()
         self.num_side_effects = 0
-        self.kills = self.observe(warm=False)
+        self.kills = self.observe(warm=warm)
         self.expected = self.left()
 
     def start(self, *changes: object) -> int:

@@ -732,7 +732,7 @@ def check_changed(pristine, changes):
 FUZZ = {"deadline": None, "database": None, "phases": [Phase.generate, Phase.shrink]}
 
 
-@settings(max_examples=100, derandomize=True, **FUZZ)
+@settings(max_examples=40, derandomize=True, **FUZZ)
 @given(CHANGES)
 def test_what_is_read_is_what_was_saved_or_an_error(pristine, changes):
     check_changed(pristine, changes)

@@ -411,7 +411,7 @@ NO_EFFECT = (
 )
 
 
-@pytest.mark.parametrize("cache", ["auto", "off"])
+@pytest.mark.parametrize("cache", ["auto", pytest.param("off", marks=pytest.mark.slow)])
 def test_where_nothing_can_be_converted_bfloat16_is_refused(bfloat16, cache, pictures, tmp_path, run_main):
     """A head stays float32, whether it is given features or computes on images."""
     backbone = save_means(tmp_path / "means")

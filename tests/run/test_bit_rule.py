@@ -120,7 +120,7 @@ def test_what_it_prints_gives_the_same_run(tmp_path, tiny_backbone, run_main, mo
     pictures = make_flower_folder(tmp_path / "pictures", n=6)
     mine = (
         f"--source=folder:{pictures}", f"--backbone=savedmodel:{tiny_backbone}", "--splits=12,6",
-        "--batch_size=6", "--precision=float32", "--log_every=1steps",
+        "--batch_size=6", "--precision=float32", "--log_every=1steps", *PLAIN,
     )  # fmt: skip
     # Decided by whoever asks for it, and of the phase all the same.
     asked = ("--schedule=auto", "--average=ema(0.5)", "--bn=batch", "--head=mlp(4)")

@@ -571,6 +571,7 @@ sys.exit(main(sys.argv))
 """
 
 
+@pytest.mark.slow
 def test_two_devices_give_the_numbers_of_one(cached, options, tmp_path):
     command = [*options, f"--cache_dir={tmp_path / 'cache'}", f"--workdir={tmp_path / 'run'}"]
     mirrored = program(ON_TWO, *command, "--strategy=mirrored")

@@ -19,7 +19,7 @@ NAMES = ("red", "green", "blue")
 STEPS = 40
 
 
-pytestmark = pytest.mark.usefixtures("without_plugins")
+pytestmark = pytest.mark.usefixtures("figures_undrawn", "without_plugins")
 
 
 @pytest.fixture(scope="module")

@@ -157,8 +157,15 @@ def test_wrong_names_and_sizes():
         open_backbone("keras:MobileNetV2", weights="none", image_size=31)
 
 
-@pytest.mark.parametrize("ending", [".h5", ".weights.h5", ".keras"])
-@pytest.mark.parametrize("with_classifier", [False, True])
+@pytest.mark.parametrize(
+    ("ending", "with_classifier"),
+    [
+        (".h5", True), (".weights.h5", False), (".keras", True),
+        pytest.param(".h5", False, marks=pytest.mark.slow),
+        pytest.param(".weights.h5", True, marks=pytest.mark.slow),
+        pytest.param(".keras", False, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_weights_file(tmp_path, ramp, ending, with_classifier):
     body = tf_keras.Model(
         ramp.input, tf_keras.layers.GlobalAveragePooling2D()(ramp.get_layer("out_relu").output)
