@@ -26,12 +26,13 @@ COLOURS = {
 }
 
 
-# Half a minute or more each, longest first.
+# A quarter of a minute or more each, longest first.
 LONGEST = (
-    "test_feature_cache", "test_exact_resume", "test_cli_recipes", "test_exact_resume_kept", "test_mirrored",
-    "test_guards", "test_export", "test_replicas", "test_arithmetic", "test_extend", "test_plugins",
-    "test_predict", "test_cli", "test_failing_steps", "test_benchmark_scripts", "test_cli_surroundings",
-    "test_doctor", "test_stages", "test_checkpoint_faults", "test_cli_errors",
+    "test_feature_cache", "test_exact_resume", "test_research", "test_export", "test_cli", "test_extend",
+    "test_cli_recipes", "test_python_api", "test_plugins", "test_guards", "test_mirrored", "test_stages",
+    "test_exact_resume_kept", "test_examples", "test_keras", "test_arithmetic", "test_evaluate",
+    "test_cli_surroundings", "test_doctor", "test_explain", "test_cli_errors", "test_predict",
+    "test_replicas", "test_failing_steps", "test_plugin_task", "test_steps", "test_several_classes",
 )  # fmt: skip
 
 

@@ -16,6 +16,8 @@ from tests.helpers.wrong_archives import assert_unharmed, save_wrong_archives
 from tests.helpers.wrong_labels import save_wrong_labels
 from tests.model.modules import save_tiny, save_with_asset, save_with_signature
 
+pytestmark = pytest.mark.usefixtures("figures_undrawn")
+
 # What is right but for what a case changes. $ names are those of `places`.
 RIGHT = {
     "source": "folder:$good", "splits": "60%,20%,20%", "backbone": "savedmodel:$tiny", "image_size": "8",

@@ -20,6 +20,8 @@ from tests.test_cli_errors import contents
 from tests.test_cli_surroundings import without_privileges
 from trainer.store import downloads as network
 
+pytestmark = pytest.mark.usefixtures("figures_undrawn")
+
 TIMEOUT_SECS = 0.3
 NOISE_BYTES = 200_000
 ARCHIVE_WAYS_OUT = (

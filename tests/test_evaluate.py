@@ -15,6 +15,8 @@ from tensorflow.python.summary.summary_iterator import summary_iterator
 
 from tests.conftest import call_main, make_flower_folder
 
+pytestmark = pytest.mark.usefixtures("figures_undrawn")
+
 
 @pytest.fixture(scope="module")
 def trained(tiny_backbone, tmp_path_factory):

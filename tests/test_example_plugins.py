@@ -10,6 +10,8 @@ from tests.record.events import scalars
 from trainer import plugins
 from trainer.record.workdir import Workdir
 
+pytestmark = pytest.mark.usefixtures("figures_undrawn")
+
 EXAMPLES = Path(__file__).parent.parent / "experiments" / "plugins"
 
 

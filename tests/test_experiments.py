@@ -120,7 +120,10 @@ def saved_backbone(workdir: Path, step: int) -> dict[str, np.ndarray]:
     return found
 
 
-@pytest.mark.parametrize("name", ["flowers_inception_v3", "flowers_inception_v3_finetune"])
+# The second one begins with the phase that the first one is.
+@pytest.mark.parametrize(
+    "name", [pytest.param("flowers_inception_v3", marks=pytest.mark.slow), "flowers_inception_v3_finetune"]
+)
 def test_canonical_experiment_from_caches(name, caches, tmp_path):
     root, initial = caches
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")

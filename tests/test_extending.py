@@ -22,7 +22,7 @@ OFFERED = {
 }
 
 
-pytestmark = pytest.mark.usefixtures("without_plugins")
+pytestmark = pytest.mark.usefixtures("figures_undrawn", "without_plugins")
 
 
 def kinds(source):

@@ -110,10 +110,11 @@ def test_state_is_kept_in_checkpoints_and_what_can_be_trained_is(run):
     assert abs(scales[0] - 0.5) > 1e-3
 
 
-def test_killed_and_resumed_it_is_the_same_run(run):
+@pytest.mark.parametrize("some", [slice(60, 61), pytest.param(slice(0, None, 20), marks=pytest.mark.slow)])
+def test_killed_and_resumed_it_is_the_same_run(run, some):
     after = [kill for kill in run.kills if any("ckpt-3.index" in name for name in kill.disk)]
-    late = [kill for kill in run.kills if any("ckpt-6.index" in name for name in kill.disk)]
-    told_faults(run, [after[0], late[len(late) // 2]], warm=False)
+    assert after[some]
+    told_faults(run, after[some], warm=False)
 
 
 def test_what_a_plugin_is_the_first_to_import_is_not_its_own(tmp_path):
@@ -158,7 +159,7 @@ def test_a_run_brings_its_plugins(run, tmp_path, monkeypatch, run_main):
     assert [name for name, _ in rows] == ["dark", "grey", "bright"]
     assert sum(float(p) for _, p in rows) == pytest.approx(1, abs=1e-5)
     # Once more, over what is there.
-    status, out, err = run_main("export", f"--workdir={workdir}", "--formats=saved_model,grey")
+    status, out, err = run_main("export", f"--workdir={workdir}", "--formats=grey")
     assert (status, err) == (0, ""), out
     forget_plugins()
     explain = ["explain", tmp_path / "black.png", f"--workdir={workdir}", f"--output={tmp_path / 'why'}"]

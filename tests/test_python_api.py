@@ -20,6 +20,8 @@ from trainer.cli import keywords
 from trainer.cli.config import Config
 from trainer.values import TrainerError, UsageError
 
+pytestmark = pytest.mark.usefixtures("figures_undrawn")
+
 ROOT = Path(__file__).parent.parent
 CLASSES = ("blue", "green", "red")
 # Two phases of two epochs; each option as Python has it.
@@ -229,14 +231,14 @@ def test_who_turns_logging_on_sees_the_lines(run, caplog):
 
 def test_runs_in_threads(run, places, tmp_path):
     """Two train at once, each what it trains alone."""
-    seeds = [0, 1, 0]
-    with ThreadPoolExecutor(3) as pool:
+    seeds = [0, 1]
+    with ThreadPoolExecutor(2) as pool:
         runs = list(
             pool.map(
-                lambda at: trainer.train(**places, seed=seeds[at], workdir=tmp_path / f"run{at}"), range(3)
+                lambda at: trainer.train(**places, seed=seeds[at], workdir=tmp_path / f"run{at}"), range(2)
             )
         )
-    assert runs[0].history == runs[2].history == run.history
+    assert runs[0].history == run.history
     assert runs[1].history != run.history
 
 

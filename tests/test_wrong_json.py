@@ -16,6 +16,8 @@ from trainer.run.scoring import recorded_temperature
 from trainer.store.files import read_json, require_shape
 from trainer.values import TrainerError
 
+pytestmark = pytest.mark.usefixtures("figures_undrawn")
+
 WRONG = [[], {}, None, "x", 5, True, [[]], {"x": {}}, -1.5]
 FILES = ("run.json", "splits.json", "report/metrics.json", "report/calibration.json")
 

@@ -36,7 +36,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--folder", required=True)
     parser.add_argument("--epochs", type=int, default=4, help="of fine-tuning, after one of the head")
-    parser.add_argument("--item_size", type=int, default=224, help="px a picture is cropped to before batches")
+    parser.add_argument(
+        "--item_size", type=int, default=224, help="px a picture is cropped to before batches"
+    )
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--plain", action="store_true", help="no augmentation")
     parser.add_argument("--seed", type=int, default=0)

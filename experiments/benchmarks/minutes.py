@@ -39,7 +39,11 @@ class Opponents:
         self._scratch = scratch
         self._commands: dict[str, list[str]] = {"tf_keras": [sys.executable, str(HERE / "keras_tutorial.py")]}
         if options.torch_python:
-            fastai = [options.torch_python, str(HERE / "fastai_fine_tune.py"), f"--item_size={options.item_size}"]
+            fastai = [
+                options.torch_python,
+                str(HERE / "fastai_fine_tune.py"),
+                f"--item_size={options.item_size}",
+            ]
             self._commands["fastai"] = fastai
         if options.torch_python and options.timm:
             timm = [options.torch_python, str(HERE / "timm_train.py"), f"--timm={options.timm}"]

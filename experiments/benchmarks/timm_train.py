@@ -63,7 +63,12 @@ def main() -> None:
         {"validation": {"loss": float(row["eval_loss"]), "accuracy": float(row["eval_top1"]) / 100}}
         for row in rows
     ]
-    told = {"options": vars(options), "epochs": epochs, "command": line, "seconds_in_all": time.perf_counter() - START}
+    told = {
+        "options": vars(options),
+        "epochs": epochs,
+        "command": line,
+        "seconds_in_all": time.perf_counter() - START,
+    }
     if options.output:
         Path(options.output).write_text(json.dumps(told, indent=2) + "\n")
 

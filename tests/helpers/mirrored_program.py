@@ -54,7 +54,7 @@ def train(name, *changes, phases=PHASES):
         *phases,
         f"--source=folder:{ROOT / 'pictures'}", f"--backbone={BACKBONE}", "--image_size=8",
         "--splits=9,5,4", "--batch_size=4", "--head=linear", "--dropout=0.5", "--precision=float32",
-        "--save_every=1steps", "--evaluate_every=1steps", "--log_every=1steps", *PLAIN, *changes,
+        "--save_every=3steps", "--evaluate_every=3steps", "--log_every=1steps", *PLAIN, *changes,
     )  # fmt: skip
 
 
@@ -104,7 +104,7 @@ found["weights"] = {
     for name in ("whole", "killed", "uncached")
 }
 # Both of its updates are above: a new start, an update, another start.
-changes = ("--on_nonfinite=rollback", "--max_loss=0.01")
+changes = ("--on_nonfinite=rollback", "--max_loss=0.01", "--save_every=1steps")
 found["rollback"] = train("rollback", *changes, phases=[MOVING.format(2)])
 found["rollbacks"] = len(json.loads((ROOT / "rollback" / "run.json").read_text())["rollbacks"])
 print(json.dumps(found))

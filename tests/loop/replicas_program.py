@@ -85,8 +85,7 @@ TOY, SGD = {"drop": 0.4}, "lr=0.1; optimizer=sgd"
 CASES = {
     "head": {"recipe": f"train=head; {SGD}"},
     "all": {"recipe": "train=all; lr=0.01"},
-    "dropout": {"recipe": f"train=head; {SGD}", "dropout": 0.5},
-    "average": {"recipe": f"train=head; {SGD}; average=ema(0.3)"},
+    "dropout": {"recipe": f"train=head; {SGD}; average=ema(0.3)", "dropout": 0.5},
     "parts": {"recipe": "train=all; lr=0.01", "dropout": 0.5, "num_parts": 3},
     "batch statistics": {"recipe": f"train=all; bn=batch; {SGD}", "network": TOY},
     "statistics": {"recipe": f"train=head; bn=batch; {SGD}", "network": TOY, "num_parts": 3},

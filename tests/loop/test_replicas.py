@@ -8,7 +8,7 @@ import pytest
 from tests.helpers.processes import run_program
 
 SAME = {
-    2: ("head", "all", "dropout", "average", "parts", "batch statistics"),
+    2: ("head", "all", "dropout", "parts", "batch statistics"),
     4: ("batch statistics",),
 }
 # BatchNorm normalises each part, and in a module each device, by itself: what is above it differs.

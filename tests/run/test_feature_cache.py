@@ -505,6 +505,7 @@ def stopping(*arguments, after):
         return run(*arguments)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_while_features_are_computed_goes_on_to_the_last_bit(cached, options, tmp_path):
     command = [*options, f"--cache_dir={tmp_path / 'cache'}", f"--workdir={tmp_path / 'run'}"]
     done = stopping(*command, after=0)

@@ -1,6 +1,7 @@
 """Which code is running: its version, its commit, and a digest that any change changes."""
 
 import importlib
+import itertools
 import re
 import shutil
 import subprocess
@@ -99,8 +100,12 @@ def test_a_digest_of_code_covers_all_that_it_imports(small_package):
     ("file", "counts"),
     [("work", True), ("helpers", True), ("deep", True), ("apart", False), ("tools/saw", False)],
 )
-def test_a_digest_of_code_is_another_when_what_it_covers_is(file, counts, small_package):
+def test_a_digest_of_code_is_another_when_what_it_covers_is(file, counts, small_package, tmp_path):
+    places = itertools.count()
+
     def digest():
+        # As another process, which alone looks again.
+        provenance._PACKAGE = shutil.copytree(small_package, tmp_path / f"{next(places)}")
         return provenance.code_digest("trainer.work", alone=["trainer.tools.hammer"])
 
     before = digest()
@@ -115,3 +120,10 @@ def test_a_digest_of_code_is_another_when_what_it_covers_is(file, counts, small_
 def test_a_digest_of_code_covers_what_comes_from_elsewhere(small_package):
     digests = [provenance.code_digest("trainer.work", plugins=p) for p in ([], [b"a"], [b"b"], [b"a", b"b"])]
     assert len(set(digests)) == 4
+
+
+def test_source_is_read_once_in_a_process(small_package):
+    before = provenance.code_digest("trainer.work")
+    shutil.rmtree(small_package)
+    assert provenance.code_digest("trainer.work") == before
+    assert provenance.code_digest("trainer.work", plugins=[b"a"]) != before

@@ -5,6 +5,7 @@ come next: a run that starts again at step s sees what it would have seen.
 """
 
 import os
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -172,6 +173,7 @@ class Pipeline(OrderedBatches):
         self._task, self._num_classes = task, num_classes
         self._labels = tf.constant(source.labels, task.label_spec(batch_size, num_classes).dtype)
         self._orientations, self._used = tf.constant(scan.orientations, tf.int32), scan.used
+        self._traced: dict[tuple[str, str | Augment | None], Callable[..., Batch]] = {}
 
     def once(self, indices: np.ndarray, *, augment: Augment | None = None, epoch: int = 0) -> tf.data.Dataset:
         """See OrderedBatches.
@@ -191,14 +193,25 @@ class Pipeline(OrderedBatches):
 
         With mixup or cutmix, a batch holds `target` besides.
         """
-        base_seed = seed_for("augment", self.seed)
 
         @plain
         def read(index: tf.Tensor, epoch: tf.Tensor) -> tuple[tf.Tensor, ...]:
             encoded = tf.numpy_function(self._read, [index], tf.string)
             return tf.ensure_shape(encoded, [self.batch_size]), index, tf.repeat(epoch, self.batch_size)
 
-        @plain
+        # A Python call a batch, not a picture, fetches bytes; decoding then runs in parallel.
+        return (
+            steps.map(read, num_parallel_calls=2, deterministic=True)
+            .unbatch()
+            .map(self._example(augment), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            .batch(self.batch_size, drop_remainder=True)
+            .map(self._finished(augment), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        )
+
+    def _example(self, augment: Augment | None) -> Callable[..., Batch]:
+        """Returns what makes an example of encoded bytes, without the changes themselves."""
+        base_seed = seed_for("augment", self.seed)
+
         def example(encoded: tf.Tensor, index: tf.Tensor, epoch: tf.Tensor) -> Batch:
             real = index >= 0
             at = tf.maximum(index, 0)
@@ -218,8 +231,12 @@ class Pipeline(OrderedBatches):
                 one["draws"] = augment.draw(tf.random.experimental.stateless_fold_in(seed, index))
             return one
 
-        @plain
-        def finish(batch: Batch) -> Batch:
+        return self._traced_once("example", augment, example)
+
+    def _finished(self, augment: Augment | None) -> Callable[[Batch], Batch]:
+        """Returns what changes the pictures of a batch, and brings them into the range of the contract."""
+
+        def finished(batch: Batch) -> Batch:
             if augment:
                 draws = batch.pop("draws")
                 batch["image"] = augment.apply(batch["image"], draws)
@@ -235,14 +252,16 @@ class Pipeline(OrderedBatches):
             images = stand_ins(batch["image"], batch["mask"] > 0)
             return {**batch, "image": scale(images, self.contract)}
 
-        # A Python call a batch, not a picture, fetches bytes; decoding then runs in parallel.
-        return (
-            steps.map(read, num_parallel_calls=2, deterministic=True)
-            .unbatch()
-            .map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-            .batch(self.batch_size, drop_remainder=True)
-            .map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        )
+        return self._traced_once("finished", augment, lambda batch: finished(dict(batch)))
+
+    def _traced_once(
+        self, name: str, augment: Augment | None, function: Callable[..., Batch]
+    ) -> Callable[..., Batch]:
+        """Returns what all datasets of these changes share: to trace it takes a tenth of a second."""
+        key = (name, augment and (str(augment) or augment))
+        if key not in self._traced:
+            self._traced[key] = tf.function(function, autograph=False)
+        return self._traced[key]
 
     def _read(self, index: np.ndarray) -> np.ndarray:
         return np.array([self.encoded(i) if i >= 0 else b"" for i in index.tolist()], object)

@@ -1,5 +1,6 @@
 """Which code is running: for the record of a run, and for the keys of what is kept between runs."""
 
+import functools
 import hashlib
 import re
 import subprocess
@@ -52,18 +53,26 @@ def code() -> dict[str, str | None]:
 def code_digest(*modules: str, alone: Iterable[str] = (), plugins: Iterable[bytes] = ()) -> str:
     """Returns a SHA-256 of the source that a value is computed with, for the key under which it is kept.
 
+    It is read once in a process, which runs what it has imported whatever becomes of the files.
+
     Args:
       modules: names of modules of this project, such as `trainer.data.decode`, that compute it. What they
         import from this project counts as well, and what that imports; takes a few ms.
       alone: names of modules of which nothing else counts than their own source.
       plugins: source that comes from elsewhere.
     """
-    digest = hashlib.sha256()
-    for path in sorted({*covered_files(*modules), *filter(None, map(_file_of, alone))}):
-        digest.update(f"{path.relative_to(_PACKAGE)}\0".encode() + path.read_bytes() + b"\0")
+    digest = _digest_of(_PACKAGE, modules, tuple(alone)).copy()
     for source in plugins:
         digest.update(hashlib.sha256(source).digest())
     return digest.hexdigest()
+
+
+@functools.cache
+def _digest_of(package: Path, modules: tuple[str, ...], alone: tuple[str, ...]) -> "hashlib._Hash":
+    digest = hashlib.sha256()
+    for path in sorted({*covered_files(*modules), *filter(None, map(_file_of, alone))}):
+        digest.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes() + b"\0")
+    return digest
 
 
 def covered_files(*modules: str) -> set[Path]:
