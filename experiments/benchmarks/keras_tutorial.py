@@ -1,11 +1,13 @@
-"""tf_keras `fit` on EfficientNet-Lite0, as in TensorFlow's tutorial on transfer learning, with pictures of a folder. An opponent.
+"""tf_keras `fit` on EfficientNet-Lite0, as in TensorFlow's tutorial on transfer learning, with pictures of a
+folder. An opponent.
 
     python experiments/benchmarks/keras_tutorial.py --folder=FOLDER --epochs=8 --output=tutorial.json
 
-FOLDER has train/ and valid/ with a folder for each class. From "Transfer learning and fine-tuning" on tensorflow.org: flips
-and rotations, the network called with training=False, pooling, Dropout(0.2), a Dense layer; the first half of the epochs Adam
-at 1e-4 with the network frozen, the second RMSprop at 1e-5 with the upper third of its layers. Of this project it uses only the network
-with its weights; keras_fit.py is the tutorial with its own network.
+FOLDER has train/ and valid/ with a folder for each class. From "Transfer learning and fine-tuning" on
+tensorflow.org: flips and rotations, the network called with training=False, pooling, Dropout(0.2), a Dense
+layer; the first half of the epochs Adam at 1e-4 with the network frozen, the second RMSprop at 1e-5 with
+the upper third of its layers. Of this project it uses only the network with its weights; keras_fit.py is
+the tutorial with its own network.
 """
 
 import argparse

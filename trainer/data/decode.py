@@ -1,5 +1,7 @@
 """From encoded bytes to the pixels a backbone wants."""
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
