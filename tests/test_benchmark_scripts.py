@@ -20,6 +20,7 @@ sys.path.insert(0, str(SCRIPTS))
 import compare  # noqa: E402
 import measuring  # noqa: E402
 import memory_curve  # noqa: E402
+import minutes  # noqa: E402
 import reading  # noqa: E402
 import suites  # noqa: E402
 
@@ -266,6 +267,55 @@ def test_a_full_cache_is_filled_once(tmp_path, monkeypatch):
     bench.measure(cold, 0)
     bench.measure(warm, 2)
     assert names[3:] == [cold.name, warm.name]  # The cold run left it full.
+
+
+def test_pictures_are_divided_class_by_class_the_same_each_time(tmp_path):
+    for klass, count in (("ant", 10), ("bee", 4)):
+        (tmp_path / "all" / klass).mkdir(parents=True)
+        for number in range(count):
+            (tmp_path / "all" / klass / f"{number}.jpg").write_text(f"{klass} {number}")
+
+    def divided(place: Path) -> dict[str, str]:
+        minutes.divide(tmp_path / "all", place)
+        files = sorted(path for path in place.rglob("*.jpg"))
+        return {str(path.relative_to(place)): path.read_text() for path in files}
+
+    found = divided(tmp_path / "first")
+    counts = [
+        sum(name.startswith(part) for name in found) for part in ("valid/ant", "train/ant", "valid/bee")
+    ]
+    assert counts == [2, 8, 1]
+    assert len(set(found.values())) == 14
+    assert divided(tmp_path / "second") == found == divided(tmp_path / "first")
+
+
+def test_opponents_get_the_epochs_that_end_in_time(tmp_path, monkeypatch):
+    """A run takes 10 s and 7 s an epoch: in a minute seven epochs, and one where there is no time for it."""
+    wanted = []
+
+    def run_child(command, *, log):
+        output = Path(next(flag.partition("=")[2] for flag in command if flag.startswith("--output=")))
+        epochs = int(next(flag.partition("=")[2] for flag in command if flag.startswith("--epochs=")))
+        output.write_text(json.dumps({"epochs": [{"validation": {"accuracy": epochs / 100}}]}))
+        wanted.append(epochs)
+        return measuring.Child(10 + 7 * epochs, 0, "")
+
+    monkeypatch.setattr(measuring, "run_child", run_child)
+    options = minutes.parse_arguments(["--pictures=x", f"--scratch={tmp_path}"])
+    opponents = minutes.Opponents(options, tmp_path, tmp_path)
+    assert opponents.names == ["tf_keras"]
+    found = [opponents.measure("tf_keras", minutes=number, seed=1) for number in (1, 0.1)]
+    assert [(run["epochs"], run["accuracy"]) for run in found] == [(7, 0.07), (1, 0.01)]
+    assert wanted == [2, 4, 7, 1]
+    # What is measured already is not measured again.
+    minutes.Opponents(options, tmp_path, tmp_path).measure("tf_keras", minutes=1, seed=1)
+    assert wanted == [2, 4, 7, 1]
+
+
+def test_table_of_minutes():
+    runs = [{"accuracy": share, "wall_seconds": secs} for share, secs in ((0.95, 110), (0.97, 130))]
+    lines = minutes.table({"ours": {2: runs, 5: runs[:1]}}).splitlines()
+    assert lines[-1] == "| ours | 96.0 ± 1.4 (120 s) | 95.0 (110 s) |"
 
 
 def test_a_child_is_measured_and_its_failure_told(tmp_path):

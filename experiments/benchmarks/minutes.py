@@ -71,18 +71,23 @@ class Opponents:
 
     def _run(self, name: str, *, epochs: int, seed: int) -> dict[str, Any]:
         def measured(stem: Path) -> dict[str, Any]:
-            output = stem.with_suffix(".told.json")
+            output = beside(stem, ".told.json")
             command = [*self._commands[name], f"--epochs={epochs}", f"--seed={seed}", f"--output={output}"]
-            child = measuring.run_child(command, log=stem.with_suffix(".txt"))
+            child = measuring.run_child(command, log=beside(stem, ".txt"))
             accuracy = json.loads(output.read_text())["epochs"][-1]["validation"]["accuracy"]
             return {"accuracy": accuracy, "wall_seconds": child.wall_seconds}
 
         return once(self._scratch / f"{name}-{epochs}epochs-seed{seed}", measured)
 
 
+def beside(stem: Path, ending: str) -> Path:
+    """Returns a file or folder of a run."""
+    return stem.with_name(stem.name + ending)
+
+
 def once(stem: Path, measure: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     """Returns what an earlier start has measured under this name, or measures it."""
-    kept = stem.with_suffix(".json")
+    kept = beside(stem, ".json")
     if not kept.exists():
         kept.write_text(json.dumps(measure(stem)))
     found: dict[str, Any] = json.loads(kept.read_text())
@@ -93,13 +98,14 @@ def ours(folder: Path, scratch: Path, *, minutes: float, seed: int) -> dict[str,
     """Runs ours with a budget and an empty cache."""
 
     def measured(stem: Path) -> dict[str, Any]:
+        workdir, cache = beside(stem, ".run"), beside(stem, ".cache")
         flags = [
             f"--source=folder:{folder}", f"--budget={minutes * 60:g}s", f"--seed={seed}", "--progress=plain",
-            f"--workdir={stem.with_suffix('.run')}", f"--cache_dir={stem.with_suffix('.cache')}",
+            f"--workdir={workdir}", f"--cache_dir={cache}",
         ]  # fmt: skip
         command = [sys.executable, "-m", "trainer.main", "train", *flags]
-        child = measuring.run_child(command, log=stem.with_suffix(".txt"))
-        points = reading.points(stem.with_suffix(".run") / "validation", "accuracy")
+        child = measuring.run_child(command, log=beside(stem, ".txt"))
+        points = reading.points(workdir / "validation", "accuracy")
         return {"accuracy": points[-1].value, "wall_seconds": child.wall_seconds}
 
     return once(scratch / f"ours-{minutes:g}min-seed{seed}", measured)
@@ -120,7 +126,7 @@ def divide(pictures: Path, folder: Path) -> None:
 
 
 def table(runs: dict[str, dict[float, list[dict[str, Any]]]]) -> str:
-    """Returns the mean accuracy of each program and time with its standard deviation, and how long it took."""
+    """Returns the mean accuracy of each program and time, with its standard deviation and its seconds."""
     minutes = list(next(iter(runs.values())))
     rows = []
     for name, by_minutes in runs.items():
