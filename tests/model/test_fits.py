@@ -95,7 +95,7 @@ def test_a_probe_is_what_scikit_learn_gives(num_classes, strength):
         probabilities(head, other.features),
         model.predict_proba(scaler.transform(other.features.astype(np.float64))),
     )
-    np.testing.assert_allclose(got, expected, atol=2e-5)
+    np.testing.assert_allclose(got, expected, atol=2e-4)
     assert got.min() > 0.02 or strength == 1.0
 
 

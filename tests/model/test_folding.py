@@ -10,6 +10,7 @@ import tf_keras
 from trainer.model import folding
 from trainer.model.backbones import open_backbone
 from trainer.model.folding import Inference, fold_batch_norm
+from trainer.precision import supported
 
 layers = tf_keras.layers
 SPEC = tf.TensorSpec([None, 6, 6, 3], tf.float32)
@@ -261,7 +262,9 @@ def test_sixteen_bits_on_top(in_bfloat16):
     assert not tf.config.optimizer.get_experimental_options()["disable_meta_optimizer"]
     found = tf.function(lambda images: folded(images))(pictures(4))
     error = np.abs(found - expected).max() / np.abs(expected).max()
-    assert 1e-5 < error < 3e-2
+    # Where the processor has no 16 bits, what TensorFlow was asked for changes nothing.
+    assert error < 3e-2
+    assert error > 1e-5 or "bfloat16" not in supported()
 
 
 def test_inference_folds_once_and_only_while_tracing(monkeypatch):

@@ -15,6 +15,7 @@ from tests.precision.test_rewriter import options_here
 from trainer.cli.config import Config
 from trainer.precision import choice as choice_module
 from trainer.precision import supported
+from trainer.run import arithmetic as arithmetic_module
 from trainer.run.arithmetic import Arithmetic, forward_step, speed_key, train_step
 from trainer.run.experiment import Experiment
 from trainer.run.session import make_stages
@@ -29,12 +30,13 @@ PHASES = plan_of("name=top; for=1steps; train=head", "name=all; for=1steps; trai
 @pytest.fixture
 def two(monkeypatch):
     """A machine that computes in float32 and bfloat16, whatever this one is."""
-    monkeypatch.setattr(choice_module, "supported", lambda: ("float32", "bfloat16"))
+    for module in (choice_module, arithmetic_module):
+        monkeypatch.setattr(module, "supported", lambda: ("float32", "bfloat16"))
     monkeypatch.setattr(choice_module, "machine", lambda: HERE)
 
 
 class Step:
-    """A step that takes 1 ms in one arithmetic and 4 ms in the other, and counts."""
+    """A step that takes 1 ms in one arithmetic and 20 ms in the other, and counts."""
 
     def __init__(self, fastest="bfloat16"):
         self.fastest, self.entered, self.left, self.made = fastest, 0, 0, 0
@@ -50,7 +52,7 @@ class Step:
         options = options_here()
         is_bfloat16 = options.auto_mixed_precision_onednn_bfloat16 == options.ON
         now = "bfloat16" if is_bfloat16 else "float32"
-        time.sleep(0.001 if now == self.fastest else 0.004)
+        time.sleep(0.001 if now == self.fastest else 0.02)
 
 
 def arithmetic_of(asked, cache_dir, *, decided=None):

@@ -499,13 +499,13 @@ def stopping(*arguments, after):
         look(self, state)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(StopSignal, "requested", lambda self: len(looks) >= after)
+        for asked in ("received", "requested"):
+            patch.setattr(StopSignal, asked, lambda self: "a signal" if len(looks) >= after else "")
         patch.setattr(Stop, "__call__", counted)
         patch.setattr(Stop, "next_due", lambda self, step: step + 1)
         return run(*arguments)
 
 
-@pytest.mark.slow
 def test_a_run_stopped_while_features_are_computed_goes_on_to_the_last_bit(cached, options, tmp_path):
     command = [*options, f"--cache_dir={tmp_path / 'cache'}", f"--workdir={tmp_path / 'run'}"]
     done = stopping(*command, after=0)
