@@ -147,7 +147,7 @@ def pretrained(values: Mapping[str, Any]) -> str:
     if not (others := values.get("pretrained")):
         return ""
     count = f"{values['num_examples']:,}"
-    rows = [["this run", percent(values["accuracy"]), f"{values['num_correct']:,}", count, "", ""]]
+    rows = [["this run", "", percent(values["accuracy"]), f"{values['num_correct']:,}", count, ""]]
     reasons: dict[str, list[str]] = {}
     for key, name in _COMPARED.items():
         if "accuracy" not in (one := others[key]):
@@ -155,13 +155,13 @@ def pretrained(values: Mapping[str, Any]) -> str:
             continue
         bought = f"{100 * (values['accuracy'] - one['accuracy']):+.1f}"
         cells = [percent(one["accuracy"]), f"{one['num_correct']:,}", f"{one['num_examples']:,}", bought]
-        rows.append([name, *cells, f"{one['how']}"])
+        rows.append([name, f"{one['how']}", *cells])
     why = "".join(f"<p>No {' and '.join(n)}: {escape(reason)}.</p>" for reason, n in reasons.items())
     told = (
         '<p class="soft">What training has bought: the linear probe and the neighbours use the network as it '
         "was when the run began. They take seconds, and have no learning rate to choose.</p>"
     )
-    shown = table(["", "right", "pictures right", "of", "points gained", "fitted as"], rows)
+    shown = table(["", "fitted as", "right", "pictures right", "of", "points gained"], rows, num_names=2)
     return f"<h2>Beside the pretrained network</h2>{told + shown if len(rows) > 1 else ''}{why}"
 
 

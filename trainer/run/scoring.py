@@ -191,10 +191,10 @@ def tell(values: Mapping[str, Any], folder: Path, *, secs: float) -> None:
         values["split"], 100 * values["accuracy"], values["num_correct"], values["num_examples"],
         100 * low, 100 * high, values["step"], secs,
     )  # fmt: skip
-    if "pretrained" in values:
-        _log.info("pretrained:  %s", told_compared(values["pretrained"]))
     if values["split"] == "validation":
         _log.info("             validation chose these weights, too: read this as slightly too good")
+    if "pretrained" in values:
+        _log.info("pretrained:  %s", told_compared(values["pretrained"]))
     _log.info("report:      %s", folder / "index.html")
 
 
