@@ -13,6 +13,7 @@ from trainer.data.inspect.scan import Scan, scan
 from trainer.data.sources import Source, SourceOptions, open_source
 from trainer.store.places import cache_root
 from trainer.tasks import Task, make_task
+from trainer.values import UsageError, parse_calls
 
 _log = logging.getLogger("trainer")
 
@@ -40,6 +41,13 @@ def open_configured(config: Config, *, run_classes: Sequence[str] = ()) -> Sourc
         on_bad_image=data.on_bad_image,
         splits="auto" if run_classes else data.splits,
         run_classes=tuple(run_classes),
+        several=parse_calls(data.task)[0].name == "multi_label",
+        image_root=data.image_root,
+        image_column=data.image_column,
+        label_column=data.label_column,
+        split_column=data.split_column,
+        group_column="" if run_classes else data.group_column,
+        weight_column="" if run_classes else data.weight_column,
     )
     return with_labels_of(make_task(data.task), open_source(data.source, options))
 
@@ -107,7 +115,7 @@ class Pictures:
     Attributes:
       source: where they are.
       scan: what was found.
-      left_out: (id, reason) of the bad ones, in the source's order.
+      left_out: (id, reason) of the bad ones, in the source's order, after what the source itself left out.
     """
 
     source: Source
@@ -133,4 +141,6 @@ def scan_configured(source: Source, config: Config, *, plugins: Sequence[bytes] 
     left_out = [(source.ids[at], reason) for at, reason in sorted(found.bad.items())]
     if left_out:
         _log.warning("%s", told_left_out(left_out, total=len(source.ids)))
+    # What is no picture of the source, such as the row of a table without a label, has been named.
+    left_out = [*getattr(source, "left_out", ()), *left_out]
     return Pictures(source, found, left_out)

@@ -92,6 +92,14 @@ class SourceOptions:
     """Value of --on_bad_image."""
     run_classes: tuple[str, ...] = ()
     """The classes of the run that is to be scored on these pictures; empty where they are trained with."""
+    several: bool = False
+    """Whether the task is about any number of labels an example."""
+    image_root: str = ""
+    image_column: str = ""
+    label_column: str = ""
+    split_column: str = ""
+    group_column: str = ""
+    weight_column: str = ""
 
     @property
     def spill_folder(self) -> Path:
