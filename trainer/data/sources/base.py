@@ -10,6 +10,7 @@ import numpy as np
 
 from trainer.data.class_folders import Listing
 from trainer.data.encoded_cache import DEFAULT_BUDGET_BYTES, EncodedStore
+from trainer.data.tables.files import ENDINGS as TABLE_ENDINGS
 from trainer.paths import expanded, local_path, scheme_of
 from trainer.registry import AddressRegistry
 from trainer.store.places import cache_root
@@ -184,6 +185,8 @@ def check_source(address: str) -> None:
         and os.path.exists(path := expanded(address, flag=f"--source={address}"))
     ):
         kind, what = ("folder", "a folder") if os.path.isdir(path) else ("archive", "a file")
+        if path.lower().endswith(TABLE_ENDINGS):
+            raise UsageError(f"--source={address} is {what}: write --source=table:{address}")
         others = "" if kind == "folder" else ", if it is a .tgz, .tar or .zip of class folders"
         raise UsageError(f"--source={address} is {what}: write --source={kind}:{address}{others}")
     try:

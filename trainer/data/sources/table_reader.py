@@ -371,8 +371,8 @@ class _Reader:
         if len(used) < (1 if labels.several else 2):
             only = f"only one class, {labels.class_names[used.pop()]}" if used else "no class"
             raise self._error(
-                f"{self._told_files()} has {only} in column {', '.join(self._columns.labels)}: to tell pictures "
-                "apart takes two classes at least. --label_column=NAME names another column"
+                f"{self._told_files()} has {only} in column {', '.join(self._columns.labels)}: to tell "
+                "pictures apart takes two classes at least. --label_column=NAME names another column"
             )
 
     def _place(self, rows: _Rows, at: int) -> str:

@@ -62,15 +62,25 @@ class Asked:
 
 
 def sample_of(table: Format) -> dict[str, list[Any]]:
-    """Returns {column: its values} in some rows, all over the table, without those that hold pictures."""
+    """Returns {column: its values} in some rows, all over the table, without those that hold pictures.
+
+    Raises:
+      TrainerError: there is no row.
+    """
     wanted = [name for name in table.columns if table.columns.count(name) == 1 and name not in table.pictures]
     kept: list[Sequence[Any]] = []
-    stride = 1
-    for at, (_, values) in enumerate(table.rows(wanted)):
-        if at % stride == 0 and not isinstance(values, BadRow):
+    stride, number, why_not = 1, 0, ""
+    for line, values in table.rows(wanted):
+        if isinstance(values, BadRow):
+            why_not = why_not or f" that can be used: {table.counted_in} {line} has {values}"
+            continue
+        if number % stride == 0:
             kept.append(values)
             if len(kept) >= 2 * SAMPLE_ROWS:
                 kept, stride = kept[::2], 2 * stride
+        number += 1
+    if not number:
+        raise table.error(f"has a header and no row{why_not}")
     return {name: [values[place] for values in kept] for place, name in enumerate(wanted)}
 
 
@@ -108,14 +118,16 @@ class _Finder:
         """Returns a column that an option names; empty where it names none."""
         if not name:
             return ""
-        count = self._table.columns.count(name)
-        if count == 1:
+        if name in self.columns:
+            self._require_once(name, f"--{option}")
             return name
-        if count:
-            raise UsageError(f"--{option}={name}: {self._place} has {count} columns of this name: rename one")
         close = difflib.get_close_matches(name, self.columns, n=1)
         is_it = f": is it {close[0]}?" if close else ""
         raise UsageError(f"--{option}={name}: {self._place} has no such column; it has {self._told()}{is_it}")
+
+    def _require_once(self, name: str, flag: str) -> None:
+        if (count := self._table.columns.count(name)) > 1:
+            raise UsageError(f"{flag}={name}: {self._place} has {count} columns of this name: rename one")
 
     def named_labels(self, text: str) -> tuple[str, ...]:
         """Returns the column, or the columns with commas between them, that --label_column names."""
@@ -137,6 +149,8 @@ class _Finder:
         for name, values in self._sample.items():
             if _plain(name) in IMAGE_NAMES and _share(values, _is_address) > 0.5:
                 return name
+        for name in self.columns:
+            self._require_once(name, "--image_column")
         raise UsageError(
             f"--source={self._source}: no column of {self._place} names pictures or holds them; it has "
             f"{self._told()}. --image_column names it"

@@ -97,17 +97,23 @@ class TextTable(Format):
         width = len(self.columns)
         with self._open() as text:
             reader = csv.reader(text, delimiter=self._delimiter)
-            passed = not self.has_header
+            passed, begins = not self.has_header, 1
             try:
                 for row in reader:
+                    line, begins = begins, reader.line_num + 1
                     if not any(row):
                         continue
                     if not passed:
                         passed = True
-                    elif len(row) != width:
-                        yield reader.line_num, BadRow(f"{len(row)} values, and the table has {width} columns")
+                    elif len(row) == width:
+                        yield line, [row[place] for place in places]
+                    elif begins > line + 1:
+                        raise self.error(
+                            f"cannot be read as a table at line {line}: a quote begins there that does not "
+                            f"end, or ends in line {begins - 1}"
+                        )
                     else:
-                        yield reader.line_num, [row[place] for place in places]
+                        yield line, BadRow(f"{len(row)} values, and the table has {width} columns")
             except csv.Error as error:
                 raise self.error(f"cannot be read as a table at line {reader.line_num}: {error}") from None
             except UnicodeError as error:

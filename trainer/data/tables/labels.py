@@ -120,7 +120,8 @@ def _problem_of(
             other = usual[text]
             return (
                 SPELLED,
-                f"label {text!r}, and {other!r} in {spelled[other]:,} others: they differ only in case or blanks",
+                f"label {text!r}, and {other!r} in {spelled[other]:,} others: they differ only in case or "
+                "blanks",
             )
     return None
 
