@@ -13,6 +13,7 @@ from trainer.cli.declare import budget_secs
 from trainer.cli.phase_specs import PhaseSpec, is_auto
 from trainer.data.augment import Augment, make_augment
 from trainer.data.configured import Pictures, open_configured, scan_configured
+from trainer.data.grouping import groups_of
 from trainer.data.inspect.scan import Scan, typical_area
 from trainer.data.pipeline import Pipeline
 from trainer.data.sources import Source
@@ -237,7 +238,8 @@ class Experiment:
         self.splits = splits
         if data.drop_duplicates:
             self.splits = drop_shared(splits, self.scan.digests)
-            check_classes(self.source, self.splits.indices, data.splits, task=self.task)
+            if not data.folds:
+                check_classes(self.source, self.splits.indices, data.splits, task=self.task)
         self.missing = missing_classes(self.source, self.splits.indices, task=self.task)
         self._tell_odd(len(groups))
 
@@ -251,7 +253,15 @@ class Experiment:
         asked = workdir.read_config().data.splits if workdir and workdir.run_json.exists() else ""
         if asked != data.splits and (unused := check_counts(data.splits, len(self.source.ids))):
             _log.warning("%s", unused)
-        return make_splits(self.source, data.splits, order=order, seed=data.split_seed, task=self.task)
+        return make_splits(
+            self.source,
+            data.splits,
+            order=order,
+            seed=data.split_seed,
+            task=self.task,
+            groups=groups_of(self.source, column=data.group_column, pattern=data.groups),
+            fold=(data.fold, data.folds) if data.folds or data.fold else None,
+        )
 
     def _find_again(self) -> Splits:
         """Returns the splits that the run recorded, under whatever names its pictures are now."""

@@ -229,7 +229,8 @@ REFUSED = {
     ),
     "no labels": (
         "file,u,v\n" + "".join(f"{k}.jpg,{k / 7},{k / 3}\n" for k in range(1, 7)),
-        "it is not clear from {} which label a picture has; which of its columns has the labels: u (6 different), v (6 different)",
+        "it is not clear from {} which label a picture has; which of its columns has the labels: "
+        "u (6 different), v (6 different)",
     ),
     "one class": (PLAIN.replace("daisy", "roses"), "has only one class, roses in column label"),
     "fractions": (re.sub("roses|daisy", "0.25", PLAIN), "numbers such as '0.25', which are no classes"),
