@@ -19,6 +19,7 @@ from trainer.values import UsageError, as_number
 COMMANDS = {
     "train": "train, evaluate on the test split and write a report (what happens without a command)",
     "evaluate": "score a split of a finished run, or other pictures (--source), and write a report",
+    "cross_validate": "train a run for each of --folds, tested on pictures it never saw, and sum them up",
     "compare": "put finished runs side by side, and test whether they differ: compare RUN RUN ...",
     "predict": "name what is on pictures with a finished run: files, folders, patterns or a list",
     "explain": "draw over pictures, or the worst mistakes, what a decision went by",
@@ -41,7 +42,8 @@ GO_BY = {
 }
 # The option that says where a command writes, and what else it may be called.
 _RESULTS = {
-    "train": "workdir", "find_lr": "workdir", "evaluate": "report_dir", "export": "export_dir",
+    "train": "workdir", "cross_validate": "workdir", "find_lr": "workdir", "evaluate": "report_dir",
+    "export": "export_dir",
     **dict.fromkeys(GO_BY["benchmark"], "output"),
 }  # fmt: skip
 _LIKE_RESULTS = re.compile(
@@ -202,7 +204,7 @@ def _lines(flagfile: Path, name: str) -> list[str]:
 
 def _check_meant(line: CommandLine) -> None:
     """Refuses options that are called as in other tools, and mean something else here."""
-    if line.command not in ("train", "inspect", "find_lr", "benchmark"):
+    if line.command not in ("train", "cross_validate", "inspect", "find_lr", "benchmark"):
         return
     if model := line.given.get("model"):
         raise UsageError(

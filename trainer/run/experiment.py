@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from trainer import plugins
@@ -277,6 +278,13 @@ class Experiment:
         return Splits(found, self._of_run.read_how())
 
     def _tell_odd(self, num_shared: int) -> None:
+        labels, indices = self.source.labels, self.splits.indices
+        there = self.task.classes_in(labels[np.concatenate([*indices.values()])])
+        if unseen := sorted(there - self.task.classes_in(labels[indices["train"]])):
+            _log.warning(
+                "train has no picture of %s, as it may be in a fold: what others have can only be got wrong",
+                _few([self.source.class_names[label] for label in unseen]),
+            )  # fmt: skip
         for split, names in self.missing.items():
             effect = _MISSED[split] % ("it" if len(names) == 1 else "them")
             _log.warning("%s has no picture of %s: %s", split, _few(names), effect)

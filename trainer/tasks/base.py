@@ -116,6 +116,14 @@ class Task(abc.ABC):
     def cross_entropy(self, *, smoothing: float = 0.0) -> Loss:
         """Returns the loss of --loss=cross_entropy; without smoothing, it is what evaluations measure."""
 
+    def logits_of(self, probabilities: np.ndarray) -> np.ndarray:
+        """Maps probabilities [N, K] float64 back to logits that have them."""
+        least = np.finfo(np.float64).tiny
+        logits = np.log(np.maximum(probabilities, least))
+        if self.excludes:
+            return logits
+        return logits - np.log(np.maximum(1.0 - probabilities, least))
+
     # Predictions.
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
