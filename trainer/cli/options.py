@@ -46,7 +46,8 @@ class DataConfig:
 
     source: str = option(
         "synthetic:flowers",
-        "Where the pictures come from, such as folder:photos; --helpfull lists what there is.",
+        "Where the pictures come from, such as folder:photos; --helpfull lists what there is. Given several "
+        "times: all of them, with classes matched by name.",
         short=True,
         identity=PICTURES,
     )

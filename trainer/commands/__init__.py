@@ -1,7 +1,7 @@
 """The verbs of the command line, a file each: wiring only. The rooms do the work.
 
-A new verb is a file here with `run(line) -> exit status`, and a line in `flags.COMMANDS`. Those in `STOPPABLE`
-have a state to save when they are told to stop.
+A new verb is a file here with `run(line) -> exit status`, and a line in `flags.COMMANDS`. Those in
+`STOPPABLE` have a state to save when they are told to stop.
 """
 
 import importlib

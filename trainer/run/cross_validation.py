@@ -139,8 +139,8 @@ def told(result: Mapping[str, Any]) -> str:
     interval = f"{100 * low:.1f} to {100 * high:.1f} %"
     told_pooled = f"{100 * pooled['accuracy']:.2f} % (95 % interval {interval})"
     return "\n".join(lines) + (
-        f"\n\nAccuracy of all predictions together: {told_pooled}. The spread of the folds is not the error of "
-        "their mean: they share training pictures.\n"
+        f"\n\nAccuracy of all predictions together: {told_pooled}. The spread of the folds is not the error "
+        "of their mean: they share training pictures.\n"
     )
 
 

@@ -17,7 +17,7 @@ from trainer.data.inspect.headers import inspect_picture
 from trainer.data.sources import Source, SourceOptions, open_source
 from trainer.values import UsageError
 
-KINDS = ["folder", "split folder", "tgz", "zip", "url", "tfds", "table", "shards", "synthetic"]
+KINDS = ["folder", "split folder", "tgz", "zip", "url", "tfds", "table", "shards", "joined", "synthetic"]
 
 
 @pytest.fixture(params=KINDS)
@@ -50,6 +50,10 @@ def address(request, tmp_path, options, server) -> str:
                 labels = [k % 2 for k in range(len(data))]
                 write_parquet(tmp_path / f"data/{split}-00000-of-00001.parquet", data, label=labels)
             return f"table:{tmp_path}/data"
+        case "joined":
+            write_tree(tmp_path / "a", files)
+            write_tree(tmp_path / "b", {"roses/1.jpg": jpeg(20), "asters/1.jpg": jpeg(21)})
+            return f'joined:["folder:{tmp_path}/a", "synthetic:flowers", "folder:{tmp_path}/b"]'
     return "synthetic:flowers"
 
 
@@ -102,8 +106,8 @@ def test_a_small_budget_changes_no_source(address, options, budget_bytes):
 
 
 KNOWN = (
-    "folder:PATH, archive:PATH_OR_URL, synthetic:flowers, table:FILE_FOLDER_OR_PATTERN, "
-    "tfds:NAME[/CONFIG][:VERSION]"
+    'folder:PATH, archive:PATH_OR_URL, joined:["SOURCE","SOURCE",...], synthetic:flowers, '
+    "table:FILE_FOLDER_OR_PATTERN, tfds:NAME[/CONFIG][:VERSION]"
 )
 
 

@@ -4,7 +4,7 @@ A new kind of source is a registered function in a file of this folder, or in a 
 """
 
 # All of them, so that they are registered.
-from trainer.data.sources import archive, folder, synthetic, table, tfds
+from trainer.data.sources import archive, folder, joined, synthetic, table, tfds
 from trainer.data.sources.base import (
     SOURCES,
     MemorySource,
@@ -23,6 +23,7 @@ __all__ = [
     "archive",
     "folder",
     "gives_several",
+    "joined",
     "label_tuples",
     "open_source",
     "synthetic",
