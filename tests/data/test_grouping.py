@@ -177,3 +177,13 @@ def test_groups_by_the_names_of_pictures():
         groups_of(made, column="who")
     with pytest.raises(UsageError, match="give one"):
         groups_of(made, column="who", pattern="x")
+
+
+def test_each_of_several_labels_is_spread():
+    # 60 groups of two; each class is in 20 groups, some in the same ones.
+    has = np.zeros((120, 3), np.float32)
+    for k in range(3):
+        has[np.arange(20) * 2 + k * 20, k] = 1
+    parts = divide_groups(np.repeat(np.arange(60), 2), has, [60, 30, 30], order=[0, 2, 1])
+    assert [len(part) for part in parts] == [60, 30, 30]
+    assert [has[part].sum(axis=0).tolist() for part in parts] == [[10] * 3, [5] * 3, [5] * 3]

@@ -75,7 +75,8 @@ def divide_groups(
 
     Args:
       groups: [N], alike for examples that stay together.
-      strata: [N] int, alike for examples that are to be spread evenly.
+      strata: [N] int, alike for examples that are to be spread evenly; or [N, K], 1 for each of the classes
+        that an example has, else 0.
       sizes: how many each part should have; they sum to N.
       order: the parts' numbers, those first that are to have the rare classes.
 
@@ -92,17 +93,21 @@ class _Division:
         self, groups: np.ndarray, strata: np.ndarray, sizes: Sequence[int], order: Sequence[int]
     ) -> None:
         self._number_of = numbered(groups)
-        classes = numbered(strata)
-        num_groups, num_classes = int(self._number_of.max()) + 1, int(classes.max()) + 1
+        if strata.ndim == 1:
+            rows, classes = np.arange(len(strata)), numbered(strata)
+        else:
+            rows, classes = np.nonzero(strata)
+        num_groups = int(self._number_of.max()) + 1
+        num_classes = int(classes.max(initial=-1)) + 1
         self._sizes = np.bincount(self._number_of, minlength=num_groups)
-        pairs, counts = np.unique(self._number_of * num_classes + classes, return_counts=True)
+        pairs, counts = np.unique(self._number_of[rows] * num_classes + classes, return_counts=True)
         # Last of the classes is the one that all examples are of, so that the sizes count, too.
         self._has: list[list[tuple[int, int]]] = [[(num_classes, int(size))] for size in self._sizes]
         for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
             self._has[pair // num_classes].append((pair % num_classes, count))
         self._order = [part for part in order if sizes[part] > 0]
-        totals = np.append(np.bincount(classes), len(classes))
-        self._wanted = np.outer(np.array(sizes) / len(classes), totals).tolist()
+        totals = np.append(np.bincount(classes, minlength=num_classes), len(strata))
+        self._wanted = np.outer(np.array(sizes) / len(strata), totals).tolist()
         self._there = [[0] * (num_classes + 1) for _ in sizes]
         self._count = [0] * len(sizes)
         self.part = np.full(num_groups, -1, np.int64)

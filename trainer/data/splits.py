@@ -188,11 +188,13 @@ def _take(
             positions = np.random.default_rng(seed).permutation(positions)
         wanted = [piece for piece in pieces if piece.split == split]
         is_even = order == "stratified"
-        strata = task.groups(source.labels[positions]) if is_even else np.zeros_like(positions)
         if groups is not None:
+            labels = source.labels[positions] if is_even else np.zeros_like(positions)
+            # Of several labels an example, each class is to be spread evenly.
+            strata = labels if labels.ndim > 1 or not is_even else task.groups(labels)
             taken |= _by_group(wanted, positions, groups[positions], strata, in_order=order == "source")
         elif is_even:
-            taken |= _by_class(wanted, positions, strata)
+            taken |= _by_class(wanted, positions, task.groups(source.labels[positions]))
         else:
             taken |= {piece: positions[piece.start : piece.stop] for piece in wanted}
     return [taken[piece] for piece in pieces]
