@@ -87,6 +87,15 @@ def updates(value: str) -> str:
     return "" if is_one else " is not the number of an update, or two such as 100-110"
 
 
+def pattern(value: str) -> str:
+    """Checks a regular expression; empty for none."""
+    try:
+        re.compile(value)
+    except re.error as error:
+        return f" is no regular expression: {error}"
+    return ""
+
+
 def budget(value: str) -> str:
     """Checks how long a run may take; empty for what is recommended."""
     if not value or value in BUDGETS or budget_secs(value):

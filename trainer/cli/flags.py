@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import functools
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from trainer.values import UsageError, as_number
 COMMANDS = {
     "train": "train, evaluate on the test split and write a report (what happens without a command)",
     "evaluate": "score a split of a finished run, or other pictures (--source), and write a report",
+    "cross_validate": "train a run for each of --folds, tested on pictures it never saw, and sum them up",
     "compare": "put finished runs side by side, and test whether they differ: compare RUN RUN ...",
     "predict": "name what is on pictures with a finished run: files, folders, patterns or a list",
     "explain": "draw over pictures, or the worst mistakes, what a decision went by",
@@ -41,13 +43,15 @@ GO_BY = {
 }
 # The option that says where a command writes, and what else it may be called.
 _RESULTS = {
-    "train": "workdir", "find_lr": "workdir", "evaluate": "report_dir", "export": "export_dir",
+    "train": "workdir", "cross_validate": "workdir", "find_lr": "workdir", "evaluate": "report_dir",
+    "export": "export_dir",
     **dict.fromkeys(GO_BY["benchmark"], "output"),
 }  # fmt: skip
 _LIKE_RESULTS = re.compile(
     rf"(out|output|results?|save|report|log|model|run|{'|'.join(COMMANDS)})_?(dir|directory|folder|path|file|to)?"
 )
 _FLAGFILE = re.compile("--?flagfile(?:=(.*))?", re.DOTALL)
+_SOURCE = re.compile("--?source(?:=(.*))?", re.DOTALL)
 TAKE_PATHS = ("predict", "explain", "compare")
 # What they write there is for programs: what is logged goes elsewhere.
 ANSWER_ON_STDOUT = ("predict",)
@@ -168,7 +172,7 @@ def _with_flagfiles(arguments: Sequence[str], *, inside: tuple[Path, ...] = ()) 
       inside: the flagfiles that these come from, the outermost first.
     """
     found: list[str] = []
-    left = list(arguments)
+    left = _with_one_source(arguments)
     while left:
         argument = left.pop(0)
         if argument == "--":
@@ -183,6 +187,29 @@ def _with_flagfiles(arguments: Sequence[str], *, inside: tuple[Path, ...] = ()) 
             if path in inside:
                 raise UsageError(f"--flagfile={name}: it leads back to itself")
             found += _with_flagfiles(_lines(path, name), inside=(*inside, path))
+    return found
+
+
+def _with_one_source(arguments: Sequence[str]) -> list[str]:
+    """Returns arguments with one --source that joins all of them, at the place of the last.
+
+    Those of a flagfile are not joined with those of the command line, which take their place.
+    """
+    found, sources = list(arguments), list[tuple[int, int, str]]()
+    at = 0
+    while at < len(found) and found[at] != "--":
+        match = _SOURCE.fullmatch(found[at])
+        if match and match[1] is not None:
+            sources.append((at, at + 1, match[1]))
+        elif match and at + 1 < len(found):
+            sources.append((at, at + 2, found[at + 1]))
+            at += 1
+        at += 1
+    if len(sources) < 2:
+        return found
+    joined = json.dumps([text for _, _, text in sources], ensure_ascii=False)
+    for start, stop, _ in reversed(sources):
+        found[start:stop] = [f"--source=joined:{joined}"] if start == sources[-1][0] else []
     return found
 
 
@@ -202,7 +229,7 @@ def _lines(flagfile: Path, name: str) -> list[str]:
 
 def _check_meant(line: CommandLine) -> None:
     """Refuses options that are called as in other tools, and mean something else here."""
-    if line.command not in ("train", "inspect", "find_lr", "benchmark"):
+    if line.command not in ("train", "cross_validate", "inspect", "find_lr", "benchmark"):
         return
     if model := line.given.get("model"):
         raise UsageError(

@@ -24,6 +24,15 @@ class Options(TypedDict, total=False):
     split_order: str
     split_seed: int
     drop_duplicates: bool
+    image_column: str
+    label_column: str
+    split_column: str
+    group_column: str
+    weight_column: str
+    image_root: PathLike
+    groups: str
+    folds: int
+    fold: int
     exif: str
     on_bad_image: str
     max_pixels: int

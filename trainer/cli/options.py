@@ -20,6 +20,7 @@ from trainer.cli.declare import (
     more_than_0,
     never_or_more_than_0,
     option,
+    pattern,
     recommended_parts,
     safe_limit,
     signals,
@@ -33,6 +34,8 @@ SPLIT_ORDERS = ("source", "permuted", "stratified")
 """Those that --split_order=auto and take_skip stand for, by the source."""
 OF_OLDER_RUNS: dict[str, Any] = {
     "resize": "auto", "antialias": False, "features": "", "budget": "", "by_hand": (),
+    "image_column": "", "label_column": "", "split_column": "", "group_column": "", "weight_column": "",
+    "image_root": "", "groups": "", "folds": 0, "fold": 0,
 }  # fmt: skip
 """What runs did of before there was an option. At this value it is in no hash, so that they keep theirs."""
 
@@ -43,7 +46,8 @@ class DataConfig:
 
     source: str = option(
         "synthetic:flowers",
-        "Where the pictures come from, such as folder:photos; --helpfull lists what there is.",
+        "Where the pictures come from, such as folder:photos; --helpfull lists what there is. Given several "
+        "times: all of them, with classes matched by name.",
         short=True,
         identity=PICTURES,
     )
@@ -78,6 +82,57 @@ class DataConfig:
         False,
         "Leave pictures out of an earlier split that are byte for byte in a later one.",
         identity=SPLITS,
+    )
+    image_column: str = option(
+        "",
+        "Column of a table that names the pictures, or holds them; default the one that does.",
+        identity=PICTURES,
+    )
+    label_column: str = option(
+        "",
+        "Column of a table that has the labels, or several with commas between them that say 0 or 1 of a "
+        "class each; default the one that is called so, or the only one that can be.",
+        identity=PICTURES,
+    )
+    split_column: str = option(
+        "",
+        "Column of a table that says of which split a picture is; default one named split, or the like, that "
+        "says train, validation or test.",
+        identity=PICTURES,
+    )
+    group_column: str = option(
+        "",
+        "Column of a table with what pictures have in common, such as a patient: no group is in two splits.",
+        identity=SPLITS,
+    )
+    weight_column: str = option(
+        "", "Column of a table with the weight of each picture in the loss, 0 or more; default 1 each."
+    )
+    image_root: str = option(
+        "",
+        "Folder that the paths in a table begin in; default the folder of the table.",
+        identity=PICTURES,
+        path=LOCAL,
+    )
+    groups: str = option(
+        "",
+        "Regular expression over the names of pictures, such as '^(patient[0-9]+)_': where it finds the same "
+        "(in its first bracket, if there is one), pictures are of one group, and no group is in two splits.",
+        identity=SPLITS,
+        check=pattern,
+    )
+    folds: int = option(
+        0,
+        "Divide all pictures into so many parts, three or more, instead of --splits: --fold is for test, the "
+        "one after it for validation, the others train. 0: no.",
+        identity=SPLITS,
+        bounds=AT_LEAST_0,
+    )
+    fold: int = option(
+        0,
+        "Which of --folds is for test, from 1 on; cross_validate trains all.",
+        identity=SPLITS,
+        bounds=AT_LEAST_0,
     )
     exif: str = option(
         "apply", "Turn pictures upright as their EXIF orientation says.", choices=("apply", "ignore")

@@ -1,7 +1,7 @@
 """The verbs of the command line, a file each: wiring only. The rooms do the work.
 
-A new verb is a file here with `run(line) -> exit status`, and a line in `flags.COMMANDS`. Only `train` has a
-state to save when it is told to stop.
+A new verb is a file here with `run(line) -> exit status`, and a line in `flags.COMMANDS`. Those in
+`STOPPABLE` have a state to save when they are told to stop.
 """
 
 import importlib
@@ -19,13 +19,15 @@ from trainer.values import TrainerError, UsageError
 
 # They read files, or try TensorFlow in a process of its own.
 WITHOUT_TENSORFLOW = ("compare", "doctor")
-TRAINING = ("train", "find_lr", "benchmark")
+TRAINING = ("train", "cross_validate", "find_lr", "benchmark")
+# They save and stop when they are told to.
+STOPPABLE = ("train", "cross_validate")
 NEED_NO_WORKDIR = ("inspect", "benchmark", "compare", "doctor")
 
 
 def run(line: CommandLine) -> int:
     """Runs a command and returns the exit status."""
-    if line.command != "train":
+    if line.command not in STOPPABLE:
         return opened(line).run(line)
     _check(line)
     run = line.config.run

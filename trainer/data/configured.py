@@ -3,12 +3,17 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from trainer.cli.config import Config
 from trainer.data.inspect.bad_pictures import refusal, told_left_out
 from trainer.data.inspect.scan import Scan, scan
 from trainer.data.sources import Source, SourceOptions, open_source
 from trainer.store.places import cache_root
+from trainer.tasks import Task, make_task
+from trainer.values import UsageError, parse_calls
 
 _log = logging.getLogger("trainer")
 
@@ -22,7 +27,7 @@ def open_configured(config: Config, *, run_classes: Sequence[str] = ()) -> Sourc
         the run's own.
 
     Raises:
-      UsageError: it names no known scheme.
+      UsageError: it names no known scheme, or its labels are not of the kind that --task is about.
       TrainerError: it cannot be had.
     """
     data = config.data
@@ -36,8 +41,71 @@ def open_configured(config: Config, *, run_classes: Sequence[str] = ()) -> Sourc
         on_bad_image=data.on_bad_image,
         splits="auto" if run_classes else data.splits,
         run_classes=tuple(run_classes),
+        several=parse_calls(data.task)[0].name == "multi_label",
+        image_root=data.image_root,
+        image_column=data.image_column,
+        label_column=data.label_column,
+        split_column=data.split_column,
+        group_column="" if run_classes else data.group_column,
+        weight_column="" if run_classes else data.weight_column,
     )
-    return open_source(data.source, options)
+    return with_labels_of(make_task(data.task), open_source(data.source, options))
+
+
+def with_labels_of(task: Task, source: Source) -> Source:
+    """Returns a source whose labels are as a task calculates with them.
+
+    Raises:
+      UsageError: they are not of its kind.
+    """
+    given = source.labels
+    try:
+        labels = task.encoded(given, len(source.class_names))
+    except UsageError as error:
+        raise UsageError(f"--source={source.name} {error}") from None
+    return source if labels is given else Relabelled(source, labels)
+
+
+class Relabelled:
+    """A Source with other labels: everything else is asked of the one it is made from."""
+
+    def __init__(self, source: Source, labels: np.ndarray):
+        self._source, self.labels = source, labels
+
+    @property
+    def name(self) -> str:
+        return self._source.name
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self._source.class_names
+
+    @property
+    def ids(self) -> Sequence[str]:
+        return self._source.ids
+
+    @property
+    def sorted_by_class(self) -> bool:
+        return self._source.sorted_by_class
+
+    @property
+    def native_splits(self) -> dict[str, tuple[int, int]]:
+        return self._source.native_splits
+
+    def read(self, index: int) -> bytes:
+        return self._source.read(index)
+
+    def load(self) -> None:
+        self._source.load()
+
+    def stamp(self) -> str | None:
+        return self._source.stamp()
+
+    def __getattr__(self, name: str) -> Any:
+        # What a kind of source has besides. Where there is no source yet, as in a copy, nothing is asked.
+        if name == "_source":
+            raise AttributeError(name)
+        return getattr(self._source, name)
 
 
 @dataclass(frozen=True)
@@ -47,7 +115,7 @@ class Pictures:
     Attributes:
       source: where they are.
       scan: what was found.
-      left_out: (id, reason) of the bad ones, in the source's order.
+      left_out: (id, reason) of the bad ones, in the source's order, after what the source itself left out.
     """
 
     source: Source
@@ -73,4 +141,6 @@ def scan_configured(source: Source, config: Config, *, plugins: Sequence[bytes] 
     left_out = [(source.ids[at], reason) for at, reason in sorted(found.bad.items())]
     if left_out:
         _log.warning("%s", told_left_out(left_out, total=len(source.ids)))
+    # What is no picture of the source, such as the row of a table without a label, has been named.
+    left_out = [*getattr(source, "left_out", ()), *left_out]
     return Pictures(source, found, left_out)

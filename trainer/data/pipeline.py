@@ -27,6 +27,7 @@ in the source, -1 for padding). `image` holds pixels [B, H, W, 3] in the contrac
 frozen part of a network made of them; padding repeats the first example, as a network may make no numbers
 of what is no picture. Where pictures are mixed with others of their batch, also
 target [B, K] float32: the share of each class, rows sum to 1, the largest is that of `label`. Where
+examples have weights, also weight [B] float32. Where
 padding is not at the end, also place [B] int32: the row that an example would have if it were."""
 
 
@@ -128,6 +129,22 @@ def stand_ins(values: tf.Tensor, real: tf.Tensor) -> tf.Tensor:
     rows = tf.where(real, tf.range(tf.size(real)), tf.argmax(real, output_type=tf.int32))
     filled = tf.cond(tf.reduce_all(real), lambda: values, lambda: tf.gather(values, rows))
     return tf.ensure_shape(filled, values.shape)
+
+
+def with_weights(batches: tf.data.Dataset, weights: np.ndarray) -> tf.data.Dataset:
+    """Returns batches with `weight` [B] float32, what the loss of each example is multiplied by.
+
+    Args:
+      batches: with the `id` of each example.
+      weights: [N] of all examples of the source.
+    """
+    of_all = tf.constant(weights, tf.float32)
+
+    @plain
+    def add(batch: Batch) -> Batch:
+        return {**batch, "weight": tf.gather(of_all, tf.maximum(batch["id"], 0))}
+
+    return batches.map(add, deterministic=True)
 
 
 @plain

@@ -9,6 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from trainer.data.grouping import divide_groups, in_turn, require_whole, told_groups
 from trainer.data.sources import Source
 from trainer.data.strata import stratify
 from trainer.tasks import SINGLE_LABEL, Task
@@ -19,6 +20,7 @@ SPLIT_NAMES = ("train", "validation", "test")
 _NUMBER = "[0-9]+"
 _MOST_DIGITS = 15
 SHARES_BY_DEFAULT = "80%,10%,10%"
+LEAST_FOLDS = 3
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,14 @@ def order_of(source: Source, order: str) -> str:
 
 
 def make_splits(
-    source: Source, spec: str, *, order: str = "auto", seed: int = 42, task: Task = SINGLE_LABEL
+    source: Source,
+    spec: str,
+    *,
+    order: str = "auto",
+    seed: int = 42,
+    task: Task = SINGLE_LABEL,
+    groups: np.ndarray | None = None,
+    fold: tuple[int, int] | None = None,
 ) -> Splits:
     """Divides a source.
 
@@ -60,21 +69,31 @@ def make_splits(
       spec: shares, counts or named ranges for train, validation and, optionally, test, or auto.
       order: source (as it comes), permuted (by `seed`), stratified (permuted, and each class divided by
         itself); or, where neighbours in the source share a class, auto is stratified and take_skip permuted,
-        and elsewhere both are source.
+        and elsewhere both are source. Of groups and folds, auto is stratified.
       seed: of the permutation of positions; pictures are never touched.
       task: what labels mean.
+      groups: [N] what group each example is of; a group is never in two splits, so that these are as large
+        as asked for only as nearly as may be. None: each is one of its own.
+      fold: (F, K): all examples are divided into K parts, whatever splits the source comes with; the Fth is
+        test, the one after it validation, and the others are train.
 
     Raises:
-      UsageError: the spec cannot be read, overruns the source, or overlaps.
+      UsageError: the spec cannot be read, overruns the source, or overlaps, or there are no such folds; or a
+        group is in two of the splits that the source comes with.
       TrainerError: a split would be empty, or lacks a class in train that another split has; or a class is
         in none.
     """
+    if order == "auto" and (fold or groups is not None):
+        order = "stratified"
+    order = order_of(source, order)
+    if fold:
+        return _make_folds(source, fold, spec, order=order, seed=seed, task=task, groups=groups)
     if spec == "auto":
         spec = _default_spec(source)
     parts = [part.strip() for part in spec.split(",")]
     if not 2 <= len(parts) <= 3:
         raise UsageError(f"--splits={spec} must have 2 or 3 parts: train, validation and perhaps test")
-    order, total = order_of(source, order), len(source.ids)
+    total = len(source.ids)
     named = any(re.match(r"[A-Za-z_]", part) and part != "rest" for part in parts)
     if named:
         pieces = [_named_range(part, source) for part in parts]
@@ -84,9 +103,14 @@ def make_splits(
         pieces = [_Piece("", start, stop) for start, stop in itertools.pairwise(bounds)]
         of, unused = f"{spec} of {total:,}", total - bounds[-1]
     how = f"{of}, {_told_order(order, seed)}" + (f"; {unused:,} left unused" if unused else "")
-    taken = _take(pieces, source, order=order, seed=seed, task=task)
+    taken = _take(pieces, source, order=order, seed=seed, task=task, groups=groups)
     indices = {name: part.astype(np.int64) for name, part in zip(SPLIT_NAMES, taken, strict=False)}
+    if groups is not None:
+        how += f"; {told_groups(groups)}"
+        _require_groups(indices, groups)
     _check(source, indices, spec)
+    if groups is not None:
+        require_whole(indices, groups, how_out=f"--splits={SHARES_BY_DEFAULT} divides all pictures anew")
     check_classes(source, indices, spec, task=task)
     return Splits(indices, how, order)
 
@@ -100,7 +124,61 @@ def _told_order(order: str, seed: int) -> str:
     return words[order]
 
 
-def _take(pieces: Sequence[_Piece], source: Source, *, order: str, seed: int, task: Task) -> list[np.ndarray]:
+def _require_groups(indices: dict[str, np.ndarray], groups: np.ndarray) -> None:
+    if empty := [name for name, positions in indices.items() if not len(positions)]:
+        raise TrainerError(
+            f"the {empty[0]} split is empty: there are {len(set(groups.tolist())):,} groups, and each is in "
+            "one split as a whole"
+        )
+
+
+def _make_folds(
+    source: Source,
+    fold: tuple[int, int],
+    spec: str,
+    *,
+    order: str,
+    seed: int,
+    task: Task,
+    groups: np.ndarray | None,
+) -> Splits:
+    """Returns the splits of a fold; see `make_splits`."""
+    number, count = fold
+    if spec != "auto":
+        raise UsageError(f"--folds={count} and --splits={spec} both divide the pictures: give one")
+    if count < LEAST_FOLDS:
+        raise UsageError(
+            f"--folds={count} must be {LEAST_FOLDS} or more: for test, for validation, and to train with"
+        )
+    if not 1 <= number <= count:
+        raise UsageError(f"--fold={number} must be from 1 to {count}, the number of --folds")
+    total = len(source.ids)
+    bounds = [total * at // count for at in range(count + 1)]
+    pieces = [_Piece("", start, stop) for start, stop in itertools.pairwise(bounds)]
+    parts = _take(pieces, source, order=order, seed=seed, task=task, groups=groups)
+    test, validation = number - 1, number % count
+    others = [part for at, part in enumerate(parts) if at not in (test, validation)]
+    indices = {"train": np.concatenate(others), "validation": parts[validation], "test": parts[test]}
+    indices = {name: part.astype(np.int64) for name, part in indices.items()}
+    how = f"fold {number} of {count} of {total:,}, {_told_order(order, seed)}"
+    if groups is not None:
+        how += f"; {told_groups(groups)}"
+        _require_groups(indices, groups)
+        require_whole(indices, groups, how_out="this cannot be")
+    _check(source, indices, f"{count} folds")
+    # Here a rare class may be missing in train: in another fold it is there.
+    return Splits(indices, how, order)
+
+
+def _take(
+    pieces: Sequence[_Piece],
+    source: Source,
+    *,
+    order: str,
+    seed: int,
+    task: Task,
+    groups: np.ndarray | None = None,
+) -> list[np.ndarray]:
     """Returns the positions of each piece, in the order that it is taken in."""
     taken: dict[_Piece, np.ndarray] = {}
     for split in dict.fromkeys(piece.split for piece in pieces):
@@ -109,7 +187,13 @@ def _take(pieces: Sequence[_Piece], source: Source, *, order: str, seed: int, ta
         if order != "source":
             positions = np.random.default_rng(seed).permutation(positions)
         wanted = [piece for piece in pieces if piece.split == split]
-        if order == "stratified":
+        is_even = order == "stratified"
+        if groups is not None:
+            labels = source.labels[positions] if is_even else np.zeros_like(positions)
+            # Of several labels an example, each class is to be spread evenly.
+            strata = labels if labels.ndim > 1 or not is_even else task.groups(labels)
+            taken |= _by_group(wanted, positions, groups[positions], strata, in_order=order == "source")
+        elif is_even:
             taken |= _by_class(wanted, positions, task.groups(source.labels[positions]))
         else:
             taken |= {piece: positions[piece.start : piece.stop] for piece in wanted}
@@ -120,18 +204,50 @@ def _by_class(
     pieces: Sequence[_Piece], positions: np.ndarray, groups: np.ndarray
 ) -> dict[_Piece, np.ndarray]:
     """Returns the positions of pieces of one range: each has its share of every class."""
-    cuts = sorted({0, len(positions), *(bound for piece in pieces for bound in (piece.start, piece.stop))})
+    sizes, order, of = _cut(pieces, len(positions))
+    return _joined(pieces, positions, stratify(groups, sizes, order=order), of)
+
+
+def _by_group(
+    pieces: Sequence[_Piece],
+    positions: np.ndarray,
+    groups: np.ndarray,
+    strata: np.ndarray,
+    *,
+    in_order: bool,
+) -> dict[_Piece, np.ndarray]:
+    """Returns the positions of pieces of one range, with whole groups."""
+    sizes, by_need, of = _cut(pieces, len(positions))
+    if in_order:
+        return _joined(pieces, positions, in_turn(groups, sizes), of)
+    return _joined(pieces, positions, divide_groups(groups, strata, sizes, order=by_need), of)
+
+
+def _cut(pieces: Sequence[_Piece], count: int) -> tuple[list[int], list[int], Mapping[_Piece, list[int]]]:
+    """Cuts a range where pieces begin and end.
+
+    Returns:
+      The sizes of the parts, their numbers in the order of need, and the parts of each piece.
+    """
+    cuts = sorted({0, count, *(bound for piece in pieces for bound in (piece.start, piece.stop))})
     sizes = [stop - start for start, stop in itertools.pairwise(cuts)]
-
-    def of(piece: _Piece) -> list[int]:
-        return [i for i, at in enumerate(cuts[:-1]) if piece.start <= at < piece.stop]
-
+    of = {piece: [i for i, at in enumerate(cuts[:-1]) if piece.start <= at < piece.stop] for piece in pieces}
     # A rare class is to be in train, then in what the score is of, then in what the best weights are of.
-    by_need = [i for piece in (*pieces[:1], *reversed(pieces[1:])) for i in of(piece)]
-    order = list(dict.fromkeys([*by_need, *range(len(sizes))]))
-    parts = stratify(groups, sizes, order=order)
-    return {piece: positions[np.sort(np.concatenate([parts[i] for i in of(piece)] or [positions[:0]]))]
-            for piece in pieces}  # fmt: skip
+    by_need = [i for piece in (*pieces[:1], *reversed(pieces[1:])) for i in of[piece]]
+    return sizes, list(dict.fromkeys([*by_need, *range(len(sizes))])), of
+
+
+def _joined(
+    pieces: Sequence[_Piece],
+    positions: np.ndarray,
+    parts: Sequence[np.ndarray],
+    of: Mapping[_Piece, Sequence[int]],
+) -> dict[_Piece, np.ndarray]:
+    nothing = np.zeros(0, np.int64)
+    return {
+        piece: positions[np.sort(np.concatenate([nothing, *(parts[i] for i in of[piece])]))]
+        for piece in pieces
+    }
 
 
 def check_counts(spec: str, total: int) -> str:

@@ -176,7 +176,8 @@ class Gradients:
         with tf.GradientTape(watch_accessed_variables=False) as tape, pooling(pool):
             tape.watch(self._variables)
             terms = self._objective(forward, batch, draws.seed)
-            mean = tf.reduce_sum(terms.losses * batch["mask"]) / count
+            losses = terms.losses * batch["weight"] if "weight" in batch else terms.losses
+            mean = tf.reduce_sum(losses * batch["mask"]) / count
             if self._backbone_trains and (penalties := classifier.backbone.regularization_losses()):
                 mean += tf.add_n(penalties) / (self._num_replicas * self._num_parts)
             scaled = mean * state.loss_scale.scale if self._precision == "float16" else mean
@@ -184,7 +185,7 @@ class Gradients:
             unconnected = tf.UnconnectedGradients.ZERO
             gradients = tape.gradient(scaled, self._variables, unconnected_gradients=unconnected)
         measured = {name: metric(terms.logits, batch) for name, metric in self._metrics.items()}
-        sums = sums_of({"loss": terms.losses, **measured, **terms.metrics}, mask=batch["mask"])
+        sums = sums_of({"loss": losses, **measured, **terms.metrics}, mask=batch["mask"])
         seen = self._statistics.seen(pool, here, before) if self._statistics and pool else Seen([], [])
         return Part(mean, gradients, sums, seen)
 

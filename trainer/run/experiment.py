@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from trainer import plugins
@@ -13,6 +14,7 @@ from trainer.cli.declare import budget_secs
 from trainer.cli.phase_specs import PhaseSpec, is_auto
 from trainer.data.augment import Augment, make_augment
 from trainer.data.configured import Pictures, open_configured, scan_configured
+from trainer.data.grouping import groups_of
 from trainer.data.inspect.scan import Scan, typical_area
 from trainer.data.pipeline import Pipeline
 from trainer.data.sources import Source
@@ -237,7 +239,8 @@ class Experiment:
         self.splits = splits
         if data.drop_duplicates:
             self.splits = drop_shared(splits, self.scan.digests)
-            check_classes(self.source, self.splits.indices, data.splits, task=self.task)
+            if not data.folds:
+                check_classes(self.source, self.splits.indices, data.splits, task=self.task)
         self.missing = missing_classes(self.source, self.splits.indices, task=self.task)
         self._tell_odd(len(groups))
 
@@ -251,7 +254,15 @@ class Experiment:
         asked = workdir.read_config().data.splits if workdir and workdir.run_json.exists() else ""
         if asked != data.splits and (unused := check_counts(data.splits, len(self.source.ids))):
             _log.warning("%s", unused)
-        return make_splits(self.source, data.splits, order=order, seed=data.split_seed, task=self.task)
+        return make_splits(
+            self.source,
+            data.splits,
+            order=order,
+            seed=data.split_seed,
+            task=self.task,
+            groups=groups_of(self.source, column=data.group_column, pattern=data.groups),
+            fold=(data.fold, data.folds) if data.folds or data.fold else None,
+        )
 
     def _find_again(self) -> Splits:
         """Returns the splits that the run recorded, under whatever names its pictures are now."""
@@ -267,6 +278,13 @@ class Experiment:
         return Splits(found, self._of_run.read_how())
 
     def _tell_odd(self, num_shared: int) -> None:
+        labels, indices = self.source.labels, self.splits.indices
+        there = self.task.classes_in(labels[np.concatenate([*indices.values()])])
+        if unseen := sorted(there - self.task.classes_in(labels[indices["train"]])):
+            _log.warning(
+                "train has no picture of %s, as it may be in a fold: what others have can only be got wrong",
+                _few([self.source.class_names[label] for label in unseen]),
+            )  # fmt: skip
         for split, names in self.missing.items():
             effect = _MISSED[split] % ("it" if len(names) == 1 else "them")
             _log.warning("%s has no picture of %s: %s", split, _few(names), effect)

@@ -75,11 +75,20 @@ class FeatureCache:
             return None
         return FeatureBatches(
             kept,
-            indices=experiment.splits.indices[split],
+            indices=self._positions(split),
             labels=experiment.source.labels,
             batch_size=config.plan.batch_size,
             seed=config.run.seed,
             memory_budget_bytes=config.data.memory_budget_mb * 2**20,
+        )
+
+    def _positions(self, split: str) -> np.ndarray:
+        """Returns the pictures that are kept together: of folds all, as each is in train in most of them."""
+        splits = self._experiment.splits.indices
+        return (
+            np.sort(np.concatenate([*splits.values()]))
+            if self._experiment.config.data.folds
+            else splits[split]
         )
 
     def _rows(
@@ -92,7 +101,8 @@ class FeatureCache:
         view: dict[str, Any],
     ) -> Rows:
         experiment, config = self._experiment, self._experiment.config
-        indices = experiment.splits.indices[split]
+        indices = self._positions(split)
+        split = "all folds" if config.data.folds else split
         what = f"features of {split}" + (f", view {view['epoch'] + 1}" if view else "")
 
         def compute() -> Iterator[np.ndarray]:

@@ -59,8 +59,11 @@ def named_pictures(source: Source, scan: Scan) -> Iterator[None]:
 
 _log = logging.getLogger("trainer")
 # Where pictures are, and how a file is read: these are of the pictures, all else is of the run.
-OF_PICTURES = ("source", "data_dir", "checksum", "synthetic_examples", "synthetic_seed")
-_OF_SPLITS = ("splits", "split_order", "split_seed", "drop_duplicates")
+OF_PICTURES = (
+    "source", "data_dir", "checksum", "synthetic_examples", "synthetic_seed", "image_root", "image_column",
+    "label_column", "split_column", "group_column", "weight_column",
+)  # fmt: skip
+_OF_SPLITS = ("splits", "split_order", "split_seed", "drop_duplicates", "groups", "folds", "fold")
 
 
 def open_pictures(recorded: Config, given: Mapping[str, Any], *, run_classes: Sequence[str] = ()) -> Pictures:

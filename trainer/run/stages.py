@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.data.features import FeatureBatches, compute_features, digest_variables
-from trainer.data.pipeline import OrderedBatches
+from trainer.data.pipeline import OrderedBatches, with_weights
 from trainer.loop.evaluator import Evaluation, Evaluator
 from trainer.loop.phases import Phase
 from trainer.loop.state import TrainState
@@ -215,6 +215,8 @@ class Stage:
             augment=self._experiment.augment(self.phase.spec),
             num_shares=self._experiment.num_shares(self.phase.spec),
         )
+        if (weights := getattr(self._experiment.source, "weights", None)) is not None:
+            dataset = with_weights(dataset, weights)
         return self._experiment.strategy.experimental_distribute_dataset(dataset)
 
     def make_run(self) -> Run:

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tests.data.pictures import jpeg
+from tests.data.tables.tables import write_parquet
 from tests.data.trees import FILES, OTHERS, prepare_tiny, write_tgz, write_tree, write_zip
 from trainer.data.decode import decode
 from trainer.data.inspect.bad_pictures import name_problem
@@ -16,7 +17,7 @@ from trainer.data.inspect.headers import inspect_picture
 from trainer.data.sources import Source, SourceOptions, open_source
 from trainer.values import UsageError
 
-KINDS = ["folder", "split folder", "tgz", "zip", "url", "tfds", "synthetic"]
+KINDS = ["folder", "split folder", "tgz", "zip", "url", "tfds", "table", "shards", "joined", "synthetic"]
 
 
 @pytest.fixture(params=KINDS)
@@ -40,6 +41,19 @@ def address(request, tmp_path, options, server) -> str:
         case "tfds":
             prepare_tiny(options.data_dir)
             return "tfds:tiny_blooms:plain"
+        case "table":
+            lines = "".join(f"{path},{path.partition('/')[0]}\n" for path in FILES)
+            (write_tree(tmp_path, files) / "photos.csv").write_text(f"file_name,label\n{lines}")
+            return f"table:{tmp_path}/photos.csv"
+        case "shards":
+            for split, data in {"train": list(FILES.values()), "test": [jpeg(20), jpeg(21)]}.items():
+                labels = [k % 2 for k in range(len(data))]
+                write_parquet(tmp_path / f"data/{split}-00000-of-00001.parquet", data, label=labels)
+            return f"table:{tmp_path}/data"
+        case "joined":
+            write_tree(tmp_path / "a", files)
+            write_tree(tmp_path / "b", {"roses/1.jpg": jpeg(20), "asters/1.jpg": jpeg(21)})
+            return f'joined:["folder:{tmp_path}/a", "synthetic:flowers", "folder:{tmp_path}/b"]'
     return "synthetic:flowers"
 
 
@@ -91,7 +105,10 @@ def test_a_small_budget_changes_no_source(address, options, budget_bytes):
     assert list(options.spill_folder.glob("*")) == []
 
 
-KNOWN = "folder:PATH, archive:PATH_OR_URL, synthetic:flowers, tfds:NAME[/CONFIG][:VERSION]"
+KNOWN = (
+    'folder:PATH, archive:PATH_OR_URL, joined:["SOURCE","SOURCE",...], synthetic:flowers, '
+    "table:FILE_FOLDER_OR_PATTERN, tfds:NAME[/CONFIG][:VERSION]"
+)
 
 
 @pytest.mark.parametrize(

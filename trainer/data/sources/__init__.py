@@ -4,8 +4,16 @@ A new kind of source is a registered function in a file of this folder, or in a 
 """
 
 # All of them, so that they are registered.
-from trainer.data.sources import archive, folder, synthetic, tfds
-from trainer.data.sources.base import SOURCES, MemorySource, Source, SourceOptions, open_source
+from trainer.data.sources import archive, folder, joined, synthetic, table, tfds
+from trainer.data.sources.base import (
+    SOURCES,
+    MemorySource,
+    Source,
+    SourceOptions,
+    gives_several,
+    label_tuples,
+    open_source,
+)
 
 __all__ = [
     "SOURCES",
@@ -14,7 +22,11 @@ __all__ = [
     "SourceOptions",
     "archive",
     "folder",
+    "gives_several",
+    "joined",
+    "label_tuples",
     "open_source",
     "synthetic",
+    "table",
     "tfds",
 ]

@@ -1,7 +1,7 @@
 """What a source of pictures is, and where each kind is registered."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -10,6 +10,7 @@ import numpy as np
 
 from trainer.data.class_folders import Listing
 from trainer.data.encoded_cache import DEFAULT_BUDGET_BYTES, EncodedStore
+from trainer.data.tables.files import ENDINGS as TABLE_ENDINGS
 from trainer.paths import expanded, local_path, scheme_of
 from trainer.registry import AddressRegistry
 from trainer.store.places import cache_root
@@ -37,7 +38,10 @@ class Source(Protocol):
 
     @property
     def labels(self) -> np.ndarray:
-        """[N] int64."""
+        """[N] int64; or, where an example has any number of labels, what `label_tuples` makes.
+
+        `Task.encoded` makes of these what a task calculates with.
+        """
 
     @property
     def sorted_by_class(self) -> bool:
@@ -89,6 +93,14 @@ class SourceOptions:
     """Value of --on_bad_image."""
     run_classes: tuple[str, ...] = ()
     """The classes of the run that is to be scored on these pictures; empty where they are trained with."""
+    several: bool = False
+    """Whether the task is about any number of labels an example."""
+    image_root: str = ""
+    image_column: str = ""
+    label_column: str = ""
+    split_column: str = ""
+    group_column: str = ""
+    weight_column: str = ""
 
     @property
     def spill_folder(self) -> Path:
@@ -129,6 +141,29 @@ class MemorySource:
         return self.stamped
 
 
+def label_tuples(labels: Iterable[Iterable[int]]) -> np.ndarray:
+    """Returns the labels of a source whose examples have any number of them, none included.
+
+    Args:
+      labels: of each of N examples, the numbers of its classes, in any order.
+
+    Returns:
+      [N] object: tuples of int, increasing, each number once. An array of this dtype is how a source says
+      that it gives several labels an example (`gives_several`).
+    """
+    rows = [tuple(sorted({int(label) for label in row})) for row in labels]
+    found = np.empty(len(rows), object)
+    # One by one: NumPy would make tuples of one length rows of a table.
+    for at, row in enumerate(rows):
+        found[at] = row
+    return found
+
+
+def gives_several(source: Source) -> bool:
+    """Returns whether an example of a source has any number of labels instead of one."""
+    return source.labels.dtype == object
+
+
 SOURCES: AddressRegistry[Source] = AddressRegistry("source", flag="--source")
 
 
@@ -150,6 +185,8 @@ def check_source(address: str) -> None:
         and os.path.exists(path := expanded(address, flag=f"--source={address}"))
     ):
         kind, what = ("folder", "a folder") if os.path.isdir(path) else ("archive", "a file")
+        if path.lower().endswith(TABLE_ENDINGS):
+            raise UsageError(f"--source={address} is {what}: write --source=table:{address}")
         others = "" if kind == "folder" else ", if it is a .tgz, .tar or .zip of class folders"
         raise UsageError(f"--source={address} is {what}: write --source={kind}:{address}{others}")
     try:

@@ -1,0 +1,393 @@
+"""`table:ADDRESS`: what is found in tables that are right, and what is said of those that are not."""
+
+import dataclasses
+import json
+import logging
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tests.data.tables.tables import PICTURES, write_parquet, write_pictures, write_table
+from tests.data.trees import age
+from trainer.data.inspect.bad_pictures import BadPictureError
+from trainer.data.sources import gives_several, open_source
+from trainer.values import TrainerError, UsageError
+
+PLAIN = "file,label\n1.jpg,roses\n2.jpg,daisy\n3.jpg,roses\n4.jpg,daisy\n5.jpg,roses\n6.jpg,daisy\n"
+IDS = list(PICTURES)
+LABELS = [1, 0, 1, 0, 1, 0]
+
+
+def plainly(source):
+    return list(source.ids), source.labels.tolist(), source.class_names
+
+
+@pytest.fixture
+def opened(options, tmp_path):
+    """opened(text, name="photos.csv", **options) -> the source of a table beside six pictures."""
+
+    def open_(text, name="photos.csv", **given):
+        return open_source(write_table(tmp_path, text, name), dataclasses.replace(options, **given))
+
+    return open_
+
+
+SAME = {
+    "as it is": PLAIN,
+    "with a byte order mark": b"\xef\xbb\xbf" + PLAIN.encode(),
+    "UTF-16": PLAIN.encode("utf-16"),
+    "semicolons": PLAIN.replace(",", ";"),
+    "tabs": PLAIN.replace(",", "\t"),
+    "bars": PLAIN.replace(",", "|"),
+    "line ends of Windows": PLAIN.replace("\n", "\r\n"),
+    "no line end at the end": PLAIN.rstrip(),
+    "empty lines": PLAIN.replace("\n", "\n\n"),
+    "quotes": re.sub(r"(\w+\.jpg)", r'"\1"', PLAIN),
+    "blanks after commas": PLAIN.replace(",", ", "),
+    "no header": PLAIN.split("\n", 1)[1],
+    "no endings": PLAIN.replace(".jpg", ""),
+    "another order of columns": re.sub(r"(?m)^(.*),(.*)$", r"\2,\1", PLAIN),
+    "a number before": re.sub(r"(?m)^", "7,", PLAIN).replace("7,file", "n,file").rstrip("7,"),
+    "unknown names": PLAIN.replace("file,label", "what,ever"),
+    "other columns with one name": re.sub(r"(?m)^(.+)$", r"\1,x,y", PLAIN).replace(",x,y", ",a,a", 1),
+    "paths with dots": PLAIN.replace("1.jpg", "./1.jpg").replace("2.jpg", "x/../2.jpg"),
+}
+
+
+@pytest.mark.parametrize("text", SAME.values(), ids=SAME)
+def test_tables_that_say_the_same(opened, text):
+    assert plainly(opened(text)) == (IDS, LABELS, ("daisy", "roses"))
+
+
+def test_the_pictures_are_those_that_the_rows_name(opened):
+    source = opened("file,label\n3.jpg,roses\n1.jpg,daisy\n")
+    assert [source.read(0), source.read(1)] == [PICTURES["3.jpg"], PICTURES["1.jpg"]]
+    # Nothing is told by the order of a table, so splits are to be shuffled.
+    assert source.sorted_by_class
+
+
+def test_latin_1_is_read_and_said(opened, caplog):
+    caplog.set_level(logging.WARNING, logger="trainer")
+    source = opened("file,label\n1.jpg,rosé\n2.jpg,gänse\n".encode("latin-1"))
+    assert source.class_names == ("gänse", "rosé")
+    assert "is not UTF-8: read as Windows-1252 (latin-1)" in caplog.text
+
+
+def test_json_lines_and_lists(opened, tmp_path):
+    rows = [{"file_name": name, "label": "ba"[k % 2]} for k, name in enumerate(PICTURES)]
+    lines = "\n".join(map(json.dumps, rows))
+    assert plainly(opened(lines, "metadata.jsonl")) == (IDS, LABELS, ("a", "b"))
+    assert plainly(opened(json.dumps(rows), "rows.json")) == (IDS, LABELS, ("a", "b"))
+
+
+def test_numbers_are_classes_in_their_order(opened):
+    text = "file,label\n1.jpg,10\n2.jpg,9\n3.jpg,9\n4.jpg,10\n5.jpg,2\n6.jpg,2\n"
+    assert opened(text).class_names == ("2", "9", "10")
+    # As pandas writes a column in which a label was missing.
+    assert opened(re.sub(r"(?m)(\d+)$", r"\1.0", text)).class_names == ("2", "9", "10")
+    assert opened(re.sub(r"(?m),(\d)$", r",00\1", text)).class_names == ("002", "009", "10")
+
+
+def test_labels_of_mixed_types(opened):
+    rows = [
+        {"file": f"{k}.jpg", "label": label} for k, label in enumerate((1, "1", 2.0, "2", True, "x"), start=1)
+    ]
+    source = opened("\n".join(map(json.dumps, rows)), "rows.jsonl")
+    assert source.class_names == ("1", "2", "true", "x")
+    assert source.labels.tolist() == [0, 0, 1, 1, 2, 3]
+
+
+def test_columns_of_0_and_1(opened):
+    one = "file,daisy,roses\n1.jpg,0,1\n2.jpg,1.0,0.0\n"
+    assert plainly(opened(one)) == (["1.jpg", "2.jpg"], [1, 0], ("daisy", "roses"))
+    several = "file,sea,sun,n\n1.jpg,1,1,8\n2.jpg,0,0,9\n"
+    source = opened(several, label_column="sun, sea")
+    assert gives_several(source)
+    assert source.labels.tolist() == [(0, 1), ()]
+    assert source.class_names == ("sun", "sea")
+    with pytest.raises(TrainerError, match=r"line 3: no label: column sun is '2', neither 0 nor 1"):
+        opened(several.replace("2.jpg,0,0", "2.jpg,0,2"), label_column="sea,sun")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["sea,sun", "sea", "sun", "sea,sun", "sun"],
+        ["['sea', 'sun']", "['sea']", "['sun']", "['sun', 'sea']", "['sun']"],
+        ["sea; sun", "sea", "sun", "sun; sea", "sun"],
+    ],
+    ids=["commas", "brackets", "semicolons"],
+)  # fmt: skip
+def test_lists_of_labels_in_a_column(opened, labels):
+    lines = "".join(f'{k}.jpg,"{label}"\n' for k, label in enumerate(labels, start=1))
+    source = opened(f"file,labels\n{lines}")
+    assert source.class_names == ("sea", "sun")
+    assert source.labels.tolist() == [(0, 1), (0,), (1,), (0, 1), (1,)]
+
+
+def test_a_name_with_a_comma_is_no_list(opened):
+    source = opened(
+        'file,label\n1.jpg,"tench, Tinca tinca"\n2.jpg,"goldfish, Carassius"\n3.jpg,"goldfish, Carassius"\n'
+    )
+    assert source.class_names == ("goldfish, Carassius", "tench, Tinca tinca")
+    assert source.labels.tolist() == [1, 0, 0]
+
+
+def test_lists_where_several_are_asked_for_need_no_second_label(opened):
+    source = opened("file,label\n1.jpg,sea\n2.jpg,sun\n3.jpg,\n", several=True)
+    assert source.labels.tolist() == [(0,), (1,), ()]
+
+
+SPLIT = (
+    "file,label,split\n1.jpg,a,test\n2.jpg,b,Train\n3.jpg,a,train\n4.jpg,b,val\n5.jpg,b,test\n6.jpg,a,valid\n"
+)
+
+
+def test_splits_in_a_column(opened):
+    source = opened(SPLIT)
+    assert source.native_splits == {"train": (0, 2), "validation": (2, 4), "test": (4, 6)}
+    assert source.ids == ["2.jpg", "3.jpg", "4.jpg", "6.jpg", "1.jpg", "5.jpg"]
+    # Other words are splits where somebody says so.
+    text = SPLIT.replace("Train", "left").replace("train", "left").replace("split", "side")
+    assert opened(text, label_column="label").native_splits == {}
+    assert list(opened(text, split_column="side").native_splits) == ["validation", "test", "left"]
+
+
+def test_a_split_without_labels_is_left_out(opened, caplog):
+    caplog.set_level(logging.WARNING, logger="trainer")
+    source = opened(SPLIT.replace(",a,test", ",,test").replace(",b,test", ",,test"))
+    assert list(source.native_splits) == ["train", "validation"]
+    assert len(source.ids) == 4
+    assert "left out the split test, which has no labels" in caplog.text
+
+
+def test_groups_and_weights(opened):
+    text = "file,label,who,w\n1.jpg,a,007,1\n2.jpg,b,7,0.5\n"
+    source = opened(text, label_column="label", group_column="who", weight_column="w")
+    assert source.groups.tolist() == ["007", "7"]
+    assert source.weights.tolist() == [1.0, 0.5]
+    with pytest.raises(TrainerError, match=r"photos.csv line 3: weight '-1', expected a number of 0 or more"):
+        opened(text.replace("0.5", "-1"), group_column="who", weight_column="w")
+    with pytest.raises(TrainerError, match=r"photos.csv line 3: no group in column who"):
+        opened(text.replace(",7,", ",,"), group_column="who")
+
+
+PROBLEMS = {
+    "a missing label": (PLAIN.replace("3.jpg,roses", "3.jpg,"), "photos.csv line 4: no label"),
+    "no picture": (PLAIN.replace("3.jpg", ""), "photos.csv line 4: no picture in column file"),
+    "one value too many": (
+        PLAIN.replace("3.jpg,", "3.jpg,,"),
+        "line 4: 3 values, and the table has 2 columns",
+    ),
+    "one value too few": (PLAIN.replace("3.jpg,", "3.jpg "), "line 4: 1 values, and the table has 2 columns"),
+    "another case": (
+        PLAIN.replace("3.jpg,roses", "3.jpg,Roses"),
+        "line 4: label 'Roses', and 'roses' in 2 others: they differ only in case or blanks",
+    ),
+    "a double row": (PLAIN + "3.jpg,roses\n", "line 8: 3.jpg is named by photos.csv line 4, too"),
+}
+
+
+@pytest.mark.parametrize(("text", "told"), PROBLEMS.values(), ids=PROBLEMS)
+def test_rows_that_cannot_be_used(opened, text, told, caplog):
+    with pytest.raises(TrainerError) as caught:
+        opened(text)
+    assert told in str(caught.value)
+    assert "--on_bad_image=skip leaves it out:\n" in str(caught.value)
+    caplog.set_level(logging.WARNING, logger="trainer")
+    source = opened(text, on_bad_image="skip")
+    kept = ["1.jpg", "2.jpg", "4.jpg", "5.jpg", "6.jpg"]
+    assert sorted(source.ids) == (IDS if "double" in told or "named by" in told else kept)
+    assert len(source.left_out) == 1
+    assert told in ": ".join(source.left_out[0])
+    assert told in caplog.text
+
+
+def test_two_labels_for_one_picture_are_none(opened):
+    text = PLAIN + "3.jpg,daisy\n"
+    with pytest.raises(TrainerError, match=r"2 of 7 rows .* \(2 with a picture that another row names\)"):
+        opened(text)
+    assert opened(text, on_bad_image="skip").ids == ["1.jpg", "2.jpg", "4.jpg", "5.jpg", "6.jpg"]
+
+
+def test_a_missing_picture_keeps_its_place(opened):
+    source = opened(PLAIN.replace("3.jpg", "lost.jpg"))
+    assert source.ids[2] == "lost.jpg"
+    with pytest.raises(BadPictureError, match=r"lost\.jpg .*: there is no such file"):
+        source.read(2)
+
+
+REFUSED = {
+    "an empty file": ("", "is empty: expected a line with the names of the columns"),
+    "a header alone": ("file,label\n", "has a header and no row"),
+    "no pictures": (
+        "a,b\n1,2\n3,4\n",
+        "no column of {} names pictures or holds them; it has the columns a, b",
+    ),
+    "no labels": (
+        "file,u,v\n" + "".join(f"{k}.jpg,{k / 7},{k / 3}\n" for k in range(1, 7)),
+        "it is not clear from {} which label a picture has; which of its columns has the labels: "
+        "u (6 different), v (6 different)",
+    ),
+    "one class": (PLAIN.replace("daisy", "roses"), "has only one class, roses in column label"),
+    "fractions": (re.sub("roses|daisy", "0.25", PLAIN), "numbers such as '0.25', which are no classes"),
+    "two columns of one name": (PLAIN.replace("file", "label"), "has 2 columns of this name: rename one"),
+    "pictures elsewhere": (PLAIN.replace(".jpg", "x.jpg"), "6 of 6 pictures are not there, such as"),
+    "addresses": (
+        re.sub(r"(\d\.jpg)", r"https://x.org/\1", PLAIN),
+        "6 of 6 pictures are addresses, such as https://x.org/1.jpg",
+    ),
+    "a quote that never ends": (
+        PLAIN.replace("3.jpg", '"3.jpg'),
+        "line 4: a quote begins there that does not end, or ends in line 7",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "told"), REFUSED.values(), ids=REFUSED)
+def test_tables_that_are_refused(opened, text, told, tmp_path):
+    with pytest.raises(TrainerError) as caught:
+        opened(text)
+    assert told.format(tmp_path / "photos.csv") in str(caught.value)
+
+
+def test_a_guess_that_gives_too_many_classes_is_asked_about(opened, tmp_path):
+    for k in range(7, 31):
+        (tmp_path / f"{k}.jpg").write_bytes(PICTURES["1.jpg"])
+    text = "file,who\n" + "".join(f"{k}.jpg,p{k}\n" for k in range(1, 31))
+    with pytest.raises(
+        UsageError, match=r"column who has 30 different values in 30 rows: is it the one with the labels"
+    ):
+        opened(text)
+    assert len(opened(text, label_column="who").class_names) == 30
+
+
+def test_columns_that_are_not_there(opened):
+    with pytest.raises(
+        UsageError, match=r"--label_column=lable: .* has no such column; it has .*file, label: is it label\?"
+    ):
+        opened(PLAIN, label_column="lable")
+
+
+def test_paths_of_other_machines(options, tmp_path):
+    write_pictures(tmp_path / "here/photos")
+    rows = ["C:\\Users\\me\\photos\\1.jpg,a", "/data/photos/2.jpg,b", "photos\\3.jpg,a", "4.jpg,b"]
+    path = tmp_path / "table.csv"
+    path.write_text("\n".join(["file,label", *rows]))
+    rooted = dataclasses.replace(options, image_root=str(tmp_path / "here"), on_bad_image="skip")
+    source = open_source(f"table:{path}", rooted)
+    assert source.ids[:3] == ["photos/1.jpg", "photos/2.jpg", "photos/3.jpg"]
+    assert [source.read(k) for k in range(3)] == [PICTURES[f"{k}.jpg"] for k in (1, 2, 3)]
+    with pytest.raises(BadPictureError):
+        source.read(3)
+    with pytest.raises(UsageError, match=r"--image_root=.*nowhere is no folder"):
+        open_source(f"table:{path}", dataclasses.replace(options, image_root=str(tmp_path / "nowhere")))
+
+
+def test_a_folder_of_pictures_with_its_table(options, tmp_path):
+    for split, names in {"train": IDS, "test": IDS[:2]}.items():
+        write_pictures(tmp_path / split)
+        lines = "".join(f"{name},{'ab'[k % 2]}\n" for k, name in enumerate(names))
+        (tmp_path / split / "metadata.csv").write_text(f"file_name,label\n{lines}")
+    source = open_source(f"table:{tmp_path}", options)
+    assert source.native_splits == {"train": (0, 6), "test": (6, 8)}
+    assert source.ids[:2] == ["train/1.jpg", "train/2.jpg"]
+    assert source.ids[6:] == ["test/1.jpg", "test/2.jpg"]
+
+
+def shards(folder):
+    data = list(PICTURES.values())
+    write_parquet(
+        folder / "data/train-00000-of-00002.parquet",
+        data[:3],
+        paths=["x.jpg", "y.jpg", None],
+        label=[1, 0, 1],
+    )
+    write_parquet(folder / "data/train-00001-of-00002.parquet", data[3:5], label=[0, 0])
+    write_parquet(folder / "data/test-00000-of-00001.parquet", [*data[5:], data[0]], label=[1, 0])
+    return f"table:{folder}"
+
+
+@pytest.mark.parametrize("budget_bytes", [0, 10**6])
+def test_shards_with_pictures_inside(options, tmp_path, budget_bytes):
+    source = open_source(shards(tmp_path), dataclasses.replace(options, memory_budget_bytes=budget_bytes))
+    assert source.class_names == ("daisy", "roses")
+    assert source.native_splits == {"train": (0, 5), "test": (5, 7)}
+    assert source.labels.tolist() == [1, 0, 1, 0, 0, 1, 0]
+    assert source.ids[0] == "data/train-00000-of-00002.parquet:1/x.jpg"
+    assert source.ids[2] == "data/train-00000-of-00002.parquet:3"
+    data = [*PICTURES.values(), PICTURES["1.jpg"]]
+    order = np.random.default_rng(0).permutation(7)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(source.read, order.tolist())) == [data[at] for at in order]
+
+
+def test_paths_that_tell_pictures_apart_are_ids(options, tmp_path):
+    write_parquet(tmp_path / "a.parquet", list(PICTURES.values()), paths=IDS, label=LABELS)
+    assert plainly(open_source(f"table:{tmp_path}/a.parquet", options)) == (IDS, LABELS, ("daisy", "roses"))
+
+
+def test_parquet_without_pictures_names_files(options, tmp_path):
+    """As `Dataset.to_parquet` writes pictures that it was given by their paths."""
+    write_pictures(tmp_path)
+    write_parquet(tmp_path / "a.parquet", [None] * 6, paths=IDS, label=LABELS)
+    source = open_source(f"table:{tmp_path}/a.parquet", options)
+    assert plainly(source) == (IDS, LABELS, ("daisy", "roses"))
+    assert source.read(4) == PICTURES["5.jpg"]
+
+
+def test_what_parquet_may_lack(options, tmp_path):
+    path = write_parquet(
+        tmp_path / "a.parquet", [PICTURES["1.jpg"], None, PICTURES["2.jpg"]], label=[0, 1, 1]
+    )
+    source = open_source(f"table:{path}", options)
+    with pytest.raises(BadPictureError, match=r"a\.parquet:2 .*: there is no picture in column image"):
+        source.read(1)
+    write_parquet(path, [PICTURES["1.jpg"]] * 3, label=[0, -1, 5])
+    with pytest.raises(TrainerError, match=r"row 2: no label\n .*row 3: label 5, expected 0 to 1"):
+        open_source(f"table:{path}", options)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(TrainerError, match=r"a\.parquet cannot be read: "):
+        open_source(f"table:{path}", options)
+
+
+def test_arrow_as_save_to_disk_leaves_it(options, tmp_path):
+    rows = [{"bytes": data, "path": name} for name, data in PICTURES.items()]
+    for split, part in {"train": rows[:4], "test": rows[4:]}.items():
+        table = pa.table({"image": part, "label": [f"c{k % 2}" for k in range(len(part))]})
+        (tmp_path / split).mkdir()
+        path = tmp_path / split / "data-00000-of-00001.arrow"
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+            writer.write_table(table, max_chunksize=3)
+        (tmp_path / split / "state.json").write_text("{}")
+    source = open_source(f"table:{tmp_path}", options)
+    assert plainly(source) == (IDS, [0, 1, 0, 1, 0, 1], ("c0", "c1"))
+    assert source.native_splits == {"train": (0, 4), "test": (4, 6)}
+    assert [source.read(k) for k in (5, 0, 3)] == [PICTURES[f"{k}.jpg"] for k in (6, 1, 4)]
+
+
+def test_a_stamp_changes_with_table_and_pictures(options, tmp_path):
+    address = write_table(tmp_path, PLAIN)
+    age(tmp_path)
+    stamp = open_source(address, options).stamp()
+    assert stamp == open_source(address, options).stamp()
+    (tmp_path / "4.jpg").write_bytes(PICTURES["5.jpg"])
+    age(tmp_path)
+    assert open_source(address, options).stamp() not in (stamp, None)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda folder: folder / "x.csv", "x.csv does not exist: expected a .csv"),
+        (lambda folder: folder / "*.csv", "no file has a name like"),
+        (lambda folder: folder, "holds no table"),
+        (lambda folder: write_pictures(folder) / "1.jpg", "1.jpg is no table that can be read"),
+    ],
+)
+def test_what_is_no_table(options, tmp_path, make, told):
+    with pytest.raises(TrainerError, match=re.escape(told)):
+        open_source(f"table:{make(tmp_path)}", options)

@@ -1,0 +1,210 @@
+"""What the runs of all folds say together: a table with mean and spread, and a report of all predictions."""
+
+import logging
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.cli.config import Config
+from trainer.data.configured import open_configured
+from trainer.data.grouping import groups_of
+from trainer.data.splits import make_splits
+from trainer.loop.evaluator import Evaluation
+from trainer.record.report_place import source_place
+from trainer.record.workdir import Workdir
+from trainer.run.experiment import Experiment
+from trainer.run.scoring import recipe_facts, require_accuracy, thumbnails, write_scores
+from trainer.store.files import read_json, write_json, write_text
+from trainer.tasks import make_task
+from trainer.values import TrainerError
+
+_log = logging.getLogger("trainer")
+BY_DEFAULT = 5
+FORMAT = 1
+_REPORT = {"format": int, "split": str, "num_examples": int, "num_correct": int, "accuracy": float}
+# Of metrics.json, as the table calls them.
+_MEASURES = {"accuracy": ("accuracy",), "loss": ("loss",), "recall, mean of classes": ("macro", "recall")}
+
+
+def fold_folder(root: str, number: int) -> Path:
+    """Returns the --workdir of a fold, below that of all."""
+    return Workdir(root).root / f"fold-{number}"
+
+
+def check_folds(config: Config) -> None:
+    """Makes sure that the pictures can be divided, before the first fold trains for an hour.
+
+    Raises:
+      UsageError: there are no such folds.
+      TrainerError: there are too few pictures, or groups.
+    """
+    data, task = config.data, make_task(config.data.task)
+    source = open_configured(config)
+    groups = groups_of(source, column=data.group_column, pattern=data.groups)
+    for number in range(1, data.folds + 1):
+        make_splits(
+            source,
+            data.splits,
+            order=data.split_order,
+            seed=data.split_seed,
+            task=task,
+            groups=groups,
+            fold=(number, data.folds),
+        )
+
+
+def put_together(config: Config, root: str, *, at_least: float) -> None:
+    """Writes cross_validation.json, cross_validation.md and report/, and says what is in them.
+
+    Args:
+      config: of the folds, whichever --fold it has.
+      root: the folder that holds those of the folds.
+      at_least: the accuracy that all predictions together must have.
+
+    Raises:
+      TrainerError: a fold has no report, or was not trained on these pictures; or the accuracy is lower.
+    """
+    count = config.data.folds
+    folders = [fold_folder(root, number) for number in range(1, count + 1)]
+    reports = [read_json(folder / "report" / "metrics.json", _REPORT) for folder in folders]
+    first = Workdir(str(folders[0]))
+    experiment = Experiment(first.read_config())
+    task, scored, digests = experiment.task, *_pooled(folders, experiment)
+    pooled = write_scores(
+        Workdir(root).root / "report",
+        Workdir(root),
+        split=f"{count} folds",
+        step=0,
+        scored=scored,
+        ids=[experiment.source.ids[at] for at in scored.ids.tolist()],
+        class_names=experiment.source.class_names,
+        task=task,
+        digests=digests,
+        pictures=thumbnails(experiment.pipeline, scored.ids),
+        source=experiment.source.name,
+        source_place=source_place(experiment.source.name),
+        how=experiment.splits.how.replace(
+            "fold 1 of", "all folds, each scored by the run that never saw it, of"
+        ),
+        backbone=experiment.backbone.name,
+        image_size_px=experiment.backbone.contract.width_px,
+        **recipe_facts(experiment.config, first),
+        left_out_pictures=[list(picture) for picture in experiment.left_out],
+    ).values
+    rows = [{name: _value(report, keys) for name, keys in _MEASURES.items()} for report in reports]
+    sizes = [report["num_examples"] for report in reports]
+    result = {
+        "format": FORMAT,
+        "folds": [{"fold": at + 1, "num_examples": sizes[at], **row} for at, row in enumerate(rows)],
+        "mean": {name: _mean([row[name] for row in rows]) for name in _MEASURES},
+        "standard_deviation": {name: _spread([row[name] for row in rows]) for name in _MEASURES},
+        "pooled": {name: _value(pooled, keys) for name, keys in _MEASURES.items()}
+        | {
+            "num_examples": pooled["num_examples"],
+            "accuracy_95_percent_interval": pooled["accuracy_95_percent_interval"],
+        },
+    }
+    folder = Workdir(root).root
+    write_json(folder / "cross_validation.json", result)
+    table = told(result)
+    write_text(folder / "cross_validation.md", table)
+    for line in table.splitlines():
+        _log.info("%s", line)
+    _log.info("report:      %s", folder / "report" / "index.html")
+    require_accuracy(pooled, at_least=at_least)
+
+
+def told(result: Mapping[str, Any]) -> str:
+    """Returns the table of all folds in Markdown, and a line on how to read it."""
+    names = list(_MEASURES)
+    rows = [["fold", "pictures", *names], ["---", *["---:"] * (1 + len(names))]]
+    rows += [
+        [str(of["fold"]), f"{of['num_examples']:,}", *(_number(of[n]) for n in names)]
+        for of in result["folds"]
+    ]
+    for what in ("mean", "standard_deviation"):
+        rows.append([what.replace("_", " "), "", *(_number(result[what][name]) for name in names)])
+    pooled = result["pooled"]
+    rows.append(["all together", f"{pooled['num_examples']:,}", *(_number(pooled[name]) for name in names)])
+    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    ]
+    low, high = pooled["accuracy_95_percent_interval"]
+    interval = f"{100 * low:.1f} to {100 * high:.1f} %"
+    told_pooled = f"{100 * pooled['accuracy']:.2f} % (95 % interval {interval})"
+    return "\n".join(lines) + (
+        f"\n\nAccuracy of all predictions together: {told_pooled}. The spread of the folds is not the error "
+        "of their mean: they share training pictures.\n"
+    )
+
+
+def _pooled(folders: Sequence[Path], experiment: Experiment) -> tuple[Evaluation, list[str]]:
+    """Returns the predictions of all folds for their test pictures, and the SHA-256 of these."""
+    source, task = experiment.source, experiment.task
+    place = {name: at for at, name in enumerate(source.ids)}
+    positions: list[int] = []
+    parts: list[np.ndarray] = []
+    digests: list[str] = []
+    for folder in folders:
+        ids, probabilities, found = _read_predictions(folder / "report" / "predictions.parquet")
+        where = [place.get(name, -1) for name in ids]
+        if lost := [
+            name for name, at in zip(ids, where, strict=True) if at < 0 or experiment.scan.digests[at] == ""
+        ]:
+            raise TrainerError(f"{folder} was scored on {lost[0]}, which {source.name} has no more")
+        positions += where
+        parts.append(task.logits_of(probabilities))
+        digests += found
+    if len(set(positions)) < len(positions):
+        raise TrainerError(
+            f"the folds in {folders[0].parent} are not of one division: a picture is in two of them"
+        )
+    at = np.array(positions, np.int64)
+    labels, logits = source.labels[at], np.concatenate(parts)
+    means = task.means(labels, logits)
+    return Evaluation(means.pop("loss"), at, labels, logits, means), digests
+
+
+def _read_predictions(path: Path) -> tuple[list[str], np.ndarray, list[str]]:
+    """Returns ids, probabilities [n, K] float64, and SHA-256 of the pictures in a report."""
+    import pyarrow as pa  # Late: it takes a moment.
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise TrainerError(f"{path} cannot be read: {error}") from None
+    # id, label, prediction, the probabilities, sha256.
+    shares = [table.column(at).to_numpy() for at in range(3, table.num_columns - 1)]
+    return (
+        table.column(0).to_pylist(),
+        np.stack(shares, axis=1),
+        table.column(table.num_columns - 1).to_pylist(),
+    )
+
+
+def _value(report: Mapping[str, Any], keys: Sequence[str]) -> float | None:
+    found: Any = report
+    for key in keys:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return float(found) if isinstance(found, int | float) else None
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return statistics.fmean(there) if len(there) == len(values) else None
+
+
+def _spread(values: Sequence[float | None]) -> float | None:
+    there = [value for value in values if value is not None and math.isfinite(value)]
+    return statistics.stdev(there) if len(there) == len(values) > 1 else None
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
