@@ -3,12 +3,16 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from trainer.cli.config import Config
 from trainer.data.inspect.bad_pictures import refusal, told_left_out
 from trainer.data.inspect.scan import Scan, scan
 from trainer.data.sources import Source, SourceOptions, open_source
 from trainer.store.places import cache_root
+from trainer.tasks import Task, make_task
 
 _log = logging.getLogger("trainer")
 
@@ -22,7 +26,7 @@ def open_configured(config: Config, *, run_classes: Sequence[str] = ()) -> Sourc
         the run's own.
 
     Raises:
-      UsageError: it names no known scheme.
+      UsageError: it names no known scheme, or its labels are not of the kind that --task is about.
       TrainerError: it cannot be had.
     """
     data = config.data
@@ -37,7 +41,63 @@ def open_configured(config: Config, *, run_classes: Sequence[str] = ()) -> Sourc
         splits="auto" if run_classes else data.splits,
         run_classes=tuple(run_classes),
     )
-    return open_source(data.source, options)
+    return with_labels_of(make_task(data.task), open_source(data.source, options))
+
+
+def with_labels_of(task: Task, source: Source) -> Source:
+    """Returns a source whose labels are as a task calculates with them.
+
+    Raises:
+      UsageError: they are not of its kind.
+    """
+    given = source.labels
+    try:
+        labels = task.encoded(given, len(source.class_names))
+    except UsageError as error:
+        raise UsageError(f"--source={source.name} {error}") from None
+    return source if labels is given else Relabelled(source, labels)
+
+
+class Relabelled:
+    """A Source with other labels: everything else is asked of the one it is made from."""
+
+    def __init__(self, source: Source, labels: np.ndarray):
+        self._source, self.labels = source, labels
+
+    @property
+    def name(self) -> str:
+        return self._source.name
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self._source.class_names
+
+    @property
+    def ids(self) -> Sequence[str]:
+        return self._source.ids
+
+    @property
+    def sorted_by_class(self) -> bool:
+        return self._source.sorted_by_class
+
+    @property
+    def native_splits(self) -> dict[str, tuple[int, int]]:
+        return self._source.native_splits
+
+    def read(self, index: int) -> bytes:
+        return self._source.read(index)
+
+    def load(self) -> None:
+        self._source.load()
+
+    def stamp(self) -> str | None:
+        return self._source.stamp()
+
+    def __getattr__(self, name: str) -> Any:
+        # What a kind of source has besides. Where there is no source yet, as in a copy, nothing is asked.
+        if name == "_source":
+            raise AttributeError(name)
+        return getattr(self._source, name)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
+from trainer.values import UsageError
+
 Loss = Callable[[tf.Tensor, tf.Tensor, tf.Tensor | None], tf.Tensor]
 """(logits [B, K] float32, labels [B, ...], targets [B, K] float32 or None) -> losses [B] float32.
 
@@ -36,6 +38,21 @@ class Task(abc.ABC):
     """What a model card says of how to apply a temperature to the probabilities p of an exported model."""
 
     # Labels.
+
+    def encoded(self, labels: np.ndarray, num_classes: int) -> np.ndarray:
+        """Returns the labels of a source as this task calculates with them, [N, ...].
+
+        Args:
+          labels: [N] int64 where each example has one; [N] object, tuples of class numbers, where it has any
+            number of them.
+          num_classes: K.
+
+        Raises:
+          UsageError: labels of this kind mean nothing to the task; the message goes on after the source.
+        """
+        if labels.dtype == object:
+            raise UsageError("has any number of labels per picture: use --task=multi_label")
+        return labels
 
     @abc.abstractmethod
     def label_spec(self, batch_size: int, num_classes: int) -> tf.TensorSpec:

@@ -5,7 +5,15 @@ A new kind of source is a registered function in a file of this folder, or in a 
 
 # All of them, so that they are registered.
 from trainer.data.sources import archive, folder, synthetic, tfds
-from trainer.data.sources.base import SOURCES, MemorySource, Source, SourceOptions, open_source
+from trainer.data.sources.base import (
+    SOURCES,
+    MemorySource,
+    Source,
+    SourceOptions,
+    gives_several,
+    label_tuples,
+    open_source,
+)
 
 __all__ = [
     "SOURCES",
@@ -14,6 +22,8 @@ __all__ = [
     "SourceOptions",
     "archive",
     "folder",
+    "gives_several",
+    "label_tuples",
     "open_source",
     "synthetic",
     "tfds",

@@ -1,7 +1,7 @@
 """What a source of pictures is, and where each kind is registered."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -37,7 +37,10 @@ class Source(Protocol):
 
     @property
     def labels(self) -> np.ndarray:
-        """[N] int64."""
+        """[N] int64; or, where an example has any number of labels, what `label_tuples` makes.
+
+        `Task.encoded` makes of these what a task calculates with.
+        """
 
     @property
     def sorted_by_class(self) -> bool:
@@ -127,6 +130,29 @@ class MemorySource:
 
     def stamp(self) -> str | None:
         return self.stamped
+
+
+def label_tuples(labels: Iterable[Iterable[int]]) -> np.ndarray:
+    """Returns the labels of a source whose examples have any number of them, none included.
+
+    Args:
+      labels: of each of N examples, the numbers of its classes, in any order.
+
+    Returns:
+      [N] object: tuples of int, increasing, each number once. An array of this dtype is how a source says
+      that it gives several labels an example (`gives_several`).
+    """
+    rows = [tuple(sorted({int(label) for label in row})) for row in labels]
+    found = np.empty(len(rows), object)
+    # One by one: NumPy would make tuples of one length rows of a table.
+    for at, row in enumerate(rows):
+        found[at] = row
+    return found
+
+
+def gives_several(source: Source) -> bool:
+    """Returns whether an example of a source has any number of labels instead of one."""
+    return source.labels.dtype == object
 
 
 SOURCES: AddressRegistry[Source] = AddressRegistry("source", flag="--source")
