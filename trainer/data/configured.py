@@ -13,6 +13,7 @@ from trainer.data.inspect.scan import Scan, scan
 from trainer.data.sources import Source, SourceOptions, open_source
 from trainer.store.places import cache_root
 from trainer.tasks import Task, make_task
+from trainer.values import UsageError
 
 _log = logging.getLogger("trainer")
 
