@@ -49,8 +49,10 @@ class DataConfig:
     )
     task: str = option(
         "single_label",
-        "What labels mean: single_label, one class each; or what a plugin registers.",
-        check=calls("single_label"),
+        "What labels mean: single_label, one class each; multi_label, any number of classes each, with "
+        "thresholds fitted to validation, or multi_label(0.5) with one threshold for all; or what a plugin "
+        "registers.",
+        check=calls("single_label or multi_label"),
     )
     splits: str = option(
         "auto",
@@ -318,7 +320,7 @@ class UpdateConfig:
     )
     loss: str = option(
         "cross_entropy",
-        "Loss of an example: cross_entropy, or focal(2).",
+        "Loss of an example: cross_entropy, focal(2), or, of several labels, asymmetric(4,1,0.05).",
         check=calls("cross_entropy or focal(2)"),
     )
     gradient_rule: str = option(
@@ -359,8 +361,8 @@ class UpdateConfig:
     )
     early_stop: str = option(
         "",
-        "Stop a phase when this validation metric stops improving: loss, accuracy, or auc of two classes; "
-        "empty: off.",
+        "Stop a phase when this validation metric stops improving: loss, accuracy, or auc of two classes; of "
+        "several labels also map, macro_f1 and micro_f1; empty: off.",
     )
     patience: int = option(
         5,

@@ -152,7 +152,7 @@ def _chosen(
     used = [source.class_names[k] for k in sorted(task.classes_in(source.labels[indices]))]
     wanted = used if split else source.class_names
     places = match_classes(source.class_names, class_names, source=source.name, wanted=wanted)
-    return indices, task.renumbered(source.labels[indices], places)
+    return indices, task.renumbered(source.labels[indices], places, len(class_names))
 
 
 def _of_split(workdir: Workdir, split: str, pictures: Pictures, task: Task) -> np.ndarray:
