@@ -100,6 +100,7 @@ class Options(TypedDict, total=False):
     embeddings: int
     max_minutes: float
     assert_accuracy_at_least: float
+    assert_at_least: str
     stop_signals: str
     strategy: str
     cache_dir: PathLike

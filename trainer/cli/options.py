@@ -16,6 +16,7 @@ from trainer.cli.declare import (
     budget,
     calls,
     empty_or,
+    floors,
     length,
     more_than_0,
     never_or_more_than_0,
@@ -510,6 +511,14 @@ class RunConfig:
         "The run fails, with status 1, when its last score is lower: a share from 0 to 1.",
         identity=False,
         bounds=SHARE,
+    )
+    assert_at_least: str = option(
+        "",
+        "The run fails, with status 1, when a metric of its last score is lower, such as "
+        "map=0.8,macro_f1=0.7: accuracy, macro_f1 and roc_auc; of several labels also map, micro_f1 and "
+        "samples_f1.",
+        identity=False,
+        check=floors,
     )
     stop_signals: str = option(
         "SIGTERM,SIGUSR1",

@@ -1,6 +1,6 @@
 """Probabilities, predictions and losses from logits. NumPy only.
 
-Of classes of which exactly one is true, but for `sigmoid` and `binary_cross_entropies`: there each is true or not.
+Of classes of which exactly one is true; in `sigmoid` and `binary_cross_entropies` each is true or not.
 """
 
 import numpy as np

@@ -116,8 +116,8 @@ def fit_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
       probabilities: [N, K]. Examples with one that is no finite number are left out.
 
     Returns:
-      [K] float64, numbers that a float32 holds. `UNFITTED` where fewer than `LEAST_POSITIVES` examples have the
-      label, or all have.
+      [K] float64, numbers that a float32 holds. `UNFITTED` where fewer than `LEAST_POSITIVES` examples have
+      the label, or all have.
     """
     rows = np.isfinite(probabilities).all(axis=1)
     found = [_threshold(labels[rows, k] > 0, probabilities[rows, k]) for k in range(labels.shape[1])]
@@ -253,6 +253,18 @@ def class_areas(labels: np.ndarray, scores: np.ndarray) -> list[float | None]:
     """
     ranked = np.ascontiguousarray(_ranked(scores).T)
     return [area(labels[:, k] > 0, row) for k, row in enumerate(ranked)]
+
+
+def label_roc_curve(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the curve whose area `class_areas` gives of a label, as `ranking.roc_curve` does.
+
+    Args:
+      truth: [N] 0 or 1, some of each.
+      scores: [N].
+    """
+    ranked = _ranked(scores)
+    false_rates, true_rates, _ = sk_metrics.roc_curve(truth > 0, ranked, drop_intermediate=False)
+    return false_rates, true_rates
 
 
 def _few(names: Sequence[str]) -> str:

@@ -253,21 +253,25 @@ class Task(abc.ABC):
     # What validation settles once the weights are trained.
 
     @property
-    def thresholds(self) -> tuple[float, ...] | None:
-        """From which probability on each of K classes is predicted, where that was fitted; else None."""
-        return None
+    def fits_thresholds(self) -> bool:
+        """Whether `fit_thresholds` gives any."""
+        return False
 
     def fit_thresholds(self, labels: np.ndarray, logits: np.ndarray) -> tuple[float, ...] | None:
-        """Returns the `thresholds` that are best for N examples; None: this task has no such numbers."""
+        """Returns from which probability on each of K classes is best predicted, for N examples."""
         return None
 
     def with_thresholds(self, thresholds: Sequence[float]) -> "Task":
         """Returns the same task, deciding by such thresholds.
 
         Raises:
-          ValueError: it has none.
+          ValueError: it does not decide by thresholds.
         """
         raise ValueError("this task has no thresholds")
+
+    def thresholds(self, num_classes: int) -> tuple[float, ...] | None:
+        """Returns from which probability on each class is predicted; None: that is not how it decides."""
+        return None
 
     def fit_temperature(self, labels: np.ndarray, logits: np.ndarray) -> float | None:
         """Returns by what to divide logits so that probabilities hold; None: this task has no such number."""

@@ -21,8 +21,8 @@ BETWEEN, NONE = ", ", "(none)"
 class MultiLabel(Task):
     """Any number of classes an example, none included: each is true or not, whatever the others are.
 
-    A class is predicted from a threshold on. While training goes on it is 0.5; then one of its own is fitted to
-    validation for every class, so that its F1 is highest.
+    A class is predicted from a threshold on. While training goes on it is 0.5; then one of its own is fitted
+    to validation for every class, so that its F1 is highest.
     """
 
     metrics = "accuracy"
@@ -47,7 +47,7 @@ class MultiLabel(Task):
     # Labels.
 
     def encoded(self, labels: np.ndarray, num_classes: int) -> np.ndarray:
-        """Returns [N, K] float32, 1 for each class that an example has, from tuples or from one class each."""
+        """Returns [N, K] float32, 1 for each class an example has, from tuples or from one class each."""
         rows = labels if labels.dtype == object else [(label,) for label in labels.tolist()]
         found = np.zeros([len(labels), num_classes], np.float32)
         for row, classes in zip(found, rows, strict=True):
@@ -132,15 +132,17 @@ class MultiLabel(Task):
         return self._thresholds or self._asked or 0.5
 
     @property
-    def thresholds(self) -> tuple[float, ...] | None:
-        return self._thresholds
+    def fits_thresholds(self) -> bool:
+        return not self._asked
 
     def fit_thresholds(self, labels: np.ndarray, logits: np.ndarray) -> tuple[float, ...] | None:
         from trainer.metrics.several import fit_thresholds  # Late, as in `split_metrics`.
 
-        if self._asked:
-            return (self._asked,) * logits.shape[1]
-        return tuple(fit_thresholds(labels, self.probabilities(logits)).tolist())
+        return None if self._asked else tuple(fit_thresholds(labels, self.probabilities(logits)).tolist())
+
+    def thresholds(self, num_classes: int) -> tuple[float, ...] | None:
+        cutoffs = self._cutoffs
+        return cutoffs if isinstance(cutoffs, tuple) else (cutoffs,) * num_classes
 
     def with_thresholds(self, thresholds: Sequence[float]) -> "MultiLabel":
         task = copy.copy(self)
@@ -167,9 +169,7 @@ class MultiLabel(Task):
     def answers(self, probabilities: tf.Tensor, class_names: tf.Tensor) -> dict[str, tf.Tensor]:
         """See Task: `class_ids` is [N, K] int64, 1 for each class that is predicted."""
         said = self.decide(probabilities)
-        words = [
-            tf.where(said[:, k] > 0, class_names[k], "") for k in range(int(probabilities.shape[-1]))
-        ]
+        words = [tf.where(said[:, k] > 0, class_names[k], "") for k in range(int(probabilities.shape[-1]))]
         joined = tf.constant("")
         for word in words:
             between = tf.where((tf.strings.length(joined) > 0) & (tf.strings.length(word) > 0), BETWEEN, "")
@@ -197,7 +197,10 @@ class MultiLabel(Task):
 
     def means(self, labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
         right = self.right(self.predicted(logits), labels)
-        return {"loss": float(binary_cross_entropies(labels, logits).sum(axis=1).mean()), "accuracy": float(right.mean())}
+        return {
+            "loss": float(binary_cross_entropies(labels, logits).sum(axis=1).mean()),
+            "accuracy": float(right.mean()),
+        }
 
     def split_metrics(
         self, labels: np.ndarray, logits: np.ndarray, class_names: Sequence[str]
