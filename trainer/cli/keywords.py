@@ -76,6 +76,7 @@ class Options(TypedDict, total=False):
     metrics: str
     label_smoothing: float
     class_weights: str
+    sampling: str
     lr_multiplier: Sequence[str]
     layer_decay: float
     clip_norm: float

@@ -34,6 +34,7 @@ SPLIT_ORDERS = ("source", "permuted", "stratified")
 """Those that --split_order=auto and take_skip stand for, by the source."""
 OF_OLDER_RUNS: dict[str, Any] = {
     "resize": "auto", "antialias": False, "features": "", "budget": "", "by_hand": (),
+    "sampling": "natural",
 }  # fmt: skip
 """What runs did of before there was an option. At this value it is in no hash, so that they keep theirs."""
 
@@ -341,6 +342,13 @@ class UpdateConfig:
     )
     class_weights: str = option(
         "", "Weights of the classes in the loss: balanced, or such as roses=2,tulips=0.5."
+    )
+    sampling: str = option(
+        "natural",
+        "How often training sees each picture: once an epoch (natural), or in as many draws an epoch, those "
+        "of rare classes more often: each class equally often (balanced), or by the root of how many there "
+        "are (sqrt).",
+        choices=("natural", "balanced", "sqrt"),
     )
     lr_multiplier: tuple[str, ...] = option(
         (), "REGEX=FACTOR on the learning rate of variables, repeatable; the first that matches counts."

@@ -3,14 +3,15 @@
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 
 from trainer.data.sources import Source
-from trainer.data.strata import stratify
+from trainer.data.strata import stratify, stratify_labels
 from trainer.tasks import SINGLE_LABEL, Task
 from trainer.values import TrainerError, UsageError, composed
 
@@ -43,10 +44,13 @@ class _Piece:
     stop: int
 
 
-def order_of(source: Source, order: str) -> str:
+def order_of(source: Source, order: str, *, task: Task = SINGLE_LABEL) -> str:
     """Returns which of source, permuted and stratified a value of --split_order stands for with a source."""
     if order not in ("auto", "take_skip"):
         return order
+    if order == "auto" and not task.excludes:
+        # Labels that few examples have: left to chance, a split would have none of them.
+        return "stratified"
     return {"auto": "stratified", "take_skip": "permuted"}[order] if source.sorted_by_class else "source"
 
 
@@ -60,7 +64,7 @@ def make_splits(
       spec: shares, counts or named ranges for train, validation and, optionally, test, or auto.
       order: source (as it comes), permuted (by `seed`), stratified (permuted, and each class divided by
         itself); or, where neighbours in the source share a class, auto is stratified and take_skip permuted,
-        and elsewhere both are source.
+        and elsewhere both are source. Of any number of labels an example, auto is always stratified.
       seed: of the permutation of positions; pictures are never touched.
       task: what labels mean.
 
@@ -74,7 +78,7 @@ def make_splits(
     parts = [part.strip() for part in spec.split(",")]
     if not 2 <= len(parts) <= 3:
         raise UsageError(f"--splits={spec} must have 2 or 3 parts: train, validation and perhaps test")
-    order, total = order_of(source, order), len(source.ids)
+    order, total = order_of(source, order, task=task), len(source.ids)
     named = any(re.match(r"[A-Za-z_]", part) and part != "rest" for part in parts)
     if named:
         pieces = [_named_range(part, source) for part in parts]
@@ -110,14 +114,22 @@ def _take(pieces: Sequence[_Piece], source: Source, *, order: str, seed: int, ta
             positions = np.random.default_rng(seed).permutation(positions)
         wanted = [piece for piece in pieces if piece.split == split]
         if order == "stratified":
-            taken |= _by_class(wanted, positions, task.groups(source.labels[positions]))
+            taken |= _by_class(wanted, positions, _dealer(task, source, positions))
         else:
             taken |= {piece: positions[piece.start : piece.stop] for piece in wanted}
     return [taken[piece] for piece in pieces]
 
 
+def _dealer(task: Task, source: Source, positions: np.ndarray) -> Callable[..., list[np.ndarray]]:
+    """Returns what divides positions of a source by their labels, given sizes and `order` of the parts."""
+    labels = source.labels[positions]
+    if task.excludes:
+        return partial(stratify, task.groups(labels))
+    return partial(stratify_labels, task.indicators(labels, len(source.class_names)))
+
+
 def _by_class(
-    pieces: Sequence[_Piece], positions: np.ndarray, groups: np.ndarray
+    pieces: Sequence[_Piece], positions: np.ndarray, deal: Callable[..., list[np.ndarray]]
 ) -> dict[_Piece, np.ndarray]:
     """Returns the positions of pieces of one range: each has its share of every class."""
     cuts = sorted({0, len(positions), *(bound for piece in pieces for bound in (piece.start, piece.stop))})
@@ -129,7 +141,7 @@ def _by_class(
     # A rare class is to be in train, then in what the score is of, then in what the best weights are of.
     by_need = [i for piece in (*pieces[:1], *reversed(pieces[1:])) for i in of(piece)]
     order = list(dict.fromkeys([*by_need, *range(len(sizes))]))
-    parts = stratify(groups, sizes, order=order)
+    parts = deal(sizes, order=order)
     return {piece: positions[np.sort(np.concatenate([parts[i] for i in of(piece)] or [positions[:0]]))]
             for piece in pieces}  # fmt: skip
 

@@ -1,5 +1,6 @@
 """What a split, or other pictures, scored: numbers for event files, and the report."""
 
+import dataclasses
 import logging
 import threading
 import time
@@ -84,6 +85,11 @@ def score(
     scored = stages.evaluate(split)
     calibration = _calibrate(stages, workdir, scored, split=split, ends_training=bool(summaries))
     task = calibration.settled(task)
+    if calibration.thresholds is not None:
+        # What was measured while the network ran was decided without them.
+        means = task.means(scored.labels, scored.logits)
+        decided = {name: means.get(name, value) for name, value in scored.metrics.items()}
+        scored = dataclasses.replace(scored, metrics=decided)
     if summaries:
         if split == "test":
             summaries.scalars("test", step, measures(scored, class_names, task=task))
@@ -163,8 +169,10 @@ def write_scores(
 def recipe_facts(config: Config, workdir: Workdir) -> dict[str, Any]:
     """Returns what a report says of how the network of a run was trained, by its settled options."""
     began, schedule = workdir.read_facts().get("began"), "fit" if config.fits else config.plan.schedule
+    assumed = workdir.read_facts().get("assumed_prevalence")
     return {
         **({"began": began} if began else {}),
+        **({"assumed_prevalence": assumed} if assumed else {}),
         "schedule": "--phase" if config.plan.phase and not workdir.read_chosen() else schedule,
         "phases": ["fit: nothing trains"] if config.fits else [told_phase(spec) for spec in config.phases],
         "head": config.model.head,

@@ -47,7 +47,12 @@ class MultiLabel(Task):
     # Labels.
 
     def encoded(self, labels: np.ndarray, num_classes: int) -> np.ndarray:
-        """Returns [N, K] float32, 1 for each class an example has, from tuples or from one class each."""
+        """Returns [N, K] float32, 1 for each class an example has, from tuples or from one class each.
+
+        What is [N, K] already stays so.
+        """
+        if labels.ndim == 2:
+            return labels.astype(np.float32)
         rows = labels if labels.dtype == object else [(label,) for label in labels.tolist()]
         found = np.zeros([len(labels), num_classes], np.float32)
         for row, classes in zip(found, rows, strict=True):
