@@ -41,7 +41,7 @@ def test_over_epochs_each_picture_of_a_class_is_seen_as_often():
     seen = sum(np.bincount(epoch(made, number), minlength=100) for number in range(30))
     # 16.7, 33.3 and 100 times in 30 epochs; never more than once more than expected in each.
     for label, times in ((0, 16.7), (1, 33.3), (2, 100.0)):
-        of_class = seen[LABELS == label]
+        of_class = seen[label == LABELS]
         assert of_class.mean() == pytest.approx(times, rel=0.02)
         assert of_class.min() > 0.4 * times
 

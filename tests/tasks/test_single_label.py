@@ -19,7 +19,8 @@ LABELS = np.array([2, 0])
 def test_there_is_one_such_task():
     assert type(make_task("single_label")) is type(SINGLE_LABEL)
     with pytest.raises(
-        UsageError, match=r"^--task=single_labels is not one of single_label: is it single_label\?"
+        UsageError,
+        match=r"^--task=single_labels is not one of single_label, multi_label: is it single_label\?",
     ):
         make_task("single_labels")
     with pytest.raises(UsageError, match=r"--task=single_label\(2\): single_label takes no arguments"):
