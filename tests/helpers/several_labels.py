@@ -1,4 +1,4 @@
-"""A plugin: pictures in which any of three lamps are on, none of them included, as a source gives such labels."""
+"""A plugin: a source of pictures in which any of three lamps are on, or none."""
 
 import numpy as np
 import tensorflow as tf
@@ -11,7 +11,7 @@ NAMES = ("red", "green", "blue")
 
 @trainer.register.source("lamps", address="COUNT")
 def lamps(count: str, *, name):
-    """Pictures in which red shines often, green at times and blue rarely; of each eight none shines in one."""
+    """Pictures in which red shines often, green at times and blue rarely; in each eighth none does."""
     rng = np.random.default_rng(0)
     on = rng.random([int(count), 3]) < [0.6, 0.4, 0.15]
     on[::8] = False

@@ -29,7 +29,8 @@ def test_labels_in_words():
         [0, 0, 1, 0], [0, 0, 0, 0], [1, 0, 0, 0],
     ]  # fmt: skip
     groups = TASK.groups(np.concatenate([LABELS, LABELS[:1]]))
-    assert groups[0] == groups[3] and len(set(groups.tolist())) == 3
+    assert groups[0] == groups[3]
+    assert len(set(groups.tolist())) == 3
 
 
 def test_decisions_are_the_same_everywhere():
@@ -41,11 +42,8 @@ def test_decisions_are_the_same_everywhere():
     assert task.decide(tf.constant(chances)).numpy().tolist() == said
     answers = task.answers(tf.constant(chances, tf.float32), tf.constant(NAMES))
     assert answers["class_ids"].numpy().tolist() == said
-    assert [name.decode() for name in answers["class_names"].numpy()] == [
-        "sea, tree",
-        "tree",
-        "sea, sun, tree",
-    ]
+    words = [name.decode() for name in answers["class_names"].numpy()]
+    assert words == ["sea, tree", "tree", "sea, sun, tree"]
     # Without thresholds of its own it is 0.5, and a picture may have none.
     answers = TASK.answers(tf.constant(chances - 0.5, tf.float32), tf.constant(NAMES))
     assert [name.decode() for name in answers["class_names"].numpy()] == [NONE] * 3

@@ -264,7 +264,7 @@ def _card(
         ),
         "\n".join(["## Recipe", "", *phases, "", "The flagfile at the end has every option."]),
         card.metrics_section(report, step=step, temperature=about.temperature, task=experiment.task),
-        card.limits_section(about),
+        card.limits_section(about, task=experiment.task),
         card.models_section(found),
         card.usage_section(
             about,

@@ -75,8 +75,8 @@ def stratify_labels(labels: np.ndarray, sizes: Sequence[int], *, order: Sequence
     well as possible, as an example brings its other labels along.
 
     What differs here: parts get exactly the sizes that were asked for; the first example of a label goes to
-    the first part of `order`; and once there are no more examples of a label left than parts without it, these
-    have one each, as far as they go. Where there is something to choose, the example that comes first in
+    the first part of `order`; and once there are no more examples of a label left than parts without it,
+    these have one each, as far as they go. Where there is something to choose, the example that comes first in
     `labels` is taken, which the caller has shuffled.
 
     Args:

@@ -95,7 +95,7 @@ def paired_bootstrap(
 
 
 def _map(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Returns the mean average precision [R] of pictures that count [R, N] times; NaN where none has a label."""
+    """Returns the mean average precision [R] of N pictures, each counted [R, N] times; NaN without labels."""
     each = zip(labels.T > 0, scores.T, strict=True)
     found = np.stack([_average_precisions(truth, row, weights) for truth, row in each])
     known = np.isfinite(found)
@@ -105,7 +105,7 @@ def _map(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndar
 
 
 def _average_precisions(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Returns the average precision [R] of a label, see `several.average_precisions`; NaN where none has it."""
+    """Returns the average precision [R] of a label as `several.average_precisions`; NaN where none has it."""
     order = np.argsort(-scores, kind="stable")
     high, right = scores[order], truth[order]
     weighted = weights[:, order]

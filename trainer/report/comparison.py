@@ -248,9 +248,9 @@ def notes(reports: Sequence[Scored], pairs: Sequence[Pair]) -> list[str]:
     num_tests, found = sum(pair.p_value is not None for pair in pairs), []
     if any(pair.precision for pair in pairs):
         found.append(
-            "mAP: the difference of the mean average precision, and where it is in 95 % of 2,000 samples of the "
-            "pictures, drawn with replacement, the same for both (paired bootstrap). p: twice the share of the "
-            f"samples in which it has the other sign; a difference is claimed at {SIGNIFICANT:g} or less."
+            "mAP: the difference of the mean average precision, and where it is in 95 % of 2,000 samples of "
+            "the pictures, drawn with replacement, the same for both (paired bootstrap). p: twice the share "
+            f"of samples in which it has the other sign; a difference is claimed at {SIGNIFICANT:g} or less."
         )
     elif num_tests:
         found.append(
