@@ -10,9 +10,9 @@ import pytest
 
 from tests.conftest import call_main, make_flower_folder
 from tests.helpers.undrawn import PLAIN
+from trainer.record.calibration import recorded_temperature
 from trainer.record.workdir import Workdir
 from trainer.report.scored import read_report
-from trainer.run.scoring import recorded_temperature
 from trainer.store.files import read_json, require_shape
 from trainer.values import TrainerError
 

@@ -18,6 +18,7 @@ from trainer.cli import flags
 from trainer.cli.keywords import Options, PathLike
 from trainer.paths import local_path
 from trainer.record.workdir import Workdir
+from trainer.report.words import told_ranking
 from trainer.values import TrainerError, UsageError, in_words
 
 if TYPE_CHECKING:
@@ -262,6 +263,8 @@ class Run:
         with contextlib.suppress(TrainerError):
             values = self.metrics
             low, high = values["accuracy_95_percent_interval"]
+            if values.get("several_labels"):
+                rows.append((f"{values['split']} labels", told_ranking(values)))
             rows.append(
                 (
                     f"{values['split']} accuracy",

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.data.strata import stratify
+from trainer.data.strata import stratify, stratify_labels
 
 TRAIN_TEST_VALIDATION = (0, 2, 1)
 
@@ -89,3 +89,51 @@ def test_nothing_and_parts_of_nothing():
         [],
     ]
     assert [part.tolist() for part in stratify(np.empty(0, np.int64), [0, 0], order=(0, 1))] == [[], []]
+
+
+def of_labels(seed, count, shares):
+    return np.random.default_rng(seed).random([count, len(shares)]) < shares
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("sizes", [[160, 20, 20], [66, 67, 67], [100, 100], [198, 1, 1]])
+def test_several_labels_are_spread_as_they_are_in_all(seed, sizes):
+    labels = of_labels(seed, 200, [0.5, 0.3, 0.1, 0.05])
+    parts = stratify_labels(labels, sizes, order=[0, *reversed(range(1, len(sizes)))])
+    assert [len(part) for part in parts] == sizes
+    assert sorted(np.concatenate(parts).tolist()) == list(range(200))
+    for part, size in zip(parts, sizes, strict=True):
+        expected = labels.sum(axis=0) * size / 200
+        assert np.abs(labels[part].sum(axis=0) - expected).max() <= 2
+    again = stratify_labels(labels, sizes, order=[0, *reversed(range(1, len(sizes)))])
+    assert all(np.array_equal(a, b) for a, b in zip(parts, again, strict=True))
+
+
+def test_several_labels_are_spread_better_than_by_chance():
+    def distance(parts):
+        return sum(np.abs(labels[part].mean(axis=0) - labels.mean(axis=0)).sum() for part in parts)
+
+    for seed in range(5):
+        labels = of_labels(seed, 300, np.linspace(0.02, 0.4, 12))
+        dealt = stratify_labels(labels, [240, 30, 30], order=[0, 2, 1])
+        shuffled = np.random.default_rng(seed).permutation(300)
+        assert distance(dealt) < 0.5 * distance(np.split(shuffled, [240, 270]))
+
+
+def test_a_rare_label_goes_where_it_is_needed_first():
+    # Three of the first label: one in each part. One of the second: to train. Nobody has the third.
+    labels = np.zeros([30, 3], bool)
+    labels[[3, 4, 5], 0] = labels[7, 1] = True
+    train, validation, test = stratify_labels(labels, [24, 3, 3], order=[0, 2, 1])
+    assert [labels[part, 0].sum() for part in (train, validation, test)] == [1, 1, 1]
+    assert labels[train, 1].sum() == 1
+    # Two: train has one, and the part that the score is of.
+    labels[5, 0] = False
+    train, validation, test = stratify_labels(labels, [24, 3, 3], order=[0, 2, 1])
+    assert [labels[part, 0].sum() for part in (train, validation, test)] == [1, 0, 1]
+
+
+def test_examples_without_any_label_fill_what_is_left():
+    parts = stratify_labels(np.zeros([7, 2], bool), [5, 1, 1], order=[0, 2, 1])
+    assert [len(part) for part in parts] == [5, 1, 1]
+    assert [len(part) for part in stratify_labels(np.zeros([0, 2], bool), [0, 0], order=[0, 1])] == [0, 0]

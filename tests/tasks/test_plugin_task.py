@@ -147,7 +147,7 @@ def test_it_is_exported_and_the_model_decides_alike(run, run_main, tmp_path):
     predict = ["predict", run.source, f"--model={folder / 'float32.tflite'}", "--format=csv"]
     status, _, err = run_main(*predict)
     assert (status, err.splitlines()[-1]) == (
-        2, f"trainer: --task=cautious({LEAST}) is not one of single_label",
+        2, f"trainer: --task=cautious({LEAST}) is not one of single_label, multi_label",
     )  # fmt: skip
     status, out, _ = run_main(*predict, f"--plugin={run.plugin}")
     rows = list(csv.DictReader(io.StringIO(out)))

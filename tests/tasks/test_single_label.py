@@ -19,7 +19,8 @@ LABELS = np.array([2, 0])
 def test_there_is_one_such_task():
     assert type(make_task("single_label")) is type(SINGLE_LABEL)
     with pytest.raises(
-        UsageError, match=r"^--task=single_labels is not one of single_label: is it single_label\?"
+        UsageError,
+        match=r"^--task=single_labels is not one of single_label, multi_label: is it single_label\?",
     ):
         make_task("single_labels")
     with pytest.raises(UsageError, match=r"--task=single_label\(2\): single_label takes no arguments"):
@@ -32,7 +33,7 @@ def test_labels_are_numbers_of_classes():
     assert SINGLE_LABEL.class_counts(np.array([2, 0, 2]), NAMES) == {"a": 1, "b": 0, "c": 2}
     assert SINGLE_LABEL.classes_in(np.array([2, 0, 2])) == {0, 2}
     assert SINGLE_LABEL.groups(LABELS).tolist() == [2, 0]
-    assert SINGLE_LABEL.renumbered(LABELS, np.array([1, 2, 0])).tolist() == [0, 1]
+    assert SINGLE_LABEL.renumbered(LABELS, np.array([1, 2, 0]), 3).tolist() == [0, 1]
     targets = SINGLE_LABEL.targets(tf.constant(LABELS), 3)
     assert targets.numpy().tolist() == [[0, 0, 1], [1, 0, 0]]
     np.testing.assert_allclose(SINGLE_LABEL.smoothed(targets, 0.3), [[0.1, 0.1, 0.8], [0.8, 0.1, 0.1]])

@@ -1,6 +1,7 @@
 """How an option is declared. Standard library only."""
 
 import difflib
+import math
 import re
 import signal
 from collections.abc import Callable, Sequence
@@ -8,7 +9,7 @@ from dataclasses import field
 from typing import Any
 
 from trainer.registry import LARGEST, Bounds
-from trainer.values import Duration, UsageError, parse_calls
+from trainer.values import Duration, UsageError, as_number, parse_calls
 
 LOCAL = "local"
 FOR_TENSORFLOW = "for TensorFlow"
@@ -123,6 +124,41 @@ def signals(value: str) -> str:
         if name not in known:
             close = ", ".join(difflib.get_close_matches(name.upper(), known)) or "SIGTERM, SIGUSR1, SIGUSR2"
             return f": {name!r} is no signal that can be waited for; close: {close}"
+    return ""
+
+
+ASSERTED = ("accuracy", "map", "macro_f1", "micro_f1", "samples_f1", "roc_auc")
+OF_SEVERAL_LABELS = ("map", "micro_f1", "samples_f1")
+
+
+def floors_of(value: str) -> dict[str, float]:
+    """Returns {metric: the least it may be} of a text such as map=0.8,macro_f1=0.7.
+
+    Raises:
+      UsageError: it is no such text; the message goes on after the value.
+    """
+    found: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in value.split(","))):
+        name, _, number = (piece.strip() for piece in part.partition("="))
+        try:
+            least = as_number(number)
+        except ValueError:
+            least = math.nan
+        if name not in ASSERTED:
+            raise UsageError(f"{value}: {name!r} is not one of {', '.join(ASSERTED)}")
+        if not 0 <= least <= 1:
+            raise UsageError(f"{value}: {name} needs a number from 0 to 1, as in {name}=0.8")
+        found[name] = least
+    return found
+
+
+def floors(value: str) -> str:
+    """Checks the least values of metrics; empty for none.
+
+    Raises:
+      UsageError: they cannot be read.
+    """
+    floors_of(value)
     return ""
 
 

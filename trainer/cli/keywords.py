@@ -85,6 +85,7 @@ class Options(TypedDict, total=False):
     metrics: str
     label_smoothing: float
     class_weights: str
+    sampling: str
     lr_multiplier: Sequence[str]
     layer_decay: float
     clip_norm: float
@@ -109,6 +110,7 @@ class Options(TypedDict, total=False):
     embeddings: int
     max_minutes: float
     assert_accuracy_at_least: float
+    assert_at_least: str
     stop_signals: str
     strategy: str
     cache_dir: PathLike

@@ -16,6 +16,7 @@ from trainer.cli.declare import (
     budget,
     calls,
     empty_or,
+    floors,
     length,
     more_than_0,
     never_or_more_than_0,
@@ -36,6 +37,7 @@ OF_OLDER_RUNS: dict[str, Any] = {
     "resize": "auto", "antialias": False, "features": "", "budget": "", "by_hand": (),
     "image_column": "", "label_column": "", "split_column": "", "group_column": "", "weight_column": "",
     "image_root": "", "groups": "", "folds": 0, "fold": 0,
+    "sampling": "natural",
 }  # fmt: skip
 """What runs did of before there was an option. At this value it is in no hash, so that they keep theirs."""
 
@@ -53,8 +55,10 @@ class DataConfig:
     )
     task: str = option(
         "single_label",
-        "What labels mean: single_label, one class each; or what a plugin registers.",
-        check=calls("single_label"),
+        "What labels mean: single_label, one class each; multi_label, any number of classes each, with "
+        "thresholds fitted to validation, or multi_label(0.5) with one threshold for all; or what a plugin "
+        "registers.",
+        check=calls("single_label or multi_label"),
     )
     splits: str = option(
         "auto",
@@ -373,7 +377,7 @@ class UpdateConfig:
     )
     loss: str = option(
         "cross_entropy",
-        "Loss of an example: cross_entropy, or focal(2).",
+        "Loss of an example: cross_entropy, focal(2), or, of several labels, asymmetric(4,1,0.05).",
         check=calls("cross_entropy or focal(2)"),
     )
     gradient_rule: str = option(
@@ -393,6 +397,13 @@ class UpdateConfig:
     )
     class_weights: str = option(
         "", "Weights of the classes in the loss: balanced, or such as roses=2,tulips=0.5."
+    )
+    sampling: str = option(
+        "natural",
+        "How often training sees each picture: once an epoch (natural), or in as many draws an epoch, those "
+        "of rare classes more often: each class equally often (balanced), or by the root of how many there "
+        "are (sqrt).",
+        choices=("natural", "balanced", "sqrt"),
     )
     lr_multiplier: tuple[str, ...] = option(
         (), "REGEX=FACTOR on the learning rate of variables, repeatable; the first that matches counts."
@@ -414,8 +425,8 @@ class UpdateConfig:
     )
     early_stop: str = option(
         "",
-        "Stop a phase when this validation metric stops improving: loss, accuracy, or auc of two classes; "
-        "empty: off.",
+        "Stop a phase when this validation metric stops improving: loss, accuracy, or auc of two classes; of "
+        "several labels also map, macro_f1 and micro_f1; empty: off.",
     )
     patience: int = option(
         5,
@@ -563,6 +574,14 @@ class RunConfig:
         "The run fails, with status 1, when its last score is lower: a share from 0 to 1.",
         identity=False,
         bounds=SHARE,
+    )
+    assert_at_least: str = option(
+        "",
+        "The run fails, with status 1, when a metric of its last score is lower, such as "
+        "map=0.8,macro_f1=0.7: accuracy, macro_f1 and roc_auc; of several labels also map, micro_f1 and "
+        "samples_f1.",
+        identity=False,
+        check=floors,
     )
     stop_signals: str = option(
         "SIGTERM,SIGUSR1",

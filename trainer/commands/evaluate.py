@@ -19,7 +19,7 @@ from trainer.run.new_pictures import (
     require_no_splits,
     split_report_folder,
 )
-from trainer.run.scoring import main_split, require_accuracy, score
+from trainer.run.scoring import main_split, require_scores, score
 from trainer.run.session import make_stages, restore
 from trainer.tasks import make_task
 from trainer.values import UsageError, composed
@@ -68,7 +68,7 @@ def evaluate(line: CommandLine) -> dict[str, Any]:
         restore(stages, checkpoints, path)
         folder = named or split_report_folder(workdir, split)
         report = score(stages, workdir, split=split, folder=folder)
-    require_accuracy(report, at_least=config.run.assert_accuracy_at_least)
+    require_scores(report, config.run)
     return report
 
 

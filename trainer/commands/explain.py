@@ -27,13 +27,14 @@ from trainer.model.saliency import check_saliency
 from trainer.paths import local_path
 from trainer.record.manifest import Manifest
 from trainer.record.progress import counting
-from trainer.record.spreadsheets import read_rows
+from trainer.record.spreadsheets import read_rows, unique_names
 from trainer.record.workdir import Workdir
 from trainer.report.overlays import contact_sheet, overlay, panels_png
 from trainer.run.explanations import Explanation, Explanations, label_of
 from trainer.run.finished_run import open_network
 from trainer.store.files import PART_PREFIX, make_folder, move, write_bytes, write_text
 from trainer.store.lock import file_lock
+from trainer.tasks import make_task
 from trainer.values import TrainerError
 
 _log = logging.getLogger("trainer")
@@ -139,7 +140,7 @@ def _worst_mistakes(workdir: Workdir, config: Config) -> list[Chosen]:
     try:
         with open(path, encoding="utf-8", newline="") as file:
             rows = [row for row in read_rows(file) if row["label"] != row["prediction"]]
-        rows.sort(key=lambda row: -float(row[f"probability_{row['prediction']}"]))
+        rows.sort(key=_surest(workdir, config))
     except FileNotFoundError:
         raise TrainerError(
             f"there is no {path} to take mistakes from: `evaluate --workdir=...` writes it; {instead}"
@@ -164,6 +165,21 @@ def _worst_mistakes(workdir: Workdir, config: Config) -> list[Chosen]:
 
     worst = rows[: config.explain.num_explained]
     return [Chosen(row["id"], functools.partial(read, row), row["label"]) for row in worst]
+
+
+def _surest(workdir: Workdir, config: Config) -> Callable[[Mapping[str, str]], float]:
+    """Returns how far behind a row of predictions.csv comes: the probability of its prediction, negative."""
+    task = make_task(config.data.task)
+    if task.excludes:
+        return lambda row: -float(row[f"probability_{row['prediction']}"])
+    names = unique_names(workdir.read_facts()["class_names"])
+
+    def place(row: Mapping[str, str]) -> float:
+        said = np.array([float(row[f"predicted_{name}"]) for name in names])
+        chances = np.array([float(row[f"probability_{name}"]) for name in names])
+        return -task.told(said, chances, names)[1]
+
+    return place
 
 
 def _folder(line: CommandLine, workdir: Workdir) -> Path:

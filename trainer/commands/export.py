@@ -24,15 +24,16 @@ from trainer.export.parity import Reference, failures, parity, size_bytes, told
 from trainer.loop.evaluator import Evaluator
 from trainer.model.weights import assign_weights, weights_sha256
 from trainer.paths import local_path
+from trainer.record.calibration import recorded_calibration
 from trainer.record.checkpoints import Checkpoints
 from trainer.record.progress import counting
 from trainer.record.workdir import Workdir
 from trainer.report.scored import read_report
 from trainer.run.experiment import Experiment
 from trainer.run.new_pictures import named_pictures
-from trainer.run.scoring import recorded_temperature
 from trainer.store.files import write_json, write_text
 from trainer.store.provenance import code, versions
+from trainer.tasks import Task
 from trainer.values import TrainerError
 
 _log = logging.getLogger("trainer")
@@ -131,13 +132,15 @@ def _open(config: Config, workdir: Workdir) -> Experiment:
 
 def _about(experiment: Experiment, workdir: Workdir, *, step: int) -> About:
     config = experiment.asked
+    found = recorded_calibration(workdir, step=step)
     return About(
         class_names=tuple(experiment.source.class_names),
         contract=experiment.backbone.contract,
         exif=config.data.exif,
         decoding=config.data.decode,
         task=config.data.task,
-        temperature=recorded_temperature(workdir, step=step)[0],
+        temperature=found.temperature,
+        thresholds=found.thresholds if experiment.task.fits_thresholds else None,
         run={
             "identity": workdir.read_facts()["identity"],
             "name": workdir.root.name,
@@ -160,7 +163,9 @@ def _export(
     """
     config = experiment.config
     validation = experiment.splits.indices["validation"]
-    reference = _reference(experiment, validation)
+    # With the thresholds that the models have.
+    task = about.make_task()
+    reference = _reference(experiment, validation, task)
     _log.info(
         "network:     weights of step %d (%s): %.2f %% of %d validation pictures right in float32",
         about.run["step"], config.evaluate.checkpoint, 100 * reference.accuracy, len(validation),
@@ -186,18 +191,18 @@ def _export(
                     model,
                     pictures(experiment, validation, encoded=True),
                     size_px=about.contract.image_shape[:2],
-                    decide=experiment.task.decisions,
+                    decide=task.decisions,
                     watch=watch,
                 )
             answers |= {(model.name, way): answer for way, answer in found.items()}
     return reference, answers, sizes
 
 
-def _reference(experiment: Experiment, indices: np.ndarray) -> Reference:
-    """Returns what training's own evaluation gives in float32."""
+def _reference(experiment: Experiment, indices: np.ndarray, task: Task) -> Reference:
+    """Returns what training's own evaluation gives in float32; `task` decides."""
     evaluator = Evaluator(experiment.classifier, strategy=experiment.strategy)
     scored = evaluator(experiment.pipeline.once(indices))
-    return Reference(scored.labels, experiment.task.probabilities(scored.logits), experiment.task)
+    return Reference(scored.labels, task.probabilities(scored.logits), task)
 
 
 def pictures(experiment: Experiment, indices: np.ndarray, *, encoded: bool) -> Iterator[Picture]:
@@ -259,7 +264,7 @@ def _card(
         ),
         "\n".join(["## Recipe", "", *phases, "", "The flagfile at the end has every option."]),
         card.metrics_section(report, step=step, temperature=about.temperature, task=experiment.task),
-        card.limits_section(about),
+        card.limits_section(about, task=experiment.task),
         card.models_section(found),
         card.usage_section(
             about,

@@ -208,15 +208,16 @@ class Predictor:
 
     def _of(self, rows: list[Loaded]) -> list[Prediction]:
         probabilities = self._inference.probabilities([row.pixels for row in rows if row.pixels is not None])
-        of_read = zip(self._inference.told(probabilities), probabilities, strict=True)
+        told, labels = self._inference.told(probabilities), self._inference.labels(probabilities)
+        of_read = zip(told, labels, probabilities, strict=True)
         found = []
         for row in rows:
             if row.pixels is None:
                 found.append(Prediction(row.path, error=row.problem))
                 continue
-            (label, probability), values = next(of_read)
+            (label, probability), several, values = next(of_read)
             by_name = dict(zip(self.class_names, values.tolist(), strict=True))
-            found.append(Prediction(row.path, label, probability, by_name))
+            found.append(Prediction(row.path, label, probability, by_name, labels=several))
         return found
 
 

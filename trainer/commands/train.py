@@ -33,7 +33,7 @@ from trainer.run.introduction import (
 )
 from trainer.run.new_pictures import named_pictures
 from trainer.run.run_times import RunTimes
-from trainer.run.scoring import import_early, main_split, require_accuracy, score
+from trainer.run.scoring import import_early, main_split, require_scores, score
 from trainer.run.session import make_stages, restore, run_loop
 from trainer.run.stages import Stages
 from trainer.runtime import StopSignal
@@ -82,7 +82,7 @@ def _is_finished(config: Config, workdir: Workdir) -> bool:
     check_record(Experiment(config, pictures_only=True), workdir)
     workdir.note_names(config)
     tell_finished(workdir, report)
-    require_accuracy(report, at_least=config.run.assert_accuracy_at_least)
+    require_scores(report, config.run)
     return True
 
 
@@ -160,7 +160,7 @@ def _train_once(
     _log.info("TensorBoard: %s", tensorboard)
     if told := told_in_vain(plan, stages.state, metric=experiment.task.best):
         _log.info("%s", told)
-    require_accuracy(report, at_least=config.run.assert_accuracy_at_least)
+    require_scores(report, config.run)
     return 0
 
 

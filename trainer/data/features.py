@@ -56,6 +56,7 @@ class FeatureBatches(OrderedBatches):
         batch_size: int,
         seed: int,
         memory_budget_bytes: int,
+        chances: np.ndarray | None = None,
     ):
         """Opens the rows.
 
@@ -67,8 +68,9 @@ class FeatureBatches(OrderedBatches):
           seed: of the order.
           memory_budget_bytes: views that are smaller together are held in memory, others are read from
             their files, batch by batch.
+          chances: see OrderedBatches.
         """
-        super().__init__(batch_size=batch_size, seed=seed)
+        super().__init__(batch_size=batch_size, seed=seed, chances=chances)
         self._views = views
         self._labels = tf.constant(labels)
         rows = np.zeros(len(labels), np.int64)
@@ -82,7 +84,7 @@ class FeatureBatches(OrderedBatches):
         """See OrderedBatches. What changes the pictures is in the views already."""
 
         @plain
-        def features(index: tf.Tensor, epoch: tf.Tensor) -> Batch:
+        def features(index: tf.Tensor, epoch: tf.Tensor, *copy: tf.Tensor) -> Batch:
             real = index >= 0
             at = stand_ins(index, real)
             labels = tf.gather(self._labels, at)

@@ -39,8 +39,16 @@ plain = tf.autograph.experimental.do_not_convert
 class OrderedBatches:
     """Datasets of batches of one constant shape, from positions in a source."""
 
-    def __init__(self, *, batch_size: int, seed: int):
-        self.batch_size, self.seed = batch_size, seed
+    def __init__(self, *, batch_size: int, seed: int, chances: np.ndarray | None = None):
+        """Notes what to do.
+
+        Args:
+          batch_size: B.
+          seed: of the order.
+          chances: [N] how often each example of the source is seen in training beside the others; None: each
+            once an epoch.
+        """
+        self.batch_size, self.seed, self._chances = batch_size, seed, chances
 
     def training(
         self,
@@ -53,7 +61,8 @@ class OrderedBatches:
     ) -> tf.data.Dataset:
         """Returns the batches of steps [start_step, stop_step), as if counted from step 0.
 
-        Each epoch has every example once; its last batch is padded and masked.
+        Each epoch has every example once, or as many examples, each as often as its chance says; its last
+        batch is padded and masked.
 
         Args:
           indices: positions in the source.
@@ -68,8 +77,8 @@ class OrderedBatches:
 
         @plain
         def order(epoch: tf.Tensor) -> tf.data.Dataset:
-            steps = self._epoch(positions, epoch, num_shares)
-            return tf.data.Dataset.from_tensor_slices((steps, tf.repeat(epoch, per_epoch)))
+            steps, *copies = self._epoch(positions, epoch, num_shares)
+            return tf.data.Dataset.from_tensor_slices((steps, tf.repeat(epoch, per_epoch), *copies))
 
         first_epoch, skipped = divmod(start_step, per_epoch)
         last_epoch = max(first_epoch + 1, -(-stop_step // per_epoch))
@@ -80,14 +89,20 @@ class OrderedBatches:
     def positions(self, indices: np.ndarray, *, step: int) -> np.ndarray:
         """Returns the positions in the source of the batch of a step, [n] int64, without padding."""
         epoch, at = divmod(step, -(-len(indices) // self.batch_size))
-        batch = self._epoch(tf.constant(indices, tf.int64), tf.constant(epoch, tf.int64)).numpy()[at]
+        steps = self._epoch(tf.constant(indices, tf.int64), tf.constant(epoch, tf.int64))[0]
+        batch = steps.numpy()[at]
         return batch[batch >= 0]
 
-    def _epoch(self, positions: tf.Tensor, epoch: tf.Tensor, num_shares: int = 1) -> tf.Tensor:
-        """Returns [steps, B] int64, the order of an epoch with -1 for padding at the end of each share."""
+    def _epoch(self, positions: tf.Tensor, epoch: tf.Tensor, num_shares: int = 1) -> list[tf.Tensor]:
+        """Returns [steps, B] int64, the order of an epoch with -1 for padding at the end of each share.
+
+        Where examples are drawn, also which of its copies each is, -1 for padding.
+        """
         steps = -(-positions.shape[0] // self.batch_size)
         seed = tf.random.experimental.stateless_fold_in(seed_for("order", self.seed), epoch)
-        shuffled = tf.random.experimental.stateless_shuffle(positions, seed)
+        shuffled = [tf.random.experimental.stateless_shuffle(positions, seed)]
+        if self._chances is not None:
+            shuffled = _drawn(positions, tf.gather(tf.constant(self._chances, tf.float64), positions), seed)
         num_last = positions.shape[0] - (steps - 1) * self.batch_size
         # The last batch row by row: the first shares have one example more where it does not come out even.
         taken = [
@@ -98,8 +113,8 @@ class OrderedBatches:
         first_of_last = (steps - 1) * self.batch_size
         rows = np.concatenate([np.arange(first_of_last), first_of_last + np.array(taken, np.int64)])
         padding = tf.fill([steps * self.batch_size], tf.constant(-1, tf.int64))
-        padded = tf.tensor_scatter_nd_update(padding, rows[:, None], shuffled)
-        return tf.reshape(padded, [steps, self.batch_size])
+        padded = [tf.tensor_scatter_nd_update(padding, rows[:, None], values) for values in shuffled]
+        return [tf.reshape(values, [steps, self.batch_size]) for values in padded]
 
     def once(self, indices: np.ndarray, *, augment: Augment | None = None, epoch: int = 0) -> tf.data.Dataset:
         """Returns every example exactly once, in the order of `indices`, changed as in that epoch."""
@@ -110,7 +125,10 @@ class OrderedBatches:
         return self._finish(self.load(tf.data.Dataset.from_tensor_slices((steps, epochs)), augment))
 
     def load(self, steps: tf.data.Dataset, augment: Augment | None) -> tf.data.Dataset:
-        """Maps (positions [B] int64 with -1 for padding, epoch [] int64) to a Batch, in order."""
+        """Maps (positions [B] int64 with -1 for padding, epoch [] int64) to a Batch, in order.
+
+        Where examples are drawn, there is also which of its copies in the epoch each is, [B] int64.
+        """
         raise NotImplementedError
 
     def _finish(self, batches: tf.data.Dataset) -> tf.data.Dataset:
@@ -122,6 +140,38 @@ class OrderedBatches:
         # The data are one stream for all devices: batches are divided, files are not.
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
         return batches.prefetch(2).with_options(options)
+
+
+def _drawn(positions: tf.Tensor, chances: tf.Tensor, seed: tf.Tensor) -> list[tf.Tensor]:
+    """Draws as many examples as there are, each as often as its chance says, in an order by chance.
+
+    Systematic sampling: an example with the share s of all chances comes floor(s N) times or once more, so
+    that a class has its part of every epoch, but for one example, whatever else is drawn.
+
+    Args:
+      positions: [N] int64.
+      chances: [N] float64, above 0.
+      seed: [2] int32, of the epoch.
+
+    Returns:
+      [N] int64 positions, and [N] int64 which copy of its example each is, from 0.
+    """
+    total = positions.shape[0]
+    by, offset, order = (tf.random.experimental.stateless_fold_in(seed, i) for i in range(3))
+    # Examples of one chance, and so of one class, beside one another, in an order by chance.
+    rows = tf.random.experimental.stateless_shuffle(tf.range(total), by)
+    rows = tf.gather(rows, tf.argsort(tf.gather(chances, rows), stable=True))
+    sums = tf.cumsum(tf.gather(chances, rows))
+    start = tf.random.stateless_uniform([], offset, dtype=tf.float64)
+    ends = tf.cast(tf.floor(sums / sums[-1] * total + start), tf.int64)
+    # Whatever rounding has made of the last one.
+    ends = tf.concat([ends[:-1], tf.constant([total], tf.int64)], axis=0)
+    begins = tf.concat([tf.constant([0], tf.int64), ends[:-1]], axis=0)
+    which = tf.ensure_shape(tf.repeat(tf.range(total), ends - begins), [total])
+    copies = tf.range(total, dtype=tf.int64) - tf.gather(begins, which)
+    shuffled = tf.random.experimental.stateless_shuffle(tf.range(total), order)
+    drawn = tf.gather(positions, tf.gather(rows, which))
+    return [tf.gather(drawn, shuffled), tf.gather(copies, shuffled)]
 
 
 def stand_ins(values: tf.Tensor, real: tf.Tensor) -> tf.Tensor:
@@ -171,6 +221,7 @@ class Pipeline(OrderedBatches):
         seed: int,
         decoding: str = "exact",
         task: Task = SINGLE_LABEL,
+        chances: np.ndarray | None = None,
     ):
         """Notes what to do.
 
@@ -182,8 +233,9 @@ class Pipeline(OrderedBatches):
           seed: of order and augmentation.
           decoding: exact, or scaled: JPEGs at the smallest of 1/1 to 1/8 that covers the contract's size.
           task: what labels mean.
+          chances: see OrderedBatches.
         """
-        super().__init__(batch_size=batch_size, seed=seed)
+        super().__init__(batch_size=batch_size, seed=seed, chances=chances)
         self.source, self.contract = source, contract
         self._at_least = (contract.height_px, contract.width_px) if decoding == "scaled" else None
         num_classes = len(source.class_names)
@@ -212,9 +264,9 @@ class Pipeline(OrderedBatches):
         """
 
         @plain
-        def read(index: tf.Tensor, epoch: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            encoded = tf.numpy_function(self._read, [index], tf.string)
-            return tf.ensure_shape(encoded, [self.batch_size]), index, tf.repeat(epoch, self.batch_size)
+        def read(index: tf.Tensor, epoch: tf.Tensor, *copy: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            encoded = tf.ensure_shape(tf.numpy_function(self._read, [index], tf.string), [self.batch_size])
+            return encoded, index, tf.repeat(epoch, self.batch_size), *copy
 
         # A Python call a batch, not a picture, fetches bytes; decoding then runs in parallel.
         return (
@@ -229,7 +281,7 @@ class Pipeline(OrderedBatches):
         """Returns what makes an example of encoded bytes, without the changes themselves."""
         base_seed = seed_for("augment", self.seed)
 
-        def example(encoded: tf.Tensor, index: tf.Tensor, epoch: tf.Tensor) -> Batch:
+        def example(encoded: tf.Tensor, index: tf.Tensor, epoch: tf.Tensor, *copy: tf.Tensor) -> Batch:
             real = index >= 0
             at = tf.maximum(index, 0)
 
@@ -245,6 +297,9 @@ class Pipeline(OrderedBatches):
             }
             if augment:
                 seed = tf.random.experimental.stateless_fold_in(base_seed, epoch)
+                for which in copy:
+                    # What comes twice in an epoch is changed twice.
+                    seed = tf.random.experimental.stateless_fold_in(seed, which)
                 one["draws"] = augment.draw(tf.random.experimental.stateless_fold_in(seed, index))
             return one
 

@@ -3,15 +3,16 @@
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 
 from trainer.data.grouping import divide_groups, in_turn, require_whole, told_groups
 from trainer.data.sources import Source
-from trainer.data.strata import stratify
+from trainer.data.strata import stratify, stratify_labels
 from trainer.tasks import SINGLE_LABEL, Task
 from trainer.values import TrainerError, UsageError, composed
 
@@ -45,10 +46,13 @@ class _Piece:
     stop: int
 
 
-def order_of(source: Source, order: str) -> str:
+def order_of(source: Source, order: str, *, task: Task = SINGLE_LABEL) -> str:
     """Returns which of source, permuted and stratified a value of --split_order stands for with a source."""
     if order not in ("auto", "take_skip"):
         return order
+    if order == "auto" and not task.excludes:
+        # Labels that few examples have: left to chance, a split would have none of them.
+        return "stratified"
     return {"auto": "stratified", "take_skip": "permuted"}[order] if source.sorted_by_class else "source"
 
 
@@ -69,7 +73,7 @@ def make_splits(
       spec: shares, counts or named ranges for train, validation and, optionally, test, or auto.
       order: source (as it comes), permuted (by `seed`), stratified (permuted, and each class divided by
         itself); or, where neighbours in the source share a class, auto is stratified and take_skip permuted,
-        and elsewhere both are source. Of groups and folds, auto is stratified.
+        and elsewhere both are source. Of groups, folds and any number of labels an example, auto is stratified.
       seed: of the permutation of positions; pictures are never touched.
       task: what labels mean.
       groups: [N] what group each example is of; a group is never in two splits, so that these are as large
@@ -85,7 +89,7 @@ def make_splits(
     """
     if order == "auto" and (fold or groups is not None):
         order = "stratified"
-    order = order_of(source, order)
+    order = order_of(source, order, task=task)
     if fold:
         return _make_folds(source, fold, spec, order=order, seed=seed, task=task, groups=groups)
     if spec == "auto":
@@ -188,24 +192,33 @@ def _take(
             positions = np.random.default_rng(seed).permutation(positions)
         wanted = [piece for piece in pieces if piece.split == split]
         is_even = order == "stratified"
+        labels = source.labels[positions]
         if groups is not None:
-            labels = source.labels[positions] if is_even else np.zeros_like(positions)
-            # Of several labels an example, each class is to be spread evenly.
-            strata = labels if labels.ndim > 1 or not is_even else task.groups(labels)
+            strata = _strata(task, labels, len(source.class_names)) if is_even else np.zeros_like(positions)
             taken |= _by_group(wanted, positions, groups[positions], strata, in_order=order == "source")
         elif is_even:
-            taken |= _by_class(wanted, positions, task.groups(source.labels[positions]))
+            taken |= _by_class(wanted, positions, _dealer(_strata(task, labels, len(source.class_names))))
         else:
             taken |= {piece: positions[piece.start : piece.stop] for piece in wanted}
     return [taken[piece] for piece in pieces]
 
 
+def _strata(task: Task, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Returns what is to be spread evenly: [N] int, alike for labels of a kind, or which of K labels, [N, K]."""
+    return task.groups(labels) if task.excludes else task.indicators(labels, num_classes)
+
+
+def _dealer(strata: np.ndarray) -> Callable[..., list[np.ndarray]]:
+    """Returns what divides examples evenly, given sizes and `order` of the parts."""
+    return partial(stratify if strata.ndim == 1 else stratify_labels, strata)
+
+
 def _by_class(
-    pieces: Sequence[_Piece], positions: np.ndarray, groups: np.ndarray
+    pieces: Sequence[_Piece], positions: np.ndarray, deal: Callable[..., list[np.ndarray]]
 ) -> dict[_Piece, np.ndarray]:
     """Returns the positions of pieces of one range: each has its share of every class."""
     sizes, order, of = _cut(pieces, len(positions))
-    return _joined(pieces, positions, stratify(groups, sizes, order=order), of)
+    return _joined(pieces, positions, deal(sizes, order=order), of)
 
 
 def _by_group(

@@ -64,3 +64,55 @@ def _one_of_each(share: np.ndarray, left: np.ndarray) -> np.ndarray:
     for _ in without:
         share[np.flatnonzero(share == share.max())[0]] -= 1
     return share
+
+
+def stratify_labels(labels: np.ndarray, sizes: Sequence[int], *, order: Sequence[int]) -> list[np.ndarray]:
+    """Divides examples that have any number of labels, so that every part has its share of every label.
+
+    Iterative stratification (Sechidis, Tsoumakas and Vlahavas, 2011, ECML PKDD, "On the stratification of
+    multi-label data"): the label of which fewest examples are left is dealt out next, each of its examples to
+    the part that wants most of it, then to that which wants most examples, then to the first of `order`. As
+    well as possible, as an example brings its other labels along.
+
+    What differs here: parts get exactly the sizes that were asked for; the first example of a label goes to
+    the first part of `order`; and once there are no more examples of a label left than parts without it,
+    these have one each, as far as they go. Where there is something to choose, the example that comes first in
+    `labels` is taken, which the caller has shuffled.
+
+    Args:
+      labels: [N, K] bool.
+      sizes: how many each part has; they sum to N.
+      order: the parts' numbers, those first that are to have the rare labels.
+
+    Returns:
+      For each part, positions in `labels` [its size] int64, increasing.
+    """
+    total = max(len(labels), 1)
+    room = np.array(sizes, np.int64)
+    wanted = np.outer(room / total, labels.sum(axis=0))
+    has = np.zeros(wanted.shape, bool)
+    part_of = np.full(len(labels), -1, np.int64)
+    by_order = np.argsort(np.array(order))
+    left = labels.sum(axis=0)
+
+    def give(example: int, part: int) -> None:
+        row = labels[example]
+        part_of[example] = part
+        room[part] -= 1
+        wanted[part, row] -= 1.0
+        has[part, row] = True
+        left[row] -= 1
+
+    while left.any():
+        label = int(np.where(left > 0, left, total + 1).argmin())
+        for example in np.flatnonzero(labels[:, label] & (part_of < 0)).tolist():
+            lacking = [part for part in order if room[part] and not has[part, label] and sizes[part]]
+            if lacking and (lacking[0] == order[0] or left[label] <= len(lacking)):
+                give(example, lacking[0])
+            else:
+                # The last key counts first.
+                keys = (by_order, -room, -wanted[:, label], room <= 0)
+                give(example, int(np.lexsort(keys)[0]))
+    for example in np.flatnonzero(part_of < 0).tolist():
+        give(example, int(np.lexsort((by_order, -room))[0]))
+    return [np.flatnonzero(part_of == part) for part in range(len(sizes))]

@@ -124,11 +124,37 @@ def _numbers(metrics: Mapping[str, Any]) -> list[str]:
     ]
     if metrics["split"] == "validation":
         parts.append("Validation also chose these weights: read it as slightly too good.")
+    if metrics.get("several_labels"):
+        return [*parts, *_of_labels(metrics)]
     rows = [
         [name, *(f"{values[key]:.4f}" for key in ("precision", "recall", "f1")), f"{values['support']:,}"]
         for name, values in metrics.get("classes", {}).items()
     ]
     return [*parts, table(["class", "precision", "recall", "F1", "pictures"], rows)]
+
+
+def _of_labels(metrics: Mapping[str, Any]) -> list[str]:
+    """Returns what was measured where a picture may have any number of labels; accuracy is of all of them."""
+    mean = "not known" if metrics["map"] is None else f"{metrics['map']:.4f}"
+    told = (
+        f"A picture is right where all of its labels are. Mean average precision {mean}, macro F1 "
+        f"{metrics['macro']['f1']:.4f}, micro F1 {metrics['micro']['f1']:.4f}."
+    )
+    thresholds = metrics.get("thresholds") or {}
+    rows = [
+        [
+            name,
+            f"{thresholds[name]:.4f}" if name in thresholds else "-",
+            *(
+                "-" if values[key] is None else f"{values[key]:.4f}"
+                for key in ("average_precision", "precision", "recall", "f1")
+            ),
+            f"{values['support']:,}",
+        ]
+        for name, values in metrics.get("classes", {}).items()
+    ]
+    head = ["label", "predicted from", "average precision", "precision", "recall", "F1", "pictures"]
+    return [told, table(head, rows)]
 
 
 def models_section(found: Mapping[str, Any]) -> str:
@@ -196,13 +222,18 @@ _LIMITS = """\
 
 - The metrics are of pictures that came from the same source as those it was trained with. Other cameras,
   other lighting, other places and other times are not tested.
-- It names one of its classes for any picture, also for one that shows none of them.
+- {names}
 - {aspect}
 - An interval of the accuracy is only about chance: about how many pictures there were, not about which.
 - Pictures of the same thing taken twice, which are in two splits, make the metrics too good. Copies are found
   by their bytes only."""
 
 
-def limits_section(about: About) -> str:
+def limits_section(about: About, *, task: Task = SINGLE_LABEL) -> str:
     """Tells what the metrics do not say."""
-    return _LIMITS.format(aspect=_ASPECTS[about.contract.fit])
+    names = (
+        "It names one of its classes for any picture, also for one that shows none of them."
+        if task.excludes
+        else "It knows no other labels: a picture that shows something else may get some of these, or none."
+    )
+    return _LIMITS.format(aspect=_ASPECTS[about.contract.fit], names=names)

@@ -14,7 +14,6 @@ import tensorflow as tf
 from trainer.export.metadata import About, read_about
 from trainer.model.hub_cache import find_defect
 from trainer.paths import local_path
-from trainer.tasks import make_task
 from trainer.values import Contract, TrainerError, told_by_tensorflow
 
 
@@ -23,7 +22,7 @@ class ExportedModel:
 
     def __init__(self, about: About, probabilities: Callable[[np.ndarray], np.ndarray]):
         self.about = about
-        self.class_names, self.task = about.class_names, make_task(about.task)
+        self.class_names, self.task = about.class_names, about.make_task()
         self._probabilities = probabilities
 
     @property

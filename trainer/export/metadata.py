@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.store.files import require_shape
+from trainer.tasks import Task, make_task
 from trainer.values import CONTRACT_SHAPE, Contract, TrainerError, UsageError
 
 FORMAT = 1
@@ -23,6 +24,7 @@ _SHAPE = {
     "decoding": str,
     "task?": str,
     "temperature": float | None,
+    "thresholds?": [float],
     "run": {str: object},
     "versions": {str: object},
 }
@@ -48,14 +50,27 @@ class About:
     """What the probabilities mean, as --task has it; a model that does not say it is older than --task."""
     temperature: float | None = None
     """What logits are to be divided by, as fitted on validation; None: not known. It is not applied."""
+    thresholds: tuple[float, ...] | None = None
+    """From which probability on each class is predicted, as fitted on validation; None: by the task."""
     run: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Which run and which weights: identity, name, step, checkpoint, backbone."""
     versions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Of what wrote the model."""
 
+    def make_task(self) -> Task:
+        """Returns what the probabilities mean, with the thresholds.
+
+        Raises:
+          UsageError: it is of a plugin that was not loaded.
+        """
+        task = make_task(self.task)
+        return task if self.thresholds is None else task.with_thresholds(self.thresholds)
+
     def to_json(self) -> str:
         """Returns what is written into a model."""
         values = dataclasses.asdict(self)
+        if self.thresholds is None:
+            del values["thresholds"]
         marks = {
             "format": FORMAT,
             "kind": "hub-trainer export",
@@ -105,6 +120,10 @@ def _from_values(values: Mapping[str, Any]) -> About:
     contract = Contract.from_json(values["contract"])
     names = [field.name for field in dataclasses.fields(About)]
     kept = {name: values[name] for name in names if name in values}
+    if kept.get("thresholds") is not None:
+        kept["thresholds"] = tuple(kept["thresholds"])
+        if len(kept["thresholds"]) != len(values["class_names"]):
+            raise ValueError("it has not one threshold for each class")
     return About(**{**kept, "class_names": tuple(values["class_names"]), "contract": contract})
 
 

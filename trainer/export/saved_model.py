@@ -10,7 +10,7 @@ import tensorflow as tf
 from trainer.data.decode import decode, to_contract
 from trainer.export.metadata import About
 from trainer.export.orientation import exif_orientation
-from trainer.tasks import Task, make_task
+from trainer.tasks import Task
 from trainer.values import told_by_tensorflow
 
 _PIXELS_AT_ONCE = 10
@@ -62,7 +62,7 @@ class _Served(tf.Module):
     def __init__(self, network: Callable[[tf.Tensor], tf.Tensor], about: About, *, asset: str):
         super().__init__()
         self.about = tf.saved_model.Asset(asset)
-        names, task = tf.constant(about.class_names), make_task(about.task)
+        names, task = tf.constant(about.class_names), about.make_task()
         self.serving_default = tf.function(
             lambda image_bytes: _answers(task, network(_pixels(image_bytes, about)), names),
             input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")],

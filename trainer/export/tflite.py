@@ -63,7 +63,7 @@ def _archive(files: Mapping[str, str], *, behind: int) -> bytes:
 
 
 def _metadata(about: About, *, name: str, takes_bytes: bool) -> bytes:
-    contract, make = about.contract, _Tables()
+    contract, task, make = about.contract, about.make_task(), _Tables()
     size = f"{contract.height_px}x{contract.width_px} px"
     highest = 255.0 if takes_bytes else 1.0
     # What MediaPipe does to the bytes of a picture: (x - mean) / std.
@@ -80,7 +80,7 @@ def _metadata(about: About, *, name: str, takes_bytes: bool) -> bytes:
     labels = make.table(make.text(LABELS_NAME), make.text("class names"), ("Int8", _LABELS_OF_AN_AXIS))
     probability = make.table(
         make.text("probability"),
-        make.text("of each class; they add up to 1"),
+        make.text("of each class; they add up to 1" if task.excludes else "of each class by itself"),
         None,
         make.table(("Uint8", 1), make.table()),
         None,
@@ -90,7 +90,7 @@ def _metadata(about: About, *, name: str, takes_bytes: bool) -> bytes:
     graph = make.table(None, None, make.tables([image]), make.tables([probability]))
     root = make.table(
         make.text(name),
-        make.text(f"Names what is on a picture: one of {len(about.class_names)} classes."),
+        make.text(f"Names what is on a picture: {task.one_of.format(count=len(about.class_names))}."),
         None,
         make.tables([graph]),
         None,

@@ -57,6 +57,42 @@ def focal(
     return loss
 
 
+@LOSSES.register("asymmetric", source="arXiv 2009.14119")
+def asymmetric(
+    gamma_negative: Annotated[float, Bounds(at_least=0, at_most=100)] = 4.0,
+    gamma_positive: Annotated[float, Bounds(at_least=0, at_most=100)] = 1.0,
+    clip: Annotated[float, Bounds(at_least=0, below=1)] = 0.05,
+    *,
+    smoothing: float,
+    task: Task,
+) -> Loss:
+    """Binary cross-entropy in which absent labels that are sure already count less than present ones.
+
+    The asymmetric loss of Ridnik et al., 2021, arXiv 2009.14119, equation 5, summed over the labels: with the
+    probability p, (1 - p)^gamma_positive * -log(p) for what is there, and, with q = max(p - clip, 0),
+    q^gamma_negative * -log(1 - q) for what is not. asymmetric(0,0,0) is cross_entropy. Smoothing is as there.
+
+    Raises:
+      UsageError: the classes of an example exclude one another.
+    """
+    if task.excludes:
+        raise UsageError("it is for any number of labels an example: use --task=multi_label, or focal(2)")
+
+    def loss(logits: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor | None) -> tf.Tensor:
+        log_there, log_absent = task.log_probabilities(logits), task.log_probabilities(-logits)
+        # Where these are 0, gradients of powers below 1 are infinite.
+        missing = tf.maximum(-tf.math.expm1(log_there), NEARLY_ZERO)
+        shifted = tf.maximum(tf.exp(log_there) - clip, NEARLY_ZERO)
+        log_shifted = tf.math.log1p(-shifted) if clip else log_absent
+        wanted = task.targets(labels, logits.shape[-1]) if targets is None else targets
+        wanted = task.smoothed(wanted, smoothing)
+        there = wanted * tf.pow(missing, gamma_positive) * log_there
+        absent = (1.0 - wanted) * tf.pow(shifted, gamma_negative) * log_shifted
+        return -tf.reduce_sum(there + absent, axis=-1)
+
+    return loss
+
+
 PLAIN_LOSS: Loss = SINGLE_LABEL.cross_entropy()
 """What is minimized where nobody asks for anything else."""
 

@@ -1,8 +1,10 @@
 """Whether probabilities mean what they say, and one number that mends most of it."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import optimize
@@ -45,6 +47,11 @@ def calibration_bins(labels: np.ndarray, probabilities: np.ndarray, *, num_bins:
         means = (float(confidence[inside].mean()), float(correct[inside].mean())) if count else (None, None)
         bins.append(Bin(low, high, count, *means))
     return bins
+
+
+def as_json(bins: Sequence[Bin]) -> list[dict[str, Any]]:
+    """Returns bins as metrics.json holds them."""
+    return [dataclasses.asdict(b) for b in bins]
 
 
 def expected_calibration_error(bins: Sequence[Bin]) -> float:

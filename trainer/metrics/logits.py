@@ -1,4 +1,7 @@
-"""Probabilities and predictions from logits of classes of which exactly one is true. NumPy only."""
+"""Probabilities, predictions and losses from logits. NumPy only.
+
+Of classes of which exactly one is true; in `sigmoid` and `binary_cross_entropies` each is true or not.
+"""
 
 import numpy as np
 
@@ -37,3 +40,22 @@ def cross_entropies(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
     largest = wide.max(axis=1)
     normalizers = largest + np.log(np.exp(wide - largest[:, None]).sum(axis=1))
     return normalizers - wide[np.arange(len(labels)), labels]
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Returns the probability of every class, in 64 bits whatever the logits have; NaN of what is NaN."""
+    wide = logits.astype(np.float64)
+    # Of two forms that which does not overflow.
+    small = np.exp(-np.abs(wide))
+    return np.where(wide >= 0, 1.0, small) / (1.0 + small)
+
+
+def binary_cross_entropies(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """Returns -log of the probability that each class is what it is in nats, [N, K] float64.
+
+    Args:
+      labels: [N, K] 0 or 1.
+      logits: [N, K].
+    """
+    wide = logits.astype(np.float64)
+    return np.logaddexp(0.0, wide) - labels * wide

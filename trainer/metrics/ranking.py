@@ -59,7 +59,7 @@ def class_roc_aucs(labels: np.ndarray, logits: np.ndarray) -> list[float | None]
         return [None] * logits.shape[1]
     # A class is a row, and contiguous: sorting a column of thousands of classes waits for memory.
     scores = np.ascontiguousarray(log_odds(logits).T)
-    return [_area(np.asarray(labels) == k, row) for k, row in enumerate(scores)]
+    return [area(np.asarray(labels) == k, row) for k, row in enumerate(scores)]
 
 
 def roc_curve(labels: np.ndarray, logits: np.ndarray, *, positive: int) -> tuple[np.ndarray, np.ndarray]:
@@ -79,8 +79,11 @@ def roc_curve(labels: np.ndarray, logits: np.ndarray, *, positive: int) -> tuple
     return false_rates, true_rates
 
 
-def _area(is_positive: np.ndarray, scores: np.ndarray) -> float | None:
-    """Returns the share of pairs in the right order; equal scores count half (Mann and Whitney, 1947)."""
+def area(is_positive: np.ndarray, scores: np.ndarray) -> float | None:
+    """Returns the share of pairs in the right order; equal scores count half (Mann and Whitney, 1947).
+
+    None where all are positive, or none.
+    """
     count = int(is_positive.sum())
     others = len(scores) - count
     if not count or not others:

@@ -1,6 +1,5 @@
 """All numbers of an evaluation in one dictionary, as metrics.json holds them."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,8 +7,8 @@ import numpy as np
 from sklearn import metrics as sk_metrics
 
 from trainer.metrics.calibration import (
-    Bin,
     apply,
+    as_json,
     calibration_bins,
     expected_calibration_error,
     is_at_bound,
@@ -121,15 +120,11 @@ def _calibration(
     bins_scaled = calibration_bins(labels, scaled) if finite and scaled is not None else []
     return {
         "expected_calibration_error": expected_calibration_error(bins) if bins else None,
-        "bins": _as_json(bins),
+        "bins": as_json(bins),
         "temperature": temperature,
         "temperature_from": temperature_from,
         "temperature_at_bound": temperature is not None and is_at_bound(temperature),
         "expected_calibration_error_scaled": expected_calibration_error(bins_scaled) if bins_scaled else None,
         "log_loss_scaled": log_loss(labels, scaled) if bins_scaled and scaled is not None else None,
-        "bins_scaled": _as_json(bins_scaled),
+        "bins_scaled": as_json(bins_scaled),
     }
-
-
-def _as_json(bins: Sequence[Bin]) -> list[dict[str, Any]]:
-    return [dataclasses.asdict(b) for b in bins]

@@ -25,7 +25,9 @@ class Prediction:
     """What a classifier says of a picture, or why it says nothing.
 
     `label` is the class with the highest of `probabilities`, {class name: 0 to 1}, and `probability` that
-    one. Where the file could not be read, `error` says why; `label` and `probability` are None then.
+    one. Where a picture may have any number of classes, `labels` are those that are predicted, `label` is how
+    they are written, and `probability` is that of the least certain one to be as predicted. Where the
+    file could not be read, `error` says why; `label`, `probability` and `labels` are None then.
     """
 
     path: str
@@ -33,6 +35,7 @@ class Prediction:
     probability: float | None = None
     probabilities: Mapping[str, float] = field(default_factory=dict)
     error: str = ""
+    labels: tuple[str, ...] | None = None
 
     def top(self, count: int) -> list[tuple[str, float]]:
         """Returns the most probable classes, the first one first, with their probabilities."""
@@ -64,7 +67,8 @@ class Table:
             cells, shown = [_cell("-", _UNREAD, self._width)], f"{shown}: {prediction.error}"
         else:
             best = f"{prediction.label}{' ?' if _uncertain(prediction, self._threshold) else ''}"
-            pairs = [(best, prediction.probability), *prediction.top(self._top_k)[1:]]
+            others = [pair for pair in prediction.top(self._top_k) if pair[0] != prediction.label]
+            pairs = [(best, prediction.probability), *others[: self._top_k - 1]]
             cells = [_cell(f"{value:.4f}", name, self._width) for name, value in pairs]
         cells += [_cell("", "", self._width)] * (self._top_k - len(cells))
         return "  ".join([*cells, shown]) + "\n"
@@ -72,6 +76,8 @@ class Table:
 
 class JsonLines:
     """An object a line: path, label, probability, uncertain, top [{label, probability}], error.
+
+    Where a picture may have any number of classes, also labels, those that are predicted.
 
     All but path and error are null, and `top` empty, where a picture could not be read; otherwise error is.
     """
@@ -90,6 +96,8 @@ class JsonLines:
             "top": top,
             "error": prediction.error or None,
         }
+        if prediction.labels is not None:
+            value["labels"] = list(prediction.labels)
         return json.dumps(value, ensure_ascii=False) + "\n"
 
 

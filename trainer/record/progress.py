@@ -344,13 +344,14 @@ class Progress:
             )  # fmt: skip
 
     def evaluated(self, step: int, validation: Mapping[str, float]) -> None:
-        """Tells loss, metric and, where there is one, AUC of the validation split."""
+        """Tells loss, metric and, where there is one, AUC or mAP of the validation split."""
         self._time_left.evaluated(step)
         name, value = _beside_loss(validation)
-        auc = f", AUC {validation['auc']:.4f}" if "auc" in validation else ""
+        known = [(key, told) for key, told in (("auc", "AUC"), ("map", "mAP")) if key in validation]
+        ranking = "".join(f", {told} {validation[key]:.4f}" for key, told in known)
         self.say(
             f"step {step}/{self._total} ({self._phase_of(step)}, epoch {step / self._per_epoch:.1f}): "
-            f"validation loss {validation['loss']:.4f}, {name} {value:.4f}{auc}"
+            f"validation loss {validation['loss']:.4f}, {name} {value:.4f}{ranking}"
         )
 
     def say(self, line: str) -> None:

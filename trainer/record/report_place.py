@@ -13,7 +13,10 @@ from trainer.record.manifest import Manifest
 from trainer.store.files import read_json
 from trainer.values import TrainerError, UsageError
 
-FIGURES = ("confusion_matrix", "reliability", "roc_curve", "mistakes", "least_certain", "per_class")
+FIGURES = (
+    *("confusion_matrix", "reliability", "roc_curve", "mistakes", "least_certain", "per_class"),
+    "cooccurrence",
+)
 TABLES = ("predictions.csv", "predictions.parquet", "index.html", "metrics.json")
 _SHOWN_DIGITS = 8
 _SHAPE = {"format": int, "source?": str, "source_place?": str, "pictures_sha256?": str | None}

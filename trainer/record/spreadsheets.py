@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO
 
 # What Excel, LibreOffice and Google Sheets take for the beginning of a formula, wide forms among them. Spaces
@@ -35,3 +35,17 @@ def read_rows(file: IO[str]) -> Iterator[Mapping[str, str]]:
             for name, cell in row.items()
             if isinstance(name, str)
         }
+
+
+def unique_names(names: Sequence[str]) -> list[str]:
+    """Returns the names, each that was there before with a number behind it: ['a', 'a (2)']."""
+    taken: set[str] = set()
+    unique = []
+    for name in names:
+        made, number = name, 1
+        while made in taken:
+            number += 1
+            made = f"{name} ({number})"
+        taken.add(made)
+        unique.append(made)
+    return unique

@@ -56,6 +56,7 @@ _FACTS = _RUN | {
     "first_names?": {str: object},
     "init_from?": {str: object},
     "pretrained?": {str: {str: object}},
+    "assumed_prevalence?": {"why": str, "classes": {str: {"train": float, "assumed": float}}},
     "began?": str,
     "finished?": {"step": int, "best_step": int},
 }

@@ -8,13 +8,16 @@ import json
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from trainer.cli.config import Config
 from trainer.record.spreadsheets import as_text
 from trainer.report.scored import Scored
+
+if TYPE_CHECKING:
+    from trainer.metrics.significance import Bootstrap
 
 SIGNIFICANT = 0.05
 # Of five runs. Of more, each is tested against the first alone: a correction for more pairs hides everything.
@@ -33,7 +36,8 @@ class Pair:
     Attributes:
       num_shared: how many different pictures are in both.
       only_first, only_second: how many of them only one got right.
-      p_value: of McNemar's exact test; see `mcnemar`.
+      p_value: of McNemar's exact test; see `mcnemar`. Where pictures have any number of labels, of the paired
+        bootstrap of the mean average precision.
       holm_p_value: the same, corrected for how many pairs are tested.
     """
 
@@ -45,6 +49,8 @@ class Pair:
     p_value: float | None = None
     holm_p_value: float | None = None
     why_not: str = ""
+    precision: "Bootstrap | None" = None
+    """The difference of the mean average precision, where pictures have any number of labels."""
 
     @property
     def is_unknown(self) -> bool:
@@ -56,6 +62,8 @@ class Pair:
         """The one that is better by more than chance, if one is."""
         if self.holm_p_value is None or self.holm_p_value > SIGNIFICANT:
             return None
+        if self.precision is not None:
+            return self.first if self.precision.difference > 0 else self.second
         return self.first if self.only_first > self.only_second else self.second
 
 
@@ -89,9 +97,37 @@ def _test(first: Scored, second: Scored) -> Pair:
         return Pair(first, second, 0, why_not=why)
     from trainer.metrics.significance import mcnemar  # Late: scipy takes a second to import.
 
+    if first.several or second.several:
+        return _test_labels(first, second, shared)
     right = np.array([(first.examples[key], second.examples[key]) for key in shared])
     found = mcnemar(right[:, 0], right[:, 1])
     return Pair(first, second, len(shared), found.only_a, found.only_b, found.p_value)
+
+
+def _test_labels(first: Scored, second: Scored, shared: Sequence[tuple[str, str]]) -> Pair:
+    """Tests two reports of pictures with any number of labels."""
+    from trainer.metrics.significance import paired_bootstrap  # Late, as in `_test`.
+
+    keys = [key for key in shared if key in first.several and key in second.several]
+    if not keys:
+        return Pair(first, second, 0, why_not="only one of them is of any number of labels a picture")
+    names = list(first.several[keys[0]].truth)
+    if set(names) != set(second.several[keys[0]].truth):
+        return Pair(first, second, 0, why_not="they have other labels")
+
+    def table(of: Scored, part: str) -> np.ndarray:
+        rows = [[getattr(of.several[key], part)[name] for name in names] for key in keys]
+        return np.array(rows, np.float64)
+
+    labels, chances = table(first, "truth"), [table(of, "chances") for of in (first, second)]
+    if not labels.any():
+        return Pair(first, second, 0, why_not="no picture in both has a label")
+    if not np.isfinite(chances).all():
+        return Pair(first, second, 0, why_not="a probability is no finite number")
+    found = paired_bootstrap(labels, *chances)
+    right = np.array([(first.examples[key], second.examples[key]) for key in keys])
+    alone = [int((right[:, k] & ~right[:, 1 - k]).sum()) for k in (0, 1)]
+    return Pair(first, second, len(keys), *alone, p_value=found.p_value, precision=found)
 
 
 def _apart(first: Scored, second: Scored) -> str:
@@ -142,6 +178,7 @@ def rows(reports: Sequence[Scored]) -> list[dict[str, Any]]:
             "num_correct": report.values.get("num_correct"),
             "accuracy": _number(report.values, "accuracy"),
             "accuracy_95_percent_interval": report.values.get("accuracy_95_percent_interval"),
+            **({"map": _number(report.values, "map")} if any(r.several for r in reports) else {}),
             "macro_f1": _number(report.values, "macro", "f1"),
             "log_loss": _number(report.values, "log_loss"),
             "loss": _number(report.values, "loss"),
@@ -171,6 +208,8 @@ def _verdict(pair: Pair, *, corrected: bool) -> str:
     if pair.p_value is None:
         told = "not known to be of the same pictures" if pair.is_unknown else "no picture is in both reports"
         return f"{a} and {b}: no test, {told} ({pair.why_not})"
+    if pair.precision is not None:
+        return _verdict_of_labels(pair, corrected=corrected)
     alone = f"right alone on {pair.only_first:,} and {pair.only_second:,}"
     told = f"{a} and {b}: no difference can be shown"
     if pair.better is pair.first:
@@ -189,10 +228,31 @@ def _verdict(pair: Pair, *, corrected: bool) -> str:
     return f"{told}: {alone}, {p}"
 
 
+def _verdict_of_labels(pair: Pair, *, corrected: bool) -> str:
+    """Returns what follows of a pair of which the mean average precision was compared."""
+    a, b, found = pair.first.name, pair.second.name, pair.precision
+    assert found is not None
+    told, sign = f"{a} and {b}: no difference can be shown", 1.0
+    if pair.better is pair.first:
+        told = f"{a} is better than {b}"
+    elif pair.better is pair.second:
+        told, sign = f"{b} is better than {a}", -1.0
+    low, high = sorted((sign * found.low, sign * found.high))
+    p = f"p = {_p(found.p_value)}" + (f", Holm {_p(pair.holm_p_value or 0.0)}" if corrected else "")
+    on = f" on the {pair.num_shared:,} different pictures in both reports"
+    return f"{told}: mAP {sign * found.difference:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}{on}, {p}"
+
+
 def notes(reports: Sequence[Scored], pairs: Sequence[Pair]) -> list[str]:
     """Returns how to read a comparison, and what to beware of."""
     num_tests, found = sum(pair.p_value is not None for pair in pairs), []
-    if num_tests:
+    if any(pair.precision for pair in pairs):
+        found.append(
+            "mAP: the difference of the mean average precision, and where it is in 95 % of 2,000 samples of "
+            "the pictures, drawn with replacement, the same for both (paired bootstrap). p: twice the share "
+            f"of samples in which it has the other sign; a difference is claimed at {SIGNIFICANT:g} or less."
+        )
+    elif num_tests:
         found.append(
             "Right alone: on how many pictures that both were scored on one is right and the other wrong. p: "
             "the chance of so uneven a split, or a more uneven one, if both are equally good (McNemar's "
@@ -223,6 +283,9 @@ def terminal(reports: Sequence[Scored], pairs: Sequence[Pair]) -> str:
     """Returns a table of at most `WIDTH` columns, two lines or more a run, with verdicts and notes below."""
     cells = [_cells(row) for row in rows(reports)]
     names = [name for name in cells[0] if name not in ("backbone", "px", "recipe")]
+    if "mAP" in names:
+        # There is not room for everything, and these say the least of several labels.
+        names = [name for name in names if name not in ("ECE", "step")]
     if all(cell["log-loss"] != _NOTHING for cell in cells) or all(cell["loss"] == _NOTHING for cell in cells):
         names.remove("loss")
     else:
@@ -266,6 +329,7 @@ def _cells(row: Mapping[str, Any]) -> dict[str, str]:
         "split": row["split"] or _NOTHING,
         "pictures": text(row["num_examples"], ",d"),
         "accuracy, 95 % interval": share,
+        **({"mAP": text(row["map"], ".4f")} if "map" in row else {}),
         "macro F1": text(row["macro_f1"], ".4f"),
         "log-loss": text(row["log_loss"], ".4f"),
         "loss": text(row["loss"], ".4f"),
@@ -333,7 +397,8 @@ def as_json(reports: Sequence[Scored], pairs: Sequence[Pair]) -> str:
     """Returns {"format", "runs": [...], "pairs": [...], "notes": [...]}.
 
     A run has the keys of `rows`; a pair has first, second, num_shared, only_first_right, only_second_right,
-    p_value, p_value_holm, better, why_no_test and verdict. Where there is no test the p-values are null, and
+    p_value, p_value_holm, better, why_no_test and verdict; of any number of labels a picture also
+    map_difference and map_95_percent_interval. Where there is no test the p-values are null, and
     where no difference can be shown `better` is.
     """
     compared = [
@@ -345,6 +410,7 @@ def as_json(reports: Sequence[Scored], pairs: Sequence[Pair]) -> str:
             "only_second_right": pair.only_second,
             "p_value": pair.p_value,
             "p_value_holm": pair.holm_p_value,
+            **_precision_as_json(pair),
             "better": pair.better.name if pair.better else None,
             "why_no_test": pair.why_not or None,
             "verdict": verdict,
@@ -353,6 +419,12 @@ def as_json(reports: Sequence[Scored], pairs: Sequence[Pair]) -> str:
     ]
     found = {"format": FORMAT, "runs": rows(reports), "pairs": compared, "notes": notes(reports, pairs)}
     return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+
+
+def _precision_as_json(pair: Pair) -> dict[str, Any]:
+    if (found := pair.precision) is None:
+        return {}
+    return {"map_difference": found.difference, "map_95_percent_interval": [found.low, found.high]}
 
 
 FORMS: dict[str, Callable[[Sequence[Scored], Sequence[Pair]], str]] = {

@@ -63,6 +63,23 @@ def picture_grid(
 
 def confusion_figure(matrix: np.ndarray, class_names: Sequence[str], *, title: str) -> bytes:
     """Draws a confusion matrix [K, K]: rows are true classes, columns predictions, colour a row's shares."""
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    return matrix_figure(matrix, share, class_names, title=title, rows="true", columns="predicted")
+
+
+def matrix_figure(
+    matrix: np.ndarray, share: np.ndarray, class_names: Sequence[str], *, title: str, rows: str, columns: str
+) -> bytes:
+    """Draws numbers of pictures [K, K] by two classes.
+
+    Args:
+      matrix: the numbers, written into the cells where there is room.
+      share: [K, K] from 0 to 1, the colours.
+      class_names: [K].
+      title: stands above.
+      rows: what a row is, in a word or two.
+      columns: what a column is.
+    """
     count = len(class_names)
     short = shortened_apart(class_names, MOST_LETTERS)
     names = [short[name] for name in class_names]
@@ -74,9 +91,8 @@ def confusion_figure(matrix: np.ndarray, class_names: Sequence[str], *, title: s
     side = max(3.0, cell * count) + room
     figure = Figure(figsize=(side, side + 0.2), layout="constrained")
     axes = figure.add_subplot()
-    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    axes.set(xlabel="predicted", ylabel="true")
+    axes.set(xlabel=columns, ylabel=rows)
     # Narrow matrices have titles that are wider than they.
     figure.suptitle(title, fontsize=min(12.0, 72 * side / (0.58 * max(len(title), 1))), parse_math=False)
     # A name with two dollar signs is no formula.
@@ -148,12 +164,22 @@ MOST_CURVES = 10
 """Classes in `roc_figure`."""
 
 
-def reliability_figure(panels: Sequence[tuple[str, Sequence[Bin]]], *, title: str) -> bytes:
+def reliability_figure(
+    panels: Sequence[tuple[str, Sequence[Bin]]],
+    *,
+    title: str,
+    over: str = "probability of the predicted class",
+    share: str = "share of right predictions",
+    counted: str = "share of pictures",
+) -> bytes:
     """Draws the share of right predictions over their probability, and how many there are of each.
 
     Args:
       panels: (what stands above, bins), side by side: before and after scaling.
       title: stands above all.
+      over: which probability it is.
+      share: what is counted of the bins.
+      counted: what the bins hold.
     """
     wide, high = 4.6 * len(panels) + 0.4, 6.2
     figure = Figure(figsize=(wide, high))
@@ -175,7 +201,13 @@ def reliability_figure(panels: Sequence[tuple[str, Sequence[Bin]]], *, title: st
         above.plot([0, 1], [0, 1], color="0.5", linestyle="--", linewidth=1, label="ideal")
         style = {"width": width, "align": "edge", "edgecolor": "white", "linewidth": 0.5}
         heights = [b.accuracy for b in known]
-        above.bar([b.low for b in known], heights, color="tab:blue", label="share that is right", **style)
+        above.bar(
+            [b.low for b in known],
+            heights,
+            color="tab:blue",
+            label=share.replace("of right predictions", "that is right"),
+            **style,
+        )
         means = ([b.confidence for b in known], heights)
         above.vlines(*means, means[0], color="tab:red", linewidth=2, label="gap to their mean probability")
         above.plot(means[0], means[0], color="tab:red", linestyle="", marker="o", markersize=3)
@@ -184,12 +216,12 @@ def reliability_figure(panels: Sequence[tuple[str, Sequence[Bin]]], *, title: st
         total = sum(b.count for b in bins)
         shares = [b.count / total for b in bins]
         below.bar(lows, shares, color="0.6", **style)
-        below.set_xlabel("probability of the predicted class")
+        below.set_xlabel(over)
         for axes in (above, below):
             axes.grid(color="0.9")
             axes.set_axisbelow(True)
-    grid[0, 0].set_ylabel("share of right predictions")
-    grid[1, 0].set_ylabel("share of pictures")
+    grid[0, 0].set_ylabel(share)
+    grid[1, 0].set_ylabel(counted)
     grid[1, 0].set_ylim(bottom=0)
     # Within, it would lie on some run's bars.
     named = grid[0, 0].get_legend_handles_labels()

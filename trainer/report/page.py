@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from trainer.report import several
 from trainer.report.sections import (
     by_class,
     calibration,
@@ -20,6 +21,7 @@ from trainer.report.sections import (
     numbers,
     percent,
     pretrained,
+    prevalence,
 )
 
 STYLE = """
@@ -73,6 +75,7 @@ FILES = {
 }
 _ALT = {
     "confusion_matrix": "Confusion matrix: rows are true classes, columns predictions",
+    "cooccurrence": "Labels seen together: rows have the one, columns the other, too",
     "per_class": "Recall, precision and F1 by class",
     "reliability": "Share of right predictions over their probability",
     "roc_curve": "Receiver operating characteristic",
@@ -98,27 +101,26 @@ def make_page(
     title = f"{values['run']}: {values['split']}" if values.get("run") else f"Report: {values['split']}"
     worst = _pictures(values["worst_mistakes"], mistakes) or "<p>There are no mistakes.</p>"
     curve = _chart("roc_curve", figures)
+    is_several = bool(values.get("several_labels"))
+    told = "The most probable of the wrong predictions."
+    if is_several:
+        told = (
+            "Wrong in a label or more, the surest first. The probability beside each is that its least "
+            "certain label is as predicted."
+        )
     parts = [
-        headline(values, title=title),
+        (several.headline if is_several else headline)(values, title=title),
         missing(values),
         pretrained(values),
+        prevalence(values),
         "<h2>Worst mistakes</h2>",
-        '<p class="soft">The most probable of the wrong predictions. A wrong label looks like this, too.</p>',
+        f'<p class="soft">{told} A wrong label looks like this, too.</p>',
         worst,
         "<h2>Least certain</h2>",
         '<p class="soft">Right or wrong: the predictions with the lowest probability.</p>',
         _pictures(values["least_certain"], doubtful),
         "<h2>In numbers</h2>",
-        numbers(values),
-        "<h2>What is taken for what</h2>",
-        confusions(values),
-        _chart("confusion_matrix", figures),
-        "<h2>By class</h2>",
-        by_class(values),
-        _chart("per_class", figures),
-        "<h2>Do the probabilities hold?</h2>",
-        calibration(values["calibration"], why_not=values["undefined"].get("calibration", "")),
-        _chart("reliability", figures),
+        *(_of_several(values, figures) if is_several else _of_one(values, figures)),
         f"<h2>Found and falsely found</h2>{curve}" if curve else "",
         f"<h2>Training</h2>{_chart('learning_curves', figures)}" if "learning_curves" in figures else "",
         left_out(values),
@@ -135,6 +137,38 @@ def make_page(
     )
     body = "\n".join(part for part in parts if part)
     return f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n'
+
+
+def _of_one(values: Mapping[str, Any], figures: Mapping[str, bytes]) -> list[str]:
+    """Returns the parts on numbers where an example has one class."""
+    return [
+        numbers(values),
+        "<h2>What is taken for what</h2>",
+        confusions(values),
+        _chart("confusion_matrix", figures),
+        "<h2>By class</h2>",
+        by_class(values),
+        _chart("per_class", figures),
+        "<h2>Do the probabilities hold?</h2>",
+        calibration(values["calibration"], why_not=values["undefined"].get("calibration", "")),
+        _chart("reliability", figures),
+    ]
+
+
+def _of_several(values: Mapping[str, Any], figures: Mapping[str, bytes]) -> list[str]:
+    """Returns the same where it has any number of labels."""
+    return [
+        several.numbers(values),
+        "<h2>By label</h2>",
+        several.by_label(values),
+        _chart("per_class", figures),
+        "<h2>Labels seen together</h2>",
+        several.together(values),
+        _chart("cooccurrence", figures),
+        "<h2>Do the probabilities hold?</h2>",
+        several.calibration(values),
+        _chart("reliability", figures),
+    ]
 
 
 def thumbnail(image: np.ndarray) -> str:

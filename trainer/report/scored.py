@@ -6,7 +6,7 @@ import logging
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +30,9 @@ _REPORT = {
     "accuracy_95_percent_interval": (float, float),
     "loss?": float | None,
     "log_loss?": float | None,
+    "several_labels?": bool,
+    "map?": float | None,
+    "micro?": _SHARES,
     "macro?": _SHARES,
     "classes?": {str: _SHARES | {"support": int}},
     "calibration?": {"expected_calibration_error": float | None},
@@ -40,6 +43,13 @@ _REPORT = {
 
 
 _log = logging.getLogger("trainer")
+
+
+class OfLabels(NamedTuple):
+    """Of a picture, {label: whether it has it} and {label: its probability}."""
+
+    truth: Mapping[str, bool]
+    chances: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,7 @@ class Scored:
       values: what metrics.json holds.
       examples: {(SHA-256 of a picture, its class): whether the prediction was right}, of those whose bytes
         are known. Pictures of the same bytes and class are one: a network says the same of them.
+      several: where a picture may have any number of labels, {the same key: what was said of each label}.
     """
 
     name: str
@@ -62,6 +73,7 @@ class Scored:
     options: Mapping[str, Any]
     values: Mapping[str, Any]
     examples: Mapping[tuple[str, str], bool]
+    several: Mapping[tuple[str, str], "OfLabels"] = field(default_factory=dict)
 
     @property
     def split(self) -> str:
@@ -179,7 +191,8 @@ def read_report(path: Path) -> dict[str, Any]:
 
 def _read(report: Path, *, name: str) -> Scored:
     values = read_report(report / "metrics.json")
-    rows = _read_rows(report / "predictions.csv")
+    has_labels = bool(values.get("several_labels"))
+    rows = _read_rows(report / "predictions.csv", labels=list(values["classes"]) if has_labels else [])
     counted = (len(rows), sum(row.is_right for row in rows))
     if (values.get("num_examples"), values.get("num_correct")) != counted:
         raise TrainerError(
@@ -198,10 +211,13 @@ def _read(report: Path, *, name: str) -> Scored:
     if values["format"] == REPORT_FORMAT:
         digests = {}
     examples: dict[tuple[str, str], bool] = {}
+    several: dict[tuple[str, str], OfLabels] = {}
     for row in rows:
         if digest := row.digest or digests.get(row.name, ""):
             examples.setdefault((digest, composed(row.label)), row.is_right)
-    return Scored(name, report, run, options, values, examples)
+            if row.of_labels:
+                several.setdefault((digest, composed(row.label)), row.of_labels)
+    return Scored(name, report, run, options, values, examples, several)
 
 
 class _Row(NamedTuple):
@@ -211,13 +227,27 @@ class _Row(NamedTuple):
     label: str
     is_right: bool
     digest: str
+    of_labels: OfLabels | None
 
 
-def _read_rows(path: Path) -> list[_Row]:
+def _read_rows(path: Path, *, labels: Sequence[str]) -> list[_Row]:
+    """Reads predictions.csv; `labels` are those of which a picture may have any number."""
+
+    def of_labels(row: Mapping[str, str]) -> OfLabels | None:
+        truth = {composed(name): row[f"label_{name}"] == "1" for name in labels}
+        chances = {composed(name): float(row[f"probability_{name}"]) for name in labels}
+        return OfLabels(truth, chances) if labels else None
+
     try:
         with open(path, newline="", encoding="utf-8") as file:
             return [
-                _Row(row["id"], row["label"], row["label"] == row["prediction"], row.get("sha256") or "")
+                _Row(
+                    row["id"],
+                    row["label"],
+                    row["label"] == row["prediction"],
+                    row.get("sha256") or "",
+                    of_labels(row),
+                )
                 for row in read_rows(file)
             ]
     except FileNotFoundError:

@@ -36,57 +36,57 @@ class Predictions:
         return [self.task.label_words(label, self.class_names) for label in labels]
 
 
-def unique_names(names: Sequence[str]) -> list[str]:
-    """Returns the names, each that was there before with a number behind it: ['a', 'a (2)']."""
-    taken: set[str] = set()
-    unique = []
-    for name in names:
-        made, number = name, 1
-        while made in taken:
-            number += 1
-            made = f"{name} ({number})"
-        taken.add(made)
-        unique.append(made)
-    return unique
-
-
 def as_csv(given: Predictions) -> str:
     """Returns id, label, prediction, probability_NAME of each class, 6 decimals or `nan`, and sha256.
 
-    It is for spreadsheets: text that they would take for a formula is as `spreadsheets.as_text` makes it.
+    Where an example has any number of labels, label_NAME and predicted_NAME of each class, 0 or 1, come
+    before sha256. It is for spreadsheets: text that they would take for a formula is as
+    `spreadsheets.as_text` makes it.
     """
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(_columns(given.class_names))
-    probabilities = given.task.probabilities(given.logits)
-    said, truth = given.words(given.task.predicted(given.logits)), given.words(given.labels)
+    rows.writerow(_columns(given))
+    probabilities, decided = given.task.probabilities(given.logits), given.task.predicted(given.logits)
+    said, truth, each = given.words(decided), given.words(given.labels), _of_each_label(given, decided)
     for i, (name, digest) in enumerate(zip(given.ids, given.digests, strict=True)):
         shares = (f"{p:.6f}" for p in probabilities[i])
-        rows.writerow([*map(as_text, (name, truth[i], said[i])), *shares, digest])
+        rows.writerow([*map(as_text, (name, truth[i], said[i])), *shares, *each[i].tolist(), digest])
     return text.getvalue()
 
 
 def as_parquet(given: Predictions) -> bytes:
     """Returns the same columns as an Apache Parquet file, probabilities in all their 64 bits."""
-    task = given.task
+    task, decided = given.task, given.task.predicted(given.logits)
     columns = [
         pa.array(list(given.ids), pa.string()),
         pa.array(given.words(given.labels), pa.string()),
-        pa.array(given.words(task.predicted(given.logits)), pa.string()),
+        pa.array(given.words(decided), pa.string()),
         *(pa.array(np.ascontiguousarray(row), pa.float64()) for row in task.probabilities(given.logits).T),
+        *(pa.array(np.ascontiguousarray(row), pa.int8()) for row in _of_each_label(given, decided).T),
         pa.array(list(given.digests), pa.string()),
     ]
     sink = pa.BufferOutputStream()
-    parquet.write_table(pa.table(columns, names=_columns(given.class_names)), sink)
+    parquet.write_table(pa.table(columns, names=_columns(given)), sink)
     return sink.getvalue().to_pybytes()
 
 
-def _columns(class_names: Sequence[str]) -> list[str]:
-    return ["id", "label", "prediction", *(f"probability_{name}" for name in class_names), "sha256"]
+def _columns(given: Predictions) -> list[str]:
+    kinds = ["probability"] if given.task.excludes else ["probability", "label", "predicted"]
+    of_classes = [f"{kind}_{name}" for kind in kinds for name in given.class_names]
+    return ["id", "label", "prediction", *of_classes, "sha256"]
+
+
+def _of_each_label(given: Predictions, decided: np.ndarray) -> np.ndarray:
+    """Returns [N, 2 K] int8: 1 for each label that is there, then for each that is predicted; else [N, 0]."""
+    if given.task.excludes:
+        return np.zeros([len(given.ids), 0], np.int8)
+    both = [given.task.indicators(labels, len(given.class_names)) for labels in (given.labels, decided)]
+    return np.concatenate(both, axis=1).astype(np.int8)
 
 
 MOST_CONFUSIONS = 10
 MOST_MISSING = 20
+MOST_PREVALENCES = 100
 _LISTS = {
     "left_out_pictures": "Pictures that were left out",
     "left_out_batches": "Batches that training left out",
@@ -115,19 +115,22 @@ _NO_FACTS = {
     "format", "num_correct", "accuracy", "accuracy_95_percent_interval", "top_k_accuracy", "log_loss",
     "brier_score", "roc_auc", "macro", "weighted", "classes", "confusion_matrix", "calibration", "undefined",
     "worst_mistakes", "least_certain", "pictures_sha256", "source_place", "missing_classes", "pretrained",
+    "several_labels", "assumed_prevalence", "map", "hamming_loss", "micro", "samples", "cooccurrence",
+    "thresholds", "thresholds_from",
     *_LISTS,
 }  # fmt: skip
+
+
+VALIDATION_CHOSE = (
+    '<p class="note">The validation split also chose these weights: read this number as slightly too '
+    "good. Only a test split is free of that.</p>"
+)
 
 
 def headline(values: Mapping[str, Any], *, title: str) -> str:
     """Returns the accuracy with its interval."""
     low, high = values["accuracy_95_percent_interval"]
-    too_good = ""
-    if values["split"] == "validation":
-        too_good = (
-            '<p class="note">The validation split also chose these weights: read this number as slightly too '
-            "good. Only a test split is free of that.</p>"
-        )
+    too_good = VALIDATION_CHOSE if values["split"] == "validation" else ""
     return (
         f"<h1>{escape(title)}</h1>\n"
         f'<p class="big">{percent(values["accuracy"])} right</p>\n'
@@ -165,6 +168,20 @@ def pretrained(values: Mapping[str, Any]) -> str:
     return f"<h2>Beside the pretrained network</h2>{told + shown if len(rows) > 1 else ''}{why}"
 
 
+def prevalence(values: Mapping[str, Any]) -> str:
+    """Returns which share of each class the probabilities assume, where it is not that of the pictures."""
+    if not (assumed := values.get("assumed_prevalence")):
+        return ""
+    rows = [[name, percent(of["train"]), percent(of["assumed"])] for name, of in assumed["classes"].items()]
+    told = (
+        f"{escape(assumed['why'])} made training see other shares of the classes than the pictures have. The "
+        "probabilities assume these: where classes are as frequent as in the pictures, those of rare classes "
+        "are too high."
+    )
+    shown = table(["class", "of the training pictures", "assumed"], rows[:MOST_PREVALENCES])
+    return f'<h2>Assumed shares</h2><p class="note">{told}</p>{shown}'
+
+
 def missing(values: Mapping[str, Any]) -> str:
     """Returns which classes a split has no picture of, so that its number says nothing about them."""
     lines = []
@@ -182,29 +199,42 @@ def missing(values: Mapping[str, Any]) -> str:
 def numbers(values: Mapping[str, Any]) -> str:
     """Returns the numbers of the split as a whole, and why one is missing."""
     found, calibration = values["undefined"], values["calibration"]
-    cards = [
+    shown = [
         (f"top-{k} accuracy", percent(share)) for k, share in values["top_k_accuracy"].items() if k != "1"
     ]
-    cards += [
+    shown += [
         ("macro F1", f"{values['macro']['f1']:.3f}"),
-        ("log-loss", _number(values["log_loss"], ".3f")),
+        ("log-loss", number(values["log_loss"], ".3f")),
         ("calibration error", percent(calibration["expected_calibration_error"])),
-        ("Brier score", _number(values["brier_score"], ".3f")),
-        ("ROC AUC" if len(values["classes"]) < 3 else "mean ROC AUC", _number(values["roc_auc"], ".4f")),
+        ("Brier score", number(values["brier_score"], ".3f")),
+        ("ROC AUC" if len(values["classes"]) < 3 else "mean ROC AUC", number(values["roc_auc"], ".4f")),
     ]
     if calibration["temperature"] is not None:
         scaled = calibration["expected_calibration_error_scaled"]
-        cards.insert(-2, ("calibration error, scaled", percent(scaled)))
-    meanings = {name: _MEANINGS[re.sub(r"^top-\d+", "top-k", name)] for name, _ in cards}
-    shown = "".join(
+        shown.insert(-2, ("calibration error, scaled", percent(scaled)))
+    meanings = {name: _MEANINGS[re.sub(r"^top-\d+", "top-k", name)] for name, _ in shown}
+    return cards(shown, meanings, undefined=found)
+
+
+def cards(
+    shown: Sequence[tuple[str, str]], meanings: Mapping[str, str], *, undefined: Mapping[str, str]
+) -> str:
+    """Returns numbers on cards, what each means, and why others are missing.
+
+    Args:
+      shown: (name, number as it is written).
+      meanings: {name: what it means}.
+      undefined: {name: why there is no such number}.
+    """
+    cells = "".join(
         f'<div class="card" title="{escape(meanings[name])}"><b>{value}</b><span>{name}</span></div>'
-        for name, value in cards
+        for name, value in shown
     )
-    listed = "".join(f"<li><b>{name}</b>: {meaning}</li>" for name, meaning in meanings.items())
+    listed = "".join(f"<li><b>{name}</b>: {meanings[name]}</li>" for name, _ in shown)
     told = f"<details><summary>What these numbers mean</summary><ul>{listed}</ul></details>"
-    notes = "".join(f"<li>{escape(name)}: {escape(reason)}</li>" for name, reason in found.items())
+    notes = "".join(f"<li>{escape(name)}: {escape(reason)}</li>" for name, reason in undefined.items())
     missing = f'<div class="note">Not defined here:<ul>{notes}</ul></div>' if notes else ""
-    return f'<div class="cards">{shown}</div>{told}{missing}'
+    return f'<div class="cards">{cells}</div>{told}{missing}'
 
 
 def confusions(values: Mapping[str, Any]) -> str:
@@ -224,13 +254,13 @@ def confusions(values: Mapping[str, Any]) -> str:
 def by_class(values: Mapping[str, Any]) -> str:
     """Returns precision, recall, F1 and area of each class, and their means."""
     rows = [
-        [name, f"{of['support']:,}", *_shares(of), _number(of["roc_auc"], ".4f")]
+        [name, f"{of['support']:,}", *shares(of), number(of["roc_auc"], ".4f")]
         for name, of in values["classes"].items()
     ]
     total = f"{values['num_examples']:,}"
     means = [
-        ["mean of classes", total, *_shares(values["macro"]), _number(values["roc_auc"], ".4f")],
-        ["mean of pictures", total, *_shares(values["weighted"]), ""],
+        ["mean of classes", total, *shares(values["macro"]), number(values["roc_auc"], ".4f")],
+        ["mean of pictures", total, *shares(values["weighted"]), ""],
     ]
     return table(["class", "pictures", "recall", "precision", "F1", "ROC AUC"], rows, means=means)
 
@@ -310,11 +340,13 @@ def percent(share: float | None) -> str:
     return "n/a" if share is None else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
-def _shares(numbers: Mapping[str, float]) -> list[str]:
+def shares(numbers: Mapping[str, float]) -> list[str]:
+    """Returns recall, precision and F1 as they are written."""
     return [percent(numbers["recall"]), percent(numbers["precision"]), f"{numbers['f1']:.3f}"]
 
 
-def _number(value: float | None, form: str) -> str:
+def number(value: float | None, form: str) -> str:
+    """Returns a number as it is written, n/a where there is none."""
     return "n/a" if value is None else f"{value:{form}}"
 
 

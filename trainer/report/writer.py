@@ -12,8 +12,9 @@ import numpy as np
 from trainer.metrics.calibration import Bin, calibration_bins
 from trainer.metrics.probabilities import least_certain, why_undefined, worst_mistakes
 from trainer.metrics.ranking import roc_curve
-from trainer.metrics.scores import scores
 from trainer.record.report_place import FIGURES, TABLES, pictures_sha256, report_manifest
+from trainer.record.spreadsheets import unique_names
+from trainer.report import several
 from trainer.report.figures import (
     MOST_CURVES,
     confusion_figure,
@@ -23,7 +24,7 @@ from trainer.report.figures import (
     roc_figure,
 )
 from trainer.report.page import make_page
-from trainer.report.sections import Predictions, as_csv, as_parquet, unique_names
+from trainer.report.sections import Predictions, as_csv, as_parquet
 from trainer.report.shortening import shortened
 from trainer.store.files import write_bytes, write_json, write_text
 from trainer.tasks import Task
@@ -79,7 +80,7 @@ def write_report(
     names = unique_names(predictions.class_names)
     given = dataclasses.replace(predictions, labels=np.asarray(predictions.labels), class_names=names)
     said, confidence = given.task.predicted(given.logits), _confidence(given)
-    values = _values(given, said, split=split, step=step, loss=loss, temperature=temperature)
+    values = _values(given, split=split, step=step, loss=loss, temperature=temperature)
     worst = worst_mistakes(~given.task.right(said, given.labels), confidence, count=MOST_LISTED)
     doubtful = least_certain(confidence, count=MOST_LISTED)
     describe = _describer(given.ids, given.words(given.labels), given.words(said), confidence)
@@ -87,7 +88,7 @@ def write_report(
     values |= facts
     rows = sorted({*worst, *doubtful})
     shown = dict(zip(rows, pictures(rows), strict=True)) if pictures and rows else {}
-    figures = _figures(values, given.labels, given.logits, names)
+    figures = _figures(values, given)
     for name, listed in (("mistakes", worst), ("least_certain", doubtful)):
         if shown and listed:
             figures[name] = _grid([shown[i] for i in listed], list(map(describe, listed)))
@@ -102,15 +103,9 @@ def write_report(
 
 
 def _values(
-    given: Predictions,
-    said: np.ndarray,
-    *,
-    split: str,
-    step: int,
-    loss: float,
-    temperature: tuple[float | None, str],
+    given: Predictions, *, split: str, step: int, loss: float, temperature: tuple[float | None, str]
 ) -> dict[str, Any]:
-    """Returns the numbers of metrics.json; `said` is what was predicted, [N]."""
+    """Returns the numbers of metrics.json."""
     written = given.words(given.labels)
     values: dict[str, Any] = {
         "format": FORMAT,
@@ -118,15 +113,17 @@ def _values(
         "step": step,
         "pictures_sha256": pictures_sha256(given.digests, written) if all(given.digests) else None,
         "loss": loss if math.isfinite(loss) else None,
-        **scores(
+        **given.task.scores(
             given.labels,
             given.logits,
             given.class_names,
             temperature=temperature[0],
             temperature_from=temperature[1],
-            predictions=said,
         ),
     }
+    if thresholds := given.task.thresholds(len(given.class_names)):
+        values["thresholds"] = dict(zip(given.class_names, thresholds, strict=True))
+        values["thresholds_from"] = temperature[1] if given.task.fits_thresholds else ""
     if values["loss"] is None:
         values["undefined"]["loss"] = "it is no finite number"
     return values
@@ -176,25 +173,30 @@ def evaluation_figures(
     That is which classes are taken for which, and what the probabilities are worth.
 
     Args:
-      labels: [N] int.
+      labels: [N], as the task has them.
       logits: [N, K].
       names: [K].
       task: what the labels mean.
       title: stands above each.
     """
+    finite = not why_undefined(logits)
+    if not task.excludes:
+        truth, probabilities = task.indicators(labels, len(names)), task.probabilities(logits)
+        return several.evaluation_figures(truth, probabilities, finite=finite, title=title)
     matrix = np.zeros([len(names)] * 2, np.int64)
     np.add.at(matrix, (labels, task.predicted(logits)), 1)
     figures = {"confusion_matrix": confusion_figure(matrix, names, title=title)}
-    if not why_undefined(logits):
+    if finite:
         bins = calibration_bins(labels, task.probabilities(logits))
         figures["reliability"] = reliability_figure([("", bins)], title=title)
     return figures
 
 
-def _figures(
-    values: Mapping[str, Any], labels: np.ndarray, logits: np.ndarray, names: Sequence[str]
-) -> dict[str, bytes]:
+def _figures(values: Mapping[str, Any], given: Predictions) -> dict[str, bytes]:
     """Draws what the numbers alone give."""
+    labels, logits, names = given.labels, given.logits, given.class_names
+    if not given.task.excludes:
+        return several.figures(values, given.task.indicators(labels, len(names)), logits, names)
     # Other pictures are called by their source, which may be a long path.
     split, matrix = shortened(values["split"], 24), np.array(values["confusion_matrix"])
     title = f"{split}: {100 * values['accuracy']:.1f} % of {values['num_examples']:,} right"

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Mapping
 
 from trainer.cli.config import Config
+from trainer.cli.declare import OF_SEVERAL_LABELS, floors_of
 from trainer.cli.phase_specs import PhaseSpec
 from trainer.data.augment import make_augment
 from trainer.data.sources import SOURCES
@@ -35,6 +36,7 @@ def check_options(config: Config) -> None:
     BACKBONES.choose(config.model.backbone).check()
     task = make_task(config.data.task)
     _check_watched(config.update.early_stop, task)
+    _check_asserted(config.run.assert_at_least, task)
     LOSSES.choose(config.update.loss)
     OBJECTIVES.choose(config.update.objective)
     GRADIENT_RULES.choose(config.update.gradient_rule)
@@ -73,11 +75,12 @@ def check_together(
     Raises:
       UsageError: the message says why, and what to leave away.
     """
-    if watched := config.update.early_stop:
+    for flag, watched in (("early_stop", config.update.early_stop), ("task", task.best)):
         try:
-            task.check_watched(watched, validation)
+            task.check_watched(watched, validation) if watched else None
         except UsageError as error:
-            raise UsageError(f"--early_stop={watched}{error}") from None
+            value = watched if flag == "early_stop" else config.data.task
+            raise UsageError(f"--{flag}={value}{error}") from None
     for spec in config.phases:
         augment = make_augment(spec.augment)
         if augment and augment.mixes and config.speed.feature_views:
@@ -92,6 +95,13 @@ def check_together(
 def _check_watched(metric: str, task: Task) -> None:
     if metric and metric not in task.watched:
         raise UsageError(f"--early_stop={metric} is not one of {', '.join(task.watched)}")
+
+
+def _check_asserted(text: str, task: Task) -> None:
+    """Refuses --assert_at_least of what a report of the task will not have."""
+    for name in floors_of(text):
+        if task.excludes and name in OF_SEVERAL_LABELS:
+            raise UsageError(f"--assert_at_least={text}: {name} is of several labels an example")
 
 
 def _check_batch_norm(config: Config, spec: PhaseSpec, *, shares: int) -> None:

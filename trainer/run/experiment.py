@@ -17,6 +17,7 @@ from trainer.data.configured import Pictures, open_configured, scan_configured
 from trainer.data.grouping import groups_of
 from trainer.data.inspect.scan import Scan, typical_area
 from trainer.data.pipeline import Pipeline
+from trainer.data.sampling import assumed_shares, chances
 from trainer.data.sources import Source
 from trainer.data.splits import (
     Splits,
@@ -74,6 +75,8 @@ class Experiment:
     plan: Plan
     pipeline: Pipeline
     recipe: Recipe
+    chances: np.ndarray | None
+    """How often each picture of the source is seen in training beside the others; None: once an epoch."""
     asked: Config
     """The configuration as it was asked for; `config` is what it comes to with these pictures."""
     chosen: dict[str, Any]
@@ -128,6 +131,7 @@ class Experiment:
             validation=self.class_counts("validation"),
             num_shares=self.num_shares,
         )
+        self.chances = self._chances(config.update.sampling)
         self.pipeline = Pipeline(
             self.source,
             self.scan,
@@ -136,6 +140,7 @@ class Experiment:
             seed=config.run.seed,
             decoding=config.data.decode,
             task=self.task,
+            chances=self.chances,
         )
         self.recipe = self._make_recipe(config)
 
@@ -163,6 +168,38 @@ class Experiment:
             num_parts=update.accumulate,
             seed=config.run.seed,
         )
+
+    def _chances(self, sampling: str) -> np.ndarray | None:
+        """Returns how often each picture of the source is seen in training, [N]; None: once an epoch."""
+        train, num_classes = self.splits.indices["train"], len(self.source.class_names)
+        found = chances(sampling, self.source.labels[train], task=self.task, num_classes=num_classes)
+        if found is None:
+            return None
+        of_all = np.zeros(len(self.source.ids))
+        of_all[train] = found
+        return of_all
+
+    def assumed_prevalence(self) -> dict[str, Any] | None:
+        """Returns which shares of the classes the probabilities assume; None: those of the pictures.
+
+        {"why": the options, "classes": {name: {"train", "assumed"}}}, see `assumed_shares`.
+        """
+        update, names = self.config.update, self.source.class_names
+        why = [f"--sampling={update.sampling}"] * (self.chances is not None)
+        why += [f"--class_weights={update.class_weights}"] * bool(update.class_weights)
+        if not why:
+            return None
+        train = self.splits.indices["train"]
+        labels, weights = self.source.labels[train], np.ones(len(train))
+        if self.chances is not None:
+            weights = self.chances[train]
+        of_class = class_weights_from(
+            update.class_weights, class_names=names, counts=self.class_counts("train")
+        )
+        if of_class is not None:
+            weights = weights * self.task.weights(tf.constant(labels), None, tf.constant(of_class)).numpy()
+        shares = assumed_shares(labels, weights, task=self.task, class_names=names)
+        return {"why": " and ".join(why), "classes": shares}
 
     def _settled(self, config: Config) -> Config:
         """Returns the options with what is left to the pictures filled in."""

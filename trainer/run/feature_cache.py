@@ -80,6 +80,7 @@ class FeatureCache:
             batch_size=config.plan.batch_size,
             seed=config.run.seed,
             memory_budget_bytes=config.data.memory_budget_mb * 2**20,
+            chances=experiment.chances,
         )
 
     def _positions(self, split: str) -> np.ndarray:

@@ -18,10 +18,11 @@ from trainer.model.classifier import Classifier
 from trainer.model.cuts import whole_cut
 from trainer.model.weights import assign_weights, scored_weights
 from trainer.precision import Choice, in_precision, supported
+from trainer.record.calibration import settled_task
 from trainer.record.checkpoints import Checkpoints
 from trainer.record.workdir import Workdir
 from trainer.run.experiment import Experiment, make_classifier
-from trainer.tasks import Task
+from trainer.tasks import Task, make_task
 from trainer.values import Contract, TrainerError, composed, failure_in_words
 
 _log = logging.getLogger("trainer")
@@ -158,7 +159,10 @@ def open_network(workdir: Workdir, config: Config) -> Network:
     workdir.check_network(config, {"function": backbone.fingerprint})
     # Of those that a head keeps.
     num_examples = len(workdir.read_splits()["train"]) if config.fitted_head else 0
-    classifier = make_classifier(config, backbone, num_classes=len(class_names), num_examples=num_examples)
+    task = settled_task(workdir, make_task(config.data.task), step=step)
+    classifier = make_classifier(
+        config, backbone, num_classes=len(class_names), num_examples=num_examples, task=task
+    )
     assign_weights(classifier, checkpoints.values(path))
     return Network(classifier, class_names, step, precision_at(config, workdir, step))
 

@@ -73,6 +73,12 @@ class Inference:
             return np.zeros([0, len(self.class_names)])
         return self._model.probabilities(np.stack(pixels))
 
+    def labels(self, probabilities: np.ndarray) -> list[tuple[str, ...] | None]:
+        """Returns of each row [K] which classes are predicted; None where it is always one."""
+        if self.task.excludes:
+            return [None] * len(probabilities)
+        return [self.task.names(one, self.class_names) for one in self.task.decisions(probabilities)]
+
     def told(self, probabilities: np.ndarray) -> list[tuple[str, float]]:
         """Returns of each row [K] how its prediction is written, and the probability shown beside it."""
         decisions = self.task.decisions(probabilities)

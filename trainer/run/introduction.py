@@ -21,6 +21,7 @@ from trainer.loop.state import TrainState
 from trainer.plugins import load_plugins
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
+from trainer.report.words import told_score
 from trainer.run.experiment import Experiment
 from trainer.run.stages import Stages
 from trainer.store.files import write_bytes
@@ -115,9 +116,8 @@ def check_record(experiment: Experiment, workdir: Workdir) -> list[dict[str, Any
 def tell_finished(workdir: Workdir, report: Mapping[str, Any]) -> None:
     """Says of a run that was started again after its end what it has, and what can be done with it."""
     _log.info(
-        "%s is finished: %s accuracy %.2f %% (%d of %d right), weights of step %d. Nothing is left to do",
-        workdir.root, report["split"], 100 * report["accuracy"], report["num_correct"],
-        report["num_examples"], report["step"],
+        "%s is finished: %s, weights of step %d. Nothing is left to do",
+        workdir.root, told_score(report), report["step"],
     )  # fmt: skip
     _log.info("report:      %s", workdir.report / "index.html")
     evaluate = shlex.join(["evaluate", f"--workdir={workdir.root}", "--source=folder:PATH"])

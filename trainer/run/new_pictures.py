@@ -20,6 +20,7 @@ from trainer.data.sources import Source
 from trainer.data.splits import find_again
 from trainer.loop.evaluator import Evaluation
 from trainer.paths import local_path
+from trainer.record.calibration import recorded_temperature
 from trainer.record.progress import counting
 from trainer.record.report_place import pictures_sha256, report_place, require_report_place, source_place
 from trainer.record.workdir import Workdir
@@ -30,8 +31,7 @@ from trainer.run.scoring import (
     main_split,
     measures,
     recipe_facts,
-    recorded_temperature,
-    require_accuracy,
+    require_scores,
     show_score,
     tell,
     thumbnails,
@@ -107,6 +107,8 @@ def evaluate_pictures(
     written = [task.label_words(label, class_names) for label in labels]
     folder = _report_folder(workdir, config, source.name, digests, written, split=split)
     network = open_network(workdir, config)
+    # With the thresholds of the run.
+    task = network.task
     pipeline, logits = _logits(network, source, scan, config, indices)
     means = task.means(labels, logits)
     scored = Evaluation(means.pop("loss"), indices, labels, logits, means)
@@ -139,7 +141,7 @@ def evaluate_pictures(
     )
     show_score(workdir, folder, network.step, measures(scored, class_names, task=task), report.figures)
     tell(report.values, folder, secs=time.perf_counter() - start)
-    require_accuracy(report.values, at_least=config.run.assert_accuracy_at_least)
+    require_scores(report.values, config.run)
     return dict(report.values)
 
 
@@ -155,7 +157,7 @@ def _chosen(
     used = [source.class_names[k] for k in sorted(task.classes_in(source.labels[indices]))]
     wanted = used if split else source.class_names
     places = match_classes(source.class_names, class_names, source=source.name, wanted=wanted)
-    return indices, task.renumbered(source.labels[indices], places)
+    return indices, task.renumbered(source.labels[indices], places, len(class_names))
 
 
 def _of_split(workdir: Workdir, split: str, pictures: Pictures, task: Task) -> np.ndarray:

@@ -1,5 +1,6 @@
 """What a split, or other pictures, scored: numbers for event files, and the report."""
 
+import dataclasses
 import logging
 import threading
 import time
@@ -10,29 +11,24 @@ from typing import Any
 import numpy as np
 
 from trainer.cli.config import Config
+from trainer.cli.declare import floors_of
+from trainer.cli.options import RunConfig
 from trainer.cli.phase_specs import PhaseSpec
 from trainer.data.decode import unscale
 from trainer.data.pipeline import Pipeline
 from trainer.loop.evaluator import Evaluation
+from trainer.record.calibration import UNKNOWN, Calibration, record_calibration, recorded_calibration
 from trainer.record.report_place import report_manifest, source_place
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
+from trainer.report.words import told_score
 from trainer.run.fitting import compared, told_compared
 from trainer.run.introduction import draw_curves
 from trainer.run.stages import Stages
-from trainer.store.files import read_json, write_json
 from trainer.tasks import Task
 from trainer.values import TrainerError
 
 _log = logging.getLogger("trainer")
-CALIBRATION_FORMAT = 1
-_CALIBRATION = {
-    "format": int,
-    "identity": str,
-    "step": int,
-    "num_examples": int,
-    "temperature": float | None,
-}
 
 
 def measures(scored: Evaluation, class_names: Sequence[str], *, task: Task) -> dict[str, float]:
@@ -42,13 +38,28 @@ def measures(scored: Evaluation, class_names: Sequence[str], *, task: Task) -> d
     return {name: float(value) for name, value in values.items()}
 
 
-def require_accuracy(report: Mapping[str, Any], *, at_least: float) -> None:
-    """Fails where a score, as `score` returns it, is lower than --assert_accuracy_at_least."""
+_ASSERTED = {"macro_f1": ("macro", "f1"), "micro_f1": ("micro", "f1"), "samples_f1": ("samples", "f1")}
+"""{what --assert_at_least names: where metrics.json has it}; others are there by their names."""
+
+
+def require_scores(report: Mapping[str, Any], run: RunConfig) -> None:
+    """Fails where a score, as `score` returns it, is below --assert_accuracy_at_least or --assert_at_least.
+
+    Raises:
+      TrainerError: it is; or there is no such number.
+    """
+    split, at_least = report["split"], run.assert_accuracy_at_least
     if report["accuracy"] < at_least:
         raise TrainerError(
-            f"{report['split']} accuracy {report['accuracy']:.4f} is below "
-            f"--assert_accuracy_at_least={at_least:g}"
+            f"{split} accuracy {report['accuracy']:.4f} is below --assert_accuracy_at_least={at_least:g}"
         )
+    for name, floor in floors_of(run.assert_at_least).items():
+        found: Any = report
+        for key in _ASSERTED.get(name, (name,)):
+            found = found[key]
+        if found is None or found < floor:
+            told = "is not defined" if found is None else f"{found:.4f} is below {floor:g}"
+            raise TrainerError(f"--assert_at_least={run.assert_at_least}: {split} {name} {told}")
 
 
 def main_split(splits: Collection[str]) -> str:
@@ -72,7 +83,13 @@ def score(
     task, class_names = experiment.task, experiment.source.class_names
     start = time.perf_counter()
     scored = stages.evaluate(split)
-    temperature = _calibrate(stages, workdir, scored, split=split, ends_training=bool(summaries))
+    calibration = _calibrate(stages, workdir, scored, split=split, ends_training=bool(summaries))
+    task = calibration.settled(task)
+    if calibration.thresholds is not None:
+        # What was measured while the network ran was decided without them.
+        means = task.means(scored.labels, scored.logits)
+        decided = {name: means.get(name, value) for name, value in scored.metrics.items()}
+        scored = dataclasses.replace(scored, metrics=decided)
     if summaries:
         if split == "test":
             summaries.scalars("test", step, measures(scored, class_names, task=task))
@@ -87,7 +104,7 @@ def score(
         class_names=class_names,
         task=task,
         digests=[experiment.scan.digests[i] for i in scored.ids.tolist()],
-        temperature=temperature,
+        temperature=(calibration.temperature, calibration.fitted_on),
         pictures=thumbnails(experiment.pipeline, scored.ids),
         source=experiment.source.name,
         source_place=source_place(experiment.source.name),
@@ -152,8 +169,10 @@ def write_scores(
 def recipe_facts(config: Config, workdir: Workdir) -> dict[str, Any]:
     """Returns what a report says of how the network of a run was trained, by its settled options."""
     began, schedule = workdir.read_facts().get("began"), "fit" if config.fits else config.plan.schedule
+    assumed = workdir.read_facts().get("assumed_prevalence")
     return {
         **({"began": began} if began else {}),
+        **({"assumed_prevalence": assumed} if assumed else {}),
         "schedule": "--phase" if config.plan.phase and not workdir.read_chosen() else schedule,
         "phases": ["fit: nothing trains"] if config.fits else [told_phase(spec) for spec in config.phases],
         "head": config.model.head,
@@ -186,10 +205,10 @@ def show_score(
 def tell(values: Mapping[str, Any], folder: Path, *, secs: float) -> None:
     """Says the accuracy with its interval, and where the report is."""
     low, high = values["accuracy_95_percent_interval"]
+    interval = f"; 95 % interval {100 * low:.1f} to {100 * high:.1f} %)"
     _log.info(
-        "%s accuracy %.2f %% (%d of %d right; 95 %% interval %.1f to %.1f %%), weights of step %d, %.1f s",
-        values["split"], 100 * values["accuracy"], values["num_correct"], values["num_examples"],
-        100 * low, 100 * high, values["step"], secs,
+        "%s, weights of step %d, %.1f s",
+        told_score(values).removesuffix(")") + interval, values["step"], secs,
     )  # fmt: skip
     if values["split"] == "validation":
         _log.info("             validation chose these weights, too: read this as slightly too good")
@@ -212,54 +231,30 @@ def thumbnails(pipeline: Pipeline, indices: np.ndarray) -> Callable[[Sequence[in
     return pictures
 
 
-def recorded_temperature(workdir: Workdir, *, step: int) -> tuple[float | None, str]:
-    """Returns the temperature that was fitted on validation with the weights of a step, and on what.
-
-    It is None where there is none.
-    """
-    path = workdir.report / "calibration.json"
-    if not path.exists():
-        return None, ""
-    found = read_json(path, {"format": int})
-    if found["format"] != CALIBRATION_FORMAT:
-        return None, ""
-    found = read_json(path, _CALIBRATION)
-    run = workdir.read_facts().get("identity")
-    if (found["step"], found["identity"]) != (step, run) or found["temperature"] is None:
-        return None, ""
-    if found["temperature"] <= 0:
-        raise TrainerError(f"{path} is damaged: temperature is {found['temperature']}, expected more than 0")
-    return found["temperature"], f"validation, {found['num_examples']:,} pictures"
-
-
 def _calibrate(
     stages: Stages, workdir: Workdir, scored: Evaluation, *, split: str, ends_training: bool
-) -> tuple[float | None, str]:
-    """Returns the temperature fitted on validation with the current weights, and on what.
+) -> Calibration:
+    """Returns what is fitted to validation with the current weights.
 
     That of the weights that training ends with is recorded: whoever scores other pictures takes it.
     """
-    step = stages.state.step
+    step, task = stages.state.step, stages.experiment.task
     if not ends_training:
-        recorded = recorded_temperature(workdir, step=step)
-        if recorded[0] is not None:
+        recorded = recorded_calibration(workdir, step=step)
+        if recorded.temperature is not None:
             return recorded
     if split != "validation":
         scored = stages.evaluate("validation")
     if not np.isfinite(scored.logits).all():
-        return None, ""
-    temperature = stages.experiment.task.fit_temperature(scored.labels, scored.logits)
+        return UNKNOWN
+    found = Calibration(
+        task.fit_temperature(scored.labels, scored.logits),
+        task.fit_thresholds(scored.labels, scored.logits),
+        f"validation, {len(scored.labels):,} pictures",
+    )
     if ends_training:
-        values = {
-            "format": CALIBRATION_FORMAT,
-            "identity": workdir.read_facts()["identity"],
-            "step": step,
-            "split": "validation",
-            "num_examples": len(scored.labels),
-            "temperature": temperature,
-        }
-        write_json(workdir.report / "calibration.json", values)
-    return temperature, f"validation, {len(scored.labels):,} pictures"
+        record_calibration(workdir, found, step=step, num_examples=len(scored.labels))
+    return found
 
 
 def import_early() -> None:

@@ -76,7 +76,10 @@ class _Session:
                 stages.between_batches = self._leave_if_told
                 features = PretrainedFeatures(stages)
                 fit_head(features)
-                record_pretrained(features, Workdir(self._config.run.workdir))
+                workdir = Workdir(self._config.run.workdir)
+                record_pretrained(features, workdir)
+                if assumed := self._experiment.assumed_prevalence():
+                    workdir.amend_run(assumed_prevalence=assumed)
             stages.between_batches = self._leave_if_asked
             train(
                 stages.state,

@@ -9,13 +9,15 @@ from typing import get_type_hints
 
 from trainer.registry import Registry
 from trainer.tasks.base import Loss, Task
+from trainer.tasks.multi_label import MultiLabel
 from trainer.tasks.single_label import OneClass, SingleLabel
 from trainer.values import UsageError
 
-__all__ = ["SINGLE_LABEL", "TASKS", "Loss", "OneClass", "Task", "make_task"]
+__all__ = ["SINGLE_LABEL", "TASKS", "Loss", "MultiLabel", "OneClass", "Task", "make_task"]
 
 TASKS: Registry[Task] = Registry("task", flag="--task")
 TASKS.register("single_label")(SingleLabel)
+TASKS.register("multi_label")(MultiLabel)
 SINGLE_LABEL = SingleLabel()
 """What there was before there was --task, for whoever names none."""
 

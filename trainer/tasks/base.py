@@ -70,13 +70,23 @@ class Task(abc.ABC):
     def classes_in(self, labels: np.ndarray) -> set[int]:
         """Returns the classes that one of N labels has."""
 
+    def indicators(self, labels: np.ndarray, num_classes: int) -> np.ndarray:
+        """Returns [N, K] bool: which classes each of N labels has."""
+        return self.targets(tf.constant(labels), num_classes).numpy() > 0
+
     @abc.abstractmethod
     def groups(self, labels: np.ndarray) -> np.ndarray:
         """Returns [N] int, examples alike under one number: what is chosen evenly is chosen from each."""
 
     @abc.abstractmethod
-    def renumbered(self, labels: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """Returns the labels of another source, given the place [K] int64 here of each of its classes."""
+    def renumbered(self, labels: np.ndarray, places: np.ndarray, num_classes: int) -> np.ndarray:
+        """Returns the labels of another source as those of `num_classes` classes here.
+
+        Args:
+          labels: [N, ...] of that source.
+          places: the place here of each of its classes, int64; -1 of one that no label has.
+          num_classes: K.
+        """
 
     @abc.abstractmethod
     def targets(self, labels: tf.Tensor, num_classes: int) -> tf.Tensor:
@@ -146,6 +156,10 @@ class Task(abc.ABC):
         """Maps logits [N, K] to predictions."""
         return self.decisions(self.probabilities(logits))
 
+    def names(self, prediction: Any, class_names: Sequence[str]) -> tuple[str, ...]:
+        """Returns the classes of a prediction, or of a label, by name."""
+        return (self.label_words(prediction, class_names),)
+
     @abc.abstractmethod
     def answers(self, probabilities: tf.Tensor, class_names: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns what an exported model gives besides probabilities [B, K].
@@ -200,6 +214,72 @@ class Task(abc.ABC):
           UsageError: it will not; the message goes on after the flag and the value.
         """
         return
+
+    def scores(
+        self,
+        labels: np.ndarray,
+        logits: np.ndarray,
+        class_names: Sequence[str],
+        *,
+        temperature: float | None = None,
+        temperature_from: str = "",
+    ) -> dict[str, Any]:
+        """Returns all numbers of a split, as metrics.json holds them.
+
+        Args:
+          labels: of N examples, at least one.
+          logits: [N, K].
+          class_names: [K], all different.
+          temperature: what the logits are divided by for the numbers that end in `_scaled`; None: there are
+            none.
+          temperature_from: on what it was fitted.
+        """
+        # Late, both: they import scikit-learn, which takes most of a second.
+        if self.excludes:
+            from trainer.metrics.scores import scores
+
+            return scores(
+                labels,
+                logits,
+                class_names,
+                temperature=temperature,
+                temperature_from=temperature_from,
+                predictions=self.predicted(logits),
+            )
+        from trainer.metrics import several
+
+        return several.scores(
+            self.indicators(labels, len(class_names)),
+            logits,
+            class_names,
+            predictions=self.predicted(logits),
+            probabilities=self.probabilities(logits),
+            scaled=None if temperature is None else self.probabilities(logits / temperature),
+            about_scaled=several.about_temperature(temperature, temperature_from),
+        )
+
+    # What validation settles once the weights are trained.
+
+    @property
+    def fits_thresholds(self) -> bool:
+        """Whether `fit_thresholds` gives any."""
+        return False
+
+    def fit_thresholds(self, labels: np.ndarray, logits: np.ndarray) -> tuple[float, ...] | None:
+        """Returns from which probability on each of K classes is best predicted, for N examples."""
+        return None
+
+    def with_thresholds(self, thresholds: Sequence[float]) -> "Task":
+        """Returns the same task, deciding by such thresholds.
+
+        Raises:
+          ValueError: it does not decide by thresholds.
+        """
+        raise ValueError("this task has no thresholds")
+
+    def thresholds(self, num_classes: int) -> tuple[float, ...] | None:
+        """Returns from which probability on each class is predicted; None: that is not how it decides."""
+        return None
 
     def fit_temperature(self, labels: np.ndarray, logits: np.ndarray) -> float | None:
         """Returns by what to divide logits so that probabilities hold; None: this task has no such number."""

@@ -42,10 +42,13 @@ class OneClass(Task):
     def classes_in(self, labels: np.ndarray) -> set[int]:
         return set(labels.tolist())
 
+    def indicators(self, labels: np.ndarray, num_classes: int) -> np.ndarray:
+        return np.eye(num_classes, dtype=bool)[labels]
+
     def groups(self, labels: np.ndarray) -> np.ndarray:
         return labels
 
-    def renumbered(self, labels: np.ndarray, places: np.ndarray) -> np.ndarray:
+    def renumbered(self, labels: np.ndarray, places: np.ndarray, num_classes: int) -> np.ndarray:
         return places[labels]
 
     def targets(self, labels: tf.Tensor, num_classes: int) -> tf.Tensor:

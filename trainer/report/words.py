@@ -1,0 +1,26 @@
+"""A score in words, whatever the labels are."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def told_score(values: Mapping[str, Any]) -> str:
+    """Returns e.g. 'test accuracy 91.20 % (342 of 375 right)', or of several labels their mean precision too.
+
+    Args:
+      values: what metrics.json of a report holds.
+    """
+    right = f"{values['num_correct']:,} of {values['num_examples']:,}"
+    if values.get("several_labels"):
+        return (
+            f"{values['split']} {told_ranking(values)}; all labels right on "
+            f"{100 * values['accuracy']:.2f} % ({right})"
+        )
+    right = f"{values['num_correct']} of {values['num_examples']}"
+    return f"{values['split']} accuracy {100 * values['accuracy']:.2f} % ({right} right)"
+
+
+def told_ranking(values: Mapping[str, Any]) -> str:
+    """Returns e.g. 'mAP 0.8412, macro F1 0.772, micro F1 0.801' of examples with any number of labels."""
+    mean = "unknown" if values["map"] is None else f"{values['map']:.4f}"
+    return f"mAP {mean}, macro F1 {values['macro']['f1']:.3f}, micro F1 {values['micro']['f1']:.3f}"
