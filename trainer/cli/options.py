@@ -33,6 +33,7 @@ SPLIT_ORDERS = ("source", "permuted", "stratified")
 """Those that --split_order=auto and take_skip stand for, by the source."""
 OF_OLDER_RUNS: dict[str, Any] = {
     "resize": "auto", "antialias": False, "features": "", "budget": "", "by_hand": (),
+    "near_duplicates": "off", "relabel": "",
 }  # fmt: skip
 """What runs did of before there was an option. At this value it is in no hash, so that they keep theirs."""
 
@@ -78,6 +79,22 @@ class DataConfig:
         False,
         "Leave pictures out of an earlier split that are byte for byte in a later one.",
         identity=SPLITS,
+    )
+    near_duplicates: str = option(
+        "off",
+        "Look for pictures that are one although their bytes differ, such as copies that were rescaled, "
+        "mirrored or cropped a little: list pairs and say which are in two splits (report), put all that "
+        "hang together into one split (group), or leave them out of the earlier split (drop).",
+        choices=("off", "report", "group", "drop"),
+        identity=SPLITS,
+        short=True,
+    )
+    relabel: str = option(
+        "",
+        "CSV, such as audit writes, with columns id, sha256 and new_label: another class for a picture, or "
+        "'leave out'. Pictures stay in the splits they were in.",
+        identity=PICTURES,
+        path=LOCAL,
     )
     exif: str = option(
         "apply", "Turn pictures upright as their EXIF orientation says.", choices=("apply", "ignore")

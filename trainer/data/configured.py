@@ -47,12 +47,14 @@ class Pictures:
     Attributes:
       source: where they are.
       scan: what was found.
-      left_out: (id, reason) of the bad ones, in the source's order.
+      left_out: (id, reason) of the bad ones, in the source's order, and of those that --relabel leaves out.
+      removed: positions of the latter.
     """
 
     source: Source
     scan: Scan
     left_out: list[tuple[str, str]]
+    removed: tuple[int, ...] = ()
 
 
 def scan_configured(source: Source, config: Config, *, plugins: Sequence[bytes] = ()) -> Pictures:

@@ -1,11 +1,11 @@
 """Pictures that are the same one: rescaled, recompressed, mirrored, recoloured, or a few per cent smaller.
 
-Candidates are those whose coarse grey values are alike; a perceptual hash of 255 bits confirms them, the signs
-of the lowest frequencies of a cosine transform (as pHash: Zauner, 2010, "Implementation and Benchmarking of
-Perceptual Image Hash Functions"). It is taken of the whole picture and of 256 parts of it with up to 9 % of
-each side cut off, and the whole of one is compared with the parts of the other: plain hashes change with every
-crop. A mirrored picture has the same coefficients with the odd ones' signs turned. These are a few lines of
-NumPy on a picture that is decoded here anyway; ImageHash would bring PyWavelets and has no parts.
+Candidates are those whose coarse grey values are alike. A perceptual hash of 255 bits confirms them: the
+signs of the lowest frequencies of a cosine transform (as pHash: Zauner, 2010, "Implementation and Benchmarking
+of Perceptual Image Hash Functions"). It is taken of the whole picture and of 256 parts of it with up to 9 % of
+each side cut off, and the whole of one is compared with the parts of the other: plain hashes change with
+every crop. A mirrored picture has the same coefficients with the odd ones' signs turned. It is a few lines of
+NumPy on a picture that is decoded here anyway; ImageHash would bring PyWavelets, and has no parts.
 
 No network is needed, because pictures are divided before there is one, and features are kept by split.
 """
@@ -28,7 +28,7 @@ from trainer.data.pipeline import Pipeline
 from trainer.data.sources import Source
 from trainer.store.files import read_json, write_json
 from trainer.store.provenance import code_digest
-from trainer.tasks import SINGLE_LABEL
+from trainer.tasks import Task
 from trainer.values import Contract, TrainerError
 
 _log = logging.getLogger("trainer")
@@ -59,7 +59,7 @@ class Pair:
 
 
 def find_near_duplicates(
-    source: Source, scan: Scan, *, recorded: Path | None = None, plugins: Sequence[bytes] = ()
+    source: Source, scan: Scan, *, task: Task, recorded: Path | None = None, plugins: Sequence[bytes] = ()
 ) -> list[Pair]:
     """Finds pairs of pictures that are one, those with the fewest bits between them first.
 
@@ -68,6 +68,7 @@ def find_near_duplicates(
     Args:
       source: whose pictures.
       scan: what is known of them; bad ones are left out.
+      task: what their labels are, which do not matter.
       recorded: the folder of earlier searches, of which one of the same pictures is taken; None: none.
       plugins: source of what comes from outside and makes pictures.
     """
@@ -77,8 +78,9 @@ def find_near_duplicates(
         return found
     begun = time.perf_counter()
     whole, same = _unlike(scan)
-    grey = _grey(source, scan, whole)
-    pairs = [Pair(*sorted((int(whole[i]), int(whole[j]))), bits) for i, j, bits in pairs_of(grey)]
+    grey = _grey(source, scan, whole, task)
+    # Positions rise, as those in the source do.
+    pairs = [Pair(int(whole[i]), int(whole[j]), bits) for i, j, bits in pairs_of(grey)]
     pairs += [Pair(first, second, 0) for first, second in same]
     pairs.sort(key=lambda pair: (pair.bits, pair.first, pair.second))
     secs = time.perf_counter() - begun
@@ -146,13 +148,11 @@ def _unlike(scan: Scan) -> tuple[np.ndarray, list[tuple[int, int]]]:
     return np.array([group[0] for group in by_bytes.values()], np.int64), same
 
 
-def _grey(source: Source, scan: Scan, indices: np.ndarray) -> np.ndarray:
+def _grey(source: Source, scan: Scan, indices: np.ndarray, task: Task) -> np.ndarray:
     """Returns pictures in grey, stretched to a square: [n, SIDE_PX, SIDE_PX] uint8."""
     contract = Contract(SIDE_PX, SIDE_PX, (0.0, 1.0), 0, any_size=True, antialias=True)
-    # What labels mean is no matter here.
-    plain = _Unlabelled(source)
     pipeline = Pipeline(
-        plain, scan, contract=contract, batch_size=_BATCH_SIZE, seed=0, decoding="scaled", task=SINGLE_LABEL
+        source, scan, contract=contract, batch_size=_BATCH_SIZE, seed=0, decoding="scaled", task=task
     )
     source.load()
     found = np.empty((len(indices), SIDE_PX, SIDE_PX), np.uint8)
@@ -162,25 +162,6 @@ def _grey(source: Source, scan: Scan, indices: np.ndarray) -> np.ndarray:
         found[done : done + len(images)] = np.clip(images, 0, 1) @ _LUMA * 255 + 0.5
         done += len(images)
     return found
-
-
-@dataclass
-class _Unlabelled:
-    """Pictures of a source as a `Pipeline` takes them, whatever their labels are."""
-
-    source: Source
-    class_names: tuple[str, ...] = ("",)
-
-    @property
-    def ids(self) -> Sequence[str]:
-        return self.source.ids
-
-    @property
-    def labels(self) -> np.ndarray:
-        return np.zeros(len(self.source.ids), np.int64)
-
-    def read(self, index: int) -> bytes:
-        return self.source.read(index)
 
 
 def _coarse(grey: np.ndarray) -> np.ndarray:

@@ -26,6 +26,7 @@ from trainer.record.workdir import Workdir
 from trainer.run.experiment import head_of
 from trainer.run.finished_run import Network, open_network
 from trainer.run.fitting import compared
+from trainer.run.relabelling import relabelled
 from trainer.run.scoring import (
     main_split,
     measures,
@@ -60,7 +61,7 @@ def named_pictures(source: Source, scan: Scan) -> Iterator[None]:
 _log = logging.getLogger("trainer")
 # Where pictures are, and how a file is read: these are of the pictures, all else is of the run.
 OF_PICTURES = ("source", "data_dir", "checksum", "synthetic_examples", "synthetic_seed")
-_OF_SPLITS = ("splits", "split_order", "split_seed", "drop_duplicates")
+_OF_SPLITS = ("splits", "split_order", "split_seed", "drop_duplicates", "near_duplicates", "relabel")
 
 
 def open_pictures(recorded: Config, given: Mapping[str, Any], *, run_classes: Sequence[str] = ()) -> Pictures:
@@ -76,7 +77,8 @@ def open_pictures(recorded: Config, given: Mapping[str, Any], *, run_classes: Se
     """
     theirs = recorded.replace(**({"checksum": ""} if "source" in given else {}), **given)
     source = open_configured(theirs, run_classes=run_classes)
-    return scan_configured(source, theirs, plugins=plugins.sources("source"))
+    pictures = scan_configured(source, theirs, plugins=plugins.sources("source"))
+    return relabelled(pictures, theirs, task=make_task(theirs.data.task), strict=False)
 
 
 def evaluate_pictures(
@@ -148,7 +150,8 @@ def _chosen(
     if split:
         indices = _of_split(workdir, split, pictures, task)
     else:
-        indices = np.array([i for i in range(len(source.ids)) if i not in pictures.scan.bad], np.int64)
+        unused = {*pictures.scan.bad, *pictures.removed}
+        indices = np.array([i for i in range(len(source.ids)) if i not in unused], np.int64)
     used = [source.class_names[k] for k in sorted(task.classes_in(source.labels[indices]))]
     wanted = used if split else source.class_names
     places = match_classes(source.class_names, class_names, source=source.name, wanted=wanted)
