@@ -2,7 +2,16 @@
 
 from dataclasses import dataclass
 
-from trainer.cli.declare import AT_LEAST_1, FOR_TENSORFLOW, LOCAL, SHARE, calls, option, which_checkpoint
+from trainer.cli.declare import (
+    AT_LEAST_1,
+    FOR_TENSORFLOW,
+    LOCAL,
+    SHARE,
+    calls,
+    option,
+    rising_shares,
+    which_checkpoint,
+)
 from trainer.registry import Bounds
 
 
@@ -195,4 +204,41 @@ class FindLrConfig:
     )
     find_lr_phase: str = option(
         "", "Phase whose rate is looked for, by name; default the first one.", identity=False
+    )
+
+
+@dataclass(frozen=True)
+class LearningCurveConfig:
+    """Learning curve"""
+
+    curve_shares: str = option(
+        "5%,10%,20%,50%,100%",
+        "Shares of train that learning_curve fits the head to, rising.",
+        identity=False,
+        check=rising_shares,
+    )
+    curve_draws: int = option(
+        5,
+        "How often each share but all of it is drawn.",
+        identity=False,
+        bounds=Bounds(at_least=2, at_most=100),
+    )
+
+
+@dataclass(frozen=True)
+class AuditConfig:
+    """Audit"""
+
+    audit_folds: int = option(
+        5,
+        "Parts that audit divides all pictures into; the labels of each are judged by a head fitted to the "
+        "others.",
+        identity=False,
+        bounds=Bounds(at_least=2, at_most=100),
+    )
+    audit_shown: int = option(
+        200,
+        "How many pictures of a kind the page of audit shows at most; its tables have all.",
+        identity=False,
+        bounds=AT_LEAST_1,
     )

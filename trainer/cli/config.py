@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.cli.command_options import (
+    AuditConfig,
     BenchmarkConfig,
     EvaluateConfig,
     ExplainConfig,
     ExportConfig,
     FindLrConfig,
     InspectConfig,
+    LearningCurveConfig,
     PredictConfig,
     ServeConfig,
 )
@@ -74,6 +76,8 @@ class Config:
     inspect: InspectConfig = InspectConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()
     find_lr: FindLrConfig = FindLrConfig()
+    learning_curve: LearningCurveConfig = LearningCurveConfig()
+    audit: AuditConfig = AuditConfig()
 
     @functools.cached_property
     def phases(self) -> tuple[PhaseSpec, ...]:

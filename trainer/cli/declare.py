@@ -1,6 +1,7 @@
 """How an option is declared. Standard library only."""
 
 import difflib
+import itertools
 import math
 import re
 import signal
@@ -95,6 +96,20 @@ def pattern(value: str) -> str:
     except re.error as error:
         return f" is no regular expression: {error}"
     return ""
+
+
+def rising_shares(value: str) -> str:
+    """Checks shares such as 5%,50%,100%: three or more, each larger than the one before."""
+    found = shares(value)
+    is_rising = all(a < b for a, b in itertools.pairwise(found))
+    is_one = len(found) >= 3 and is_rising and found[0] > 0 and found[-1] <= 1
+    return "" if is_one else " must be three or more shares that rise up to 100%, such as 5%,20%,50%,100%"
+
+
+def shares(value: str) -> list[float]:
+    """Returns the numbers from 0 to 1 that shares such as 5%,50% stand for; none where one is no share."""
+    parts = [re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,9})?)%", part.strip()) for part in value.split(",")]
+    return [float(part[1]) / 100 for part in parts if part] if all(parts) else []
 
 
 def budget(value: str) -> str:

@@ -29,6 +29,8 @@ COMMANDS = {
     "doctor": "say what this machine has and can reach, what is cached, and what is wrong",
     "benchmark": "measure input, forward, train step and epoch of each phase, and leave no run behind",
     "find_lr": "train some updates at a rising learning rate, draw the loss, and propose a rate",
+    "learning_curve": "fit the head to parts of train, and say what twice the pictures would buy",
+    "audit": "list labels that are probably wrong, near duplicates, odd and poor pictures, to look at",
     "inspect": "show configuration, splits, contract, variables and plan, and stop",
 }
 # The commands that go by the options of a section; those of the other sections are for all.
@@ -40,11 +42,13 @@ GO_BY = {
     "serve": ("serve",),
     "benchmark": ("benchmark", "doctor", "compare", "predict", "explain"),
     "find_lr": ("find_lr",),
+    "learning_curve": ("learning_curve",),
+    "audit": ("audit",),
 }
 # The option that says where a command writes, and what else it may be called.
 _RESULTS = {
-    "train": "workdir", "cross_validate": "workdir", "find_lr": "workdir", "evaluate": "report_dir",
-    "export": "export_dir",
+    "train": "workdir", "cross_validate": "workdir", "find_lr": "workdir", "learning_curve": "workdir",
+    "audit": "workdir", "evaluate": "report_dir", "export": "export_dir",
     **dict.fromkeys(GO_BY["benchmark"], "output"),
 }  # fmt: skip
 _LIKE_RESULTS = re.compile(
@@ -227,9 +231,13 @@ def _lines(flagfile: Path, name: str) -> list[str]:
     return [line for line in lines if line and not line.startswith(("#", "//"))]
 
 
+# Verbs that take the options of a run.
+_DESCRIBE_RUNS = ("train", "cross_validate", "inspect", "find_lr", "benchmark", "learning_curve", "audit")
+
+
 def _check_meant(line: CommandLine) -> None:
     """Refuses options that are called as in other tools, and mean something else here."""
-    if line.command not in ("train", "cross_validate", "inspect", "find_lr", "benchmark"):
+    if line.command not in _DESCRIBE_RUNS:
         return
     if model := line.given.get("model"):
         raise UsageError(

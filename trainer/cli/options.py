@@ -38,6 +38,7 @@ OF_OLDER_RUNS: dict[str, Any] = {
     "image_column": "", "label_column": "", "split_column": "", "group_column": "", "weight_column": "",
     "image_root": "", "groups": "", "folds": 0, "fold": 0,
     "sampling": "natural",
+    "near_duplicates": "off", "relabel": "",
 }  # fmt: skip
 """What runs did of before there was an option. At this value it is in no hash, so that they keep theirs."""
 
@@ -137,6 +138,22 @@ class DataConfig:
         "Which of --folds is for test, from 1 on; cross_validate trains all.",
         identity=SPLITS,
         bounds=AT_LEAST_0,
+    )
+    near_duplicates: str = option(
+        "off",
+        "Look for pictures that are one although their bytes differ, such as copies that were rescaled, "
+        "mirrored or cropped a little: list pairs and say which are in two splits (report), put all that "
+        "hang together into one split (group), or leave them out of the earlier split (drop).",
+        choices=("off", "report", "group", "drop"),
+        identity=SPLITS,
+        short=True,
+    )
+    relabel: str = option(
+        "",
+        "CSV, such as audit writes, with columns id, sha256 and new_label: another class for a picture, or "
+        "'leave out'. Pictures stay in the splits they were in.",
+        identity=PICTURES,
+        path=LOCAL,
     )
     exif: str = option(
         "apply", "Turn pictures upright as their EXIF orientation says.", choices=("apply", "ignore")

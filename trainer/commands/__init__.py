@@ -19,7 +19,7 @@ from trainer.values import TrainerError, UsageError
 
 # They read files, or try TensorFlow in a process of its own.
 WITHOUT_TENSORFLOW = ("compare", "doctor")
-TRAINING = ("train", "cross_validate", "find_lr", "benchmark")
+TRAINING = ("train", "cross_validate", "find_lr", "benchmark", "learning_curve", "audit")
 # They save and stop when they are told to.
 STOPPABLE = ("train", "cross_validate")
 NEED_NO_WORKDIR = ("inspect", "benchmark", "compare", "doctor")

@@ -25,9 +25,9 @@ def run(line: CommandLine, stop: StopSignal) -> int:
     for number in range(1, count + 1):
         folder = fold_folder(root, number)
         # What the accuracy must be at least is asked of all folds together.
-        own = {"fold": number, "workdir": str(folder), "assert_accuracy_at_least": 0.0}
+        own = {"fold": number, "workdir": str(folder), "assert_accuracy_at_least": 0.0, "assert_at_least": ""}
         _log.info("fold %d of %d: %s", number, count, folder)
         given = {**line.given, "folds": count, **own}
         train.run(CommandLine("train", config.replace(**own), given), stop)
-    put_together(config, root, at_least=line.config.run.assert_accuracy_at_least)
+    put_together(config, root, asked=line.config.run)
     return 0

@@ -3,14 +3,11 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
 
 from trainer.cli.config import Config
 from trainer.data.inspect.bad_pictures import refusal, told_left_out
 from trainer.data.inspect.scan import Scan, scan
-from trainer.data.sources import Source, SourceOptions, open_source
+from trainer.data.sources import Relabelled, Source, SourceOptions, open_source
 from trainer.store.places import cache_root
 from trainer.tasks import Task, make_task
 from trainer.values import UsageError, parse_calls
@@ -66,48 +63,6 @@ def with_labels_of(task: Task, source: Source) -> Source:
     return source if labels is given else Relabelled(source, labels)
 
 
-class Relabelled:
-    """A Source with other labels: everything else is asked of the one it is made from."""
-
-    def __init__(self, source: Source, labels: np.ndarray):
-        self._source, self.labels = source, labels
-
-    @property
-    def name(self) -> str:
-        return self._source.name
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self._source.class_names
-
-    @property
-    def ids(self) -> Sequence[str]:
-        return self._source.ids
-
-    @property
-    def sorted_by_class(self) -> bool:
-        return self._source.sorted_by_class
-
-    @property
-    def native_splits(self) -> dict[str, tuple[int, int]]:
-        return self._source.native_splits
-
-    def read(self, index: int) -> bytes:
-        return self._source.read(index)
-
-    def load(self) -> None:
-        self._source.load()
-
-    def stamp(self) -> str | None:
-        return self._source.stamp()
-
-    def __getattr__(self, name: str) -> Any:
-        # What a kind of source has besides. Where there is no source yet, as in a copy, nothing is asked.
-        if name == "_source":
-            raise AttributeError(name)
-        return getattr(self._source, name)
-
-
 @dataclass(frozen=True)
 class Pictures:
     """Pictures that were looked at.
@@ -115,12 +70,15 @@ class Pictures:
     Attributes:
       source: where they are.
       scan: what was found.
-      left_out: (id, reason) of the bad ones, in the source's order, after what the source itself left out.
+      left_out: (id, reason) of the bad ones, in the source's order, after what the source itself left out,
+        and of those that --relabel leaves out.
+      removed: positions of the latter.
     """
 
     source: Source
     scan: Scan
     left_out: list[tuple[str, str]]
+    removed: tuple[int, ...] = ()
 
 
 def scan_configured(source: Source, config: Config, *, plugins: Sequence[bytes] = ()) -> Pictures:

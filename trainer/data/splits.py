@@ -2,8 +2,8 @@
 
 import itertools
 import re
-from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -29,12 +29,14 @@ class Splits:
     """Which examples are for what.
 
     `indices[name]` holds [n] int64 positions in the source's order; `how` says in one line
-    what was taken from what, in `order`: source, permuted or stratified.
+    what was taken from what, in `order`: source, permuted or stratified. `is_named` says whether they are
+    ranges of the splits that the source comes with.
     """
 
     indices: dict[str, np.ndarray]
     how: str
     order: str = "source"
+    is_named: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def make_splits(
       spec: shares, counts or named ranges for train, validation and, optionally, test, or auto.
       order: source (as it comes), permuted (by `seed`), stratified (permuted, and each class divided by
         itself); or, where neighbours in the source share a class, auto is stratified and take_skip permuted,
-        and elsewhere both are source. Of groups, folds and any number of labels an example, auto is stratified.
+        and elsewhere both are source. Of groups, folds and several labels an example, auto is stratified.
       seed: of the permutation of positions; pictures are never touched.
       task: what labels mean.
       groups: [N] what group each example is of; a group is never in two splits, so that these are as large
@@ -116,7 +118,7 @@ def make_splits(
     if groups is not None:
         require_whole(indices, groups, how_out=f"--splits={SHARES_BY_DEFAULT} divides all pictures anew")
     check_classes(source, indices, spec, task=task)
-    return Splits(indices, how, order)
+    return Splits(indices, how, order, named)
 
 
 def _told_order(order: str, seed: int) -> str:
@@ -204,7 +206,7 @@ def _take(
 
 
 def _strata(task: Task, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Returns what is to be spread evenly: [N] int, alike for labels of a kind, or which of K labels, [N, K]."""
+    """Returns what is to be spread evenly: kinds, [N] int, or which of K labels each has, [N, K] bool."""
     return task.groups(labels) if task.excludes else task.indicators(labels, num_classes)
 
 
@@ -461,24 +463,44 @@ def missing_classes(
     return {name: names for name, names in missing.items() if names}
 
 
-def shared_pictures(indices: dict[str, np.ndarray], digests: Sequence[str]) -> list[list[tuple[str, int]]]:
-    """Returns groups of (split, position) whose bytes are the same and that span two splits."""
-    groups: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
+def shared_pictures(
+    indices: dict[str, np.ndarray], digests: Sequence[Hashable]
+) -> list[list[tuple[str, int]]]:
+    """Returns groups of (split, position) whose bytes are the same and that span two splits.
+
+    Args:
+      indices: of the splits.
+      digests: [N] alike for pictures that are one: SHA-256, or the groups of `near_duplicates.group_keys`.
+    """
+    groups: defaultdict[Hashable, list[tuple[str, int]]] = defaultdict(list)
     for name, positions in indices.items():
         for position in positions.tolist():
             groups[digests[position]].append((name, position))
     return [group for group in groups.values() if len({name for name, _ in group}) > 1]
 
 
-def drop_shared(splits: Splits, digests: Sequence[str]) -> Splits:
+def drop_shared(
+    splits: Splits,
+    digests: Sequence[Hashable],
+    *,
+    flag: str = "--drop_duplicates",
+    what: str = "repeated pictures",
+) -> Splits:
     """Returns the splits without pictures that a later split has, too.
 
-    The earlier split loses them: what is left of train was never seen in validation or test.
+    The earlier split loses them: what is left of train was never seen in validation or test, and these stay
+    whole, so that scores can be compared with those of runs that dropped nothing.
+
+    Args:
+      splits: as they were made.
+      digests: as in `shared_pictures`.
+      flag: begins the message.
+      what: they are called.
 
     Raises:
       TrainerError: nothing is left of a split.
     """
-    last: dict[str, str] = {}
+    last: dict[Hashable, str] = {}
     for name, positions in splits.indices.items():
         last.update((digests[position], name) for position in positions.tolist())
     kept = {
@@ -488,14 +510,61 @@ def drop_shared(splits: Splits, digests: Sequence[str]) -> Splits:
     for name, positions in kept.items():
         if not len(positions):
             raise TrainerError(
-                f"--drop_duplicates leaves the {name} split empty: every picture in it is in a later one, too"
+                f"{flag} leaves the {name} split empty: every picture in it is in a later one, too"
             )
     dropped = sum(map(len, splits.indices.values())) - sum(map(len, kept.values()))
-    how = splits.how + (f"; {dropped} repeated pictures dropped" if dropped else "")
+    how = splits.how + (f"; {dropped} {what} dropped" if dropped else "")
     return replace(splits, indices=kept, how=how)
 
 
-def leave_out(splits: Splits, bad: Collection[int], source: Source, *, task: Task = SINGLE_LABEL) -> Splits:
+def keep_together(splits: Splits, keys: Sequence[Hashable], strata: np.ndarray) -> Splits:
+    """Returns the splits with every group of pictures whole in one of them; all others stay where they are.
+
+    Groups that are in two splits are dealt anew, the largest first: each to the split that lacks most of what
+    it had of their strata. So splits stay about as large as they were. A stratum that train has nothing else
+    of goes to train.
+
+    Args:
+      splits: as they were made.
+      keys: [N] alike for pictures of a group.
+      strata: [N] int, alike for pictures that are spread evenly, such as those of a class.
+    """
+    groups: defaultdict[Hashable, list[tuple[str, int]]] = defaultdict(list)
+    for name, positions in splits.indices.items():
+        for at in positions.tolist():
+            groups[keys[at]].append((name, at))
+    torn = [group for group in groups.values() if len({name for name, _ in group}) > 1]
+    lacking = {name: Counter[int]() for name in splits.indices}
+    for name, at in itertools.chain(*torn):
+        lacking[name][int(strata[at])] += 1
+    moving = {at for group in torn for _, at in group}
+    has_train = {int(strata[at]) for at in splits.indices["train"].tolist() if at not in moving}
+    kept = {name: [at for at in of.tolist() if at not in moving] for name, of in splits.indices.items()}
+    for group in sorted(torn, key=len, reverse=True):
+        of = Counter(int(strata[at]) for _, at in group)
+        chosen = max(lacking, key=lambda name: sum(min(lacking[name][k], count) for k, count in of.items()))
+        chosen = chosen if has_train.issuperset(of) else "train"
+        has_train |= set(of) if chosen == "train" else set()
+        lacking[chosen] = lacking[chosen] - of
+        kept[chosen] += [at for _, at in group]
+    indices = {name: np.asarray(positions, np.int64) for name, positions in kept.items()}
+    for name, positions in indices.items():
+        if not len(positions):
+            raise TrainerError(
+                f"--near_duplicates=group leaves the {name} split empty: all is in {len(groups):,} groups"
+            )
+    how = splits.how + (f"; {len(torn):,} groups of near duplicates put into one split each" if torn else "")
+    return replace(splits, indices=indices, how=how)
+
+
+def leave_out(
+    splits: Splits,
+    bad: Collection[int],
+    source: Source,
+    *,
+    task: Task = SINGLE_LABEL,
+    what: str = "bad pictures",
+) -> Splits:
     """Returns the splits without bad pictures; all others stay where they are.
 
     Args:
@@ -503,6 +572,7 @@ def leave_out(splits: Splits, bad: Collection[int], source: Source, *, task: Tas
       bad: positions.
       source: that the positions are in.
       task: what labels mean.
+      what: they are called.
 
     Raises:
       TrainerError: nothing is left of a split, or none of a class in train.
@@ -512,12 +582,13 @@ def leave_out(splits: Splits, bad: Collection[int], source: Source, *, task: Tas
     for name, positions in kept.items():
         if not len(positions):
             count = len(splits.indices[name])
-            raise TrainerError(f"the {name} split is empty without bad pictures: all {count:,} in it are bad")
+            are = "bad" if what == "bad pictures" else "among them"
+            raise TrainerError(f"the {name} split is empty without {what}: all {count:,} in it are {are}")
     before, left = (task.classes_in(source.labels[of["train"]]) for of in (splits.indices, kept))
     for label in sorted(before - left):
         raise TrainerError(
-            f"class {source.class_names[label]!r} has only bad pictures in train: nothing could learn it"
+            f"class {source.class_names[label]!r} has only {what} in train: nothing could learn it"
         )
     count = sum(map(len, splits.indices.values())) - sum(map(len, kept.values()))
-    how = splits.how + (f"; {count:,} bad pictures left out" if count else "")
+    how = splits.how + (f"; {count:,} {what} left out" if count else "")
     return replace(splits, indices=kept, how=how)

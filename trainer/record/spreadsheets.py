@@ -23,13 +23,13 @@ def original(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell[1:]) else cell
 
 
-def read_rows(file: IO[str]) -> Iterator[Mapping[str, str]]:
+def read_rows(file: IO[str], *, delimiter: str = ",") -> Iterator[Mapping[str, str]]:
     """Yields the lines of a CSV by the names of their columns, in which all text is as it was.
 
     Raises:
       csv.Error: it is none.
     """
-    for row in csv.DictReader(file):
+    for row in csv.DictReader(file, delimiter=delimiter):
         yield {
             original(name): original(cell) if isinstance(cell, str) else cell
             for name, cell in row.items()

@@ -75,6 +75,8 @@ class Workdir:
     train/ validation/ test/ options/   event files
     checkpoints/     the latest ones; best/ below it
     report/          the evaluation of a split
+    relabel.csv      a copy of the table of --relabel
+    near_duplicates/ pairs of pictures that are one, where --near_duplicates looks for them
     plugins/         copies of the code that --plugin named
     """
 
@@ -87,6 +89,7 @@ class Workdir:
         self.checkpoints = self.root / "checkpoints"
         self.report = self.root / "report"
         self.plugins = self.root / "plugins"
+        self.relabel_csv = self.root / "relabel.csv"
         self._made: list[Path] = []
 
     def make(self) -> None:

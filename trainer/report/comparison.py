@@ -22,7 +22,16 @@ if TYPE_CHECKING:
 SIGNIFICANT = 0.05
 # Of five runs. Of more, each is tested against the first alone: a correction for more pairs hides everything.
 MOST_PAIRS = 10
-_OF_SPLITS = ("source", "splits", "split_order", "split_seed", "drop_duplicates", "synthetic_seed")
+_OF_SPLITS = (
+    "source",
+    "splits",
+    "split_order",
+    "split_seed",
+    "drop_duplicates",
+    "near_duplicates",
+    "relabel",
+    "synthetic_seed",
+)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def within_budget(experiment: Experiment, *, begun: float) -> Experiment:
     _log.info("budget:      %s", told)
     return Experiment(
         experiment.asked,
-        pictures=Pictures(experiment.source, experiment.scan, experiment.left_out),
+        pictures=Pictures(experiment.source, experiment.scan, experiment.left_out, experiment.removed),
         chosen=recommend(chosen, num_train=costs.num_train),
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from trainer.cli.config import Config
+from trainer.cli.options import RunConfig
 from trainer.data.configured import open_configured
 from trainer.data.grouping import groups_of
 from trainer.data.splits import make_splits
@@ -17,7 +18,7 @@ from trainer.loop.evaluator import Evaluation
 from trainer.record.report_place import source_place
 from trainer.record.workdir import Workdir
 from trainer.run.experiment import Experiment
-from trainer.run.scoring import recipe_facts, require_accuracy, thumbnails, write_scores
+from trainer.run.scoring import recipe_facts, require_scores, thumbnails, write_scores
 from trainer.store.files import read_json, write_json, write_text
 from trainer.tasks import make_task
 from trainer.values import TrainerError
@@ -57,13 +58,13 @@ def check_folds(config: Config) -> None:
         )
 
 
-def put_together(config: Config, root: str, *, at_least: float) -> None:
+def put_together(config: Config, root: str, *, asked: RunConfig) -> None:
     """Writes cross_validation.json, cross_validation.md and report/, and says what is in them.
 
     Args:
       config: of the folds, whichever --fold it has.
       root: the folder that holds those of the folds.
-      at_least: the accuracy that all predictions together must have.
+      asked: says which scores all predictions together must have.
 
     Raises:
       TrainerError: a fold has no report, or was not trained on these pictures; or the accuracy is lower.
@@ -115,7 +116,7 @@ def put_together(config: Config, root: str, *, at_least: float) -> None:
     for line in table.splitlines():
         _log.info("%s", line)
     _log.info("report:      %s", folder / "report" / "index.html")
-    require_accuracy(pooled, at_least=at_least)
+    require_scores(pooled, asked)
 
 
 def told(result: Mapping[str, Any]) -> str:

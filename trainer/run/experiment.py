@@ -16,7 +16,9 @@ from trainer.data.augment import Augment, make_augment
 from trainer.data.configured import Pictures, open_configured, scan_configured
 from trainer.data.grouping import groups_of
 from trainer.data.inspect.scan import Scan, typical_area
+from trainer.data.near_duplicates import Pair, find_near_duplicates, group_keys
 from trainer.data.pipeline import Pipeline
+from trainer.data.relabel import Corrected
 from trainer.data.sampling import assumed_shares, chances
 from trainer.data.sources import Source
 from trainer.data.splits import (
@@ -25,6 +27,7 @@ from trainer.data.splits import (
     check_counts,
     drop_shared,
     find_again,
+    keep_together,
     leave_out,
     make_splits,
     missing_classes,
@@ -44,7 +47,9 @@ from trainer.report.shortening import MOST_LETTERS, shortened_apart
 from trainer.run.bit_rule import apply_rule, bit_rule, rule_head
 from trainer.run.combinations import check_options, check_together
 from trainer.run.recommended import recommend, sizes_of, told, usual_effort
+from trainer.run.relabelling import relabelled
 from trainer.runtime import make_strategy
+from trainer.store.places import cache_root
 from trainer.tasks import Task, make_task
 from trainer.values import Calls, TrainerError, UsageError, composed, parse_pair
 
@@ -66,10 +71,18 @@ class Experiment:
     scan: Scan
     splits: Splits
     shared: list[list[str]]
+    near_pairs: list[Pair] | None = None
+    """What --near_duplicates has found; None where it is off, or the splits are those of a run."""
+    near_groups: list[list[str]]
+    """Those of them that were in two splits, each with its split, as they were divided at first."""
+    split_before: dict[int, str]
+    """The split that each picture was in then, by position."""
     missing: dict[str, list[str]]
     """{split: classes that train has and it has not}, where there are any."""
     left_out: list[tuple[str, str]]
-    """(id, reason) of the bad pictures that --on_bad_image=skip leaves out, in the source's order."""
+    """(id, reason) of the bad pictures that --on_bad_image=skip leaves out, then those of --relabel."""
+    removed: tuple[int, ...]
+    """Positions of the pictures that --relabel leaves out."""
     backbone: Backbone
     classifier: Classifier
     plan: Plan
@@ -266,11 +279,21 @@ class Experiment:
         splits = None if self._of_run else self._make_splits()
         if not pictures:
             pictures = scan_configured(self.source, self.config, plugins=plugins.sources("source"))
-        self.scan, self.left_out = pictures.scan, pictures.left_out
+            # Only now, so that every picture is in the split that it was in without.
+            pictures = relabelled(pictures, self.config, task=self.task, strict=not self._of_run)
+        self.source, self.scan, self.left_out = pictures.source, pictures.scan, pictures.left_out
+        self.removed = pictures.removed
         if splits is None:
             splits = self._find_again()
         elif self.left_out:
             splits = leave_out(splits, self.scan.bad, self.source, task=self.task)
+            if pictures.removed:
+                what = "pictures that --relabel leaves out"
+                splits = leave_out(splits, pictures.removed, self.source, task=self.task, what=what)
+        if data.relabel and not self._of_run:
+            check_classes(self.source, splits.indices, data.splits, task=self.task)
+        if data.near_duplicates != "off" and not self._of_run:
+            splits = self._without_near_duplicates(splits)
         groups = shared_pictures(splits.indices, self.scan.digests)
         self.shared = [[f"{self.source.ids[at]} ({split})" for split, at in group] for group in groups]
         self.splits = splits
@@ -280,6 +303,41 @@ class Experiment:
                 check_classes(self.source, self.splits.indices, data.splits, task=self.task)
         self.missing = missing_classes(self.source, self.splits.indices, task=self.task)
         self._tell_odd(len(groups))
+
+    def _without_near_duplicates(self, splits: Splits) -> Splits:
+        """Looks for pictures that are one in two splits, and returns the splits as --near_duplicates says."""
+        data, source = self.config.data, self.source
+        if data.near_duplicates == "group" and splits.is_named:
+            raise UsageError(
+                "--near_duplicates=group divides pictures anew, and these splits are the source's own: use "
+                "--near_duplicates=drop, or shares such as --splits=80%,10%,10%"
+            )
+        recorded = cache_root(self.config.run.cache_dir) / "near_duplicates"
+        pairs = find_near_duplicates(
+            source, self.scan, task=self.task, recorded=recorded, plugins=plugins.sources("source")
+        )
+        keys = group_keys(pairs, len(source.ids))
+        self.near_pairs = pairs
+        self.split_before = {at: name for name, of in splits.indices.items() for at in of.tolist()}
+        torn = shared_pictures(splits.indices, keys)
+        self.near_groups = [[f"{source.ids[at]} ({split})" for split, at in group] for group in torn]
+        if torn:
+            shown = "; ".join(_told_same(names) for names in self.near_groups[:SHARED_SHOWN])
+            more = f"; and {len(torn) - SHARED_SHOWN} more (splits.json)" if len(torn) > SHARED_SHOWN else ""
+            ways_out = {"report": ". --near_duplicates=group or drop keeps them apart"}
+            _log.info(
+                "near duplicates: %d groups of pictures that are one are in two splits: %s%s%s",
+                len(torn), shown, more, ways_out.get(data.near_duplicates, ""),
+            )  # fmt: skip
+        else:
+            _log.info("near duplicates: none are in two splits")
+        if data.near_duplicates == "group":
+            splits = keep_together(splits, keys, self.task.groups(source.labels))
+        elif data.near_duplicates == "drop":
+            flag, what = "--near_duplicates=drop", "near duplicates"
+            splits = drop_shared(splits, keys, flag=flag, what=what)
+        check_classes(source, splits.indices, data.splits, task=self.task)
+        return splits
 
     def _make_splits(self) -> Splits:
         data = self.config.data
@@ -291,13 +349,15 @@ class Experiment:
         asked = workdir.read_config().data.splits if workdir and workdir.run_json.exists() else ""
         if asked != data.splits and (unused := check_counts(data.splits, len(self.source.ids))):
             _log.warning("%s", unused)
+        source = self.source.source if isinstance(self.source, Corrected) else self.source
+        groups = groups_of(source, column=data.group_column, pattern=data.groups)
         return make_splits(
-            self.source,
+            source,
             data.splits,
             order=order,
             seed=data.split_seed,
             task=self.task,
-            groups=groups_of(self.source, column=data.group_column, pattern=data.groups),
+            groups=groups,
             fold=(data.fold, data.folds) if data.folds or data.fold else None,
         )
 

@@ -123,29 +123,55 @@ def _scored(
 ) -> dict[str, Any]:
     """Returns what is recorded of a head."""
     task, num_classes = experiment.task, len(experiment.source.class_names)
-    width = train.features.shape[1]
     try:
         if text == COMPARED["linear_probe"]:
-            train = train.spread(most_pictures(num_classes, width, work=MOST_WORK))
-        head = make_head(
-            text,
-            num_logits=task.num_logits(num_classes, asked="per_class"),
-            dropout=0.0,
-            seed=0,
-            num_examples=len(train.labels),
-            width=width,
-            task=task,
-        )
-        head.build(tf.TensorShape([None, width]))
-        how = _fit(head, train, others["validation"], task=task)
+            train = train.spread(most_pictures(num_classes, train.features.shape[1], work=MOST_WORK))
+        head, how = fitted_head(text, train, others["validation"], num_classes=num_classes, task=task)
     except UsageError as error:
         return {"why_not": str(error)}
     scores = {split: _score(head, one, task) for split, one in others.items()}
     return {"head": text, "how": how, "num_fitted": len(train.labels), "scores": scores}
 
 
+def fitted_head(
+    text: str, train: Labelled, validation: Labelled, *, num_classes: int, task: Task
+) -> tuple[Head | NeighbourHead, str]:
+    """Fits a head of its own to features, beside whatever head a run has.
+
+    Args:
+      text: such as `probe`.
+      train: what is fitted.
+      validation: what chooses how closely, where the head leaves that open.
+      num_classes: K.
+      task: what labels mean.
+
+    Returns:
+      The head, and in words how it was found.
+
+    Raises:
+      UsageError: it cannot be fitted to them; the message says why.
+    """
+    width = train.features.shape[1]
+    head = make_head(
+        text,
+        num_logits=task.num_logits(num_classes, asked="per_class"),
+        dropout=0.0,
+        seed=0,
+        num_examples=len(train.labels),
+        width=width,
+        task=task,
+    )
+    head.build(tf.TensorShape([None, width]))
+    return head, _fit(head, train, validation, task=task)
+
+
+def logits_of(head: Head | NeighbourHead, features: np.ndarray) -> np.ndarray:
+    """Returns what a fitted head makes of features [N, D]: logits [N, K] float32."""
+    return np.concatenate([head(part).numpy() for part in _parts(features)])
+
+
 def _score(head: Any, given: Labelled, task: Task) -> dict[str, Any]:
-    logits = np.concatenate([head(part).numpy() for part in _parts(given.features)])
+    logits = logits_of(head, given.features)
     right = task.right(task.predicted(logits), given.labels)
     loss = task.means(given.labels, logits)["loss"]
     return {"num_correct": int(right.sum()), "num_examples": len(given.labels), "loss": float(loss)}

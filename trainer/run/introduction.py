@@ -23,6 +23,8 @@ from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
 from trainer.report.words import told_score
 from trainer.run.experiment import Experiment
+from trainer.run.near_pictures import write_near_duplicates
+from trainer.run.relabelling import keep_table
 from trainer.run.stages import Stages
 from trainer.store.files import write_bytes
 from trainer.store.provenance import code, versions
@@ -75,6 +77,7 @@ def record(experiment: Experiment, workdir: Workdir, stages: Stages, *, network:
             **kept,
         },
     )
+    write_near_duplicates(experiment, workdir)
     sizes = ", ".join(f"{name} {len(part):,}" for name, part in experiment.splits.indices.items())
     _log.info(
         "pictures:    %s, %d classes; %s", config.data.source, len(experiment.source.class_names), sizes
@@ -101,12 +104,14 @@ def check_record(experiment: Experiment, workdir: Workdir) -> list[dict[str, Any
     """
     plugins = load_plugins(experiment.asked.run.plugin)
     recorded = workdir.keep_plugins({plugin.name: plugin.source for plugin in plugins})
+    keep_table(experiment.asked, workdir)
     workdir.write_or_check_splits(
         experiment.split_record(),
         config=experiment.asked,
         how=experiment.splits.how,
         order=experiment.splits.order,
         shared=experiment.shared,
+        **({"near_duplicates": experiment.near_groups} if experiment.near_pairs is not None else {}),
         left_out=experiment.left_out,
         missing_classes=experiment.missing,
     )

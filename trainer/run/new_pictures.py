@@ -27,6 +27,7 @@ from trainer.record.workdir import Workdir
 from trainer.run.experiment import head_of
 from trainer.run.finished_run import Network, open_network
 from trainer.run.fitting import compared
+from trainer.run.relabelling import relabelled
 from trainer.run.scoring import (
     main_split,
     measures,
@@ -63,7 +64,10 @@ OF_PICTURES = (
     "source", "data_dir", "checksum", "synthetic_examples", "synthetic_seed", "image_root", "image_column",
     "label_column", "split_column", "group_column", "weight_column",
 )  # fmt: skip
-_OF_SPLITS = ("splits", "split_order", "split_seed", "drop_duplicates", "groups", "folds", "fold")
+_OF_SPLITS = (
+    "splits", "split_order", "split_seed", "drop_duplicates", "near_duplicates", "relabel", "groups", "folds",
+    "fold",
+)  # fmt: skip
 
 
 def open_pictures(recorded: Config, given: Mapping[str, Any], *, run_classes: Sequence[str] = ()) -> Pictures:
@@ -79,7 +83,8 @@ def open_pictures(recorded: Config, given: Mapping[str, Any], *, run_classes: Se
     """
     theirs = recorded.replace(**({"checksum": ""} if "source" in given else {}), **given)
     source = open_configured(theirs, run_classes=run_classes)
-    return scan_configured(source, theirs, plugins=plugins.sources("source"))
+    pictures = scan_configured(source, theirs, plugins=plugins.sources("source"))
+    return relabelled(pictures, theirs, task=make_task(theirs.data.task), strict=False)
 
 
 def evaluate_pictures(
@@ -153,7 +158,8 @@ def _chosen(
     if split:
         indices = _of_split(workdir, split, pictures, task)
     else:
-        indices = np.array([i for i in range(len(source.ids)) if i not in pictures.scan.bad], np.int64)
+        unused = {*pictures.scan.bad, *pictures.removed}
+        indices = np.array([i for i in range(len(source.ids)) if i not in unused], np.int64)
     used = [source.class_names[k] for k in sorted(task.classes_in(source.labels[indices]))]
     wanted = used if split else source.class_names
     places = match_classes(source.class_names, class_names, source=source.name, wanted=wanted)

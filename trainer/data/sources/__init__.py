@@ -8,6 +8,7 @@ from trainer.data.sources import archive, folder, joined, synthetic, table, tfds
 from trainer.data.sources.base import (
     SOURCES,
     MemorySource,
+    Relabelled,
     Source,
     SourceOptions,
     gives_several,
@@ -18,6 +19,7 @@ from trainer.data.sources.base import (
 __all__ = [
     "SOURCES",
     "MemorySource",
+    "Relabelled",
     "Source",
     "SourceOptions",
     "archive",

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -218,3 +218,45 @@ def open_source(address: str, options: SourceOptions) -> Source:
         seed=options.synthetic_seed,
         options=options,
     )
+
+
+class Relabelled:
+    """A Source with other labels: everything else is asked of the one it is made from."""
+
+    def __init__(self, source: Source, labels: np.ndarray):
+        self.source, self.labels = source, labels
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.source.class_names
+
+    @property
+    def ids(self) -> Sequence[str]:
+        return self.source.ids
+
+    @property
+    def sorted_by_class(self) -> bool:
+        return self.source.sorted_by_class
+
+    @property
+    def native_splits(self) -> dict[str, tuple[int, int]]:
+        return self.source.native_splits
+
+    def read(self, index: int) -> bytes:
+        return self.source.read(index)
+
+    def load(self) -> None:
+        self.source.load()
+
+    def stamp(self) -> str | None:
+        return self.source.stamp()
+
+    def __getattr__(self, name: str) -> Any:
+        # What a kind of source has besides. Where there is no source yet, as in a copy, nothing is asked.
+        if name == "source":
+            raise AttributeError(name)
+        return getattr(self.source, name)
