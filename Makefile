@@ -7,7 +7,7 @@ LOGDIR ?= runs
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo train tensorboard test test-slow test-browser lint docs constraints clean FORCE
+.PHONY: help demo train tensorboard check test test-slow test-browser lint docs constraints clean FORCE
 # Two pips at once in one environment would damage it.
 .NOTPARALLEL:
 
@@ -24,6 +24,8 @@ train: $(VENV)/.installed-base ## the canonical experiment: InceptionV3 on tf_fl
 tensorboard: $(VENV)/.installed-base ## show the runs under LOGDIR (default: runs) in the browser
 	$(RUN) -m tensorboard.main --logdir "$(LOGDIR)"
 
+check: lint test ## what continuous integration runs
+
 test: $(VENV)/.installed-test ## the tests, without the slow ones
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not browser" $(ARGS)
 
@@ -33,11 +35,12 @@ test-slow: $(VENV)/.installed-test ## the tests that take minutes
 test-browser: $(VENV)/.installed-browser ## the page of serve, in headless Chromium, which must be installed
 	$(RUN) -m pytest -m browser $(ARGS)
 
-lint: $(VENV)/.installed-lint ## ruff (rules and format) and mypy
+lint: $(VENV)/.installed-lint ## ruff (rules and format), mypy, codespell
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(RUN) -m mypy --platform darwin trainer
+	$(RUN) -m codespell_lib
 
 docs: $(VENV)/.installed-base ## make the tables of docs/reference.md; fails where they were not current
 	$(RUN) docs/reference.py

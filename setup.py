@@ -61,7 +61,7 @@ EXTRAS_REQUIRE = {
         "kagglehub>=1.0",  # fetches presets
         "huggingface_hub>=0.30",  # fetches presets of hf://
     ],
-    "lint": ["ruff>=0.12", "mypy>=1.15"],
+    "lint": ["ruff>=0.12", "mypy>=1.15", "codespell>=2.4"],
 }
 
 setup(
