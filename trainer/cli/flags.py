@@ -51,6 +51,9 @@ _LIKE_RESULTS = re.compile(
     rf"(out|output|results?|save|report|log|model|run|{'|'.join(COMMANDS)})_?(dir|directory|folder|path|file|to)?"
 )
 _FLAGFILE = re.compile("--?flagfile(?:=(.*))?", re.DOTALL)
+_OF_TABLES = (
+    "image_column", "label_column", "split_column", "group_column", "weight_column", "image_root",
+)  # fmt: skip
 _SOURCE = re.compile("--?source(?:=(.*))?", re.DOTALL)
 TAKE_PATHS = ("predict", "explain", "compare")
 # What they write there is for programs: what is logged goes elsewhere.
@@ -236,6 +239,11 @@ def _check_meant(line: CommandLine) -> None:
             f"--model={model} is an exported model, for predict. The network to train is "
             "--backbone, such as --backbone=keras:MobileNetV2 (--help=backbone lists what there is)"
         )
+    scheme = line.config.data.source.partition(":")[0]
+    columns = [name for name in _OF_TABLES if name in line.given]
+    if columns and scheme in ("folder", "archive", "synthetic", "tfds"):
+        name = columns[0]
+        raise UsageError(f"--{name}={line.given[name]} is of --source=table:, and this is {scheme}:")
     if (folder := line.given.get("data_dir")) and not {"source", "plugin"} & set(line.given):
         raise UsageError(
             f"--data_dir={folder} is the folder of tfds data sets. For pictures of your own write "

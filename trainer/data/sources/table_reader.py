@@ -112,7 +112,10 @@ class _Reader:
 
     def __init__(self, address: str, name: str, options: SourceOptions):
         self._name, self._options = name, options
-        self._files: Files = find_files(local_path(address, flag=f"--source={name}"), name=name)
+        top = local_path(address, flag=f"--source={name}")
+        # Ids are paths below it, from wherever it is named.
+        top = Path(os.path.realpath(top)) if ".." in top.parts else top
+        self._files: Files = find_files(top, name=name)
         self._tables = [open_table(file, source=name) for file in self._files.files]
         self._root = self._image_root()
         self._columns = self._find_columns()
