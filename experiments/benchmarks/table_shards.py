@@ -58,7 +58,7 @@ def resident_mb() -> float:
     return int(status.split("VmRSS:")[1].split()[0]) / 1000
 
 
-def measure(folder: Path, cache: str) -> None:
+def measure(folder: Path, cache: str, *, only_read: bool) -> None:
     """Prints JSON: seconds and memory of what is done with the shards in a folder."""
     import numpy as np
 
@@ -79,14 +79,19 @@ def measure(folder: Path, cache: str) -> None:
     scan = Scan([""] * count, np.ones(count, np.int32))
     contract = Contract(SIDE_PX, SIDE_PX, (0.0, 1.0), feature_width=1, any_size=True)
     pipeline = Pipeline(source, scan, contract=contract, batch_size=256, seed=0)
-    steps = -(-count // 256)
-    start, during = time.perf_counter(), []
-    for step, batch in enumerate(pipeline.training(np.arange(count), start_step=0, stop_step=steps)):
+    steps, every = -(-count // 256), np.arange(count)
+    start, during, num_bytes = time.perf_counter(), [], 0
+    batches = () if only_read else pipeline.training(every, start_step=0, stop_step=steps)
+    for step, batch in enumerate(
+        batches or np.array_split(np.random.default_rng(0).permutation(every), steps)
+    ):
         if step % max(steps // 10, 1) == 0:
             during.append(round(resident_mb(), 1))
-        last = batch
-    assert last["image"].shape == (256, SIDE_PX, SIDE_PX, 3)
-    found |= {"epoch_secs": time.perf_counter() - start, "during_mb": during}
+        if only_read:
+            num_bytes += sum(len(source.read(at)) for at in batch.tolist())
+        else:
+            assert batch["image"].shape == (256, SIDE_PX, SIDE_PX, 3)
+    found |= {"epoch_secs": time.perf_counter() - start, "during_mb": during, "read_bytes": num_bytes}
     print(json.dumps(found))
 
 
@@ -111,11 +116,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--examples", default="10000,100000,1000000", help="numbers of pictures, rising")
     parser.add_argument("--output", help="JSON")
+    parser.add_argument("--only_read", action="store_true", help="shuffled, but not decoded")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--cache", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        return measure(Path(options.measure), options.cache)
+        return measure(Path(options.measure), options.cache, only_read=options.only_read)
     rows: dict[int, dict] = {}
     for examples in map(int, options.examples.split(",")):
         with tempfile.TemporaryDirectory() as temporary:
@@ -123,7 +129,7 @@ def main() -> None:
             write_shards(folder / "shards", examples)
             command = [
                 *(sys.executable, __file__, f"--measure={folder / 'shards'}"),
-                f"--cache={folder / 'cache'}",
+                *(f"--cache={folder / 'cache'}", *(["--only_read"] if options.only_read else [])),
             ]
             child = measuring.run_child(
                 command, log=folder / "log.txt", environment={"PYTHONPATH": str(measuring.ROOT)}
