@@ -81,10 +81,10 @@ def measure(folder: Path, cache: str, *, only_read: bool) -> None:
     pipeline = Pipeline(source, scan, contract=contract, batch_size=256, seed=0)
     steps, every = -(-count // 256), np.arange(count)
     start, during, num_bytes = time.perf_counter(), [], 0
-    batches = () if only_read else pipeline.training(every, start_step=0, stop_step=steps)
-    for step, batch in enumerate(
-        batches or np.array_split(np.random.default_rng(0).permutation(every), steps)
-    ):
+    batches = np.array_split(np.random.default_rng(0).permutation(every), steps)
+    if not only_read:
+        batches = pipeline.training(every, start_step=0, stop_step=steps)
+    for step, batch in enumerate(batches):
         if step % max(steps // 10, 1) == 0:
             during.append(round(resident_mb(), 1))
         if only_read:
