@@ -150,6 +150,10 @@ def test_splits_in_a_column(opened):
     source = opened(SPLIT)
     assert source.native_splits == {"train": (0, 2), "validation": (2, 4), "test": (4, 6)}
     assert source.ids == ["2.jpg", "3.jpg", "4.jpg", "6.jpg", "1.jpg", "5.jpg"]
+    # What else a row says goes with its picture.
+    lines = SPLIT.splitlines()
+    weighted = "\n".join([f"{lines[0]},w", *(f"{line},{k}" for k, line in enumerate(lines[1:], start=1))])
+    assert opened(weighted, weight_column="w").weights.tolist() == [2, 3, 4, 6, 1, 5]
     # Other words are splits where somebody says so.
     text = SPLIT.replace("Train", "left").replace("train", "left").replace("split", "side")
     assert opened(text, label_column="label").native_splits == {}
