@@ -204,6 +204,11 @@ def test_rows_that_are_left_out_are_in_the_record(run, pictures, tmp_path):
     assert splits_of(tmp_path / "run")["left_out"] == [["broken.csv line 22", "no label"]]
 
 
-def test_columns_are_of_tables():
+def test_columns_are_of_tables(tmp_path):
+    # That a flagfile has them at their defaults says nothing.
+    (tmp_path / "all.flags").write_text(flags.parse(["trainer", "--source=table:x.csv"]).config.flagfile())
+    assert (
+        flags.parse(["trainer", f"--flagfile={tmp_path}/all.flags", "--source=folder:x"]).command == "train"
+    )
     with pytest.raises(Exception, match="--label_column=x is of --source=table:"):
         flags.parse(["trainer", "--source=folder:x", "--label_column=x"])

@@ -240,7 +240,7 @@ def _check_meant(line: CommandLine) -> None:
             "--backbone, such as --backbone=keras:MobileNetV2 (--help=backbone lists what there is)"
         )
     scheme = line.config.data.source.partition(":")[0]
-    columns = [name for name in _OF_TABLES if name in line.given]
+    columns = [name for name in _OF_TABLES if line.given.get(name)]
     if columns and scheme in ("folder", "archive", "synthetic", "tfds"):
         name = columns[0]
         raise UsageError(f"--{name}={line.given[name]} is of --source=table:, and this is {scheme}:")
