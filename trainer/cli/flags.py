@@ -201,7 +201,7 @@ def _with_one_source(arguments: Sequence[str]) -> list[str]:
     found, sources = list(arguments), list[tuple[int, int, str]]()
     at = 0
     while at < len(found) and found[at] != "--":
-        match = _SOURCE.fullmatch(found[at])
+        match = _SOURCE.fullmatch(str(found[at]))
         if match and match[1] is not None:
             sources.append((at, at + 1, match[1]))
         elif match and at + 1 < len(found):
