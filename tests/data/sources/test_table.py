@@ -62,6 +62,11 @@ def test_tables_that_say_the_same(opened, text):
     assert plainly(opened(text)) == (IDS, LABELS, ("daisy", "roses"))
 
 
+def test_a_byte_order_mark_is_no_part_of_a_name(opened):
+    for form in ("with a byte order mark", "UTF-16"):
+        assert plainly(opened(SAME[form], image_column="file"))[0] == IDS
+
+
 def test_the_pictures_are_those_that_the_rows_name(opened):
     source = opened("file,label\n3.jpg,roses\n1.jpg,daisy\n")
     assert [source.read(0), source.read(1)] == [PICTURES["3.jpg"], PICTURES["1.jpg"]]
