@@ -18,7 +18,7 @@ from trainer.paths import local_path
 from trainer.values import UsageError, as_number
 
 COMMANDS = {
-    "train": "train, evaluate on the test split and write a report (what happens without a command)",
+    "train": "train, score the test split and write a report (what happens without a command)",
     "evaluate": "score a split of a finished run, or other pictures (--source), and write a report",
     "cross_validate": "train a run for each of --folds, tested on pictures it never saw, and sum them up",
     "compare": "put finished runs side by side, and test whether they differ: compare RUN RUN ...",

@@ -281,6 +281,13 @@ def test_columns_that_are_not_there(opened):
         opened(PLAIN, label_column="lable")
 
 
+def test_a_table_that_a_run_is_scored_on_may_have_other_columns(opened):
+    scored = {"label_column": "species", "run_classes": ("daisy", "roses", "tulips")}
+    assert plainly(opened(PLAIN, **scored)) == (IDS, LABELS, ("daisy", "roses"))
+    both = PLAIN.replace("label", "species").replace("\n", ",x\n").replace("species,x", "species,label")
+    assert opened(both, **scored).class_names == ("daisy", "roses")
+
+
 def test_paths_of_other_machines(options, tmp_path):
     write_pictures(tmp_path / "here/photos")
     rows = ["C:\\Users\\me\\photos\\1.jpg,a", "/data/photos/2.jpg,b", "photos\\3.jpg,a", "4.jpg,b"]
