@@ -99,6 +99,22 @@ def test_folds_are_as_even_as_those_of_scikit_learn():
     assert mine < theirs
 
 
+def test_train_has_each_class_and_others_most():
+    missing = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        groups = rng.integers(0, 30, 120)
+        strata = np.minimum(rng.geometric(0.35, 120) - 1, 9)
+        parts = divide_groups(groups, strata, [72, 24, 24], order=[0, 2, 1])
+        assert set(strata[parts[0]].tolist()) == set(strata.tolist())
+        # Of a class in two groups or more, test has one before validation has.
+        missing += sum(
+            len(set(groups[strata == k].tolist())) > 1 and not (strata[parts[2]] == k).any()
+            for k in range(10)
+        )
+    assert missing <= 30
+
+
 def test_groups_in_turn():
     parts = in_turn(np.array(list("aaabbcaa")), [4, 2, 2])
     assert [part.tolist() for part in parts] == [[0, 1, 2, 6, 7], [3, 4], [5]]

@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from tests.data.pictures import encode, noise
 from tests.data.trees import FILES, age, write_tree
 from trainer.data.augment import make_augment
 from trainer.data.inspect.scan import Scan, scan
-from trainer.data.pipeline import Pipeline, find_undecodable
+from trainer.data.pipeline import Pipeline, find_undecodable, with_weights
 from trainer.data.sources import MemorySource
 from trainer.data.sources.folder import open_folder
 from trainer.values import Contract, UsageError
@@ -275,3 +276,11 @@ def test_what_cannot_be_read_any_more_is_named(tmp_path):
     path = f"{tmp_path}/{source.ids[2]}"
     assert gone == f"{source.ids[2]}: --source=folder:x: cannot read {path}: No such file or directory"
     assert pipe == f"{source.ids[4]}: not a regular file"
+
+
+def test_weights_go_with_the_examples():
+    batches = tf.data.Dataset.from_tensor_slices({"id": tf.constant([[3, 1, -1], [0, 2, 3]], tf.int64)})
+    weighted = with_weights(batches, np.array([0.5, 1.0, 2.0, 4.0]))
+    found = [batch["weight"].numpy().tolist() for batch in weighted]
+    # That of padding is never used.
+    assert [found[0][:2], found[1]] == [[4.0, 1.0], [0.5, 2.0, 4.0]]

@@ -18,7 +18,7 @@ from trainer.paths import local_path
 from trainer.values import UsageError, as_number
 
 COMMANDS = {
-    "train": "train, evaluate on the test split and write a report (what happens without a command)",
+    "train": "train, score the test split and write a report (what happens without a command)",
     "evaluate": "score a split of a finished run, or other pictures (--source), and write a report",
     "cross_validate": "train a run for each of --folds, tested on pictures it never saw, and sum them up",
     "compare": "put finished runs side by side, and test whether they differ: compare RUN RUN ...",
@@ -55,6 +55,9 @@ _LIKE_RESULTS = re.compile(
     rf"(out|output|results?|save|report|log|model|run|{'|'.join(COMMANDS)})_?(dir|directory|folder|path|file|to)?"
 )
 _FLAGFILE = re.compile("--?flagfile(?:=(.*))?", re.DOTALL)
+_OF_TABLES = (
+    "image_column", "label_column", "split_column", "group_column", "weight_column", "image_root",
+)  # fmt: skip
 _SOURCE = re.compile("--?source(?:=(.*))?", re.DOTALL)
 TAKE_PATHS = ("predict", "explain", "compare")
 # What they write there is for programs: what is logged goes elsewhere.
@@ -202,7 +205,7 @@ def _with_one_source(arguments: Sequence[str]) -> list[str]:
     found, sources = list(arguments), list[tuple[int, int, str]]()
     at = 0
     while at < len(found) and found[at] != "--":
-        match = _SOURCE.fullmatch(found[at])
+        match = _SOURCE.fullmatch(str(found[at]))
         if match and match[1] is not None:
             sources.append((at, at + 1, match[1]))
         elif match and at + 1 < len(found):
@@ -244,6 +247,11 @@ def _check_meant(line: CommandLine) -> None:
             f"--model={model} is an exported model, for predict. The network to train is "
             "--backbone, such as --backbone=keras:MobileNetV2 (--help=backbone lists what there is)"
         )
+    scheme = line.config.data.source.partition(":")[0]
+    columns = [name for name in _OF_TABLES if line.given.get(name)]
+    if columns and scheme in ("folder", "archive", "synthetic", "tfds"):
+        name = columns[0]
+        raise UsageError(f"--{name}={line.given[name]} is of --source=table:, and this is {scheme}:")
     if (folder := line.given.get("data_dir")) and not {"source", "plugin"} & set(line.given):
         raise UsageError(
             f"--data_dir={folder} is the folder of tfds data sets. For pictures of your own write "

@@ -67,8 +67,8 @@ def divide_groups(
     What is rare comes first: of a class in few groups, the one with most of it goes to the first part of
     `order`, the next one to the second. Then the largest groups are placed, each where the parts come nearest
     to their share of every class (the sum of squared differences over what is expected, as in a chi-squared
-    test), and at last single groups move as long as that helps. Ties go by the order of `groups`, which the
-    caller has shuffled.
+    test), and then single groups move as long as that helps. At last the first part gets a group of each
+    class that it has not. Ties go by the order of `groups`, which the caller has shuffled.
 
     The idea of placing large groups first is that of scikit-learn's StratifiedGroupKFold, whose parts are all
     of one size.
@@ -120,6 +120,7 @@ class _Division:
         self._fill_empty()
         if len(self.part) <= _MOST_IMPROVED:
             self._improve()
+        self._complete_first()
         of_rows = self.part[self._number_of]
         return [np.flatnonzero(of_rows == part) for part in range(len(self._count))]
 
@@ -147,6 +148,17 @@ class _Division:
                 smallest = int(own[np.argmin(self._sizes[own])])
                 self._take(smallest)
                 self._put(smallest, part)
+
+    def _complete_first(self) -> None:
+        """Moves the smallest groups with classes that the first part has none of there."""
+        first = self._order[0]
+        for group in np.argsort(self._sizes, kind="stable").tolist():
+            part = int(self.part[group])
+            if part != first and self._count[part] > 1:
+                if all(self._there[first][label] for label, _ in self._has[group]):
+                    continue
+                self._take(group)
+                self._put(group, first)
 
     def _improve(self) -> None:
         for _ in range(_ROUNDS):

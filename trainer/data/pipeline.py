@@ -194,7 +194,7 @@ def with_weights(batches: tf.data.Dataset, weights: np.ndarray) -> tf.data.Datas
     def add(batch: Batch) -> Batch:
         return {**batch, "weight": tf.gather(of_all, tf.maximum(batch["id"], 0))}
 
-    return batches.map(add, deterministic=True)
+    return batches.map(add)
 
 
 @plain

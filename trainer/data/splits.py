@@ -94,6 +94,13 @@ def make_splits(
     order = order_of(source, order, task=task)
     if fold:
         return _make_folds(source, fold, spec, order=order, seed=seed, task=task, groups=groups)
+    return _make_ranges(source, spec, order=order, seed=seed, task=task, groups=groups)
+
+
+def _make_ranges(
+    source: Source, spec: str, *, order: str, seed: int, task: Task, groups: np.ndarray | None
+) -> Splits:
+    """Returns the splits that a spec names; see `make_splits`."""
     if spec == "auto":
         spec = _default_spec(source)
     parts = [part.strip() for part in spec.split(",")]

@@ -81,7 +81,9 @@ def open_pictures(recorded: Config, given: Mapping[str, Any], *, run_classes: Se
     Raises:
       TrainerError: the pictures cannot be had.
     """
-    theirs = recorded.replace(**({"checksum": ""} if "source" in given else {}), **given)
+    # What is of the place of the run's own pictures.
+    elsewhere = {"checksum": "", "image_root": "", "split_column": ""} if "source" in given else {}
+    theirs = recorded.replace(**{**elsewhere, **given})
     source = open_configured(theirs, run_classes=run_classes)
     pictures = scan_configured(source, theirs, plugins=plugins.sources("source"))
     return relabelled(pictures, theirs, task=make_task(theirs.data.task), strict=False)

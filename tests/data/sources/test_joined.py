@@ -73,6 +73,10 @@ def test_one_with_several_labels_makes_all_so(options, tmp_path):
     source = open_source(joined(table, f"folder:{write_tree(tmp_path / 'a', A)}"), options)
     assert gives_several(source)
     assert source.labels.tolist() == [(0, 1), (0,), (1,), (0,), (1,), (1,)]
+    (tmp_path / "b/photos.csv").write_text('file,label\n1.jpg,"roses,asters"\n2.jpg,asters\n3.jpg,roses\n')
+    source = open_source(source.name, options)
+    assert source.class_names == ("asters", "daisy", "roses")
+    assert source.labels.tolist() == [(0, 2), (0,), (2,), (1,), (2,), (2,)]
 
 
 def test_short_names():

@@ -62,6 +62,11 @@ def test_tables_that_say_the_same(opened, text):
     assert plainly(opened(text)) == (IDS, LABELS, ("daisy", "roses"))
 
 
+def test_a_byte_order_mark_is_no_part_of_a_name(opened):
+    for form in ("with a byte order mark", "UTF-16"):
+        assert plainly(opened(SAME[form], image_column="file"))[0] == IDS
+
+
 def test_the_pictures_are_those_that_the_rows_name(opened):
     source = opened("file,label\n3.jpg,roses\n1.jpg,daisy\n")
     assert [source.read(0), source.read(1)] == [PICTURES["3.jpg"], PICTURES["1.jpg"]]
@@ -150,6 +155,10 @@ def test_splits_in_a_column(opened):
     source = opened(SPLIT)
     assert source.native_splits == {"train": (0, 2), "validation": (2, 4), "test": (4, 6)}
     assert source.ids == ["2.jpg", "3.jpg", "4.jpg", "6.jpg", "1.jpg", "5.jpg"]
+    # What else a row says goes with its picture.
+    lines = SPLIT.splitlines()
+    weighted = "\n".join([f"{lines[0]},w", *(f"{line},{k}" for k, line in enumerate(lines[1:], start=1))])
+    assert opened(weighted, weight_column="w").weights.tolist() == [2, 3, 4, 6, 1, 5]
     # Other words are splits where somebody says so.
     text = SPLIT.replace("Train", "left").replace("train", "left").replace("split", "side")
     assert opened(text, label_column="label").native_splits == {}
@@ -270,6 +279,13 @@ def test_columns_that_are_not_there(opened):
         UsageError, match=r"--label_column=lable: .* has no such column; it has .*file, label: is it label\?"
     ):
         opened(PLAIN, label_column="lable")
+
+
+def test_a_table_that_a_run_is_scored_on_may_have_other_columns(opened):
+    scored = {"label_column": "species", "run_classes": ("daisy", "roses", "tulips")}
+    assert plainly(opened(PLAIN, **scored)) == (IDS, LABELS, ("daisy", "roses"))
+    both = PLAIN.replace("label", "species").replace("\n", ",x\n").replace("species,x", "species,label")
+    assert opened(both, **scored).class_names == ("daisy", "roses")
 
 
 def test_paths_of_other_machines(options, tmp_path):

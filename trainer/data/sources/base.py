@@ -22,6 +22,10 @@ class Source(Protocol):
 
     The order never depends on the file system or on a shuffle: the same pictures give the same
     order on every machine. Slicing, shuffling and sharding happen on positions in it.
+
+    A source may have besides `groups` [N] str, what each example belongs to (--group_column), `weights`
+    [N] float64, of each example in the loss, and `left_out`, [(what, reason)] of what it has named already
+    and does not give.
     """
 
     @property

@@ -23,7 +23,7 @@ from trainer.data.picture_files import read_regular
 from trainer.data.sources.base import Source, SourceOptions, label_tuples
 from trainer.data.tables.columns import Asked, Columns, find_columns, is_empty
 from trainer.data.tables.files import Files, find_files
-from trainer.data.tables.formats import BadRow, ColumnTable, open_table
+from trainer.data.tables.formats import BadRow, ColumnTable, Format, open_table
 from trainer.data.tables.labels import NO_LABEL, Labels, labels_of_column, labels_of_columns
 from trainer.data.tables.pictures import Finder, Named
 from trainer.paths import local_path
@@ -112,7 +112,10 @@ class _Reader:
 
     def __init__(self, address: str, name: str, options: SourceOptions):
         self._name, self._options = name, options
-        self._files: Files = find_files(local_path(address, flag=f"--source={name}"), name=name)
+        top = local_path(address, flag=f"--source={name}")
+        # Ids are paths below it, from wherever it is named.
+        top = Path(os.path.realpath(top)) if ".." in top.parts else top
+        self._files: Files = find_files(top, name=name)
         self._tables = [open_table(file, source=name) for file in self._files.files]
         self._root = self._image_root()
         self._columns = self._find_columns()
@@ -168,6 +171,10 @@ class _Reader:
             options.weight_column,
         )
         first = self._tables[0]
+        if options.run_classes:
+            # They are those of the run's own table, and this one may have others.
+            there = {name: of if _has_columns(first, of) else "" for name, of in vars(asked).items()}
+            asked = Asked(**there)
         finder = self._finder(0)
         found = find_columns(first, asked, source=self._name, is_file=finder.is_file)
         for table in self._tables[1:]:
@@ -398,6 +405,11 @@ class _Reader:
 
     def _error(self, text: str) -> TrainerError:
         return TrainerError(f"--source={self._name}: {text}")
+
+
+def _has_columns(table: Format, names: str) -> bool:
+    """Tells whether a table has a column, or all of those with commas between them."""
+    return names in table.columns or all(name.strip() in table.columns for name in names.split(","))
 
 
 def _rank(split: str) -> tuple[int, str]:

@@ -153,7 +153,7 @@ class _Finder:
             self._require_once(name, "--image_column")
         raise UsageError(
             f"--source={self._source}: no column of {self._place} names pictures or holds them; it has "
-            f"{self._told()}. --image_column names it"
+            f"{self._told()}. --image_column=NAME names the column, --image_root the folder of the pictures"
         )
 
     def split(self, columns: Sequence[str]) -> str:
