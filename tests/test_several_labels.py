@@ -174,7 +174,7 @@ def test_without_fitted_thresholds_it_is_a_half_and_said(run, run_main, tmp_path
 
 
 def test_mistakes_and_pictures_are_explained(run, run_main, tmp_path):
-    status, out, err = run_main(
+    status, _, err = run_main(
         "explain", f"--workdir={run.workdir}", f"--output={tmp_path / 'one'}", run.pictures / "002.png"
     )
     assert status == 0, err
