@@ -121,6 +121,10 @@ _NO_FACTS = {
 }  # fmt: skip
 
 
+AT_BOUND = (
+    '<p class="note">The fit ended at the limit of the search: the pictures that it was made on, '
+    "all right or mostly wrong, do not say what temperature is best. Do not use it.</p>"
+)
 VALIDATION_CHOSE = (
     '<p class="note">The validation split also chose these weights: read this number as slightly too '
     "good. Only a test split is free of that.</p>"
@@ -303,12 +307,7 @@ def calibration(calibration: Mapping[str, Any], *, why_not: str) -> str:
         f"{f' (fitted on {escape(where)})' if where else ''} it is {percent(scaled)}, and the log-loss "
         f"{calibration['log_loss_scaled']:.3f}. No prediction changes by that.</p>"
     )
-    if calibration["temperature_at_bound"]:
-        text += (
-            '<p class="note">The fit ended at the limit of the search: the pictures that it was made on, '
-            "all right or mostly wrong, do not say what temperature is best. Do not use it.</p>"
-        )
-    return text
+    return text + AT_BOUND * calibration["temperature_at_bound"]
 
 
 def left_out(values: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from trainer.report.figures import (
     reliability_figure,
     roc_figure,
 )
-from trainer.report.sections import VALIDATION_CHOSE, cards, number, percent, shares, table
+from trainer.report.sections import AT_BOUND, VALIDATION_CHOSE, cards, number, percent, shares, table
 from trainer.report.shortening import shortened
 
 _MEANINGS = {
@@ -123,11 +123,15 @@ def calibration(values: Mapping[str, Any]) -> str:
     )
     if found["temperature"] is None:
         return text
-    return text + (
-        f"<p>With all logits divided by a temperature of {found['temperature']:.3g} (fitted on "
-        f"{escape(found['temperature_from'])}) it is {percent(scaled)}, and the log-loss "
-        f"{number(found['log_loss_scaled'], '.3f')}. No prediction changes by that: the thresholds are of "
-        "the probabilities as they are.</p>"
+    return (
+        text
+        + (
+            f"<p>With all logits divided by a temperature of {found['temperature']:.3g} (fitted on "
+            f"{escape(found['temperature_from'])}) it is {percent(scaled)}, and the log-loss "
+            f"{number(found['log_loss_scaled'], '.3f')}. No prediction changes by that: the thresholds are of "
+            "the probabilities as they are.</p>"
+        )
+        + AT_BOUND * found["temperature_at_bound"]
     )
 
 
