@@ -128,8 +128,8 @@ def calibration(values: Mapping[str, Any]) -> str:
         + (
             f"<p>With all logits divided by a temperature of {found['temperature']:.3g} (fitted on "
             f"{escape(found['temperature_from'])}) it is {percent(scaled)}, and the log-loss "
-            f"{number(found['log_loss_scaled'], '.3f')}. No prediction changes by that: the thresholds are of "
-            "the probabilities as they are.</p>"
+            f"{number(found['log_loss_scaled'], '.3f')}. No prediction changes by that: the thresholds are "
+            "of the probabilities as they are.</p>"
         )
         + AT_BOUND * found["temperature_at_bound"]
     )
