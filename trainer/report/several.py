@@ -11,6 +11,7 @@ from trainer.metrics.several import calibration_bins, label_roc_curve
 from trainer.report.figures import (
     MOST_CURVES,
     MOST_NUMBERS,
+    Axes,
     matrix_figure,
     per_class_figure,
     reliability_figure,
@@ -180,15 +181,12 @@ def evaluation_figures(
     return {"reliability": reliability([("", calibration_bins(labels, probabilities))], title=title)}
 
 
+OF_LABELS = Axes("probability of a label", "share that has it", "share that has it", "share of decisions")
+
+
 def reliability(panels: Sequence[tuple[str, Sequence[Bin]]], *, title: str) -> bytes:
     """Draws the share that has a label over its probability, of all labels."""
-    return reliability_figure(
-        panels,
-        title=title,
-        over="probability of a label",
-        share="share that has it",
-        counted="share of decisions",
-    )
+    return reliability_figure(panels, title=title, called=OF_LABELS)
 
 
 def cooccurrence_figure(matrix: np.ndarray, names: Sequence[str], *, title: str) -> bytes:
