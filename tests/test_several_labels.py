@@ -201,7 +201,7 @@ def test_exported_models_decide_by_the_same_thresholds(run, run_main, tmp_path):
     about = json.loads((folder / "export.json").read_text())
     assert about["thresholds"] == list(report(run)["thresholds"].values())
     card = (folder / "MODEL_CARD.md").read_text()
-    assert "mean average precision" in card
+    assert "Mean average precision" in card
     assert "any of 3 classes, or none" in card
     forget_plugins()
     expected = {row["id"]: row["prediction"] for row in table(run)}
