@@ -278,5 +278,5 @@ def test_a_run_that_is_stopped_and_sampled_goes_on_to_the_same_numbers(run_main,
     assumed = values["assumed_prevalence"]
     assert assumed["why"] == "--sampling=balanced"
     # Blue is the rarest: it is seen more often than the pictures have it.
-    assert assumed["classes"]["blue"]["assumed"] > 2 * assumed["classes"]["blue"]["train"]
+    assert assumed["classes"]["blue"]["assumed"] > 1.5 * assumed["classes"]["blue"]["train"]
     assert "Assumed shares" in (tmp_path / "whole" / "report" / "index.html").read_text()
