@@ -174,7 +174,7 @@ def test_without_fitted_thresholds_it_is_a_half_and_said(run, run_main, tmp_path
 
 
 def test_mistakes_and_pictures_are_explained(run, run_main, tmp_path):
-    status, out, err = run_main(
+    status, _, err = run_main(
         "explain", f"--workdir={run.workdir}", f"--output={tmp_path / 'one'}", run.pictures / "002.png"
     )
     assert status == 0, err
@@ -201,7 +201,7 @@ def test_exported_models_decide_by_the_same_thresholds(run, run_main, tmp_path):
     about = json.loads((folder / "export.json").read_text())
     assert about["thresholds"] == list(report(run)["thresholds"].values())
     card = (folder / "MODEL_CARD.md").read_text()
-    assert "mean average precision" in card
+    assert "Mean average precision" in card
     assert "any of 3 classes, or none" in card
     forget_plugins()
     expected = {row["id"]: row["prediction"] for row in table(run)}
@@ -278,5 +278,5 @@ def test_a_run_that_is_stopped_and_sampled_goes_on_to_the_same_numbers(run_main,
     assumed = values["assumed_prevalence"]
     assert assumed["why"] == "--sampling=balanced"
     # Blue is the rarest: it is seen more often than the pictures have it.
-    assert assumed["classes"]["blue"]["assumed"] > 2 * assumed["classes"]["blue"]["train"]
+    assert assumed["classes"]["blue"]["assumed"] > 1.5 * assumed["classes"]["blue"]["train"]
     assert "Assumed shares" in (tmp_path / "whole" / "report" / "index.html").read_text()

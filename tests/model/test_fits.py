@@ -9,7 +9,7 @@ from sklearn.preprocessing import StandardScaler
 from trainer.model import fits
 from trainer.model.fits import STRENGTHS, Labelled, Probe, fit_probe
 from trainer.model.heads import make_head
-from trainer.tasks import SINGLE_LABEL
+from trainer.tasks import SINGLE_LABEL, make_task
 from trainer.values import UsageError
 
 
@@ -202,3 +202,20 @@ def test_features_that_are_no_numbers_are_refused():
     train = Labelled(np.float32([[np.nan, 1], [1, 2]]), np.int64([0, 1]))
     with pytest.raises(UsageError, match="no finite numbers"):
         head_of("probe", train, num_logits=2)
+
+
+def test_a_label_each_by_itself():
+    """As scikit-learn's own regressions; of what all pictures have, or none, a constant."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=[60, 4]).astype(np.float32)
+    labels = np.stack(
+        [features[:, 0] > 0, features[:, 1] + rng.normal(size=60) > 0.5, np.ones(60), np.zeros(60)], axis=1
+    ).astype(np.float32)
+    given, task = Labelled(features, labels), make_task("multi_label")
+    found = fit_probe(Probe(0.1), given, given, num_classes=4, task=task)
+    logits = features @ found.kernel + found.bias
+    inputs = (features - features.mean(axis=0)) / features.std(axis=0)
+    for k in (0, 1):
+        alone = LogisticRegression(C=0.1, max_iter=200).fit(inputs, labels[:, k])
+        assert logits[:, k] == pytest.approx(alone.decision_function(inputs), abs=2e-3)
+    assert logits[:, 2:].tolist() == [[30.0, -30.0]] * 60

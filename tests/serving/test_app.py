@@ -63,6 +63,15 @@ def test_a_picture_as_body_or_as_form(served):
     assert served.known.asked == [b"a=picture&"] * 4
 
 
+def test_of_any_number_of_labels_it_says_which_are_predicted():
+    known = Known()
+    thresholds = {NAMES[0]: 0.8, NAMES[1]: 0.25}
+    network = Network({}, known.predict, known.explain, "", thresholds)
+    app = make_app(network, max_upload_bytes=LIMIT, hosts=("localhost",), any_address=False)
+    response = app.test_client().post("/predict", data=b"picture")
+    assert [one["predicted"] for one in response.json["predictions"]] == [False, True]
+
+
 def test_an_explanation_is_a_picture_in_json(served):
     response = served.client.post("/explain", query_string={"class": NAMES[1]}, data=b"picture")
     image = "data:image/png;base64," + base64.b64encode(b"\x89PNG").decode()

@@ -261,6 +261,7 @@ def _card(
             left_out=experiment.left_out,
             shared=experiment.shared,
             dropped=config.data.drop_duplicates,
+            sizes={name: len(indices) for name, indices in experiment.splits.indices.items()},
         ),
         "\n".join(["## Recipe", "", *phases, "", "The flagfile at the end has every option."]),
         card.metrics_section(report, step=step, temperature=about.temperature, task=experiment.task),

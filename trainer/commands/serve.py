@@ -89,4 +89,5 @@ def _asked(explanations: Explanations, about: dict[str, str]) -> Network:
     except TrainerError as error:
         _log.warning("the page will not say why: %s", error)
         method = ""
-    return Network(about, predict, explain, method)
+    thresholds = explanations.task.thresholds(len(names))
+    return Network(about, predict, explain, method, thresholds and dict(zip(names, thresholds, strict=True)))

@@ -4,8 +4,10 @@ The order of epoch e is a permutation by (seed, e), so the step number alone say
 come next: a run that starts again at step s sees what it would have seen.
 """
 
+import copy
 import os
 from collections.abc import Callable
+from typing import Self
 
 import numpy as np
 import tensorflow as tf
@@ -49,6 +51,12 @@ class OrderedBatches:
             once an epoch.
         """
         self.batch_size, self.seed, self._chances = batch_size, seed, chances
+
+    def drawing(self, chances: np.ndarray | None) -> Self:
+        """Returns the same with other chances: see `__init__`."""
+        made = copy.copy(self)
+        made._chances = chances
+        return made
 
     def training(
         self,
@@ -221,7 +229,6 @@ class Pipeline(OrderedBatches):
         seed: int,
         decoding: str = "exact",
         task: Task = SINGLE_LABEL,
-        chances: np.ndarray | None = None,
     ):
         """Notes what to do.
 
@@ -233,9 +240,8 @@ class Pipeline(OrderedBatches):
           seed: of order and augmentation.
           decoding: exact, or scaled: JPEGs at the smallest of 1/1 to 1/8 that covers the contract's size.
           task: what labels mean.
-          chances: see OrderedBatches.
         """
-        super().__init__(batch_size=batch_size, seed=seed, chances=chances)
+        super().__init__(batch_size=batch_size, seed=seed)
         self.source, self.contract = source, contract
         self._at_least = (contract.height_px, contract.width_px) if decoding == "scaled" else None
         num_classes = len(source.class_names)

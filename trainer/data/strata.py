@@ -76,8 +76,8 @@ def stratify_labels(labels: np.ndarray, sizes: Sequence[int], *, order: Sequence
 
     What differs here: parts get exactly the sizes that were asked for; the first example of a label goes to
     the first part of `order`; and once there are no more examples of a label left than parts without it,
-    these have one each, as far as they go. Where there is something to choose, the example that comes first in
-    `labels` is taken, which the caller has shuffled.
+    these have one each, as far as they go. Of several examples that which comes first in `labels` is taken,
+    which the caller has shuffled.
 
     Args:
       labels: [N, K] bool.

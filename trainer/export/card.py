@@ -59,6 +59,7 @@ def data_section(
     left_out: Sequence[Sequence[str]],
     shared: Sequence[Sequence[str]],
     dropped: bool,
+    sizes: Mapping[str, int] | None = None,
 ) -> str:
     """Tells the pictures.
 
@@ -69,10 +70,12 @@ def data_section(
       left_out: [(id, reason)] of bad pictures.
       shared: groups of names of the same picture in two splits.
       dropped: whether all but one of such a group were taken out.
+      sizes: {split: number of pictures}, where one may have several classes; None: the sums of `counts`.
     """
     names = next(iter(counts.values()))
     rows = [[name, *(f"{of_split[name]:,}" for of_split in counts.values())] for name in names]
-    total = ["all", *(f"{sum(of_split.values()):,}" for of_split in counts.values())]
+    sizes = sizes or {split: sum(of_split.values()) for split, of_split in counts.items()}
+    total = ["all", *(f"{sizes[split]:,}" for split in counts)]
     both = "taken out of the earlier split" if dropped else "left in both"
     return "\n\n".join(
         [

@@ -304,8 +304,9 @@ def _calibration(
             name: expected_calibration_error(calibration_bins(labels[:, k], chances[:, k]))
             for k, name in enumerate(class_names)
         }  # fmt: skip
-    is_known = plain is not None and scaled is not None
-    return {**found, "log_loss_scaled": _log_loss(labels, scaled) if is_known else None}
+    unknown = plain is None or scaled is None
+    found["log_loss_scaled"] = None if scaled is None or unknown else _log_loss(labels, scaled)
+    return found
 
 
 def _log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:

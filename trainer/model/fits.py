@@ -26,7 +26,7 @@ NEVER_SEEN = -30.0
 
 @dataclass(frozen=True)
 class Labelled:
-    """`features` [N, D] float32 of pictures, and their `labels` [N], one class each."""
+    """`features` [N, D] float32 of pictures, and their `labels` [N], as the task has them."""
 
     features: np.ndarray
     labels: np.ndarray
@@ -99,6 +99,8 @@ def most_pictures(num_classes: int, width: int, *, work: float = MOST_WORK) -> i
 def fit_probe(probe: Probe, train: Labelled, validation: Labelled, *, num_classes: int, task: Task) -> Fitted:
     """Fits logistic regression to features, by L-BFGS as scikit-learn does it, one thread for the same bits.
 
+    Of any number of labels an example, one by itself for each label, all of one strength.
+
     Features are standardised by the mean and deviation of the fitted pictures, which is folded into kernel
     and bias. Without a strength, those of `STRENGTHS` are tried from the loosest fit on, each starting where
     the one before has ended, until the loss on validation falls no more: a short form of the search of
@@ -119,12 +121,20 @@ def fit_probe(probe: Probe, train: Labelled, validation: Labelled, *, num_classe
     inputs = (train.features - mean) / scale
     if not np.isfinite(inputs).all():
         raise UsageError("features of the network are no finite numbers")
-    present = np.unique(train.labels)
+    strengths = [probe.strength] if probe.strength else STRENGTHS
+    constant = np.full(num_classes, NEVER_SEEN)
+    if task.excludes:
+        present = np.unique(train.labels)
+        fits = _fits(inputs, train.labels, strengths)
+    else:
+        has = task.indicators(train.labels, num_classes)
+        constant[has.all(axis=0)] = -NEVER_SEEN
+        present = np.flatnonzero(has.any(axis=0) & ~has.all(axis=0))
+        fits = _fits_of_labels(inputs, has[:, present], strengths)
     best: Fitted | None = None
     best_loss = np.inf
-    fits = _fits(inputs, train.labels, [probe.strength] if probe.strength else STRENGTHS)
     for strength, weights, intercepts in fits:
-        kernel, bias = np.zeros([len(mean), num_classes]), np.full(num_classes, NEVER_SEEN)
+        kernel, bias = np.zeros([len(mean), num_classes]), constant.copy()
         kernel[:, present], bias[present] = weights / scale[:, None], intercepts
         bias[present] -= mean @ kernel[:, present]
         found = Fitted(kernel.astype(np.float32), bias.astype(np.float32), strength, len(train.labels))
@@ -143,6 +153,20 @@ def _standard(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # What a mean of equal numbers rounds to is no deviation.
     is_constant = deviation <= 1e-6 * np.abs(wide).max(axis=0)
     return wide.mean(axis=0), np.where(is_constant, 1.0, deviation)
+
+
+def _fits_of_labels(inputs: np.ndarray, labels: np.ndarray, strengths: Any) -> Any:
+    """Yields (strength, weights [D, k], intercepts [k]) of k labels [N, k] bool, some of each true."""
+    if not labels.shape[1]:
+        yield 0.0, np.zeros([inputs.shape[1], 0]), np.zeros(0)
+        return
+    # Of two classes, `_fits` gives half of the logit against the first and half for the second.
+    each = [_fits(inputs, column.astype(np.int64), strengths) for column in labels.T]
+    for fits in zip(*each, strict=True):
+        strength = fits[0][0]
+        weights = [weights[:, 1] - weights[:, 0] for _, weights, _ in fits]
+        intercepts = [intercepts[1] - intercepts[0] for _, _, intercepts in fits]
+        yield strength, np.stack(weights, axis=1), np.array(intercepts)
 
 
 def _fits(inputs: np.ndarray, labels: np.ndarray, strengths: Any) -> Any:

@@ -125,7 +125,7 @@ class Head(tf_keras.layers.Layer):
           UsageError: it cannot be fitted to them; the message says why.
         """
         assert self.fits
-        one = self.logits.units == 1
+        one = task.excludes and self.logits.units == 1
         found = fit_probe(
             self.fits, train, validation, num_classes=2 if one else self.logits.units, task=task
         )
@@ -245,7 +245,7 @@ def make_head(
     choice = HEADS.choose(text)
     made = choice()
     try:
-        if isinstance(made, Probe | Neighbours):
+        if isinstance(made, Neighbours):
             require_one_class(task)
         if isinstance(made, Probe):
             most_pictures(max(num_logits, 2), width)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from trainer.paths import local_path
 from trainer.record.spreadsheets import as_text
@@ -88,7 +88,7 @@ class JsonLines:
 
     def line(self, prediction: Prediction, *, shown: str) -> str:
         top = [{"label": n, "probability": round(p, 6)} for n, p in prediction.top(self._top_k)]
-        value = {
+        value: dict[str, Any] = {
             "path": shown,
             "label": prediction.label,
             "probability": None if prediction.probability is None else round(prediction.probability, 6),
@@ -97,7 +97,7 @@ class JsonLines:
             "error": prediction.error or None,
         }
         if prediction.labels is not None:
-            value["labels"] = list(prediction.labels)
+            value |= {"labels": list(prediction.labels)}
         return json.dumps(value, ensure_ascii=False) + "\n"
 
 

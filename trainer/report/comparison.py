@@ -136,7 +136,15 @@ def _test_labels(first: Scored, second: Scored, shared: Sequence[tuple[str, str]
     found = paired_bootstrap(labels, *chances)
     right = np.array([(first.examples[key], second.examples[key]) for key in keys])
     alone = [int((right[:, k] & ~right[:, 1 - k]).sum()) for k in (0, 1)]
-    return Pair(first, second, len(keys), *alone, p_value=found.p_value, precision=found)
+    return Pair(
+        first,
+        second,
+        len(keys),
+        only_first=alone[0],
+        only_second=alone[1],
+        p_value=found.p_value,
+        precision=found,
+    )
 
 
 def _apart(first: Scored, second: Scored) -> str:

@@ -4,7 +4,7 @@ import io
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure  # Without pyplot: no global state, no window system.
@@ -164,22 +164,27 @@ MOST_CURVES = 10
 """Classes in `roc_figure`."""
 
 
+class Axes(NamedTuple):
+    """What the axes of a reliability diagram are called, and its bars."""
+
+    probability: str = "probability of the predicted class"
+    share: str = "share of right predictions"
+    bars: str = "share that is right"
+    counted: str = "share of pictures"
+
+
+OF_PREDICTIONS = Axes()
+
+
 def reliability_figure(
-    panels: Sequence[tuple[str, Sequence[Bin]]],
-    *,
-    title: str,
-    over: str = "probability of the predicted class",
-    share: str = "share of right predictions",
-    counted: str = "share of pictures",
+    panels: Sequence[tuple[str, Sequence[Bin]]], *, title: str, called: Axes = OF_PREDICTIONS
 ) -> bytes:
     """Draws the share of right predictions over their probability, and how many there are of each.
 
     Args:
       panels: (what stands above, bins), side by side: before and after scaling.
       title: stands above all.
-      over: which probability it is.
-      share: what is counted of the bins.
-      counted: what the bins hold.
+      called: what is drawn.
     """
     wide, high = 4.6 * len(panels) + 0.4, 6.2
     figure = Figure(figsize=(wide, high))
@@ -205,7 +210,7 @@ def reliability_figure(
             [b.low for b in known],
             heights,
             color="tab:blue",
-            label=share.replace("of right predictions", "that is right"),
+            label=called.bars,
             **style,
         )
         means = ([b.confidence for b in known], heights)
@@ -216,12 +221,12 @@ def reliability_figure(
         total = sum(b.count for b in bins)
         shares = [b.count / total for b in bins]
         below.bar(lows, shares, color="0.6", **style)
-        below.set_xlabel(over)
+        below.set_xlabel(called.probability)
         for axes in (above, below):
             axes.grid(color="0.9")
             axes.set_axisbelow(True)
-    grid[0, 0].set_ylabel(share)
-    grid[1, 0].set_ylabel(counted)
+    grid[0, 0].set_ylabel(called.share)
+    grid[1, 0].set_ylabel(called.counted)
     grid[1, 0].set_ylim(bottom=0)
     # Within, it would lie on some run's bars.
     named = grid[0, 0].get_legend_handles_labels()

@@ -121,6 +121,10 @@ _NO_FACTS = {
 }  # fmt: skip
 
 
+AT_BOUND = (
+    '<p class="note">The fit ended at the limit of the search: the pictures that it was made on, '
+    "all right or mostly wrong, do not say what temperature is best. Do not use it.</p>"
+)
 VALIDATION_CHOSE = (
     '<p class="note">The validation split also chose these weights: read this number as slightly too '
     "good. Only a test split is free of that.</p>"
@@ -149,6 +153,8 @@ def pretrained(values: Mapping[str, Any]) -> str:
     """Returns the accuracy beside that of heads fitted to the network as the run began."""
     if not (others := values.get("pretrained")):
         return ""
+    if values.get("several_labels"):
+        return _pretrained_on_labels(values, others)
     count = f"{values['num_examples']:,}"
     rows = [["this run", "", percent(values["accuracy"]), f"{values['num_correct']:,}", count, ""]]
     reasons: dict[str, list[str]] = {}
@@ -165,6 +171,24 @@ def pretrained(values: Mapping[str, Any]) -> str:
         "was when the run began. They take seconds, and have no learning rate to choose.</p>"
     )
     shown = table(["", "fitted as", "right", "pictures right", "of", "points gained"], rows, num_names=2)
+    return f"<h2>Beside the pretrained network</h2>{told + shown if len(rows) > 1 else ''}{why}"
+
+
+def _pretrained_on_labels(values: Mapping[str, Any], others: Mapping[str, Any]) -> str:
+    """Returns the same where pictures have any number of labels."""
+    rows = [["this run", number(values["map"], ".4f"), f"{values['macro']['f1']:.3f}", ""]]
+    rows += [
+        [name, number(one["map"], ".4f"), f"{one['macro_f1']:.3f}", one["how"]]
+        for name, one in ((name, others[key]) for key, name in _COMPARED.items())
+        if "map" in one
+    ]
+    reasons = [f"No {_COMPARED[key]}: {one['why_not']}." for key, one in others.items() if "why_not" in one]
+    why = "".join(f"<p>{escape(reason)}</p>" for reason in reasons)
+    told = (
+        '<p class="soft">What training has bought: the linear probe is a logistic regression for each label, '
+        "on the network as it was when the run began. Its labels are predicted from 0.5 on.</p>"
+    )
+    shown = table(["", "mAP", "macro F1", "fitted as"], rows)
     return f"<h2>Beside the pretrained network</h2>{told + shown if len(rows) > 1 else ''}{why}"
 
 
@@ -283,12 +307,7 @@ def calibration(calibration: Mapping[str, Any], *, why_not: str) -> str:
         f"{f' (fitted on {escape(where)})' if where else ''} it is {percent(scaled)}, and the log-loss "
         f"{calibration['log_loss_scaled']:.3f}. No prediction changes by that.</p>"
     )
-    if calibration["temperature_at_bound"]:
-        text += (
-            '<p class="note">The fit ended at the limit of the search: the pictures that it was made on, '
-            "all right or mostly wrong, do not say what temperature is best. Do not use it.</p>"
-        )
-    return text
+    return text + AT_BOUND * calibration["temperature_at_bound"]
 
 
 def left_out(values: Mapping[str, Any]) -> str:

@@ -11,12 +11,13 @@ from trainer.metrics.several import calibration_bins, label_roc_curve
 from trainer.report.figures import (
     MOST_CURVES,
     MOST_NUMBERS,
+    Axes,
     matrix_figure,
     per_class_figure,
     reliability_figure,
     roc_figure,
 )
-from trainer.report.sections import VALIDATION_CHOSE, cards, number, percent, shares, table
+from trainer.report.sections import AT_BOUND, VALIDATION_CHOSE, cards, number, percent, shares, table
 from trainer.report.shortening import shortened
 
 _MEANINGS = {
@@ -123,11 +124,15 @@ def calibration(values: Mapping[str, Any]) -> str:
     )
     if found["temperature"] is None:
         return text
-    return text + (
-        f"<p>With all logits divided by a temperature of {found['temperature']:.3g} (fitted on "
-        f"{escape(found['temperature_from'])}) it is {percent(scaled)}, and the log-loss "
-        f"{number(found['log_loss_scaled'], '.3f')}. No prediction changes by that: the thresholds are of "
-        "the probabilities as they are.</p>"
+    return (
+        text
+        + (
+            f"<p>With all logits divided by a temperature of {found['temperature']:.3g} (fitted on "
+            f"{escape(found['temperature_from'])}) it is {percent(scaled)}, and the log-loss "
+            f"{number(found['log_loss_scaled'], '.3f')}. No prediction changes by that: the thresholds are "
+            "of the probabilities as they are.</p>"
+        )
+        + AT_BOUND * found["temperature_at_bound"]
     )
 
 
@@ -176,15 +181,12 @@ def evaluation_figures(
     return {"reliability": reliability([("", calibration_bins(labels, probabilities))], title=title)}
 
 
+OF_LABELS = Axes("probability of a label", "share that has it", "share that has it", "share of decisions")
+
+
 def reliability(panels: Sequence[tuple[str, Sequence[Bin]]], *, title: str) -> bytes:
     """Draws the share that has a label over its probability, of all labels."""
-    return reliability_figure(
-        panels,
-        title=title,
-        over="probability of a label",
-        share="share that has it",
-        counted="share of decisions",
-    )
+    return reliability_figure(panels, title=title, called=OF_LABELS)
 
 
 def cooccurrence_figure(matrix: np.ndarray, names: Sequence[str], *, title: str) -> bytes:

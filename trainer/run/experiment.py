@@ -153,8 +153,7 @@ class Experiment:
             seed=config.run.seed,
             decoding=config.data.decode,
             task=self.task,
-            chances=self.chances,
-        )
+        ).drawing(self.chances)
         self.recipe = self._make_recipe(config)
 
     def _make_recipe(self, config: Config) -> Recipe:

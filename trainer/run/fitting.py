@@ -6,14 +6,14 @@ bought. It is made once, when nothing is trained yet, and recorded: an interrupt
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from trainer.loop.phases import Phase
-from trainer.model.fits import Labelled, most_pictures, require_one_class
+from trainer.model.fits import Labelled, most_pictures
 from trainer.model.heads import Head, NeighbourHead, make_head
 from trainer.record.progress import counting
 from trainer.record.workdir import Workdir
@@ -105,7 +105,6 @@ def compare_pretrained(features: PretrainedFeatures) -> dict[str, Any]:
     """
     stages, experiment = features.stages, features.stages.experiment
     try:
-        require_one_class(experiment.task)
         stage = stages.stage_of(experiment.plan.phases[0])
         _require_cheap(experiment, stage)
         train = features.of("train", most=MOST_FITTED)
@@ -129,7 +128,8 @@ def _scored(
         head, how = fitted_head(text, train, others["validation"], num_classes=num_classes, task=task)
     except UsageError as error:
         return {"why_not": str(error)}
-    scores = {split: _score(head, one, task) for split, one in others.items()}
+    names = experiment.source.class_names
+    scores = {split: _score(head, one, task, names) for split, one in others.items()}
     return {"head": text, "how": how, "num_fitted": len(train.labels), "scores": scores}
 
 
@@ -170,11 +170,15 @@ def logits_of(head: Head | NeighbourHead, features: np.ndarray) -> np.ndarray:
     return np.concatenate([head(part).numpy() for part in _parts(features)])
 
 
-def _score(head: Any, given: Labelled, task: Task) -> dict[str, Any]:
+def _score(head: Any, given: Labelled, task: Task, class_names: Sequence[str]) -> dict[str, Any]:
     logits = logits_of(head, given.features)
     right = task.right(task.predicted(logits), given.labels)
     loss = task.means(given.labels, logits)["loss"]
-    return {"num_correct": int(right.sum()), "num_examples": len(given.labels), "loss": float(loss)}
+    found = {"num_correct": int(right.sum()), "num_examples": len(given.labels), "loss": float(loss)}
+    if not task.excludes:
+        of_split = task.split_metrics(given.labels, logits, class_names)
+        found |= {name: of_split[name] for name in ("map", "macro_f1") if name in of_split}
+    return found
 
 
 def _parts(features: np.ndarray) -> Iterator[tf.Tensor]:
@@ -225,7 +229,7 @@ def compared(workdir: Workdir, split: str) -> dict[str, Any]:
     """Returns what metrics.json holds as `pretrained` of a split: what the network reaches as it began.
 
     {key of `COMPARED`: {"accuracy", "num_correct", "num_examples", "loss", "num_fitted", "head", "how"}, or
-    {"why_not": why there is none}}.
+    {"why_not": why there is none}}; of any number of labels also "map" and "macro_f1", decided at 0.5.
     """
     recorded = workdir.read_facts().get("pretrained", {})
     found = {}
@@ -247,6 +251,11 @@ def told_compared(values: Mapping[str, Any]) -> str:
     if not known:
         return f"no linear probe: {values['linear_probe']['why_not']}"
     names = {"linear_probe": "linear probe", "knn": "20 nearest neighbours"}
+    if any("map" in one for one in known.values()):
+        parts = [
+            f"{names[key]} mAP {one['map']:.4f}, macro F1 {one['macro_f1']:.3f}" for key, one in known.items()
+        ]
+        return ", ".join(parts)
     parts = [
         f"{names[key]} {100 * one['accuracy']:.2f} % ({one['num_correct']:,} of {one['num_examples']:,})"
         for key, one in known.items()

@@ -161,7 +161,8 @@ def _manifest(experiment: Experiment) -> str:
     if len(names) > MOST_ROWS:
         rest = names[MOST_ROWS:]
         rows.append([f"{len(rest):,} more", *(f"{sum(of[n] for n in rest):,}" for of in counts.values())])
-    rows.append(["**all**", *(f"**{sum(of.values()):,}**" for of in counts.values())])
+    # A picture may have several classes.
+    rows.append(["**all**", *(f"**{len(at):,}**" for at in experiment.splits.indices.values())])
     splits = Workdir(experiment.config.run.workdir).splits_json
     facts = {
         "source": experiment.config.data.source,

@@ -114,8 +114,7 @@ def evaluate_pictures(
     written = [task.label_words(label, class_names) for label in labels]
     folder = _report_folder(workdir, config, source.name, digests, written, split=split)
     network = open_network(workdir, config)
-    # With the thresholds of the run.
-    task = network.task
+    task = network.task  # With the thresholds of the run.
     pipeline, logits = _logits(network, source, scan, config, indices)
     means = task.means(labels, logits)
     scored = Evaluation(means.pop("loss"), indices, labels, logits, means)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from flask import Flask, Response, abort, g, jsonify, render_template, request
@@ -59,6 +59,8 @@ class Network:
     """An encoded picture and a class, '' for the most probable one -> what speaks for it."""
     method: str
     """How it is explained; '' where it cannot be."""
+    thresholds: Mapping[str, float] | None = None
+    """Where a picture may have any number of classes, {class: from which probability on it is predicted}."""
 
 
 def make_app(network: Network, *, max_upload_bytes: int, hosts: Collection[str], any_address: bool) -> Flask:
@@ -125,7 +127,10 @@ def _answer(app: Flask, network: Network, max_upload_bytes: int) -> None:
     @app.post("/predict")
     def predict() -> Response:
         answer = turn.answer(max_upload_bytes, network.predict)
-        return jsonify(predictions=[{"label": label, "probability": p} for label, p in answer])
+        rows: list[dict[str, Any]] = [{"label": label, "probability": p} for label, p in answer]
+        for row in rows if network.thresholds is not None else ():
+            row["predicted"] = row["probability"] >= network.thresholds[row["label"]]
+        return jsonify(predictions=rows)
 
     @app.post("/explain")
     def explain() -> Response:
