@@ -2,10 +2,11 @@
 
 Candidates are those whose coarse grey values are alike. A perceptual hash of 255 bits confirms them: the
 signs of the lowest frequencies of a cosine transform (as pHash: Zauner, 2010, "Implementation and
-Benchmarking of Perceptual Image Hash Functions"). It is taken of the whole picture and of 256 parts of it with
-up to 9 % of each side cut off, and the whole of one is compared with the parts of the other: plain hashes change with
-every crop. A mirrored picture has the same coefficients with the odd ones' signs turned. It is a few lines of
-NumPy on a picture that is decoded here anyway; ImageHash would bring PyWavelets, and has no parts.
+Benchmarking of Perceptual Image Hash Functions"). It is taken of the whole picture and of 256 parts of it
+with up to 9 % of each side cut off, and the whole of one is compared with the parts of the other, as plain
+hashes change with every crop. A mirrored picture has the same coefficients with the odd ones' signs turned. It
+is a few lines of NumPy on a picture that is decoded here anyway; ImageHash would bring PyWavelets, and has no
+parts.
 
 No network is needed, because pictures are divided before there is one, and features are kept by split.
 """
