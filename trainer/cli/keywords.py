@@ -24,6 +24,8 @@ class Options(TypedDict, total=False):
     split_order: str
     split_seed: int
     drop_duplicates: bool
+    near_duplicates: str
+    relabel: PathLike
     exif: str
     on_bad_image: str
     max_pixels: int
@@ -145,3 +147,9 @@ class Options(TypedDict, total=False):
     find_lr_range: str
     find_lr_steps: int
     find_lr_phase: str
+    # Learning curve
+    curve_shares: str
+    curve_draws: int
+    # Audit
+    audit_folds: int
+    audit_shown: int
