@@ -35,7 +35,10 @@ from trainer.values import Contract, TrainerError
 _log = logging.getLogger("trainer")
 SIDE_PX = 64
 BITS_APART = 30
-"""Of 255, up to which two hashes are of one picture. Copies of photos differ by 21 or less, flowers before a plain ground by 32 or more."""
+"""Of 255, up to which two hashes are of one picture.
+
+Copies of photos differ by 21 or less; other flowers before a plain ground by 32 or more.
+"""
 ALIKE = 0.6
 """Cosine of the coarse values from which two pictures are compared bit by bit; copies have 0.7 or more."""
 NOISE = 0.1
