@@ -322,7 +322,7 @@ def test_groups_come_to_be_whole_and_nobody_else_moves():
     keys = [0, 1, 2, 3, 4, 0, 6, 3, 8, 8]
     kept = keep_together(before, keys, np.zeros(10, np.int64))
     assert shared_pictures(kept.indices, keys) == []
-    # Train lost two of its own to the pairs, and gets the first; then each lacks one, and train is first.
+    # Train lacks two, and gets the first pair. Of the others, which lack one, test has had one of the second.
     assert {name: part.tolist() for name, part in kept.indices.items()} == {
         "train": [1, 2, 4, 0, 5],
         "validation": [6],
