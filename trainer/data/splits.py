@@ -392,8 +392,8 @@ def keep_together(splits: Splits, keys: Sequence[Hashable], strata: np.ndarray) 
     """Returns the splits with every group of pictures whole in one of them; all others stay where they are.
 
     Groups that are in two splits are dealt anew, the largest first: each to the split that lacks most of what
-    it had of their strata, and of several to that which has most of the group. So splits stay about as large as they were. A stratum that train has nothing else
-    of goes to train.
+    it had of their strata, and of several to that which has most of the group. So splits stay about as large
+    as they were. A stratum that train has nothing else of goes to train.
 
     Args:
       splits: as they were made.
