@@ -235,7 +235,9 @@ class Workdir:
         """Records what things of the run, and its folder, are called now; the rest stays as it is."""
         run, first, flat = self._read_run(), self.first_names(config), config.flat()
         names = {name: flat[name] for name in (*Config.naming(), "workdir")}
-        if names != {name: run["config"].get(name) for name in names}:
+        # What was no option when the run began was as it is by default.
+        recorded = Config.of_record(run["config"])
+        if names != {name: recorded.get(name) for name in names}:
             now = Config.from_flat({**run["config"], **names})
             write_text(self.flagfile, now.flagfile())
             self.amend_run(config=run["config"] | names, **({"first_names": first} if first else {}))
