@@ -33,7 +33,7 @@ def arguments(pictures, tiny_backbone):
     return (
         f"--source=folder:{pictures}", f"--backbone=savedmodel:{tiny_backbone}", "--image_size=8",
         "--head=linear", "--splits=50%,25%,25%", "--batch_size=4", "--precision=float32",
-        "--schedule=two_phase", "--frozen_for=1epochs", "--finetune_for=1epochs", *PLAIN,
+        "--schedule=frozen", "--frozen_for=1epochs", *PLAIN,
     )  # fmt: skip
 
 
@@ -99,7 +99,7 @@ def test_report_group_and_drop(arguments, tmp_path, plain, run_main):
     assert (again[0], "is finished" in again[1]) == (0, True)
     status, _, err = run_main(*arguments, "--near_duplicates=drop", f"--workdir={plain}")
     assert status == 1
-    assert "--near_duplicates was off, now drop" in err
+    assert "--near_duplicates was report, now drop" in err
 
 
 def test_group_leaves_the_sources_own_splits_alone(pictures, arguments, tmp_path, run_main):
