@@ -21,7 +21,8 @@ NOT_IDENTITY = {
     "format", "top_k", "threshold", "find_lr_range", "find_lr_steps", "find_lr_phase", "report_dir", "model",
     "saliency", "explain_class", "ig_steps", "num_explained", "formats", "export_dir", "calibration_pictures",
     "max_accuracy_drop", "figures_every", "bind", "port", "max_upload_mb", "histograms_every",
-    "profile_steps", "embeddings", "extend", "verbose", "plugin", "callbacks",
+    "profile_steps", "embeddings", "extend", "verbose", "plugin", "callbacks", "curve_shares", "curve_draws",
+    "audit_folds", "audit_shown",
 }  # fmt: skip
 # Another valid value than the default, where one cannot be guessed from the type.
 OTHER = {
@@ -34,7 +35,7 @@ OTHER = {
     "warmup": "1steps", "log_every": "7steps", "evaluate_every": "7steps", "save_every": "7steps",
     "checkpoint": "latest", "stop_signals": "SIGUSR2", "momentum": 0.5, "weight_decay": 0.1,
     "budget": "5min", "by_hand": ("head", "augment"),
-    "features": "cls+mean",
+    "features": "cls+mean", "curve_shares": "10%,50%,100%",
     "max_accuracy_drop": 0.5, "histograms_every": "7steps", "profile_steps": "3-7", "figures_every": "7steps",
 }  # fmt: skip
 
@@ -101,6 +102,7 @@ def test_options_that_came_later_leave_hashes_as_they_were():
     for name in (
         *("resize", "antialias", "budget", "by_hand", "features", "image_column", "label_column"),
         *("split_column", "group_column", "weight_column", "image_root", "groups", "folds", "fold"),
+        *("near_duplicates", "relabel", "sampling"),
     ):
         del values[name]
     text = json.dumps(values, sort_keys=True)

@@ -14,6 +14,7 @@ from trainer.data.splits import (
     check_counts,
     drop_shared,
     find_again,
+    keep_together,
     leave_out,
     make_splits,
     missing_classes,
@@ -313,6 +314,46 @@ def test_the_earlier_split_loses_what_a_later_one_has():
 def test_a_split_that_is_all_repeats_is_an_error():
     with pytest.raises(TrainerError, match="validation split empty"):
         drop_shared(by_hand(train=[0], validation=[1, 2], test=[3, 4]), ["x", "a", "b", "a", "b"])
+
+
+def test_groups_come_to_be_whole_and_nobody_else_moves():
+    # Pairs (0, 5), (3, 7) and (8, 9) of THREE with splits 0 to 4, 5 and 6, 7 to 9.
+    before = by_hand(train=[0, 1, 2, 3, 4], validation=[5, 6], test=[7, 8, 9])
+    keys = [0, 1, 2, 3, 4, 0, 6, 3, 8, 8]
+    kept = keep_together(before, keys, np.zeros(10, np.int64))
+    assert shared_pictures(kept.indices, keys) == []
+    # Train lacks two, and gets the first pair. Of the others, which lack one, test has had one of the second.
+    assert {name: part.tolist() for name, part in kept.indices.items()} == {
+        "train": [1, 2, 4, 0, 5],
+        "validation": [6],
+        "test": [8, 9, 3, 7],
+    }
+    assert kept.how == "by hand; 2 groups of near duplicates put into one split each"
+    assert keep_together(before, range(10), np.zeros(10, np.int64)) is not None
+    assert keep_together(before, range(10), np.zeros(10, np.int64)).how == "by hand"
+
+
+def test_where_everything_is_in_groups_the_splits_stay_about_as_large():
+    # 60 scenes of 10 pictures in turn, so that every scene is torn.
+    before = by_hand(train=range(480), validation=range(480, 540), test=range(540, 600))
+    keys = [at % 60 for at in range(600)]
+    classes = np.array([at % 60 % 3 for at in range(600)])
+    kept = keep_together(before, keys, classes)
+    assert shared_pictures(kept.indices, keys) == []
+    assert sizes(kept) == {"train": 480, "validation": 60, "test": 60}
+    for part in kept.indices.values():
+        assert np.bincount(classes[part]).tolist() == [len(part) // 3] * 3
+
+
+def test_a_class_that_is_one_group_is_in_train():
+    before = by_hand(train=[0, 1, 2, 3], validation=[4, 5, 6], test=[7])
+    kept = keep_together(before, [0, 1, 2, 9, 9, 9, 6, 7], np.array([0, 0, 0, 1, 1, 1, 0, 0]))
+    assert kept.indices["train"].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_split_that_groups_leave_empty_is_an_error():
+    with pytest.raises(TrainerError, match="--near_duplicates=group leaves the validation split empty"):
+        keep_together(by_hand(train=[0, 1], validation=[2]), [0, 1, 1], np.zeros(3, np.int64))
 
 
 def test_bad_pictures_leave_and_nobody_else_moves():

@@ -33,6 +33,8 @@ class Options(TypedDict, total=False):
     groups: str
     folds: int
     fold: int
+    near_duplicates: str
+    relabel: PathLike
     exif: str
     on_bad_image: str
     max_pixels: int
@@ -156,3 +158,9 @@ class Options(TypedDict, total=False):
     find_lr_range: str
     find_lr_steps: int
     find_lr_phase: str
+    # Learning curve
+    curve_shares: str
+    curve_draws: int
+    # Audit
+    audit_folds: int
+    audit_shown: int

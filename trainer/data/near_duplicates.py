@@ -1,11 +1,12 @@
 """Pictures that are the same one: rescaled, recompressed, mirrored, recoloured, or a few per cent smaller.
 
 Candidates are those whose coarse grey values are alike. A perceptual hash of 255 bits confirms them: the
-signs of the lowest frequencies of a cosine transform (as pHash: Zauner, 2010, "Implementation and Benchmarking
-of Perceptual Image Hash Functions"). It is taken of the whole picture and of 256 parts of it with up to 9 % of
-each side cut off, and the whole of one is compared with the parts of the other: plain hashes change with
-every crop. A mirrored picture has the same coefficients with the odd ones' signs turned. It is a few lines of
-NumPy on a picture that is decoded here anyway; ImageHash would bring PyWavelets, and has no parts.
+signs of the lowest frequencies of a cosine transform (as pHash: Zauner, 2010, "Implementation and
+Benchmarking of Perceptual Image Hash Functions"). It is taken of the whole picture and of 256 parts of it
+with up to 9 % of each side cut off, and the whole of one is compared with the parts of the other, as plain
+hashes change with every crop. A mirrored picture has the same coefficients with the odd ones' signs turned.
+It is a few lines of NumPy on a picture that is decoded here anyway; ImageHash would bring PyWavelets, and has
+no parts.
 
 No network is needed, because pictures are divided before there is one, and features are kept by split.
 """
@@ -33,10 +34,17 @@ from trainer.values import Contract, TrainerError
 
 _log = logging.getLogger("trainer")
 SIDE_PX = 64
-BITS_APART = 45
-"""Of 255, up to which two hashes are of one picture. Copies differ by 30 or less, others by 60 or more."""
+BITS_APART = 30
+"""Of 255, up to which two hashes are of one picture.
+
+Copies of photos differ by 21 or less; other flowers before a plain ground by 32 or more.
+"""
 ALIKE = 0.6
 """Cosine of the coarse values from which two pictures are compared bit by bit; copies have 0.7 or more."""
+NOISE = 0.1
+"""Of 255, the amplitude of a wave below which its sign is that of compression; smooth pictures have many."""
+LEAST_CLEAR = 48
+"""How many bits two pictures are compared by at least: a plain one is nobody's copy."""
 NEIGHBOURS = 10
 """Most similar pictures that each is compared with, as they are and mirrored."""
 _BATCH_SIZE, _BLOCK = 32, 1024
@@ -56,6 +64,18 @@ class Pair:
     first: int
     second: int
     bits: int
+
+
+@dataclass(frozen=True)
+class _Hashes:
+    """Hashes of a picture and of parts of it, [P, 32] uint8, the whole first.
+
+    `clear` [32] uint8 has the `num_clear` bits of the whole that stand for more than noise.
+    """
+
+    parts: np.ndarray
+    clear: np.ndarray
+    num_clear: int
 
 
 def find_near_duplicates(
@@ -127,15 +147,20 @@ def pairs_of(grey: np.ndarray) -> list[tuple[int, int, int]]:
     odd = np.packbits(_bits_taken(np.broadcast_to(np.arange(_FINE) % 2 == 1, (_FINE, _FINE))))
     found = []
     for i, j in candidates:
-        one, other = parts[i], parts[j]
-        bits = min(
-            int(np.bitwise_count(some ^ whole ^ turned).sum(axis=1, dtype=np.int64).min())
-            for some, whole in ((one, other[0]), (other, one[0]))
-            for turned in (np.uint8(0), odd)
+        apart = min(
+            _apart(parts[i], parts[j], turned) for i, j in ((i, j), (j, i)) for turned in (np.uint8(0), odd)
         )
-        if bits <= BITS_APART:
-            found.append((i, j, bits))
+        if apart <= BITS_APART:
+            found.append((i, j, apart))
     return found
+
+
+def _apart(some: _Hashes, other: _Hashes, turned: np.ndarray | np.uint8) -> int:
+    """Returns by how many bits of 255 the part of one picture that is most like the other differs from it."""
+    if other.num_clear < LEAST_CLEAR:
+        return 255
+    differing = (some.parts ^ other.parts[0] ^ turned) & other.clear
+    return round(255 * int(np.bitwise_count(differing).sum(axis=1, dtype=np.int64).min()) / other.num_clear)
 
 
 def _unlike(scan: Scan) -> tuple[np.ndarray, list[tuple[int, int]]]:
@@ -188,13 +213,15 @@ def _candidates(coarse: np.ndarray) -> Iterator[tuple[int, int]]:
             yield min(i, j), max(i, j)
 
 
-def _hashes(grey: np.ndarray) -> np.ndarray:
-    """Returns the hashes of a picture [SIDE_PX, SIDE_PX], and then of parts of it: [P, 32] uint8."""
+def _hashes(grey: np.ndarray) -> _Hashes:
+    """Returns the hashes of a picture [SIDE_PX, SIDE_PX] and of parts of it."""
     windows = _windows()
     rows = windows @ (grey.astype(np.float32) - 128)
     count = len(_CUT_OFF) ** 2
     values = (rows @ windows.T).reshape(count, _FINE, count, _FINE).transpose(0, 2, 1, 3)
-    return np.packbits(_bits_taken(values.reshape(-1, _FINE, _FINE) > 0), axis=-1)
+    values = _bits_taken(values.reshape(-1, _FINE, _FINE))
+    is_clear = np.abs(values[0]) >= NOISE
+    return _Hashes(np.packbits(values > 0, axis=-1), np.packbits(is_clear), int(is_clear.sum()))
 
 
 def _bits_taken(bits: np.ndarray) -> np.ndarray:

@@ -528,8 +528,8 @@ def keep_together(splits: Splits, keys: Sequence[Hashable], strata: np.ndarray) 
     """Returns the splits with every group of pictures whole in one of them; all others stay where they are.
 
     Groups that are in two splits are dealt anew, the largest first: each to the split that lacks most of what
-    it had of their strata. So splits stay about as large as they were. A stratum that train has nothing else
-    of goes to train.
+    it had of their strata, and of several to that which has most of the group. So splits stay about as large
+    as they were. A stratum that train has nothing else of goes to train.
 
     Args:
       splits: as they were made.
@@ -549,7 +549,12 @@ def keep_together(splits: Splits, keys: Sequence[Hashable], strata: np.ndarray) 
     kept = {name: [at for at in of.tolist() if at not in moving] for name, of in splits.indices.items()}
     for group in sorted(torn, key=len, reverse=True):
         of = Counter(int(strata[at]) for _, at in group)
-        chosen = max(lacking, key=lambda name: sum(min(lacking[name][k], count) for k, count in of.items()))
+        there = Counter(name for name, _ in group)
+
+        def need(name: str, of: Counter[int] = of, there: Counter[str] = there) -> tuple[int, int]:
+            return sum(min(lacking[name][k], count) for k, count in of.items()), there[name]
+
+        chosen = max(lacking, key=need)
         chosen = chosen if has_train.issuperset(of) else "train"
         has_train |= set(of) if chosen == "train" else set()
         lacking[chosen] = lacking[chosen] - of

@@ -26,6 +26,6 @@ def neighbour_distances(features: np.ndarray, *, count: int = 10) -> np.ndarray:
 
 
 def far_out(values: np.ndarray) -> np.ndarray:
-    """Returns which of values [N] are far out: three quartile ranges above the third (Tukey, 1977), [N] bool."""
+    """Returns which of values [N] are far out: 3 quartile ranges above the third (Tukey, 1977), [N] bool."""
     low, high = np.quantile(values, (0.25, 0.75))
     return values > high + 3 * max(high - low, 1e-9)

@@ -26,7 +26,7 @@ def relabelled(pictures: Pictures, config: Config, *, task: Task, strict: bool) 
       pictures: as they are.
       config: names the table. A run in --workdir keeps a copy of its own, which holds from then on.
       task: what labels mean.
-      strict: whether each line of the table must be of a picture that is there, and the table that of the run.
+      strict: whether each line of the table must be of a picture that is there, and the table the run's.
 
     Raises:
       UsageError: there is no such table, or something in it is wrong; the message says in which line.
