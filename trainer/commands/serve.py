@@ -90,4 +90,5 @@ def _asked(explanations: Explanations, about: dict[str, str]) -> Network:
         _log.warning("the page will not say why: %s", error)
         method = ""
     thresholds = explanations.task.thresholds(len(names))
-    return Network(about, predict, explain, method, thresholds and dict(zip(names, thresholds, strict=True)))
+    of_classes = None if thresholds is None else dict(zip(names, thresholds, strict=True))
+    return Network(about, predict, explain, method, of_classes)

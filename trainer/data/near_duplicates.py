@@ -18,7 +18,7 @@ import itertools
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,6 +127,15 @@ def group_keys(pairs: Sequence[Pair], num_pictures: int) -> list[int]:
         one, other = sorted((first_of(pair.first), first_of(pair.second)))
         leader[other] = one
     return [first_of(at) for at in range(num_pictures)]
+
+
+def united(pairs: Sequence[Pair], groups: np.ndarray | None, num_pictures: int) -> np.ndarray:
+    """Returns [N] the group of each picture, where those of `groups` [N] stay together, too."""
+    links, last = [], dict[Hashable, int]()
+    for at, group in enumerate(() if groups is None else groups.tolist()):
+        links += [Pair(last[group], at, 0)] if group in last else []
+        last[group] = at
+    return np.array(group_keys([*pairs, *links], num_pictures))
 
 
 def pairs_of(grey: np.ndarray) -> list[tuple[int, int, int]]:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from trainer.data.augment import Augment, make_augment
 from trainer.data.configured import Pictures, open_configured, scan_configured
 from trainer.data.grouping import groups_of
 from trainer.data.inspect.scan import Scan, typical_area
-from trainer.data.near_duplicates import Pair, find_near_duplicates, group_keys
+from trainer.data.near_duplicates import Pair, find_near_duplicates, group_keys, united
 from trainer.data.pipeline import Pipeline
 from trainer.data.relabel import Corrected
 from trainer.data.sampling import assumed_shares, chances
@@ -282,26 +282,30 @@ class Experiment:
             pictures = relabelled(pictures, self.config, task=self.task, strict=not self._of_run)
         self.source, self.scan, self.left_out = pictures.source, pictures.scan, pictures.left_out
         self.removed = pictures.removed
-        if splits is None:
-            splits = self._find_again()
-        elif self.left_out:
-            splits = leave_out(splits, self.scan.bad, self.source, task=self.task)
-            if pictures.removed:
-                what = "pictures that --relabel leaves out"
-                splits = leave_out(splits, pictures.removed, self.source, task=self.task, what=what)
-        if data.relabel and not self._of_run:
-            check_classes(self.source, splits.indices, data.splits, task=self.task)
+        splits = self._find_again() if splits is None else self._without_left_out(splits)
         if data.near_duplicates != "off" and not self._of_run:
             splits = self._without_near_duplicates(splits)
         groups = shared_pictures(splits.indices, self.scan.digests)
         self.shared = [[f"{self.source.ids[at]} ({split})" for split, at in group] for group in groups]
         self.splits = splits
         if data.drop_duplicates:
-            self.splits = drop_shared(splits, self.scan.digests)
-            if not data.folds:
-                check_classes(self.source, self.splits.indices, data.splits, task=self.task)
+            self.splits = self._checked(drop_shared(splits, self.scan.digests))
         self.missing = missing_classes(self.source, self.splits.indices, task=self.task)
         self._tell_odd(len(groups))
+
+    def _checked(self, splits: Splits) -> Splits:
+        # In one of several folds a rare class may be missing: in another it is there.
+        if not self.config.data.folds:
+            check_classes(self.source, splits.indices, self.config.data.splits, task=self.task)
+        return splits
+
+    def _without_left_out(self, splits: Splits) -> Splits:
+        if self.left_out:
+            splits = leave_out(splits, self.scan.bad, self.source, task=self.task)
+        if self.removed:
+            what = "pictures that --relabel leaves out"
+            splits = leave_out(splits, self.removed, self.source, task=self.task, what=what)
+        return self._checked(splits) if self.config.data.relabel else splits
 
     def _without_near_duplicates(self, splits: Splits) -> Splits:
         """Looks for pictures that are one in two splits, and returns the splits as --near_duplicates says."""
@@ -330,15 +334,22 @@ class Experiment:
             )  # fmt: skip
         else:
             _log.info("near duplicates: none are in two splits")
-        if data.near_duplicates == "group":
+        if data.near_duplicates == "group" and (data.folds or self._groups is not None):
+            # All folds must be divided alike, and a group of pictures must stay whole.
+            splits = self._without_left_out(self._make_splits(united(pairs, self._groups, len(source.ids))))
+        elif data.near_duplicates == "group":
             splits = keep_together(splits, keys, self.task.groups(source.labels))
         elif data.near_duplicates == "drop":
             flag, what = "--near_duplicates=drop", "near duplicates"
             splits = drop_shared(splits, keys, flag=flag, what=what)
-        check_classes(source, splits.indices, data.splits, task=self.task)
-        return splits
+        return self._checked(splits)
 
-    def _make_splits(self) -> Splits:
+    @cached_property
+    def _groups(self) -> np.ndarray | None:
+        data = self.config.data
+        return groups_of(self.source, column=data.group_column, pattern=data.groups)
+
+    def _make_splits(self, groups: np.ndarray | None = None) -> Splits:
         data = self.config.data
         order = data.split_order
         workdir = Workdir(self.config.run.workdir) if self.config.run.workdir else None
@@ -349,14 +360,13 @@ class Experiment:
         if asked != data.splits and (unused := check_counts(data.splits, len(self.source.ids))):
             _log.warning("%s", unused)
         source = self.source.source if isinstance(self.source, Corrected) else self.source
-        groups = groups_of(source, column=data.group_column, pattern=data.groups)
         return make_splits(
             source,
             data.splits,
             order=order,
             seed=data.split_seed,
             task=self.task,
-            groups=groups,
+            groups=self._groups if groups is None else groups,
             fold=(data.fold, data.folds) if data.folds or data.fold else None,
         )
 
