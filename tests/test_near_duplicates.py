@@ -115,3 +115,27 @@ def test_group_leaves_the_sources_own_splits_alone(pictures, arguments, tmp_path
         "trainer: --near_duplicates=group divides pictures anew, and these splits are the source's own: use "
         "--near_duplicates=drop, or shares such as --splits=80%,10%,10%\n",
     )
+
+
+@pytest.mark.usefixtures("figures_undrawn")
+def test_groups_and_near_duplicates_stay_together(pictures, arguments, tmp_path, run_main):
+    """Red and blue of a number are a group, and copies in none: what either connects is in one split."""
+    seen = {}
+    for fold in (1, 2, 3):
+        workdir = tmp_path / str(fold)
+        status, _, err = run_main(
+            *arguments, "--splits=auto", "--folds=3", f"--fold={fold}", "--groups=/([0-9])[.]",
+            "--near_duplicates=group", f"--workdir={workdir}",
+        )  # fmt: skip
+        assert (status, err) == (0, "")
+        where = {}
+        for split, of in names(workdir).items():
+            for name in of:
+                where.setdefault(name.partition("/")[2][0], set()).add(split)
+        assert len(where) == 10
+        assert {len(splits) for splits in where.values()} == {1}
+        for name in names(workdir)["test"]:
+            seen.setdefault(name, set()).add(fold)
+    # Each picture is for test in one fold, as without copies.
+    assert len(seen) == 30
+    assert {len(folds) for folds in seen.values()} == {1}

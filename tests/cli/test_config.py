@@ -17,7 +17,7 @@ NOT_IDENTITY = {
     "data_dir", "checksum", "workdir", "log_every", "save_every", "keep_checkpoints",
     "strategy", "cache_dir", "progress", "eval_split", "checkpoint", "memory_budget_mb", "feature_cache",
     "cache_limit_gb", "output", "repeats", "on_bad_image", "max_pixels", "save_every_secs", "max_minutes",
-    "stop_signals", "on_nonfinite", "max_rollbacks", "max_loss", "assert_accuracy_at_least",
+    "stop_signals", "on_nonfinite", "max_rollbacks", "max_loss", "assert_accuracy_at_least", "assert_at_least",
     "format", "top_k", "threshold", "find_lr_range", "find_lr_steps", "find_lr_phase", "report_dir", "model",
     "saliency", "explain_class", "ig_steps", "num_explained", "formats", "export_dir", "calibration_pictures",
     "max_accuracy_drop", "figures_every", "bind", "port", "max_upload_mb", "histograms_every",
@@ -35,7 +35,7 @@ OTHER = {
     "warmup": "1steps", "log_every": "7steps", "evaluate_every": "7steps", "save_every": "7steps",
     "checkpoint": "latest", "stop_signals": "SIGUSR2", "momentum": 0.5, "weight_decay": 0.1,
     "budget": "5min", "by_hand": ("head", "augment"),
-    "features": "cls+mean", "curve_shares": "10%,50%,100%",
+    "features": "cls+mean", "assert_at_least": "map=0.5", "curve_shares": "10%,50%,100%",
     "max_accuracy_drop": 0.5, "histograms_every": "7steps", "profile_steps": "3-7", "figures_every": "7steps",
 }  # fmt: skip
 
