@@ -127,6 +127,12 @@ def make_flower_folder(root, n=6, classes=("red", "green", "blue")) -> Path:
     return Path(root)
 
 
+def changed(options, *changes):
+    """Returns flags and changes of them; a --source among these replaces the one before: of two, both count."""
+    has_source = any(change.startswith("--source=") for change in changes)
+    return [*(flag for flag in options if not (has_source and flag.startswith("--source="))), *changes]
+
+
 def call_main(*arguments: object) -> int:
     """Calls the program in this process and returns its exit status; logging is left as it was."""
     from trainer.main import main

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from tests.conftest import changed
 from tests.helpers.undrawn import PLAIN
 from trainer.store.files import read_json
 
@@ -107,7 +108,7 @@ def test_group_leaves_the_sources_own_splits_alone(pictures, arguments, tmp_path
     for split in ("train", "val"):
         shutil.copytree(pictures, root / split)
     status, _, err = run_main(
-        *arguments, f"--source=folder:{root}", "--splits=auto", "--near_duplicates=group",
+        *changed(arguments, f"--source=folder:{root}", "--splits=auto", "--near_duplicates=group"),
         f"--workdir={tmp_path / 'run'}",
     )  # fmt: skip
     assert (status, err) == (

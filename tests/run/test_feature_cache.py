@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tests.conftest import call_main, make_flower_folder
+from tests.conftest import call_main, changed, make_flower_folder
 from tests.helpers.feature_runs import (
     assert_same_numbers,
     computed,
@@ -73,7 +73,7 @@ def train(options, tmp_path_factory):
     def train_(*changes, cache=None, status=0):
         folder = tmp_path_factory.mktemp("run")
         cache = cache or folder / "cache"
-        done = run(*options, f"--workdir={folder / 'run'}", f"--cache_dir={cache}", *changes)
+        done = run(*changed(options, f"--workdir={folder / 'run'}", f"--cache_dir={cache}", *changes))
         assert done.status == status, done.err
         assert done.err == "" or status
         return SimpleNamespace(workdir=folder / "run", cache=cache, out=done.out, err=done.err)
