@@ -128,7 +128,7 @@ def make_flower_folder(root, n=6, classes=("red", "green", "blue")) -> Path:
 
 
 def changed(options, *changes):
-    """Returns flags and changes of them; a --source among these replaces the one before: of two, both count."""
+    """Returns flags and changes of them, in which another --source takes the place of the one before."""
     has_source = any(change.startswith("--source=") for change in changes)
     return [*(flag for flag in options if not (has_source and flag.startswith("--source="))), *changes]
 
