@@ -28,7 +28,7 @@ COMMANDS = {
     "benchmark": "measure input, forward, train step and epoch of each phase, and leave no run behind",
     "find_lr": "train some updates at a rising learning rate, draw the loss, and propose a rate",
     "learning_curve": "fit the head to parts of train, and say what twice the pictures would buy",
-    "audit": "list labels that are probably wrong, near duplicates, odd and poor pictures, to look at",
+    "audit": "list labels that are probably wrong, near duplicates, odd and poor pictures",
     "inspect": "show configuration, splits, contract, variables and plan, and stop",
 }
 # The commands that go by the options of a section; those of the other sections are for all.

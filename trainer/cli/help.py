@@ -76,7 +76,7 @@ def help_text(*, full: bool = False, about: str = "") -> str:
     if about:
         return _option_help(_options()[about]) + "\n"
     parts = [_USAGE, "commands:"]
-    parts += [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
+    parts += [f"  {name + ' ':<10}{text}" for name, text in COMMANDS.items()]
     parts += _sections(lambda section, field: full or field.metadata["short"])
     return "\n".join([*parts, *([] if full else ["", _MORE])]) + "\n"
 
