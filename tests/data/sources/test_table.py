@@ -249,6 +249,9 @@ REFUSED = {
         re.sub(r"(\d\.jpg)", r"https://x.org/\1", PLAIN),
         "6 of 6 pictures are addresses, such as https://x.org/1.jpg",
     ),
+    "something else": (b"\x1f\x8b\x08\0" + bytes(range(256)) * 9, "names pictures or holds them; it has"),
+    "half a UTF-16": (PLAIN.encode("utf-16")[:-1], "cannot be read"),
+    "a value without end": (PLAIN + "x" * 200_000, "field larger than field limit"),
     "a quote that never ends": (
         PLAIN.replace("3.jpg", '"3.jpg'),
         "line 4: a quote begins there that does not end, or ends in line 7",

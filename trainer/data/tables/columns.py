@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trainer.data.inspect.bad_pictures import one_line
 from trainer.data.inspect.kinds import kind_by_name
 from trainer.data.layouts import usual_split
 from trainer.data.tables.formats import BadRow, Format
@@ -29,6 +30,7 @@ SPLIT_NAMES = ("split", "splits", "subset", "partition", "set", "dataset", "data
 SAMPLE_ROWS = 2_000
 _TRUE, _FALSE = {"1", "1.0", "true"}, {"0", "0.0", "false"}
 _SHOWN = 20
+_MOST_LETTERS = 60
 _KNOWN_ENDING = re.compile(r"\.(jpe?g|jpe|jfif|png|gif|bmp|webp|tiff?|heic|avif)$", re.I)
 
 
@@ -206,7 +208,7 @@ class _Finder:
         return str(self._table.file.path)
 
     def _told(self) -> str:
-        shown = ", ".join(name or "''" for name in self.columns[:_SHOWN])
+        shown = ", ".join(one_line(name)[:_MOST_LETTERS] or "''" for name in self.columns[:_SHOWN])
         more = f" and {len(self.columns) - _SHOWN:,} more" if len(self.columns) > _SHOWN else ""
         return f"{'the columns ' if len(self.columns) > 1 else 'only the column '}{shown}{more}"
 
