@@ -159,12 +159,25 @@ class _Finder:
         )
 
     def split(self, columns: Sequence[str]) -> str:
-        """Returns the column whose values are the usual names of splits, if there is one."""
+        """Returns the column whose values are the usual names of splits, if there is one.
+
+        Raises:
+          UsageError: only some of its values are.
+        """
         named = [name for name in columns if _plain(name) in SPLIT_NAMES and name in self._sample]
         for name in named:
-            values = [str(value) for value in self._sample[name] if not is_empty(value)]
-            if values and all(map(usual_split, set(values))):
+            values = sorted({str(value).strip() for value in self._sample[name] if not is_empty(value)})
+            usual = [value for value in values if usual_split(value)]
+            if values and len(usual) == len(values):
                 return name
+            if usual:
+                # To pass over it would be to train with what is for testing.
+                strange = next(value for value in values if value not in usual)
+                raise UsageError(
+                    f"--source={self._source}: the column {name} of {self._place} has {usual[0]} and "
+                    f"{one_line(strange)}: correct what is no split, or say --split_column={name} to take "
+                    "each value as the name of one"
+                )
         return ""
 
     def labels(self, columns: Sequence[str]) -> tuple[str, ...]:
