@@ -155,9 +155,7 @@ def test_splits_in_a_column(opened):
     source = opened(SPLIT)
     assert source.native_splits == {"train": (0, 2), "validation": (2, 4), "test": (4, 6)}
     assert source.ids == ["2.jpg", "3.jpg", "4.jpg", "6.jpg", "1.jpg", "5.jpg"]
-    with pytest.raises(
-        UsageError, match=r"the column split of .* has test and trian: correct what is no split"
-    ):
+    with pytest.raises(UsageError, match=r"split of .* has Train and trian: correct what is no split"):
         opened(SPLIT.replace(",train\n4", ",trian\n4"))
     # What else a row says goes with its picture.
     lines = SPLIT.splitlines()
