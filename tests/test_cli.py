@@ -21,6 +21,8 @@ from trainer.precision import supported
 
 FIELDS = [f for section in dataclasses.fields(Config) for f in dataclasses.fields(section.default)]
 ENUMS = {f.name: f.metadata["choices"] for f in FIELDS if f.metadata["choices"]}
+# The other two move or drop pictures, of which there must be more: see tests/test_near_duplicates.py.
+ENUMS["near_duplicates"] = ("off", "report")
 # Of a report without a mistake.
 FIGURES = ("confusion_matrix", "reliability", "per_class", "roc_curve", "least_certain")
 

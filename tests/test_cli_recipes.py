@@ -69,8 +69,10 @@ def lines_of(workdir, split):
 )
 def test_every_entry_of_every_registry_trains(row, run):
     values = {name: entries[row % len(entries)] for name, entries in REGISTRIES.items()}
+    # For labels that exclude one another there is nothing asymmetric.
+    task = "multi_label" if values["loss"] == "asymmetric" else "single_label"
     status, _, err, workdir = run(
-        "--schedule=finetune", "--finetune_for=4epochs", "--finetune_learning_rate=0.01",
+        f"--task={task}", "--schedule=finetune", "--finetune_for=4epochs", "--finetune_learning_rate=0.01",
         *(f"--{name}={value}" for name, value in values.items()),
     )  # fmt: skip
     assert (status, err) == (0, "")

@@ -89,7 +89,7 @@ def put_together(config: Config, root: str, *, asked: RunConfig) -> None:
         source=experiment.source.name,
         source_place=source_place(experiment.source.name),
         how=experiment.splits.how.replace(
-            "fold 1 of", "all folds, each scored by the run that never saw it, of"
+            f"fold 1 of {count} of", f"{count} folds, each picture scored by the run that never saw it, of"
         ),
         backbone=experiment.backbone.name,
         image_size_px=experiment.backbone.contract.width_px,

@@ -155,6 +155,8 @@ def test_splits_in_a_column(opened):
     source = opened(SPLIT)
     assert source.native_splits == {"train": (0, 2), "validation": (2, 4), "test": (4, 6)}
     assert source.ids == ["2.jpg", "3.jpg", "4.jpg", "6.jpg", "1.jpg", "5.jpg"]
+    with pytest.raises(UsageError, match=r"split of .* has Train and trian: correct what is no split"):
+        opened(SPLIT.replace(",train\n4", ",trian\n4"))
     # What else a row says goes with its picture.
     lines = SPLIT.splitlines()
     weighted = "\n".join([f"{lines[0]},w", *(f"{line},{k}" for k, line in enumerate(lines[1:], start=1))])
@@ -249,6 +251,9 @@ REFUSED = {
         re.sub(r"(\d\.jpg)", r"https://x.org/\1", PLAIN),
         "6 of 6 pictures are addresses, such as https://x.org/1.jpg",
     ),
+    "something else": (b"\x1f\x8b\x08\0" + bytes(range(256)) * 9, "names pictures or holds them; it has"),
+    "half a UTF-16": (PLAIN.encode("utf-16")[:-1], "cannot be read"),
+    "a value without end": (PLAIN + "x" * 200_000, "field larger than field limit"),
     "a quote that never ends": (
         PLAIN.replace("3.jpg", '"3.jpg'),
         "line 4: a quote begins there that does not end, or ends in line 7",

@@ -319,6 +319,10 @@ class _Reader:
                     rows.problems.setdefault(at, (_NO_SPLIT, f"{_NO_SPLIT} in column {self._columns.split}"))
                 text = str(value).strip()
                 splits.append(usual_split(text) or text)
+                if not usual_split(text) and not self._options.split_column:
+                    # In none of the rows that were looked at first.
+                    reason = f"{_NO_SPLIT}: {one_line(text)} in column {self._columns.split}"
+                    rows.problems.setdefault(at, (_NO_SPLIT, reason))
         else:
             splits = [self._files.files[number].split for number, _ in rows.where]
         # A split whose labels nobody tells is no loss: competitions keep those of test back.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trainer.data.inspect.bad_pictures import one_line
 from trainer.data.inspect.kinds import kind_by_name
 from trainer.data.layouts import usual_split
 from trainer.data.tables.formats import BadRow, Format
@@ -29,6 +30,7 @@ SPLIT_NAMES = ("split", "splits", "subset", "partition", "set", "dataset", "data
 SAMPLE_ROWS = 2_000
 _TRUE, _FALSE = {"1", "1.0", "true"}, {"0", "0.0", "false"}
 _SHOWN = 20
+_MOST_LETTERS = 60
 _KNOWN_ENDING = re.compile(r"\.(jpe?g|jpe|jfif|png|gif|bmp|webp|tiff?|heic|avif)$", re.I)
 
 
@@ -157,12 +159,25 @@ class _Finder:
         )
 
     def split(self, columns: Sequence[str]) -> str:
-        """Returns the column whose values are the usual names of splits, if there is one."""
+        """Returns the column whose values are the usual names of splits, if there is one.
+
+        Raises:
+          UsageError: only some of its values are.
+        """
         named = [name for name in columns if _plain(name) in SPLIT_NAMES and name in self._sample]
         for name in named:
-            values = [str(value) for value in self._sample[name] if not is_empty(value)]
-            if values and all(map(usual_split, set(values))):
+            values = sorted({str(value).strip() for value in self._sample[name] if not is_empty(value)})
+            usual = [value for value in values if usual_split(value)]
+            if values and len(usual) == len(values):
                 return name
+            if usual:
+                # To pass over it would be to train with what is for testing.
+                strange = next(value for value in values if value not in usual)
+                raise UsageError(
+                    f"--source={self._source}: the column {name} of {self._place} has {usual[0]} and "
+                    f"{one_line(strange)}: correct what is no split, or say --split_column={name} to take "
+                    "each value as the name of one"
+                )
         return ""
 
     def labels(self, columns: Sequence[str]) -> tuple[str, ...]:
@@ -206,7 +221,7 @@ class _Finder:
         return str(self._table.file.path)
 
     def _told(self) -> str:
-        shown = ", ".join(name or "''" for name in self.columns[:_SHOWN])
+        shown = ", ".join(one_line(name)[:_MOST_LETTERS] or "''" for name in self.columns[:_SHOWN])
         more = f" and {len(self.columns) - _SHOWN:,} more" if len(self.columns) > _SHOWN else ""
         return f"{'the columns ' if len(self.columns) > 1 else 'only the column '}{shown}{more}"
 

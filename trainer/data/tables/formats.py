@@ -80,13 +80,14 @@ class TextTable(Format):
     def __init__(self, file: TableFile, *, source: str):
         super().__init__(file, source=source)
         self._encoding = self._find_encoding()
-        with self._open() as text:
+        with self._open() as text, self._told():
             head = list(itertools.islice(text, _SNIFFED_LINES))
         if not any(line.strip() for line in head):
             raise self.error("is empty: expected a line with the names of the columns, and a line a picture")
         wanted = TEXT_ENDINGS.get(file.path.suffix.lower(), ",")
         self._delimiter = _delimiter(head, usual=wanted)
-        first = next((row for row in csv.reader(head, delimiter=self._delimiter) if any(row)), [])
+        with self._told():
+            first = next((row for row in csv.reader(head, delimiter=self._delimiter) if any(row)), [])
         self.has_header = not any(kind_by_name(value.strip()) for value in first)
         self.columns = [name.strip() for name in first]
         if not self.has_header:
@@ -121,6 +122,13 @@ class TextTable(Format):
 
     def _open(self) -> IO[str]:
         return _opened(self, encoding=self._encoding)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (csv.Error, UnicodeError) as error:
+            raise self.error(f"cannot be read as a table: {one_line(str(error))}") from None
 
     def _find_encoding(self) -> str:
         data_of = functools.partial(_bytes_of, self)
