@@ -18,6 +18,7 @@ NOT_IDENTITY = {
     "strategy", "cache_dir", "progress", "eval_split", "checkpoint", "memory_budget_mb", "feature_cache",
     "cache_limit_gb", "output", "repeats", "on_bad_image", "max_pixels", "save_every_secs", "max_minutes",
     "stop_signals", "on_nonfinite", "max_rollbacks", "max_loss", "assert_accuracy_at_least",
+    "assert_at_least",
     "format", "top_k", "threshold", "find_lr_range", "find_lr_steps", "find_lr_phase", "report_dir", "model",
     "saliency", "explain_class", "ig_steps", "num_explained", "formats", "export_dir", "calibration_pictures",
     "max_accuracy_drop", "figures_every", "bind", "port", "max_upload_mb", "histograms_every",
@@ -28,7 +29,8 @@ OTHER = {
     "plugin": ("mine.py",),
     "phase": ("for=1steps; train=head",), "schedule": "frozen", "accumulate": 2, "loss": "focal(2)",
     "lr_multiplier": ("head/=2",), "layer_decay": 0.5, "average": "ema", "lr_schedule": "cosine",
-    "class_weights": "balanced", "assert_accuracy_at_least": 0.5, "splits": "50%,25%,25%", "head": "linear",
+    "class_weights": "balanced", "assert_accuracy_at_least": 0.5, "assert_at_least": "map=0.5",
+    "splits": "50%,25%,25%", "head": "linear",
     "dropout": 0.5, "label_smoothing": 0.5,
     "augment": "flip", "frozen_for": "7steps", "finetune_for": "7steps", "finetune_train": "head",
     "warmup": "1steps", "log_every": "7steps", "evaluate_every": "7steps", "save_every": "7steps",
@@ -98,7 +100,7 @@ def test_options_that_came_later_leave_hashes_as_they_were():
     """A hash over what there was before them, where they are as it was then."""
     config = Config().replace(seed=3)
     values = config.identity_values()
-    for name in ("resize", "antialias", "budget", "by_hand", "features"):
+    for name in ("resize", "antialias", "budget", "by_hand", "features", "sampling"):
         del values[name]
     text = json.dumps(values, sort_keys=True)
     assert config.identity() == hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -195,3 +197,16 @@ def test_a_flagfile_of_what_was_changed():
     wanted = {"--seed=3", "--frozen_for=3epochs", "--phase=for=1steps; train=head", "--nesterov"}
     assert set(config.flagfile(changed_only=True).splitlines()) == wanted
     assert Config().flagfile(changed_only=True).strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mAP=0.5", "--assert_at_least=mAP=0.5: 'mAP' is not one of accuracy, map, macro_f1"),
+        ("map=2", "--assert_at_least=map=2: map needs a number from 0 to 1, as in map=0.8"),
+        ("accuracy=0.5,map", "--assert_at_least=accuracy=0.5,map: map needs a number from 0 to 1"),
+    ],
+)
+def test_least_scores_that_cannot_be_read(text, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        Config().replace(assert_at_least=text)
