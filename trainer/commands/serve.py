@@ -89,5 +89,6 @@ def _asked(explanations: Explanations, about: dict[str, str]) -> Network:
     except TrainerError as error:
         _log.warning("the page will not say why: %s", error)
         method = ""
-    thresholds = explanations.task.thresholds(len(names))
-    return Network(about, predict, explain, method, thresholds and dict(zip(names, thresholds, strict=True)))
+    found = explanations.task.thresholds(len(names))
+    thresholds = None if found is None else dict(zip(names, found, strict=True))
+    return Network(about, predict, explain, method, thresholds)

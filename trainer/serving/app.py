@@ -128,8 +128,8 @@ def _answer(app: Flask, network: Network, max_upload_bytes: int) -> None:
     def predict() -> Response:
         answer = turn.answer(max_upload_bytes, network.predict)
         rows: list[dict[str, Any]] = [{"label": label, "probability": p} for label, p in answer]
-        for row in rows if network.thresholds is not None else ():
-            row["predicted"] = row["probability"] >= network.thresholds[row["label"]]
+        if (thresholds := network.thresholds) is not None:
+            rows = [{**row, "predicted": row["probability"] >= thresholds[row["label"]]} for row in rows]
         return jsonify(predictions=rows)
 
     @app.post("/explain")
