@@ -30,7 +30,8 @@ OTHER = {
     "plugin": ("mine.py",),
     "phase": ("for=1steps; train=head",), "schedule": "frozen", "accumulate": 2, "loss": "focal(2)",
     "lr_multiplier": ("head/=2",), "layer_decay": 0.5, "average": "ema", "lr_schedule": "cosine",
-    "class_weights": "balanced", "assert_accuracy_at_least": 0.5, "splits": "50%,25%,25%", "head": "linear",
+    "class_weights": "balanced", "assert_accuracy_at_least": 0.5, "assert_at_least": "map=0.5",
+    "splits": "50%,25%,25%", "head": "linear",
     "dropout": 0.5, "label_smoothing": 0.5,
     "augment": "flip", "frozen_for": "7steps", "finetune_for": "7steps", "finetune_train": "head",
     "warmup": "1steps", "log_every": "7steps", "evaluate_every": "7steps", "save_every": "7steps",
@@ -201,3 +202,16 @@ def test_a_flagfile_of_what_was_changed():
     wanted = {"--seed=3", "--frozen_for=3epochs", "--phase=for=1steps; train=head", "--nesterov"}
     assert set(config.flagfile(changed_only=True).splitlines()) == wanted
     assert Config().flagfile(changed_only=True).strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mAP=0.5", "--assert_at_least=mAP=0.5: 'mAP' is not one of accuracy, map, macro_f1"),
+        ("map=2", "--assert_at_least=map=2: map needs a number from 0 to 1, as in map=0.8"),
+        ("accuracy=0.5,map", "--assert_at_least=accuracy=0.5,map: map needs a number from 0 to 1"),
+    ],
+)
+def test_least_scores_that_cannot_be_read(text, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        Config().replace(assert_at_least=text)

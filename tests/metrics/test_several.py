@@ -70,23 +70,41 @@ def test_as_scikit_learn_has_it():
     assert values["hamming_loss"] == pytest.approx(sk_metrics.hamming_loss(labels, said))
 
 
-def test_thresholds_are_where_f1_is_highest():
+def test_thresholds_are_as_near_to_a_half_as_one_standard_error_allows():
     labels, logits = drawn()
-    chances = 1 / (1 + np.exp(-logits))
+    # A network that is never sure: at 0.5 next to nothing is predicted.
+    chances = 1 / (1 + np.exp(3 - logits))
+
+    def f1_at(threshold, k):
+        return sk_metrics.f1_score(labels[:, k], chances[:, k] >= threshold, zero_division=0)
+
     for k, threshold in enumerate(several.fit_thresholds(labels, chances)):
-        reached = sk_metrics.f1_score(labels[:, k], chances[:, k] >= threshold)
-        grid = [sk_metrics.f1_score(labels[:, k], chances[:, k] >= t) for t in np.arange(0.001, 1, 0.001)]
-        assert reached == pytest.approx(max(grid))
+        best = max(f1_at(t, k) for t in np.unique(chances[:, k]))
+        least = best - np.sqrt(best * (1 - best) / labels[:, k].sum())
+        assert f1_at(0.5, k) < least <= f1_at(threshold, k)
+        # All that are nearer, and predict others, are worse.
+        _, *nearer = np.unique([t for t in chances[:, k] if threshold < t <= 0.5])
+        assert nearer
+        assert all(f1_at(t, k) < least for t in nearer)
         assert threshold == np.float32(threshold)
+
+
+def test_a_half_stays_where_nothing_is_clearly_better():
+    truth = np.repeat([1, 0], [20, 20])
+    chances = np.concatenate([np.linspace(0.49, 0.99, 20), np.linspace(0.01, 0.45, 20)])
+    # All would be right from 0.47 on; from 0.5 on one is missed.
+    assert several.fit_thresholds(truth[:, None], chances[:, None]).tolist() == [pytest.approx(0.47)]
+    # Where one more is wrong, that may be chance.
+    chances[-1] = 0.6
+    assert several.fit_thresholds(truth[:, None], chances[:, None]).tolist() == [0.5]
 
 
 def test_a_threshold_lies_in_the_middle_and_a_rare_label_has_none():
     truth = np.array([1, 1, 1, 1, 1, 0, 0, 0])
     chances = np.array([0.9, 0.8, 0.7, 0.6, 0.4, 0.2, 0.1, 0.1])
     both = np.stack([truth, np.eye(8, dtype=int)[0]], axis=1)
-    assert several.fit_thresholds(both, np.stack([chances, chances], 1)).tolist() == [
-        pytest.approx(0.3, abs=1e-6), 0.5
-    ]  # fmt: skip
+    found = several.fit_thresholds(both, np.stack([chances, chances], axis=1))
+    assert found.tolist() == [pytest.approx(0.3, abs=1e-6), 0.5]
     # What all have needs no threshold either.
     assert several.fit_thresholds(np.ones([8, 1]), chances[:, None]).tolist() == [0.5]
 

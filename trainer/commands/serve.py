@@ -89,6 +89,6 @@ def _asked(explanations: Explanations, about: dict[str, str]) -> Network:
     except TrainerError as error:
         _log.warning("the page will not say why: %s", error)
         method = ""
-    thresholds = explanations.task.thresholds(len(names))
-    of_classes = None if thresholds is None else dict(zip(names, thresholds, strict=True))
-    return Network(about, predict, explain, method, of_classes)
+    found = explanations.task.thresholds(len(names))
+    thresholds = None if found is None else dict(zip(names, found, strict=True))
+    return Network(about, predict, explain, method, thresholds)

@@ -105,11 +105,15 @@ def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def fit_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Returns for every label from which probability on it is to be predicted, so that its F1 is highest.
+    """Returns for every label from which probability on it is to be predicted, so that its F1 is high.
 
-    Of all that give the highest F1 that which is nearest to 0.5, in the middle between two probabilities. The
-    best is often below 0.5: half of the F1 that can be reached, if probabilities hold (Lipton, Elkan and
-    Naryanaswamy, 2014, arXiv 1402.1892). Fit them on pictures that are neither trained nor tested on.
+    Of all thresholds whose F1 is within a standard error of the highest, that which is nearest to 0.5 (the
+    rule of one standard error of Breiman et al., 1984, "Classification and regression trees", 3.4.3): the
+    highest itself is mostly chance, and was lower than that of 0.5 on other pictures (docs/labels.md). The
+    error is that of a share, sqrt(F1 (1 - F1) / n), n being the examples with the label. Of labels that the
+    network is never sure of, the best is below 0.5: half of the F1 that can be reached, if probabilities hold
+    (Lipton, Elkan and Naryanaswamy, 2014, arXiv 1402.1892). Fit them on pictures that are neither trained nor
+    tested on.
 
     Args:
       labels: [N, K] 0 or 1.
@@ -126,16 +130,20 @@ def fit_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 
 def _threshold(truth: np.ndarray, chances: np.ndarray) -> float:
-    if truth.sum() < LEAST_POSITIVES or truth.all():
+    positives = int(truth.sum())
+    if positives < LEAST_POSITIVES or truth.all():
         return UNFITTED
     order = np.argsort(-chances, kind="stable")
     high, right = chances[order], np.cumsum(truth[order])
-    f1 = 2 * right / (np.arange(1, len(high) + 1) + truth.sum())
+    f1 = 2 * right / (np.arange(1, len(high) + 1) + positives)
     # A threshold lies between two probabilities that differ, or below all of them.
     low = np.append(high[1:], 0.0)
-    best = np.flatnonzero((high > low) & (f1 >= f1[high > low].max()))
-    middles = (high[best] + low[best]) / 2
-    return float(middles[np.abs(middles - UNFITTED).argmin()])
+    best = f1[high > low].max(initial=0.0)
+    good = np.flatnonzero((high > low) & (f1 >= best - np.sqrt(best * (1 - best) / positives)))
+    # All between two probabilities are alike: 0.5 where it is there, else the middle.
+    is_between = (low[good] < UNFITTED) & (high[good] >= UNFITTED)
+    between = np.where(is_between, UNFITTED, (high[good] + low[good]) / 2)
+    return float(between[np.abs(between - UNFITTED).argmin()])
 
 
 def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:

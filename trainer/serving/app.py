@@ -129,8 +129,7 @@ def _answer(app: Flask, network: Network, max_upload_bytes: int) -> None:
         answer = turn.answer(max_upload_bytes, network.predict)
         rows: list[dict[str, Any]] = [{"label": label, "probability": p} for label, p in answer]
         if (thresholds := network.thresholds) is not None:
-            for row in rows:
-                row["predicted"] = row["probability"] >= thresholds[row["label"]]
+            rows = [{**row, "predicted": row["probability"] >= thresholds[row["label"]]} for row in rows]
         return jsonify(predictions=rows)
 
     @app.post("/explain")

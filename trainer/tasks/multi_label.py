@@ -22,7 +22,7 @@ class MultiLabel(Task):
     """Any number of classes an example, none included: each is true or not, whatever the others are.
 
     A class is predicted from a threshold on. While training goes on it is 0.5; then one of its own is fitted
-    to validation for every class, so that its F1 is highest.
+    to validation for every class, so that its F1 is high.
     """
 
     metrics = "accuracy"
