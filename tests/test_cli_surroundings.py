@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import call_main, make_flower_folder
+from tests.conftest import call_main, changed, make_flower_folder
 from tests.helpers.undrawn import PLAIN
 from trainer import commands
 from trainer.runtime import start_tensorflow
@@ -298,7 +298,7 @@ def test_a_picture_damaged_inside_is_named_and_taken_out(arguments, tmp_path, ru
         make_flower_folder(tmp_path / "pictures" / split)
     bad = tmp_path / "pictures" / "train" / "blue" / "001.jpg"
     _spoil_inside(bad)
-    arguments += [f"--source=folder:{tmp_path / 'pictures'}", "--splits=auto"]
+    arguments = changed(arguments, f"--source=folder:{tmp_path / 'pictures'}", "--splits=auto")
     status, _, err = run_main(*arguments)
     assert (status, "Traceback" in err) == (1, False)
     what = f"1 of 36 pictures in folder:{tmp_path / 'pictures'} cannot be used"

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tests.conftest import make_flower_folder
+from tests.conftest import changed, make_flower_folder
 from tests.helpers.feature_runs import tiny_net
 from tests.model.modules import save_tiny, save_with_signature
 from trainer.cli import flags
@@ -58,12 +58,12 @@ def open_stages(pictures, cache):
     """open(*options) -> the stages of a run; later options win over these."""
 
     def open_(*options):
-        line = flags.parse([
+        usual = (
             "trainer", f"--source=folder:{pictures}", NET, "--weights=none", "--image_size=5",
             "--head=linear", f"--splits={COUNT},4,4", "--batch_size=4", "--precision=float32",
-            "--schedule=two_phase", "--workdir=none", f"--cache_dir={cache}", *options,
-        ])  # fmt: skip
-        return make_stages(Experiment(line.config), decided={})
+            "--schedule=two_phase", "--workdir=none", f"--cache_dir={cache}",
+        )  # fmt: skip
+        return make_stages(Experiment(flags.parse(changed(usual, *options)).config), decided={})
 
     return open_
 
