@@ -7,6 +7,7 @@ import tf_keras
 from sklearn.utils.class_weight import compute_class_weight
 
 from trainer.loop.losses import LOSSES, PLAIN_LOSS, check_class_weights, class_weights_from, make_loss
+from trainer.tasks import make_task
 from trainer.values import UsageError
 
 # Softmax of these is 1/4, 3/4 and 1/2, 1/2.
@@ -180,10 +181,14 @@ def test_weights_of_classes_are_those_of_keras():
 def test_losses_are_the_same_in_a_graph():
     weights = np.array([0.5, 1, 2, 3, 4], np.float32)
     for name in LOSSES:
-        loss = make_loss(name, num_classes=5, label_smoothing=0.1, class_weights=weights)
+        # That of several labels knows no others.
+        several = name == "asymmetric"
+        task = make_task("multi_label" if several else "single_label")
+        labels = tf.constant(task.encoded(LABELS, 5) if several else LABELS)
+        loss = make_loss(name, num_classes=5, label_smoothing=0.1, class_weights=weights, task=task)
         for targets in (None, tf.constant(SHARES)):
-            eager = loss(tf.constant(SCORES), tf.constant(LABELS), targets)
-            graph = tf.function(loss)(tf.constant(SCORES), tf.constant(LABELS), targets)
+            eager = loss(tf.constant(SCORES), labels, targets)
+            graph = tf.function(loss)(tf.constant(SCORES), labels, targets)
             assert (eager.shape, eager.dtype) == ([64], tf.float32)
             np.testing.assert_allclose(graph, eager, rtol=1e-5, atol=1e-6)
 
@@ -191,9 +196,9 @@ def test_losses_are_the_same_in_a_graph():
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "is not one of cross_entropy, focal"),
-        ("focl(2)", "cross_entropy, focal: is it focal?"),
-        ("cross_entrop", "cross_entropy, focal: is it cross_entropy?"),
+        ("", "is not one of cross_entropy, focal, asymmetric"),
+        ("focl(2)", "cross_entropy, focal, asymmetric: is it focal?"),
+        ("cross_entrop", "cross_entropy, focal, asymmetric: is it cross_entropy?"),
         ("focal,focal", "is not one of"),
         ("focal(x)", "is not one of"),
         ("cross_entropy(1)", ": cross_entropy takes no arguments, and there is 1 besides"),
