@@ -50,12 +50,12 @@ class OrderedBatches:
           chances: [N] how often each example of the source is seen in training beside the others; None: each
             once an epoch.
         """
-        self.batch_size, self.seed, self._chances = batch_size, seed, chances
+        self.batch_size, self.seed, self.chances = batch_size, seed, chances
 
     def drawing(self, chances: np.ndarray | None) -> Self:
         """Returns the same with other chances: see `__init__`."""
         made = copy.copy(self)
-        made._chances = chances
+        made.chances = chances
         return made
 
     def training(
@@ -109,8 +109,8 @@ class OrderedBatches:
         steps = -(-positions.shape[0] // self.batch_size)
         seed = tf.random.experimental.stateless_fold_in(seed_for("order", self.seed), epoch)
         shuffled = [tf.random.experimental.stateless_shuffle(positions, seed)]
-        if self._chances is not None:
-            shuffled = _drawn(positions, tf.gather(tf.constant(self._chances, tf.float64), positions), seed)
+        if self.chances is not None:
+            shuffled = _drawn(positions, tf.gather(tf.constant(self.chances, tf.float64), positions), seed)
         num_last = positions.shape[0] - (steps - 1) * self.batch_size
         # The last batch row by row: the first shares have one example more where it does not come out even.
         taken = [

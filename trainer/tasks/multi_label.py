@@ -42,7 +42,7 @@ class MultiLabel(Task):
           threshold: of every class, instead of those that would be fitted; 0: they are fitted.
         """
         self._asked = threshold
-        self._thresholds: tuple[float, ...] | None = None
+        self.fitted: tuple[float, ...] | None = None
 
     # Labels.
 
@@ -134,7 +134,7 @@ class MultiLabel(Task):
 
     @property
     def _cutoffs(self) -> tuple[float, ...] | float:
-        return self._thresholds or self._asked or 0.5
+        return self.fitted or self._asked or 0.5
 
     @property
     def fits_thresholds(self) -> bool:
@@ -151,7 +151,7 @@ class MultiLabel(Task):
 
     def with_thresholds(self, thresholds: Sequence[float]) -> "MultiLabel":
         task = copy.copy(self)
-        task._thresholds = tuple(thresholds)
+        task.fitted = tuple(thresholds)
         return task
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
