@@ -280,3 +280,24 @@ def test_a_run_that_is_stopped_and_sampled_goes_on_to_the_same_numbers(run_main,
     # Blue is the rarest: it is seen more often than the pictures have it.
     assert assumed["classes"]["blue"]["assumed"] > 1.5 * assumed["classes"]["blue"]["train"]
     assert "Assumed shares" in (tmp_path / "whole" / "report" / "index.html").read_text()
+
+
+def test_folds_are_pooled_label_by_label(tmp_path):
+    """What the report of all folds says, counted here from the predictions of each."""
+    options = [option for option in OPTIONS if not option.startswith("--splits=")]
+    phase = "--phase=for=4epochs; train=all; lr=0.03"
+    assert quietly("cross_validate", *options, "--folds=3", phase, f"--workdir={tmp_path}") == 0
+    right, seen = 0, []
+    for number in (1, 2, 3):
+        for row in pq.read_table(tmp_path / f"fold-{number}" / "report" / "predictions.parquet").to_pylist():
+            seen.append(row["id"])
+            right += all((row[f"probability_{name}"] >= 0.5) == row[f"label_{name}"] for name in NAMES)
+    pooled = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    assert len(seen) == len(set(seen)) == 80
+    assert (pooled["num_examples"], pooled["num_correct"]) == (80, right)
+    result = json.loads((tmp_path / "cross_validation.json").read_text())
+    assert result["pooled"]["mAP"] == pooled["map"]
+    assert [fold["mAP"] for fold in result["folds"]] == [
+        json.loads((tmp_path / f"fold-{number}" / "report" / "metrics.json").read_text())["map"]
+        for number in (1, 2, 3)
+    ]

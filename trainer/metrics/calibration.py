@@ -36,8 +36,17 @@ def calibration_bins(labels: np.ndarray, probabilities: np.ndarray, *, num_bins:
       probabilities: [N, K], finite; of each row the highest is the prediction.
       num_bins: how many.
     """
-    confidence = probabilities.max(axis=1)
-    correct = probabilities.argmax(axis=1) == labels
+    return bins_of(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, num_bins=num_bins)
+
+
+def bins_of(confidence: np.ndarray, correct: np.ndarray, *, num_bins: int = NUM_BINS) -> list[Bin]:
+    """Sorts N decisions by their probability into bins of equal width.
+
+    Args:
+      confidence: [N] from 0 to 1, how probable each is said to be.
+      correct: [N] bool, whether it is so.
+      num_bins: how many.
+    """
     edges = np.linspace(0.0, 1.0, num_bins + 1)
     places = np.digitize(confidence, edges[1:-1], right=True)
     bins = []

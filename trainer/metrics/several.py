@@ -13,6 +13,7 @@ from trainer.metrics.calibration import (
     NUM_BINS,
     Bin,
     as_json,
+    bins_of,
     expected_calibration_error,
     is_at_bound,
 )
@@ -183,16 +184,7 @@ def calibration_bins(labels: np.ndarray, probabilities: np.ndarray, *, num_bins:
     Returns:
       Of each bin the mean probability, and as `accuracy` the share that has the label.
     """
-    chances, truth = probabilities.ravel(), labels.ravel() > 0
-    edges = np.linspace(0.0, 1.0, num_bins + 1)
-    places = np.digitize(chances, edges[1:-1], right=True)
-    bins = []
-    for i, (low, high) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)):
-        inside = places == i
-        count = int(inside.sum())
-        numbers = (float(chances[inside].mean()), float(truth[inside].mean())) if count else (None, None)
-        bins.append(Bin(low, high, count, *numbers))
-    return bins
+    return bins_of(probabilities.ravel(), labels.ravel() > 0, num_bins=num_bins)
 
 
 def scores(

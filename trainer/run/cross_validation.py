@@ -28,7 +28,10 @@ BY_DEFAULT = 5
 FORMAT = 1
 _REPORT = {"format": int, "split": str, "num_examples": int, "num_correct": int, "accuracy": float}
 # Of metrics.json, as the table calls them.
-_MEASURES = {"accuracy": ("accuracy",), "loss": ("loss",), "recall, mean of classes": ("macro", "recall")}
+_MEASURES = {
+    "accuracy": ("accuracy",), "mAP": ("map",), "loss": ("loss",),
+    "recall, mean of classes": ("macro", "recall"),
+}  # fmt: skip
 
 
 def fold_folder(root: str, number: int) -> Path:
@@ -96,14 +99,16 @@ def put_together(config: Config, root: str, *, asked: RunConfig) -> None:
         **recipe_facts(experiment.config, first),
         left_out_pictures=[list(picture) for picture in experiment.left_out],
     ).values
-    rows = [{name: _value(report, keys) for name, keys in _MEASURES.items()} for report in reports]
+    # Mean average precision is of several labels a picture alone.
+    measures = {name: keys for name, keys in _MEASURES.items() if keys[0] in pooled}
+    rows = [{name: _value(report, keys) for name, keys in measures.items()} for report in reports]
     sizes = [report["num_examples"] for report in reports]
     result = {
         "format": FORMAT,
         "folds": [{"fold": at + 1, "num_examples": sizes[at], **row} for at, row in enumerate(rows)],
-        "mean": {name: _mean([row[name] for row in rows]) for name in _MEASURES},
-        "standard_deviation": {name: _spread([row[name] for row in rows]) for name in _MEASURES},
-        "pooled": {name: _value(pooled, keys) for name, keys in _MEASURES.items()}
+        "mean": {name: _mean([row[name] for row in rows]) for name in measures},
+        "standard_deviation": {name: _spread([row[name] for row in rows]) for name in measures},
+        "pooled": {name: _value(pooled, keys) for name, keys in measures.items()}
         | {
             "num_examples": pooled["num_examples"],
             "accuracy_95_percent_interval": pooled["accuracy_95_percent_interval"],
@@ -121,7 +126,7 @@ def put_together(config: Config, root: str, *, asked: RunConfig) -> None:
 
 def told(result: Mapping[str, Any]) -> str:
     """Returns the table of all folds in Markdown, and a line on how to read it."""
-    names = list(_MEASURES)
+    names = list(result["mean"])
     rows = [["fold", "pictures", *names], ["---", *["---:"] * (1 + len(names))]]
     rows += [
         [str(of["fold"]), f"{of['num_examples']:,}", *(_number(of[n]) for n in names)]
@@ -153,7 +158,9 @@ def _pooled(folders: Sequence[Path], experiment: Experiment) -> tuple[Evaluation
     parts: list[np.ndarray] = []
     digests: list[str] = []
     for folder in folders:
-        ids, probabilities, found = _read_predictions(folder / "report" / "predictions.parquet")
+        ids, probabilities, found = _read_predictions(
+            folder / "report" / "predictions.parquet", source.class_names
+        )
         where = [place.get(name, -1) for name in ids]
         if lost := [
             name for name, at in zip(ids, where, strict=True) if at < 0 or experiment.scan.digests[at] == ""
@@ -172,7 +179,7 @@ def _pooled(folders: Sequence[Path], experiment: Experiment) -> tuple[Evaluation
     return Evaluation(means.pop("loss"), at, labels, logits, means), digests
 
 
-def _read_predictions(path: Path) -> tuple[list[str], np.ndarray, list[str]]:
+def _read_predictions(path: Path, class_names: Sequence[str]) -> tuple[list[str], np.ndarray, list[str]]:
     """Returns ids, probabilities [n, K] float64, and SHA-256 of the pictures in a report."""
     import pyarrow as pa  # Late: it takes a moment.
     from pyarrow import parquet
@@ -181,13 +188,8 @@ def _read_predictions(path: Path) -> tuple[list[str], np.ndarray, list[str]]:
         table = parquet.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise TrainerError(f"{path} cannot be read: {error}") from None
-    # id, label, prediction, the probabilities, sha256.
-    shares = [table.column(at).to_numpy() for at in range(3, table.num_columns - 1)]
-    return (
-        table.column(0).to_pylist(),
-        np.stack(shares, axis=1),
-        table.column(table.num_columns - 1).to_pylist(),
-    )
+    shares = [table.column(f"probability_{name}").to_numpy() for name in class_names]
+    return table.column("id").to_pylist(), np.stack(shares, axis=1), table.column("sha256").to_pylist()
 
 
 def _value(report: Mapping[str, Any], keys: Sequence[str]) -> float | None:
