@@ -301,3 +301,10 @@ def test_folds_are_pooled_label_by_label(tmp_path):
         json.loads((tmp_path / f"fold-{number}" / "report" / "metrics.json").read_text())["map"]
         for number in (1, 2, 3)
     ]
+
+
+@pytest.mark.parametrize("verb", ["audit", "learning_curve"])
+def test_verbs_for_one_class_each_say_so(verb, run_main, tmp_path):
+    status, _, err = run_main(verb, *OPTIONS, f"--workdir={tmp_path / 'looked'}")
+    told = f"trainer: {verb} is for labels of one class each, and --task=multi_label has others\n"
+    assert (status, err) == (2, told)

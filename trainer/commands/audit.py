@@ -23,7 +23,7 @@ def run(line: CommandLine) -> int:
     """Writes audit/ in the workdir, beside whatever run is there, and returns the exit status."""
     options, workdir = line.config.audit, Workdir(line.config.run.workdir)
     workdir.make()
-    with workdir.lock(), open_features(line.config, line.given) as features:
+    with workdir.lock(), open_features(line.config, line.given, verb="audit") as features:
         experiment = features.stages.experiment
         found = audit(features, folds=options.audit_folds, progress=line.config.run.progress)
         folder = Path(workdir.root) / FOLDER

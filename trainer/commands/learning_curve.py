@@ -21,7 +21,7 @@ def run(line: CommandLine) -> int:
     options, workdir = line.config.learning_curve, Workdir(line.config.run.workdir)
     workdir.make()
     with workdir.lock():
-        with open_features(line.config, line.given) as features:
+        with open_features(line.config, line.given, verb="learning_curve") as features:
             found = learning_curve(
                 features,
                 shares=shares(options.curve_shares),

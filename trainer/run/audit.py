@@ -11,7 +11,7 @@ from trainer.data.near_duplicates import Pair, find_near_duplicates, group_keys
 from trainer.data.picture_quality import Quality, measure_quality
 from trainer.metrics.label_noise import find_label_issues
 from trainer.metrics.outliers import far_out, neighbour_distances
-from trainer.model.fits import Labelled, require_one_class
+from trainer.model.fits import Labelled
 from trainer.record.progress import counting
 from trainer.run.experiment import Experiment
 from trainer.run.fitting import PretrainedFeatures, fitted_head, logits_of
@@ -80,7 +80,6 @@ def audit(features: PretrainedFeatures, *, folds: int, progress: str) -> Audit:
       UsageError: labels are not one class each, or there are too few pictures.
     """
     experiment = features.stages.experiment
-    require_one_class(experiment.task)
     split_of = {at: split for split, part in experiment.splits.indices.items() for at in part.tolist()}
     parts = [features.of(split) for split in experiment.splits.indices]
     indices = np.concatenate(list(experiment.splits.indices.values()))

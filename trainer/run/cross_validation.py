@@ -99,11 +99,24 @@ def put_together(config: Config, root: str, *, asked: RunConfig) -> None:
         **recipe_facts(experiment.config, first),
         left_out_pictures=[list(picture) for picture in experiment.left_out],
     ).values
+    result = _summed_up(reports, pooled)
+    folder = Workdir(root).root
+    write_json(folder / "cross_validation.json", result)
+    table = told(result)
+    write_text(folder / "cross_validation.md", table)
+    for line in table.splitlines():
+        _log.info("%s", line)
+    _log.info("report:      %s", folder / "report" / "index.html")
+    require_scores(pooled, asked)
+
+
+def _summed_up(reports: Sequence[Mapping[str, Any]], pooled: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what cross_validation.json holds, from the reports of the folds and that of all together."""
     # Mean average precision is of several labels a picture alone.
     measures = {name: keys for name, keys in _MEASURES.items() if keys[0] in pooled}
     rows = [{name: _value(report, keys) for name, keys in measures.items()} for report in reports]
     sizes = [report["num_examples"] for report in reports]
-    result = {
+    return {
         "format": FORMAT,
         "folds": [{"fold": at + 1, "num_examples": sizes[at], **row} for at, row in enumerate(rows)],
         "mean": {name: _mean([row[name] for row in rows]) for name in measures},
@@ -114,14 +127,6 @@ def put_together(config: Config, root: str, *, asked: RunConfig) -> None:
             "accuracy_95_percent_interval": pooled["accuracy_95_percent_interval"],
         },
     }
-    folder = Workdir(root).root
-    write_json(folder / "cross_validation.json", result)
-    table = told(result)
-    write_text(folder / "cross_validation.md", table)
-    for line in table.splitlines():
-        _log.info("%s", line)
-    _log.info("report:      %s", folder / "report" / "index.html")
-    require_scores(pooled, asked)
 
 
 def told(result: Mapping[str, Any]) -> str:

@@ -11,18 +11,22 @@ from trainer.run.finished_run import take_weights
 from trainer.run.fitting import PretrainedFeatures
 from trainer.run.new_pictures import named_pictures
 from trainer.run.session import make_stages
+from trainer.tasks import make_task
+from trainer.values import UsageError
 
 
 @contextlib.contextmanager
-def open_features(config: Config, given: Mapping[str, Any]) -> Iterator[PretrainedFeatures]:
+def open_features(config: Config, given: Mapping[str, Any], *, verb: str) -> Iterator[PretrainedFeatures]:
     """Yields what the network makes of the splits before anything trains; what is kept of it is taken.
 
     Args:
       config: as it was asked for. Where there is a run in --workdir, its options hold.
       given: the options that were set, by name.
+      verb: the command that looks at them, for messages.
 
     Raises:
-      UsageError: options do not fit one another, the pictures or the network.
+      UsageError: options do not fit one another, the pictures or the network; or labels are not one class
+        each.
       TrainerError: pictures or network cannot be had.
     """
     workdir = Workdir(config.run.workdir)
@@ -31,6 +35,8 @@ def open_features(config: Config, given: Mapping[str, Any]) -> Iterator[Pretrain
         config = workdir.read_config().replace(**given).with_given(given)
         config.require_unruled(given)
         decided = workdir.read_facts().get("precision", {})
+    if not make_task(config.data.task).excludes:
+        raise UsageError(f"{verb} is for labels of one class each, and --task={config.data.task} has others")
     experiment = Experiment(_head_alone(config))
     with named_pictures(experiment.source, experiment.scan), experiment.strategy.scope():
         if experiment.config.model.init_from:

@@ -8,7 +8,7 @@ import numpy as np
 
 from trainer.data.strata import stratify
 from trainer.metrics.sample_size import Outlook, outlook
-from trainer.model.fits import Labelled, most_pictures, require_one_class
+from trainer.model.fits import Labelled, most_pictures
 from trainer.record.progress import counting
 from trainer.run.fitting import PretrainedFeatures, fitted_head, logits_of
 from trainer.run.scoring import main_split
@@ -83,7 +83,6 @@ def learning_curve(
     """
     experiment = features.stages.experiment
     config, task, num_classes = experiment.config, experiment.task, len(experiment.source.class_names)
-    require_one_class(task)
     split = main_split(experiment.splits.indices)
     train, validation, scored = features.of("train"), features.of("validation"), features.of(split)
     count, width = train.features.shape
