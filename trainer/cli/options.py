@@ -481,9 +481,17 @@ class SpeedConfig:
         "How many augmented views of each picture a frozen phase keeps; epoch e sees view e modulo this.",
         bounds=AT_LEAST_0,
     )
+    picture_cache: str = option(
+        "auto",
+        "Keep decoded and resized pictures on disk, the same to the last bit, for the epochs after the first "
+        "one: where that saves more than it costs, as it does for large photos (auto), never, or else fail "
+        "(require).",
+        choices=("auto", "off", "require"),
+        identity=False,
+    )
     cache_limit_gb: float = option(
         20.0,
-        "Most GB of features kept; those not used for longest go first.",
+        "Most GB of features kept, and of pictures; those not used for longest go first.",
         identity=False,
         bounds=Bounds(at_least=0, at_most=1e9),
     )

@@ -7,14 +7,14 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from trainer.data.augment import Augment
 from trainer.data.inspect.scan import Scan
-from trainer.data.pipeline import Batch, OrderedBatches, plain, stand_ins
+from trainer.data.pipeline import Batch, OrderedBatches, Rows, plain, stand_ins
 from trainer.data.sources import Source
 from trainer.store.provenance import code_digest, versions
 from trainer.values import Contract
@@ -28,17 +28,6 @@ COMPUTING = (
 )
 # Those that only put these together. They import most of the rest.
 WIRING = ("trainer.run.experiment", "trainer.run.feature_cache", "trainer.run.stages")
-
-
-class Rows(Protocol):
-    """An array [n, *shape] float32 that is read by rows; `feature_store.StoredFeatures` is one."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def nbytes(self) -> int: ...
-    def rows(self, positions: np.ndarray) -> np.ndarray: ...
-    def whole(self) -> np.ndarray: ...
 
 
 class FeatureBatches(OrderedBatches):

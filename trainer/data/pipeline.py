@@ -6,8 +6,8 @@ come next: a run that starts again at step s sees what it would have seen.
 
 import copy
 import os
-from collections.abc import Callable
-from typing import Self
+from collections.abc import Callable, Iterator
+from typing import Protocol, Self
 
 import numpy as np
 import tensorflow as tf
@@ -36,6 +36,17 @@ padding is not at the end, also place [B] int32: the row that an example would h
 # What datasets map is written in TensorFlow's own operations: looking for Python's `if` in it, and in all
 # it calls, takes a second or two of every start.
 plain = tf.autograph.experimental.do_not_convert
+
+
+class Rows(Protocol):
+    """An array [n, *shape] float32 that is read by rows; `feature_store.StoredFeatures` is one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def nbytes(self) -> int: ...
+    def rows(self, positions: np.ndarray) -> np.ndarray: ...
+    def whole(self) -> np.ndarray: ...
 
 
 class OrderedBatches:
@@ -126,11 +137,15 @@ class OrderedBatches:
 
     def once(self, indices: np.ndarray, *, augment: Augment | None = None, epoch: int = 0) -> tf.data.Dataset:
         """Returns every example exactly once, in the order of `indices`, changed as in that epoch."""
+        return self._finish(self.load(self._each_once(indices, epoch=epoch), augment))
+
+    def _each_once(self, indices: np.ndarray, *, epoch: int) -> tf.data.Dataset:
+        """Returns what `load` maps: positions [B] int64 in the order of `indices`, and the epoch."""
         count = -(-len(indices) // self.batch_size)
         padded = np.pad(indices, (0, count * self.batch_size - len(indices)), constant_values=-1)
         steps = tf.constant(padded.reshape(count, self.batch_size), tf.int64)
         epochs = tf.fill([count], tf.constant(epoch, tf.int64))
-        return self._finish(self.load(tf.data.Dataset.from_tensor_slices((steps, epochs)), augment))
+        return tf.data.Dataset.from_tensor_slices((steps, epochs))
 
     def load(self, steps: tf.data.Dataset, augment: Augment | None) -> tf.data.Dataset:
         """Maps (positions [B] int64 with -1 for padding, epoch [] int64) to a Batch, in order.
@@ -248,7 +263,26 @@ class Pipeline(OrderedBatches):
         self._task, self._num_classes = task, num_classes
         self._labels = tf.constant(source.labels, task.label_spec(batch_size, num_classes).dtype)
         self._orientations, self._used = tf.constant(scan.orientations, tf.int32), scan.used
-        self._traced: dict[tuple[str, str | Augment | None], Callable[..., Batch]] = {}
+        self._kept: list[Rows] = []
+        # Of each example of the source, which of these has it, and in which row; -1: none.
+        self._kept_in = np.full([len(source.ids), 2], -1, np.int64)
+        self._traced: dict[tuple[str, bool, str | Augment | None], Callable[..., Batch]] = {}
+
+    def keep(self, indices: np.ndarray, rows: Rows) -> None:
+        """Takes pixels that were kept instead of decoding, in the datasets that are made from here on.
+
+        Args:
+          indices: [n] positions in the source.
+          rows: [n, H, W, 3] float32 what `to_contract` makes of them.
+        """
+        self._kept_in[indices] = np.stack(
+            [np.full(len(indices), len(self._kept)), np.arange(len(indices))], 1
+        )
+        self._kept.append(rows)
+
+    def keeps(self, indices: np.ndarray) -> bool:
+        """Returns whether the pixels of all these positions [n] are kept."""
+        return bool((self._kept_in[indices, 0] >= 0).all())
 
     def once(self, indices: np.ndarray, *, augment: Augment | None = None, epoch: int = 0) -> tf.data.Dataset:
         """See OrderedBatches.
@@ -268,11 +302,23 @@ class Pipeline(OrderedBatches):
 
         With mixup or cutmix, a batch holds `target` besides.
         """
+        return self._decoded(steps, augment).map(
+            self._finished(augment), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        )
+
+    def pixels(self, indices: np.ndarray) -> Iterator[np.ndarray]:
+        """Yields [b, H, W, 3] float32 a batch, every example of `indices` once, in order: for `keep`."""
+        for batch in self._finish(self._decoded(self._each_once(indices, epoch=0), None)):
+            yield batch["image"].numpy()[batch["mask"].numpy() > 0]
+
+    def _decoded(self, steps: tf.data.Dataset, augment: Augment | None) -> tf.data.Dataset:
+        """Maps positions to batches of pictures in [0, 1] as `to_contract` makes them, and what to change."""
 
         @plain
         def read(index: tf.Tensor, epoch: tf.Tensor, *copy: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            encoded = tf.ensure_shape(tf.numpy_function(self._read, [index], tf.string), [self.batch_size])
-            return encoded, index, tf.repeat(epoch, self.batch_size), *copy
+            found = tf.numpy_function(self._read, [index], [tf.string, tf.bool])
+            encoded, is_decoded = (tf.ensure_shape(one, [self.batch_size]) for one in found)
+            return encoded, is_decoded, index, tf.repeat(epoch, self.batch_size), *copy
 
         # A Python call a batch, not a picture, fetches bytes; decoding then runs in parallel.
         return (
@@ -280,20 +326,27 @@ class Pipeline(OrderedBatches):
             .unbatch()
             .map(self._example(augment), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
             .batch(self.batch_size, drop_remainder=True)
-            .map(self._finished(augment), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         )
 
     def _example(self, augment: Augment | None) -> Callable[..., Batch]:
         """Returns what makes an example of encoded bytes, without the changes themselves."""
         base_seed = seed_for("augment", self.seed)
 
-        def example(encoded: tf.Tensor, index: tf.Tensor, epoch: tf.Tensor, *copy: tf.Tensor) -> Batch:
+        def example(
+            encoded: tf.Tensor, is_decoded: tf.Tensor, index: tf.Tensor, epoch: tf.Tensor, *copy: tf.Tensor
+        ) -> Batch:
             real = index >= 0
             at = tf.maximum(index, 0)
 
-            def picture() -> tf.Tensor:
+            def decoded() -> tf.Tensor:
                 pixels = decode(encoded, self._orientations[at], at_least=self._at_least)
                 return tf.ensure_shape(to_contract(pixels, self.contract), self.contract.image_shape)
+
+            def kept() -> tf.Tensor:
+                return tf.reshape(tf.io.decode_raw(encoded, tf.float32), self.contract.image_shape)
+
+            def picture() -> tf.Tensor:
+                return tf.cond(is_decoded, kept, decoded) if self._kept else decoded()
 
             one = {
                 "image": tf.cond(real, picture, lambda: tf.zeros(self.contract.image_shape)),
@@ -336,13 +389,21 @@ class Pipeline(OrderedBatches):
         self, name: str, augment: Augment | None, function: Callable[..., Batch]
     ) -> Callable[..., Batch]:
         """Returns what all datasets of these changes share: to trace it takes a tenth of a second."""
-        key = (name, augment and (str(augment) or augment))
+        key = (name, bool(self._kept), augment and (str(augment) or augment))
         if key not in self._traced:
             self._traced[key] = tf.function(function, autograph=False)
         return self._traced[key]
 
-    def _read(self, index: np.ndarray) -> np.ndarray:
-        return np.array([self.encoded(i) if i >= 0 else b"" for i in index.tolist()], object)
+    def _read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns [B] bytes of pictures at positions [B], and [B] whether they are pixels that were kept."""
+        found = [self._bytes(i) if i >= 0 else (b"", False) for i in index.tolist()]
+        return np.array([data for data, _ in found], object), np.array([decoded for _, decoded in found])
+
+    def _bytes(self, index: int) -> tuple[bytes, bool]:
+        which, row = self._kept_in[index]
+        if which < 0:
+            return self.encoded(index), False
+        return self._kept[which].rows(np.array([row])).tobytes(), True
 
     def encoded(self, index: int) -> bytes:
         """Returns a picture as a decoder is given it, which has nothing to complain of."""

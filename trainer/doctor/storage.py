@@ -190,13 +190,17 @@ def _proxies(named: Mapping[str, str]) -> str:
 # {folder below the cache: what it costs to remove it}
 PARTS = {
     "features": "removing it costs computing them again",
+    "pictures": "removing it costs decoding them again",
     "backbones": "of earlier versions; may go",
     "tfhub_modules": "removing it costs fetching them again",
     "archives": "removing it costs fetching and unpacking them again",
     "scans": "removing it costs looking at all pictures again",
     "precision": "removing it costs measuring again",
+    "speeds": "removing it costs measuring again",
+    "near_duplicates": "removing it costs looking for them again",
     "spill": "of runs that go on; what is left by killed ones may go",
 }
+_LIMITED = ("features", "pictures")
 LITTLE_BYTES, TOO_LITTLE_BYTES = 5e9, 1e8
 FEW_FILES = 10_000
 _WALK_SECS = 5.0
@@ -215,11 +219,11 @@ def check_caches(*, cache_dir: str = "", data_dir: str = "", limit_gb: float = 2
     names = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
     for name in names:
         size, told = _size(root / name)
-        if name == "features" and size > limit_gb * 1e9:
+        if name in _LIMITED and size > limit_gb * 1e9:
             text = f"{name}: {told}, more than --cache_limit_gb={limit_gb:g}"
             found.append(warning(text, "the next run that adds to it removes what was not used for longest"))
             continue
-        limit = f", of at most {limit_gb:g} GB (--cache_limit_gb)" if name == "features" else ""
+        limit = f", of at most {limit_gb:g} GB (--cache_limit_gb)" if name in _LIMITED else ""
         cost = f"; {PARTS[name]}" if name in PARTS else ""
         found.append(ok(f"{name}: {told}{limit}{cost}"))
     try:

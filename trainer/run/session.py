@@ -26,6 +26,7 @@ from trainer.run.arithmetic import Arithmetic
 from trainer.run.experiment import Experiment
 from trainer.run.fitting import PretrainedFeatures, fit_head, record_pretrained
 from trainer.run.introduction import draw_evaluation, show_pictures
+from trainer.run.picture_cache import keep_pictures
 from trainer.run.scoring import measures
 from trainer.run.stages import Stages
 from trainer.runtime import StopSignal
@@ -71,9 +72,10 @@ class _Session:
         """Trains to the end of the plan."""
         stages = self._stages
         try:
+            # Not by the clock: a run that is given little time at each start would never come to a step.
+            stages.between_batches = self._leave_if_told
+            keep_pictures(stages)
             if stages.state.step == 0:
-                # Not by the clock: a run that is given little time at each start would never come to a step.
-                stages.between_batches = self._leave_if_told
                 features = PretrainedFeatures(stages)
                 fit_head(features)
                 workdir = Workdir(self._config.run.workdir)

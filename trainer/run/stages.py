@@ -106,9 +106,16 @@ class Stages:
             self.once_secs += time.monotonic() - begun
 
     @contextlib.contextmanager
-    def watched(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
-        ends: list[tuple[float, int]] = []
+    def counted(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Shows how far something is that another run finds done; see `Watch`."""
         with self.once(), self._watch(what, total) as done:
+            yield done
+
+    @contextlib.contextmanager
+    def watched(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Shows how far features are computed, and notes how long that takes."""
+        ends: list[tuple[float, int]] = []
+        with self.counted(what, total) as done:
 
             def more(count: int) -> None:
                 done(count)

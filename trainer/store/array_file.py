@@ -23,7 +23,7 @@ if hasattr(errno, "EUCLEAN"):  # Not on macOS.
 
 
 class FeatureCacheError(TrainerError):
-    """Features cannot be kept on disk, or be read from it."""
+    """Features, or pictures, cannot be kept on disk, or be read from it."""
 
 
 class NotWritten(Exception):
@@ -232,4 +232,4 @@ def unreadable(path: Path, error: OSError) -> Damaged | FeatureCacheError:
     """Returns what to raise when a file could not be read: the first where computing anew helps."""
     if error.errno in _DAMAGE:
         return Damaged(f"{path.name}: {error.strerror}")
-    return FeatureCacheError(f"the feature cache cannot read {path}: {error.strerror}")
+    return FeatureCacheError(f"{path} cannot be read: {error.strerror}")

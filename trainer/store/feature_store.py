@@ -1,4 +1,4 @@
-"""What frozen networks computed, kept on disk for later runs and shared by processes.
+"""What frozen networks computed, or decoders, kept on disk for later runs and shared by processes.
 
     <root>/<digest of the key>/features.npy   the numbers
                                entry.json     the key, and what the numbers must be
@@ -185,9 +185,9 @@ _log = logging.getLogger("trainer")
 class FeatureStore:
     """A folder of arrays of at most `limit_bytes` together; those used longest ago go first."""
 
-    def __init__(self, root: Path, *, limit_bytes: int):
-        """Names the folder, which is created when something is written."""
-        self._root, self._limit_bytes = root, limit_bytes
+    def __init__(self, root: Path, *, limit_bytes: int, name: str = "feature cache"):
+        """Names the folder, which is created when something is written, and what messages call it."""
+        self._root, self._limit_bytes, self._name = root, limit_bytes, name
 
     def get(
         self,
@@ -227,7 +227,7 @@ class FeatureStore:
             return self._get_locked(wanted, compute)
         except NotWritten as error:
             raise FeatureCacheError(
-                f"{describe}: the feature cache cannot write {wanted.num_bytes:,} bytes to {self._root}: "
+                f"{describe}: the {self._name} cannot write {wanted.num_bytes:,} bytes to {self._root}: "
                 f"{error}; --cache_dir chooses another place"
             ) from None
 
@@ -237,7 +237,7 @@ class FeatureStore:
         return sorted(found, key=lambda entry: entry.last_used, reverse=True)
 
     def _get_locked(self, wanted: Wanted, compute: Callable[[], Iterator[np.ndarray]]) -> StoredFeatures:
-        lock, doing = self._root / f"{wanted.digest}.lock", f"feature cache, {wanted.describe}"
+        lock, doing = self._root / f"{wanted.digest}.lock", f"{self._name}, {wanted.describe}"
         with file_lock(lock, waiting_for=doing) as locked:
             self._remove_left_overs(wanted.digest if locked else "")
             try:
@@ -296,7 +296,7 @@ class FeatureStore:
     def _check_limit(self, wanted: Wanted) -> None:
         if wanted.num_bytes > self._limit_bytes:
             raise FeatureCacheError(
-                f"{wanted.describe}: {wanted.num_bytes:,} bytes of features are more than the feature cache "
+                f"{wanted.describe}: {wanted.num_bytes:,} bytes are more than the {self._name} "
                 f"may hold ({self._limit_bytes:,} bytes, --cache_limit_gb={self._limit_bytes / 1e9:g})"
             )
 
@@ -311,7 +311,7 @@ class FeatureStore:
             return
         if free + sum(size for _, size in surplus) < needed:
             raise FeatureCacheError(
-                f"{wanted.describe}: the feature cache needs {needed:,} bytes in {self._root}, {free:,} are "
+                f"{wanted.describe}: the {self._name} needs {needed:,} bytes in {self._root}, {free:,} are "
                 "free; make room, or choose another place with --cache_dir"
             )
         for digest, _ in surplus:
@@ -337,7 +337,9 @@ class FeatureStore:
             return []
 
     def _remove_to_make_room(self, digest: str) -> None:
-        _log.info("feature cache: removing %s to make room, it was not used for longest", self._root / digest)
+        _log.info(
+            "%s: removing %s to make room, it was not used for longest", self._name, self._root / digest
+        )
         self._remove(digest)
 
     def _remove(self, digest: str) -> None:

@@ -1,0 +1,166 @@
+"""Decoded pictures of an experiment, kept on disk where a run goes through them more than once.
+
+What is kept is what the network is given before anything changes it: float32, as bytes could not hold to the
+last bit what resizing makes. Antialiased resizing of a photo of 12 megapixels takes four times as long as
+decoding it; the scan decodes JPEGs at an eighth, which costs a twentieth of the whole, and keeps nothing.
+"""
+
+import logging
+import os
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.data.features import feature_key
+from trainer.data.loading import Loader
+from trainer.run.experiment import Experiment
+from trainer.run.feature_cache import cut_of_features
+from trainer.run.stages import Stages
+from trainer.store.array_file import array_bytes
+from trainer.store.feature_store import FeatureCacheError, FeatureStore
+from trainer.store.files import told_size
+from trainer.store.places import cache_root
+from trainer.values import UsageError
+
+_log = logging.getLogger("trainer")
+SAMPLE = 8
+# Of a slow disk. Fast ones take ten times as much, and pictures just written are still in memory.
+DISK_BYTES_A_SEC = 200e6
+
+
+def keep_pictures(stages: Stages) -> None:
+    """Keeps the pictures of train and validation where the rest of a run gets faster by it.
+
+    Raises:
+      FeatureCacheError: they cannot be kept, and --picture_cache=require.
+      UsageError: no picture is needed twice, and --picture_cache=require.
+    """
+    experiment = stages.experiment
+    asked = experiment.config.speed.picture_cache
+    if asked == "off":
+        return
+    times = {split: passes(stages, split) for split in ("train", "validation")}
+    times = {split: count for split, count in times.items() if count > 1}
+    if not times and asked == "require":
+        raise UsageError("--picture_cache=require: this run goes through no picture more than once")
+    if not times or (asked == "auto" and not _is_worth_it(experiment, most=max(times.values()))):
+        return
+    for split in times:
+        try:
+            _keep(stages, split)
+        except FeatureCacheError as error:
+            if asked == "require":
+                raise
+            _log.warning("pictures:    %s. Without it, they are decoded anew in each epoch", error)
+            return
+
+
+def passes(stages: Stages, split: str) -> int:
+    """Returns how often what is left of a run goes through the pictures of a split."""
+    experiment, step = stages.experiment, stages.state.step
+    per_epoch = -(-len(experiment.splits.indices["train"]) // experiment.config.plan.batch_size)
+    total = 0
+    for phase in experiment.plan.phases:
+        steps_left = phase.stop_step - max(phase.start_step, step)
+        if steps_left <= 0 or not len(experiment.splits.indices.get(split, ())):
+            continue
+        if cut_of_features(experiment, phase.spec):
+            is_changed = split == "train" and experiment.augment(phase.spec) is not None
+            total += experiment.config.speed.feature_views if is_changed else 1
+        else:
+            total += -(-steps_left // per_epoch)
+    return total
+
+
+def _is_worth_it(experiment: Experiment, *, most: int) -> bool:
+    """Measures some pictures: whether they are had sooner with what writing them costs than without."""
+    contract, indices = experiment.backbone.contract, experiment.splits.indices["train"]
+    row_bytes = array_bytes(contract.image_shape)
+    decode_secs, read_secs = _decode_secs(experiment, indices), _read_secs(row_bytes)
+    saved_secs = (most - 1) * (decode_secs - read_secs) / (os.cpu_count() or 1)
+    is_worth_it = saved_secs > row_bytes / DISK_BYTES_A_SEC
+    if is_worth_it:
+        _log.info(
+            "pictures:    kept as they are after resizing: a picture takes %.0f ms, and is needed %d times",
+            1e3 * decode_secs, most,
+        )  # fmt: skip
+    return is_worth_it
+
+
+def _decode_secs(experiment: Experiment, indices: np.ndarray) -> float:
+    """Returns how long a picture takes from its bytes to the network's size, in one thread: a median."""
+    source, data = experiment.source, experiment.config.data
+    loader = Loader(
+        experiment.backbone.contract, exif=data.exif, max_pixels=data.max_pixels, decoding=data.decode
+    )
+    taken = []
+    for at in indices[np.linspace(0, len(indices) - 1, min(SAMPLE, len(indices))).astype(int)].tolist():
+        encoded, name = source.read(at), source.ids[at]
+        begun = time.perf_counter()
+        loader.pixels(encoded, name=name)
+        taken.append(time.perf_counter() - begun)
+    return statistics.median_low(taken)
+
+
+def _read_secs(row_bytes: int) -> float:
+    """Returns how long it takes until the bytes of a picture, once in memory, are numbers in a graph."""
+    kept, taken = np.zeros(row_bytes, np.uint8), []
+    for _ in range(SAMPLE):
+        begun = time.perf_counter()
+        tf.io.decode_raw(tf.constant(kept.tobytes()), tf.float32)
+        taken.append(time.perf_counter() - begun)
+    return statistics.median_low(taken)
+
+
+def _keep(stages: Stages, split: str) -> None:
+    experiment, config = stages.experiment, stages.experiment.config
+    pipeline, indices = experiment.pipeline, experiment.splits.indices[split]
+    contract = experiment.backbone.contract
+
+    def compute() -> Iterator[np.ndarray]:
+        experiment.source.load()
+        with stages.counted(f"pictures of {split}", len(indices)) as done:
+            for pixels in pipeline.pixels(indices):
+                yield pixels
+                done(len(pixels))
+                stages.between_batches()
+
+    key = feature_key(
+        source=experiment.source,
+        scan=experiment.scan,
+        indices=indices,
+        contract=contract,
+        decoding=config.data.decode,
+        network={},
+        view={},
+    )
+    size = f"{contract.width_px}x{contract.height_px}"
+    store = FeatureStore(
+        picture_folder(config.run.cache_dir),
+        limit_bytes=int(config.speed.cache_limit_gb * 1e9),
+        name="picture cache",
+    )
+    kept = store.get(
+        key,
+        num_rows=len(indices),
+        shape=contract.image_shape,
+        compute=compute,
+        describe=f"{config.data.source} {split}, {size} px",
+    )
+    pipeline.keep(indices, kept)
+    _log.info(
+        "pictures:    %s of %s at %s px are kept, %s",
+        f"{len(indices):,}",
+        split,
+        size,
+        told_size(kept.nbytes),
+    )
+
+
+def picture_folder(cache_dir: str) -> Path:
+    """Returns the folder of the picture cache."""
+    return cache_root(cache_dir) / "pictures"
