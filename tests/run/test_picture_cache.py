@@ -144,7 +144,7 @@ def test_auto_keeps_large_photos_and_no_small_ones(train, tmp_path):
     options = ("--picture_cache=auto", "--splits=4,2,2", "--batch_size=2")
     large = train(*options, ALL, source=tmp_path / "large")
     assert "4 of train at 8x8 px are kept, 3.1 kB" in large.out
-    small = train("--picture_cache=auto", ALL)
+    small = train("--picture_cache=auto", "--image_size=224", ALL)
     assert "are kept" not in small.out
     # One epoch gains nothing.
     once = train(*options, ALL.replace("2epochs", "1epochs"), source=tmp_path / "large")

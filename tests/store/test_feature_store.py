@@ -355,7 +355,7 @@ def test_a_file_that_cannot_be_opened_for_another_reason_is_not_removed(store, r
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(array_file.os, "open", fail)
-    with pytest.raises(FeatureCacheError, match=r"cannot read .*features\.npy: Too many open files"):
+    with pytest.raises(FeatureCacheError, match=r"features\.npy cannot be read: Too many open files"):
         get(store)
     monkeypatch.undo()
     assert bits(root / digest(KEY)) == before

@@ -339,8 +339,7 @@ class Pipeline(OrderedBatches):
             at = tf.maximum(index, 0)
 
             def decoded() -> tf.Tensor:
-                pixels = decode(encoded, self._orientations[at], at_least=self._at_least)
-                return tf.ensure_shape(to_contract(pixels, self.contract), self.contract.image_shape)
+                return self.decode(encoded, at)
 
             def kept() -> tf.Tensor:
                 return tf.reshape(tf.io.decode_raw(encoded, tf.float32), self.contract.image_shape)
@@ -363,6 +362,11 @@ class Pipeline(OrderedBatches):
             return one
 
         return self._traced_once("example", augment, example)
+
+    def decode(self, encoded: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+        """Returns the pixels [H, W, 3] float32 in [0, 1] of a picture, [] string, at a position, [] int64."""
+        pixels = decode(encoded, self._orientations[index], at_least=self._at_least)
+        return tf.ensure_shape(to_contract(pixels, self.contract), self.contract.image_shape)
 
     def _finished(self, augment: Augment | None) -> Callable[[Batch], Batch]:
         """Returns what changes the pictures of a batch, and brings them into the range of the contract."""

@@ -11,7 +11,8 @@ import numpy as np
 from trainer import plugins
 from trainer.cli.phase_specs import PhaseSpec
 from trainer.data.augment import Augment
-from trainer.data.features import FeatureBatches, Rows, compute_features, feature_key
+from trainer.data.features import FeatureBatches, compute_features, feature_key
+from trainer.data.pipeline import Rows
 from trainer.model.cuts import Cut
 from trainer.run.experiment import Experiment
 from trainer.store.feature_store import FeatureCacheError, FeatureStore

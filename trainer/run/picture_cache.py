@@ -16,7 +16,6 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.data.features import feature_key
-from trainer.data.loading import Loader
 from trainer.run.experiment import Experiment
 from trainer.run.feature_cache import cut_of_features
 from trainer.run.stages import Stages
@@ -78,9 +77,8 @@ def passes(stages: Stages, split: str) -> int:
 
 def _is_worth_it(experiment: Experiment, *, most: int) -> bool:
     """Measures some pictures: whether they are had sooner with what writing them costs than without."""
-    contract, indices = experiment.backbone.contract, experiment.splits.indices["train"]
-    row_bytes = array_bytes(contract.image_shape)
-    decode_secs, read_secs = _decode_secs(experiment, indices), _read_secs(row_bytes)
+    row_bytes = array_bytes(experiment.backbone.contract.image_shape)
+    decode_secs, read_secs = _decode_secs(experiment), _read_secs(row_bytes)
     saved_secs = (most - 1) * (decode_secs - read_secs) / (os.cpu_count() or 1)
     is_worth_it = saved_secs > row_bytes / DISK_BYTES_A_SEC
     if is_worth_it:
@@ -91,19 +89,19 @@ def _is_worth_it(experiment: Experiment, *, most: int) -> bool:
     return is_worth_it
 
 
-def _decode_secs(experiment: Experiment, indices: np.ndarray) -> float:
+def _decode_secs(experiment: Experiment) -> float:
     """Returns how long a picture takes from its bytes to the network's size, in one thread: a median."""
-    source, data = experiment.source, experiment.config.data
-    loader = Loader(
-        experiment.backbone.contract, exif=data.exif, max_pixels=data.max_pixels, decoding=data.decode
-    )
+    pipeline, indices = experiment.pipeline, experiment.splits.indices["train"]
     taken = []
-    for at in indices[np.linspace(0, len(indices) - 1, min(SAMPLE, len(indices))).astype(int)].tolist():
-        encoded, name = source.read(at), source.ids[at]
+    decode = tf.function(pipeline.decode, autograph=False)
+    chosen = indices[np.linspace(0, len(indices) - 1, min(SAMPLE, len(indices))).astype(int)].tolist()
+    # The first one traces.
+    for at in [chosen[0], *chosen]:
+        encoded, index = tf.constant(pipeline.encoded(at)), tf.constant(at, tf.int64)
         begun = time.perf_counter()
-        loader.pixels(encoded, name=name)
+        decode(encoded, index)
         taken.append(time.perf_counter() - begun)
-    return statistics.median_low(taken)
+    return statistics.median_low(taken[1:])
 
 
 def _read_secs(row_bytes: int) -> float:
