@@ -21,9 +21,15 @@ def send(number):
 
 
 def test_where_nothing_needs_saving_a_signal_ends_the_work():
-    wanted = "^SIGUSR1: stopped; everything is saved. Run the same command to continue$"
+    wanted = "^SIGUSR1: stopped while starting, before the first step. Run the same command again$"
     with pytest.raises(Interrupted, match=wanted), StopSignal.installed(["SIGUSR1"]):
         send(signal.SIGUSR1)
+    wanted = "^SIGUSR1: stopped; everything is saved. Run the same command to continue$"
+    with StopSignal.installed(["SIGUSR1"]) as stop:
+        with stop.deferred():
+            pass
+        with pytest.raises(Interrupted, match=wanted):
+            send(signal.SIGUSR1)
 
 
 def work(stop, number, *, told):

@@ -1,5 +1,11 @@
 """The door: parse, check, dispatch. `python -m trainer.main [COMMAND] --flagfile=...`."""
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # While modules are read nothing needs saving, and Ctrl-C would print where Python was.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import contextlib
 import io
 import logging
@@ -88,9 +94,11 @@ class _Lines(logging.StreamHandler[TextIO]):
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             return super().handleError(record)
-        if not isinstance(error, BrokenPipeError) and not self.lost:
-            _tell(f"trainer: standard output cannot be written: {error.strerror}")
-        self.lost = True
+        # A reader that has left, such as `head`, has seen what it wanted to: the work is done all the same.
+        if not isinstance(error, BrokenPipeError):
+            if not self.lost:
+                _tell(f"trainer: standard output cannot be written: {error.strerror}")
+            self.lost = True
         _close_stdout()
 
 
@@ -147,6 +155,8 @@ def program() -> NoReturn:
     """Runs the command line of this process and ends it: `hub-trainer`, and `python -m trainer.main`."""
     _read_names_as_utf8()
     runtime.owns_process = True
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     _leave(main(sys.argv))
 
 

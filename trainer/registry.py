@@ -7,7 +7,6 @@ offers, a function gets the ones it names. Standard library only.
 
 import contextlib
 import contextvars
-import difflib
 import functools
 import inspect
 import math
@@ -16,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from trainer.values import Call, UsageError, parse_calls
+from trainer.values import Call, UsageError, close_names, parse_calls
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -155,7 +154,7 @@ class Entry(Generic[T]):
             raise UsageError(f"{self.name} takes {self._takes()}, and there is {rest[0]!r} besides")
         if given:
             name = next(iter(given))
-            close = difflib.get_close_matches(name, [one.name for one in self.parameters], n=1)
+            close = close_names(name, [one.name for one in self.parameters], n=1)
             raise UsageError(f"{self.name} has no {name}; it takes {self._takes()}{_is_it(close)}")
         return tuple(args), named
 
@@ -224,14 +223,15 @@ class AddressChoice(Choice[T]):
 class Registry(Generic[T]):
     """Names of one kind of thing."""
 
-    def __init__(self, what: str, *, flag: str):
+    def __init__(self, what: str, *, flag: str, may_be_none: bool = False):
         """Begins without entries.
 
         Args:
           what: the kind, for people, such as `loss`.
           flag: what messages begin with, such as `--loss`.
+          may_be_none: whether the option may be empty, for none of them.
         """
-        self.what, self.flag = what, flag
+        self.what, self.flag, self._may_be_none = what, flag, may_be_none
         self._entries: dict[str, Entry[T]] = {}
 
     def register(self, name: str, *, source: str = "", **facts: Any) -> Callable[[F], F]:
@@ -298,8 +298,14 @@ class Registry(Generic[T]):
     def _called(self, name: str, said: str) -> Entry[T]:
         if entry := self._entries.get(name):
             return entry
-        close = [self._shown(one) for one in difflib.get_close_matches(name, self, n=2)]
-        raise UsageError(f"{said} is not one of {', '.join(map(self._shown, self))}{_is_it(close)}")
+        told = f"{said} is not one of {', '.join(map(self._shown, self))}"
+        if self._may_be_none and name.lower() in _NONE:
+            raise UsageError(f"{told}; for none of them, leave what is behind the = empty")
+        raise UsageError(f"{told}{_is_it(self._close(name))}")
+
+    def _close(self, name: str) -> list[str]:
+        """Returns what a name that is none may have been meant to be."""
+        return [self._shown(one) for one in close_names(name, self)]
 
     def _shown(self, name: str) -> str:
         """Returns how messages show an entry."""
@@ -336,6 +342,16 @@ class AddressRegistry(Registry[T]):
 
     _shown = usage
 
+    def _close(self, name: str) -> list[str]:
+        """See Registry: addresses are known by themselves, too, where an entry has the fact `names`."""
+        found = [
+            f"{one}:{address}"
+            for one in self
+            if (names := self[one].facts.get("names"))
+            for address in close_names(name, names(), n=1)
+        ]
+        return found or super()._close(name)
+
     def choose(self, text: str | Call, *, flag: str = "") -> AddressChoice[T]:
         """Reads `NAME` or `NAME:ADDRESS`; see `Registry.choose`."""
         said = f"{flag or self.flag}={text}"
@@ -346,6 +362,9 @@ class AddressRegistry(Registry[T]):
         if not address and [one for one in entry.parameters if one.default is inspect.Parameter.empty]:
             raise UsageError(f"{said}: expected {self.usage(name)}")
         return AddressChoice(entry, (address,) if address else (), (), said)
+
+
+_NONE = ("none", "no", "off", "false", "null")
 
 
 def _is_it(close: list[str]) -> str:

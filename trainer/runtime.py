@@ -95,10 +95,16 @@ def start_tensorflow() -> None:
     # rest of it (1.5 of 3.2 s); hub needs tf_keras, and nothing here needs both.
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     is_new = "tensorflow" not in sys.modules
+    # It takes seconds: on a terminal somebody waits for them, and a line that goes away says what for.
+    waits = owns_process and is_new and sys.stderr is not None and sys.stderr.isatty()
+    if waits:
+        print("loading TensorFlow ...", end="", file=sys.stderr, flush=True)
     with _quiet_stderr() if owns_process and is_new else contextlib.nullcontext():
         import tensorflow as tf
 
         has_gpu = bool(tf.config.list_physical_devices("GPU"))
+    if waits:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
     tf.get_logger().setLevel(logging.ERROR)
     if has_gpu:
         # A CPU repeats its sums to the last bit anyway.
@@ -182,7 +188,7 @@ class StopSignal:
         self._max_minutes = max_minutes
         self._began = time.monotonic()
         self._received = ""
-        self._deferred = False
+        self._deferred = self._has_run = False
 
     @classmethod
     @contextlib.contextmanager
@@ -217,7 +223,7 @@ class StopSignal:
         Raises:
           Interrupted: at the end, a signal came after the block last asked.
         """
-        self._deferred = True
+        self._deferred = self._has_run = True
         try:
             yield
         finally:
@@ -242,6 +248,10 @@ class StopSignal:
             raise Interrupted(self._farewell())
 
     def _farewell(self) -> str:
+        if not self._has_run:
+            return (
+                f"{self._received}: stopped while starting, before the first step. Run the same command again"
+            )
         return f"{self._received}: stopped; everything is saved. Run the same command to continue"
 
     @contextlib.contextmanager

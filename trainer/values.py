@@ -5,13 +5,15 @@ Standard library only, and nothing of ours: everything else may import this.
 
 import ast
 import dataclasses
+import difflib
+import errno
 import itertools
 import math
 import os
 import re
 import traceback
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -90,6 +92,23 @@ def failure_in_words(error: BaseException) -> str:
     return f"out of memory: {what}. {LESS_MEMORY}"
 
 
+def close_names(name: str, known: Iterable[str], *, n: int = 2) -> list[str]:
+    """Returns which names somebody may have meant, the likeliest first: the same but for case, or nearly.
+
+    A name that is a word of what was written counts, too: `horizontal_flip` may mean `flip`.
+    """
+    plain = {one: re.sub("[^a-z0-9]", "", one.lower()) for one in known}
+    wanted, words = re.sub("[^a-z0-9]", "", name.lower()), re.findall("[a-z0-9]+", name.lower())
+    same = [one for one, text in plain.items() if text == wanted]
+    if same:
+        return same[:n]
+    close = difflib.get_close_matches(wanted, plain.values(), n=n)
+    found = sorted(
+        (one for one, text in plain.items() if text in close), key=lambda one: close.index(plain[one])
+    )
+    return (found or [one for one, text in plain.items() if len(text) > 2 and text in words])[:n]
+
+
 def in_words(error: Exception) -> str:
     """Returns the one line that an error is told in; '' where only its traceback helps."""
     if isinstance(error, TrainerError):
@@ -98,7 +117,10 @@ def in_words(error: Exception) -> str:
         # A full disk, a lost network drive. Where it names no file, the line of code says what was tried.
         frame = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{frame.line} ({os.path.basename(frame.filename)}, line {frame.lineno})"
-        return f"{error.strerror or error}: {error.filename or place}"
+        told = f"{error.strerror or error}: {error.filename or place}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            told += ". Make room there and run the same command again: what was saved before is kept"
+        return told
     return failure_in_words(error)
 
 

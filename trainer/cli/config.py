@@ -48,7 +48,7 @@ from trainer.cli.phase_specs import (
     phase_text,
 )
 from trainer.registry import Bounds
-from trainer.values import AUTO, Calls, Duration, UsageError
+from trainer.values import AUTO, Calls, Duration, UsageError, close_names
 
 _NEWER_THAN_RESIZE = "features"
 """What a record lacks if --resize=auto came after it."""
@@ -331,7 +331,9 @@ def _check(field: dataclasses.Field[Any], value: Any) -> None:
     if any({"\n", "\0"} & set(text) for text in (value if wanted is tuple else (str(value),))):
         raise UsageError(f"--{field.name}={value!r} must be on one line, and hold no zero byte")
     if declared["choices"] and value not in declared["choices"]:
-        raise UsageError(f"--{field.name}={value} is not one of {', '.join(declared['choices'])}")
+        close = close_names(str(value), declared["choices"], n=1)
+        is_it = f": is it {close[0]}?" if close else ""
+        raise UsageError(f"--{field.name}={value} is not one of {', '.join(declared['choices'])}{is_it}")
     if wanted in (int, float):
         _check_number(field.name, value, declared["bounds"])
     try:

@@ -4,7 +4,9 @@ import dataclasses
 import difflib
 import functools
 import json
+import os
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -155,10 +157,12 @@ def parse(argv: Sequence[str]) -> CommandLine:
     command, *extra = rest or ["train"]
     if command not in COMMANDS:
         _check_lengths(rest, arguments)
-        raise UsageError(f"{command!r} is no command; there are {', '.join(COMMANDS)} (see --help)")
+        told = f"{command!r} is no command; there are {', '.join(COMMANDS)} (see --help)"
+        raise UsageError(_meant_by_path(command) or told)
     if extra and command not in TAKE_PATHS:
         _check_lengths(extra, arguments)
-        raise UsageError(f"unexpected argument {extra[0]!r} after {command!r}; options start with --")
+        told = f"unexpected argument {extra[0]!r} after {command!r}; options start with --"
+        raise UsageError(_meant_by_path(extra[0]) or told)
     flat = {field.name: values[field.name].value for _, field in _fields()}
     given = {name: flat[name] for name in flat if values[name].present}
     config = Config.from_flat(flat).with_given(given)
@@ -297,9 +301,30 @@ def _value_of(name: str, arguments: Sequence[str]) -> str:
     return ""
 
 
+def _meant_by_path(word: str) -> str:
+    """Returns what to write for a path that stands where no path is expected; empty if it is none."""
+    path = os.path.expanduser(word)
+    if os.path.isfile(os.path.join(path, "run.json")):
+        return f"{word} is the folder of a run: write --workdir={shlex.quote(word)}"
+    if not os.path.exists(path):
+        return ""
+    kind, what = ("folder", "a folder") if os.path.isdir(path) else ("table", "a file")
+    told = (
+        f"of a table; of an archive, --source=archive:{shlex.quote(word)}"
+        if kind == "table"
+        else "of pictures"
+    )
+    return f"{word} is {what}: write --source={kind}:{shlex.quote(word)}, {told}"
+
+
 def _check_lengths(words: Sequence[str], arguments: Sequence[str]) -> None:
-    """Tells who has written a length in two words, such as `3 epochs`, what to write."""
+    """Tells who has written a value in two words, such as `3 epochs` or `80%, 20%`, what to write."""
     for word in words:
+        at = arguments.index(word) if word in arguments else 0
+        if at and re.fullmatch("--.+,", arguments[at - 1]):
+            raise UsageError(
+                f"a value is one word: {arguments[at - 1]}{word}, not {arguments[at - 1]} {word}"
+            )
         before = arguments[arguments.index(word) - 1] if word in arguments[1:] else ""
         number = before.rpartition("=")[2]
         if re.fullmatch("(epoch|step|example)s?|%", word) and re.fullmatch("[0-9.]+", number):

@@ -5,6 +5,7 @@ A new verb is a file here with `run(line) -> exit status`, and a line in `flags.
 """
 
 import importlib
+import sys
 import textwrap
 from collections.abc import Sequence
 from types import ModuleType
@@ -56,14 +57,28 @@ def opened(line: CommandLine) -> ModuleType:
 def _check(line: CommandLine) -> None:
     workdir = line.config.run.workdir
     needs_none = line.command in NEED_NO_WORKDIR or (line.command == "predict" and line.config.predict.model)
-    if not workdir and not needs_none:
-        raise UsageError(f"{line.command} needs --workdir=FOLDER: it has no default")
     if line.command in TRAINING:
         require_one_machine()
     # Before TensorFlow, whose import takes seconds. What a plugin adds is known after that.
     of_plugins = line.config.run.plugin or (workdir and Workdir(workdir).plugins.exists())
     if "source" in line.given and line.command in (*TRAINING, "inspect", "evaluate") and not of_plugins:
         check_source(line.given["source"])
+    if not workdir and not needs_none:
+        raise UsageError(_needs_workdir(line))
+    if line.command == "predict" and not line.paths and (sys.stdin is None or sys.stdin.isatty()):
+        raise UsageError(
+            "predict needs pictures: files, folders or patterns behind the options, or a list of paths on "
+            "standard input"
+        )
+
+
+def _needs_workdir(line: CommandLine) -> str:
+    """Returns what to say to who has not said where the results go, or which run is meant."""
+    told = f"{line.command} needs --workdir=FOLDER"
+    if line.command in TRAINING:
+        return f"{told}, where its results go, such as --workdir=runs/mine"
+    run = next((path for path in line.paths if Workdir(path).run_json.exists()), "RUN")
+    return f"{told}, the folder of a run: {line.command} --workdir={run}"
 
 
 def _load_plugins(line: CommandLine) -> None:

@@ -125,7 +125,7 @@ def _open(config: Config, workdir: Workdir) -> Experiment:
         except TrainerError:
             raise type(error)(
                 f"export checks each model on the pictures of the run, --source={config.data.source}, which "
-                f"cannot be had: {error}"
+                f"cannot be had: {error}. If they are elsewhere now: --source=folder:PATH"
             ) from None
         raise
 

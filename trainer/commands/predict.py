@@ -43,11 +43,6 @@ def run(line: CommandLine) -> int:
         raise UsageError(
             f"--{of_run[0]} chooses something of a run, and --model={model} has no choice: leave it out"
         )
-    if not line.paths and (sys.stdin is None or sys.stdin.isatty()):
-        raise UsageError(
-            "predict needs pictures: files, folders or patterns behind the options, or a list of paths on "
-            "standard input"
-        )
     # Standard output is for the predictions.
     _log.handlers = [_ToStderr()]
     if model:

@@ -19,7 +19,7 @@ from trainer.record.workdir import Workdir
 from trainer.run.budget import within_budget
 from trainer.run.embeddings import show_features
 from trainer.run.experiment import Experiment
-from trainer.run.extending import extend
+from trainer.run.extending import extend, may_grow
 from trainer.run.finished_run import take_weights
 from trainer.run.foresight import LEAST_PICTURES, foresee, num_seen
 from trainer.run.introduction import (
@@ -38,7 +38,7 @@ from trainer.run.session import make_stages, restore, run_loop
 from trainer.run.stages import Stages
 from trainer.runtime import StopSignal
 from trainer.store.provenance import code
-from trainer.values import TrainerError
+from trainer.values import TrainerError, UsageError
 
 _log = logging.getLogger("trainer")
 
@@ -51,6 +51,8 @@ def run(line: CommandLine, stop: StopSignal) -> int:
         _log.warning("%s: no effect %s", ", ".join(f"--{name}" for name in unused), what)
     workdir = Workdir(config.run.workdir)
     config = workdir.as_begun(config, line.given)
+    if "source" not in line.given:
+        _tell_drawn(config, workdir)
     workdir.make()
     checkpoints = Checkpoints(workdir.checkpoints, keep=config.run.keep_checkpoints)
     with workdir.lock():
@@ -69,6 +71,25 @@ def run(line: CommandLine, stop: StopSignal) -> int:
                 _note_rollback(error, workdir, checkpoints, config.guard)
 
 
+def _tell_drawn(config: Config, workdir: Workdir) -> None:
+    """Says that pictures are drawn where none are named, before that takes time.
+
+    Raises:
+      UsageError: the workdir holds a run on others.
+    """
+    source = config.data.source
+    if not workdir.run_json.exists():
+        _log.info(
+            "pictures:    no --source, so they are drawn (%s); of your own, --source=folder:PATH", source
+        )
+    elif (was := workdir.read_config().data.source) != source:
+        flagfile = shlex.quote(f"--flagfile={workdir.flagfile}")
+        raise UsageError(
+            f"{workdir.root} holds a run on --source={was}, and no --source is given: write it, or "
+            f"{flagfile}, which has all options of the run"
+        )
+
+
 def _is_finished(config: Config, workdir: Workdir) -> bool:
     """Returns whether the run has come to its end, and says so; its pictures must be there as they were."""
     report = workdir.finished()
@@ -81,7 +102,7 @@ def _is_finished(config: Config, workdir: Workdir) -> bool:
         return False
     check_record(Experiment(config, pictures_only=True), workdir)
     workdir.note_names(config)
-    tell_finished(workdir, report)
+    tell_finished(workdir, report, may_grow=may_grow(workdir))
     require_scores(report, config.run)
     return True
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -16,6 +17,7 @@ EXPECTED = "expected JPEG, PNG, GIF, BMP or WebP files"
 # Of all pictures; more that cannot be decoded are an error.
 _MOST_UNDECODABLE = 0.1
 _LOOP = "a link to a folder that it lies in"
+_ARCHIVE = re.compile(r"\.(zip|tar|tgz|tar\.\w+)$", re.IGNORECASE)
 
 _log = logging.getLogger("trainer")
 Found = tuple[str, str]
@@ -123,7 +125,8 @@ class Listing:
             )
         others = _counted(self._left_out - left_out)
         return self._error(
-            f"the class folder {folder} holds no picture{f' (but {others})' if others else ''}: {EXPECTED}"
+            f"the class folder {folder} holds no picture{f' (but {others})' if others else ''}: {EXPECTED}. "
+            "Remove the folder, or put pictures into it"
         )
 
     def _require_one_spelling(self, folder: Path, name: str, found: Classes) -> None:
@@ -206,7 +209,8 @@ class Listing:
         except FileNotFoundError:
             raise self._error(f"{folder} does not exist: expected a folder of class folders") from None
         except NotADirectoryError:
-            raise self._error(f"{folder} is a file: expected a folder of class folders") from None
+            archive = "; an archive is written archive:PATH" if _ARCHIVE.search(str(folder)) else ""
+            raise self._error(f"{folder} is a file: expected a folder of class folders{archive}") from None
         except OSError as error:
             raise self._error(f"cannot list the folder {folder}: {error.strerror}") from None
 

@@ -105,7 +105,10 @@ def _make_ranges(
         spec = _default_spec(source)
     parts = [part.strip() for part in spec.split(",")]
     if not 2 <= len(parts) <= 3:
-        raise UsageError(f"--splits={spec} must have 2 or 3 parts: train, validation and perhaps test")
+        raise UsageError(
+            f"--splits={spec} must have 2 or 3 parts with commas between them: train, validation and perhaps "
+            "test, as in 80%,10%,10%"
+        )
     total = len(source.ids)
     named = any(re.match(r"[A-Za-z_]", part) and part != "rest" for part in parts)
     if named:
@@ -115,7 +118,9 @@ def _make_ranges(
         bounds = np.cumsum([0, *_counts(parts, total, spec)]).tolist()
         pieces = [_Piece("", start, stop) for start, stop in itertools.pairwise(bounds)]
         of, unused = f"{spec} of {total:,}", total - bounds[-1]
-    how = f"{of}, {_told_order(order, seed)}" + (f"; {unused:,} left unused" if unused else "")
+    is_whole = named and all(part in source.native_splits for part in parts)
+    in_order = "as the source divides them" if is_whole else _told_order(order, seed)
+    how = f"{of}, {in_order}" + (f"; {unused:,} left unused" if unused else "")
     taken = _take(pieces, source, order=order, seed=seed, task=task, groups=groups)
     indices = {name: part.astype(np.int64) for name, part in zip(SPLIT_NAMES, taken, strict=False)}
     if groups is not None:
@@ -295,7 +300,8 @@ def check_counts(spec: str, total: int) -> str:
     if factor * used == 100:
         meant = f"did you mean --splits={','.join(f'{float(factor * number):g}%' for number in numbers)}?"
     if not are_counts:
-        raise UsageError(f"--splits={spec} is neither shares nor counts; {meant}")
+        told = "" if factor * used == 100 else f"; they add up to {float(used):g}"
+        raise UsageError(f"--splits={spec} is neither shares nor counts{told}; {meant}")
     exactly = f"--splits={','.join(f'{part}pictures' for part in parts)}"
     left = f"leaves {int(total - used):,} of {total:,} unused"
     if used == 100 != total:

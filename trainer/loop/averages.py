@@ -16,7 +16,7 @@ Average = Callable[[tf.Tensor | int], tf.Tensor]
 The average becomes d * average + (1 - d) * weight.
 """
 
-AVERAGES: Registry[Average] = Registry("average of the weights", flag="average")
+AVERAGES: Registry[Average] = Registry("average of the weights", flag="average", may_be_none=True)
 
 
 @AVERAGES.register("ema", source="Polyak & Juditsky, 1992, SIAM J. Control Optim. 30(4)")

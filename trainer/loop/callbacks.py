@@ -82,4 +82,4 @@ class RunView:
     """Shows a line to the user."""
 
 
-CALLBACKS: Registry[Callback] = Registry("callback", flag="--callbacks")
+CALLBACKS: Registry[Callback] = Registry("callback", flag="--callbacks", may_be_none=True)

@@ -12,7 +12,7 @@ from trainer.values import UsageError, parse_calls
 Metric = Callable[[tf.Tensor, Mapping[str, tf.Tensor]], tf.Tensor]
 """(logits [B, K] float32, batch) -> [B] float32, of which means are told."""
 
-METRICS: Registry[Metric] = Registry("metric", flag="--metrics")
+METRICS: Registry[Metric] = Registry("metric", flag="--metrics", may_be_none=True)
 
 Sums = dict[str, tuple[tf.Tensor, tf.Tensor]]
 """{name: (sum, count)}, [] float32 each."""

@@ -162,6 +162,12 @@ class Workdir:
             only_lengths = config.only_lengths_differ(self.read_config())
         if changed and not (only_lengths and config.run.extend):
             way_on = "Longer phases may begin with the same steps: --extend goes on with it where they do. "
+            if config.run.extend and config.is_recommended:
+                only_lengths = True
+                way_on = (
+                    "--extend cannot go on with it: --schedule=recommended lets the learning rate fall to the "
+                    "end, so that a longer run has other updates from its start. "
+                )
             raise self._other_run(config, changed, way_on=way_on if only_lengths else "")
 
     def _is_found_out(self, config: Config, name: str, found_out: Collection[str]) -> bool:
@@ -179,7 +185,10 @@ class Workdir:
     def _other_run(
         self, config: Config, changed: Sequence[str], *, why: str = "", way_on: str = ""
     ) -> TrainerError:
-        was, now = Config.of_record(self._read_run()["config"]), config.flat()
+        # What a rule chose is what people were told; which options are set by hand follows from the others.
+        chosen = {name: value for name, value in self.read_chosen().items() if name in RECOMMENDED}
+        was, now = Config.of_record(self._read_run()["config"]) | chosen, config.flat()
+        changed = [name for name in changed if name != "by_hand"] or changed
         told = "; ".join(
             f"--{name} was {_shown(_jsonable(was[name]))}, now {_shown(_jsonable(now[name]))}"
             for name in changed

@@ -1,5 +1,6 @@
 """`train --extend`: goes on with a run under a longer plan, as if it had been its plan from the start."""
 
+import dataclasses
 import logging
 import shlex
 from collections.abc import Callable, Sequence
@@ -74,6 +75,23 @@ def extend(experiment: Experiment, workdir: Workdir, checkpoints: Checkpoints) -
         checkpoints.keep_best(best)
     _log.info("extended from %s to %s steps", f"{old.total_steps:,}", f"{new.total_steps:,}")
     return {"step": step, "total_steps": [old.total_steps, new.total_steps]}
+
+
+def may_grow(workdir: Workdir) -> bool:
+    """Returns whether --extend can go on with a finished run: no update of it depends on how long it is."""
+    config = workdir.read_config()
+    if is_auto(config.plan) or config.is_recommended or config.fits:
+        return False
+    *before, last = config.phases
+    longer = dataclasses.replace(
+        last, duration=dataclasses.replace(last.duration, amount=2 * last.duration.amount)
+    )
+    num_examples, batch_size = len(workdir.read_splits()["train"]), config.plan.batch_size
+    old, new = (
+        make_plan(phases, num_examples=num_examples, batch_size=batch_size)
+        for phases in (config.phases, [*before, longer])
+    )
+    return not why_other_updates(old, new, step=old.total_steps)
 
 
 def _best_of_both(checkpoints: Checkpoints, step: int, *, evaluated: Every) -> list[int] | None:

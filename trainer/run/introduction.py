@@ -118,15 +118,24 @@ def check_record(experiment: Experiment, workdir: Workdir) -> list[dict[str, Any
     return recorded
 
 
-def tell_finished(workdir: Workdir, report: Mapping[str, Any]) -> None:
-    """Says of a run that was started again after its end what it has, and what can be done with it."""
+def tell_finished(workdir: Workdir, report: Mapping[str, Any], *, may_grow: bool) -> None:
+    """Says of a run that was started again after its end what it has, and what can be done with it.
+
+    Args:
+      workdir: of the run.
+      report: what its metrics.json holds.
+      may_grow: whether --extend goes on with it, which a learning rate that falls to the end of a phase does
+        not allow.
+    """
     _log.info(
         "%s is finished: %s, weights of step %d. Nothing is left to do",
         workdir.root, told_score(report), report["step"],
     )  # fmt: skip
     _log.info("report:      %s", workdir.report / "index.html")
     evaluate = shlex.join(["evaluate", f"--workdir={workdir.root}", "--source=folder:PATH"])
-    _log.info("ways on:     --extend and longer phases; %s; another --workdir for another run", evaluate)
+    begin = shlex.quote(f"--init_from={workdir.root}")
+    longer = "--extend and longer phases" if may_grow else f"{begin} begins another run with these weights"
+    _log.info("ways on:     %s; %s; another --workdir for another run", longer, evaluate)
 
 
 def introduce(stages: Stages, summaries: Summaries) -> None:

@@ -84,7 +84,14 @@ def open_pictures(recorded: Config, given: Mapping[str, Any], *, run_classes: Se
     # What is of the place of the run's own pictures.
     elsewhere = {"checksum": "", "image_root": "", "split_column": ""} if "source" in given else {}
     theirs = recorded.replace(**{**elsewhere, **given})
-    source = open_configured(theirs, run_classes=run_classes)
+    try:
+        source = open_configured(theirs, run_classes=run_classes)
+    except TrainerError as error:
+        if "source" in given or isinstance(error, UsageError):
+            raise
+        raise TrainerError(
+            f"{error}. There the run had its pictures; if they are elsewhere now: --source=folder:PATH"
+        ) from None
     pictures = scan_configured(source, theirs, plugins=plugins.sources("source"))
     return relabelled(pictures, theirs, task=make_task(theirs.data.task), strict=False)
 

@@ -36,7 +36,7 @@ class Mixing(NamedTuple):
     mix: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
-AUGMENTATIONS: Registry[Change | Mixing] = Registry("augmentation", flag="augment")
+AUGMENTATIONS: Registry[Change | Mixing] = Registry("augmentation", flag="augment", may_be_none=True)
 
 
 def evenly(draws: tf.Tensor, low: tf.Tensor | float, high: tf.Tensor | float) -> tf.Tensor:

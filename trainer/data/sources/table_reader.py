@@ -404,8 +404,24 @@ class _Reader:
             f"splits in {columns.split}" if columns.split else "",
             f"groups in {columns.group}" if columns.group else "",
             f"weights in {columns.weight}" if columns.weight else "",
+            self._told_unused(),
         ]
         return ", ".join(filter(None, parts))
+
+    def _told_unused(self) -> str:
+        """Returns which columns are not used, and what one of them may be of use for."""
+        columns = self._columns
+        used = {columns.image, *columns.labels, columns.split, columns.group, columns.weight}
+        unused = [name for name in dict.fromkeys(self._tables[0].columns) if name not in used]
+        alike = [
+            name for name in unused if name.lower().removesuffix("_id").removesuffix("id") in _USUAL_GROUPS
+        ]
+        if not unused:
+            return ""
+        told = f"not used: {', '.join(unused[:_SHOWN])}{', ...' if len(unused) > _SHOWN else ''}"
+        if not alike or columns.group:
+            return told
+        return f"{told} (--group_column={alike[0]} keeps rows that share a value of it in one split)"
 
     def _error(self, text: str) -> TrainerError:
         return TrainerError(f"--source={self._name}: {text}")
@@ -418,6 +434,14 @@ def _has_columns(table: Format, names: str) -> bool:
 
 def _rank(split: str) -> tuple[int, str]:
     return (_USUAL.index(split) if split in _USUAL else len(_USUAL), split)
+
+
+# What pictures that belong together have in common: with some of them in train, the others are no test.
+_USUAL_GROUPS = (
+    "patient", "subject", "person", "participant", "case", "animal", "plant", "tree", "specimen", "individual",
+    "group", "site", "location", "scene", "camera", "scanner", "slide", "series", "session", "burst", "video",
+    "clip", "sequence",
+)  # fmt: skip
 
 
 class _Files:

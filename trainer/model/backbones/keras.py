@@ -5,7 +5,6 @@ The latter take pixels 0 to 255, have their own preprocessing inside, and averag
 
 import contextlib
 import dataclasses
-import difflib
 import functools
 import logging
 import re
@@ -29,7 +28,7 @@ from trainer.model.layers import Layer, network_layers
 from trainer.model.variable_names import lasting_names, unique_names
 from trainer.model.weight_files import load_weights, weights_path
 from trainer.store.places import keras_folder
-from trainer.values import Contract, TrainerError, UsageError, told_by_tensorflow
+from trainer.values import Contract, TrainerError, UsageError, close_names, told_by_tensorflow
 
 logger = logging.getLogger("trainer")
 
@@ -143,11 +142,12 @@ def find_constructor(name: str) -> Any:
     Raises:
       UsageError: there is none; the message names the nearest ones.
     """
-    by_lower = {known.lower(): known for known in application_names()}
+    names = list(application_names())
+    by_lower = {known.lower(): known for known in names}
     if name.lower() in by_lower:
         return getattr(tf_keras.applications, by_lower[name.lower()])
-    near = [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, n=3)]
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(by_lower.values())}"
+    near = close_names(name, names, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
     raise UsageError(f"--backbone=keras:{name}: tf_keras.applications has no such model; {hint}")
 
 
@@ -156,7 +156,7 @@ def check_application(name: str, *, flag: str) -> None:
     find_constructor(name)
 
 
-@BACKBONES.register("keras", address="NAME", check=check_application)
+@BACKBONES.register("keras", address="NAME", check=check_application, names=application_names)
 def open_keras_application(model: str, *, weights: str = "imagenet", image_size: int = 0) -> KerasBackbone:
     """An image model of tf_keras.applications; the case of NAME does not matter.
 
