@@ -16,6 +16,7 @@ ENUMS = {name: f.metadata["choices"] for name, f in FIELDS.items() if f.metadata
 NOT_IDENTITY = {
     "data_dir", "checksum", "workdir", "log_every", "save_every", "keep_checkpoints",
     "strategy", "cache_dir", "progress", "eval_split", "checkpoint", "memory_budget_mb", "feature_cache",
+    "picture_cache",
     "cache_limit_gb", "output", "repeats", "on_bad_image", "max_pixels", "save_every_secs", "max_minutes",
     "stop_signals", "on_nonfinite", "max_rollbacks", "max_loss", "assert_accuracy_at_least",
     "assert_at_least",

@@ -427,7 +427,7 @@ def test_any_text_divides_or_is_refused_in_a_line(spec):
         ("0.8, 0.2", 3670, "is neither shares nor counts; did you mean --splits=80%,20%?"),
         (".8,.1,.1", 50, "is neither shares nor counts; did you mean --splits=80%,10%,10%?"),
         ("33.3,66.7", 50, "is neither shares nor counts; did you mean --splits=33.3%,66.7%?"),
-        ("0.5,1.7", 50, "is neither shares nor counts; shares are written 80%,20%"),
+        ("0.5,1.7", 50, "is neither shares nor counts; they add up to 2.2; shares are written 80%,20%"),
     ],
 )
 def test_numbers_that_look_like_shares_are_asked_about(spec, total, asked):

@@ -165,8 +165,8 @@ class Workdir:
             if config.run.extend and config.is_recommended:
                 only_lengths = True
                 way_on = (
-                    "--extend cannot go on with it: --schedule=recommended lets the learning rate fall to the "
-                    "end, so that a longer run has other updates from its start. "
+                    "--extend cannot go on with it: --schedule=recommended lets the learning rate fall to "
+                    "the end, so that a longer run has other updates from its start. "
                 )
             raise self._other_run(config, changed, way_on=way_on if only_lengths else "")
 
@@ -186,8 +186,9 @@ class Workdir:
         self, config: Config, changed: Sequence[str], *, why: str = "", way_on: str = ""
     ) -> TrainerError:
         # What a rule chose is what people were told; which options are set by hand follows from the others.
-        chosen = {name: value for name, value in self.read_chosen().items() if name in RECOMMENDED}
-        was, now = Config.of_record(self._read_run()["config"]) | chosen, config.flat()
+        recorded = self._read_run()
+        chosen = {name: value for name, value in recorded.get("chosen", {}).items() if name in RECOMMENDED}
+        was, now = Config.of_record(recorded["config"]) | chosen, config.flat()
         changed = [name for name in changed if name != "by_hand"] or changed
         told = "; ".join(
             f"--{name} was {_shown(_jsonable(was[name]))}, now {_shown(_jsonable(now[name]))}"

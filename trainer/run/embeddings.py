@@ -45,7 +45,9 @@ def show_features(stages: Stages, workdir: Workdir) -> None:
 def _features(stages: Stages, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns features [n, D] and logits [n, K] of pictures, from what is kept of them as far as it goes."""
     experiment, stage = stages.experiment, stages.scoring()
-    with counting(experiment.config.run.progress, "features for the projector", len(chosen)) as done:
+    with counting(
+        experiment.config.run.progress, "features for TensorBoard's projector", len(chosen)
+    ) as done:
         features = stage.features("validation", chosen, done=done)
     at_head = Cut(WHOLE, features.shape[1:], {}, below=lambda x: x, above=lambda features, **_: features)
     return features, experiment.classifier(tf.constant(features), cut=at_head).numpy()

@@ -221,8 +221,9 @@ def record_pretrained(features: PretrainedFeatures, workdir: Workdir) -> None:
     begun = time.perf_counter()
     found = compare_pretrained(features)
     workdir.amend_run(pretrained=found)
-    told = told_compared(compared(workdir, "validation"))
-    _log.info("pretrained:  %s (%.1f s)", told, time.perf_counter() - begun)
+    values = compared(workdir, "validation")
+    what = " of validation without training" if any("accuracy" in one for one in values.values()) else ""
+    _log.info("pretrained:  %s%s (%.1f s)", told_compared(values), what, time.perf_counter() - begun)
 
 
 def compared(workdir: Workdir, split: str) -> dict[str, Any]:

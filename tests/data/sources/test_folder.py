@@ -98,7 +98,7 @@ BAD_TREES = {
     ),
     "empty class": (
         {"a/1.jpg": b"", "b/.hidden.jpg": b""},
-        f"the class folder PATH/b holds no picture: {EXPECTED}",
+        f"the class folder PATH/b holds no picture: {EXPECTED}. Remove the folder, or put pictures into it",
     ),
     "class of other files": (
         {"a/1.jpg": b"", "b/1.heic": b"", "b/2.HEIC": b""},
