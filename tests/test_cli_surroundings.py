@@ -410,3 +410,32 @@ def test_nobody_can_see_the_bar_or_the_last_words(arguments, tmp_path, monkeypat
     assert call_main(*arguments, "--progress=bar") == 0
     assert (tmp_path / "run" / "report" / "index.html").exists()
     assert call_main(*arguments, "--batch_size=0") == 2
+
+
+def test_a_folder_that_stands_where_no_path_is_expected(run_main, arguments, tmp_path):
+    photos = tmp_path / "my photos"
+    photos.mkdir()
+    told = f"trainer: {photos} is a folder: write --source=folder:'{photos}', of pictures\n"
+    for words in ([photos], ["train", photos]):
+        assert run_main(*words) == (2, "", told)
+    assert run_main(*arguments)[0] == 0
+    run = tmp_path / "run"
+    wanted = f"trainer: {run} is the folder of a run: write --workdir={run}\n"
+    assert run_main(run) == (2, "", wanted)
+    wanted = f"trainer: predict needs --workdir=FOLDER, the folder of a run: predict --workdir={run}\n"
+    assert run_main("predict", run, photos) == (2, "", wanted)
+    assert run_main("inspect", "--splits=80%,", "20%") == (
+        2, "", "trainer: a value is one word: --splits=80%,20%, not --splits=80%, 20%\n"
+    )  # fmt: skip
+
+
+def test_no_source_is_told_at_once_and_never_goes_on_with_another_run(run_main, arguments, tmp_path):
+    assert run_main(*arguments)[0] == 0
+    without = [argument for argument in arguments if not argument.startswith("--source=")]
+    status, out, err = run_main(*without)
+    assert (status, out) == (2, "")
+    assert f"{tmp_path / 'run'} holds a run on --source=folder:" in err
+    assert f"--flagfile={tmp_path / 'run' / 'flagfile.flags'}, which has all options of the run" in err
+    status, out, _ = run_main(*without, f"--workdir={tmp_path / 'other'}", "--synthetic_examples=20")
+    assert status == 0
+    assert out.startswith("pictures:    no --source, so they are drawn (synthetic:flowers); of your own,")

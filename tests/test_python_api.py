@@ -187,7 +187,7 @@ def test_a_full_disk_is_told_in_a_line(run, monkeypatch):
         raise OSError(28, "No space left on device", "/some/file")
 
     monkeypatch.setattr("trainer.commands.evaluate.evaluate", full)
-    with pytest.raises(TrainerError, match=r"^No space left on device: /some/file$") as error:
+    with pytest.raises(TrainerError, match=r"^No space left on device: /some/file\. Make room") as error:
         run.evaluate()
     assert isinstance(error.value.__cause__, OSError)
 

@@ -57,7 +57,7 @@ def test_a_table_trains_as_the_folder_of_the_same_pictures(run, pictures, tmp_pa
     monkeypatch.chdir(pictures)
     status, out, _ = run("train", "--source=table:../photos.csv", "--label_column=colour", *given)
     assert status == 0
-    assert "pictures in column file, labels in colour (3 classes)" in out
+    assert "pictures in column file, labels in colour (3 classes), not used: " in out
     as_folder, as_table = splits_of(tmp_path / "folder"), splits_of(tmp_path / "run")
     assert [row[1:] for row in as_folder["splits"]["test"]] == [row[1:] for row in as_table["splits"]["test"]]
     assert as_table["splits"]["test"][0][0] == f"photos/{as_folder['splits']['test'][0][0]}"

@@ -1,6 +1,7 @@
 """Durations and lists of calls, by hand."""
 
 import dataclasses
+import errno
 import json
 
 import pytest
@@ -11,7 +12,9 @@ from trainer.values import (
     Contract,
     Duration,
     UsageError,
+    close_names,
     failure_in_words,
+    in_words,
     parse_calls,
     told_by_tensorflow,
 )
@@ -173,3 +176,26 @@ def test_a_contract_through_json():
     assert Contract.from_json(values) == Contract(4, 6, (-1.0, 1.0), 2, any_size=True)
     with pytest.raises(ValueError, match=r"contract\.fit is 'fold', expected one of stretch, crop, pad"):
         Contract.from_json({**values, "fit": "fold"})
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "wanted"),
+    [
+        ("AdamW", ["adam", "adamw"], ["adamw"]),
+        ("mobilenet_v2", ["MobileNetV2", "MobileNet"], ["MobileNetV2"]),
+        ("twophase", ["two_phase", "frozen"], ["two_phase"]),
+        ("horizontal_flip", ["flip", "crop"], ["flip"]),
+        ("epoch", ["epochs", "examples"], ["epochs"]),
+        ("xyz", ["flip", "crop"], []),
+    ],
+)
+def test_names_that_may_be_meant(name, known, wanted):
+    assert close_names(name, known) == wanted
+
+
+def test_a_full_disk_says_what_to_do():
+    told = in_words(OSError(errno.ENOSPC, "No space left on device", "/full/index.html"))
+    assert told == (
+        "No space left on device: /full/index.html. Make room there and run the same command again: what was "
+        "saved before is kept"
+    )

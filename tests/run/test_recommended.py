@@ -111,7 +111,12 @@ def test_a_run_keeps_what_was_chosen_for_it(tmp_path, tiny_backbone, run_main, m
     ]
     before = (workdir / "metrics.jsonl").read_bytes()
     status, out, _ = run_main("train", *arguments, f"--workdir={workdir}")
-    assert (status, "is finished" in out) == (0, True)
+    assert (status, "is finished" in out, "--extend" in out) == (0, True, False)
+    # What was chosen is what the run has, and its rate falls to the end: no longer run begins like it.
+    longer = ("--finetune_for=9epochs", "--extend", f"--workdir={workdir}")
+    status, _, err = run_main("train", *arguments, *longer)
+    assert status == 1
+    assert "holds a run with other options: --finetune_for was 2epochs, now 9epochs. --extend cannot" in err
     status, out, err = run_main("evaluate", f"--workdir={workdir}")
     assert (status, err) == (0, "")
     status, out, err = run_main(

@@ -439,8 +439,8 @@ def _rank(split: str) -> tuple[int, str]:
 # What pictures that belong together have in common: with some of them in train, the others are no test.
 _USUAL_GROUPS = (
     "patient", "subject", "person", "participant", "case", "animal", "plant", "tree", "specimen",
-    "individual", "group", "site", "location", "scene", "camera", "scanner", "slide", "series", "session", "burst", "video",
-    "clip", "sequence",
+    "individual", "group", "site", "location", "scene", "camera", "scanner", "slide", "series", "session",
+    "burst", "video", "clip", "sequence",
 )  # fmt: skip
 
 
