@@ -137,6 +137,21 @@ def test_a_run_keeps_what_was_chosen_for_it(tmp_path, tiny_backbone, run_main, m
     assert max(seven) == 2 * (1 + 7) > max(two) == 2 * (1 + 2)
 
 
+def test_an_interrupted_run_goes_on_with_what_was_chosen(tmp_path, tiny_backbone, run_main, monkeypatch):
+    arguments = arguments_of(tmp_path, tiny_backbone, "--frozen_for=1epochs", "--finetune_for=1epochs")
+    assert run_main("train", *arguments, f"--workdir={tmp_path / 'whole'}")[0] == 0
+    given = (*arguments, f"--workdir={tmp_path / 'run'}")
+    status, _, err = run_main("train", *given, "--max_minutes=0.00001")
+    assert (status, "Run the same command to continue" in err) == (75, True)
+    # A newer version may choose otherwise.
+    monkeypatch.setattr(experiment_room, "usual_effort", lambda num_train, **given: Effort(7))
+    status, out, err = run_main("train", *given)
+    assert (status, err) == (0, "")
+    assert "goes on from step " in out
+    whole, went_on = (tmp_path / name / "metrics.jsonl" for name in ("whole", "run"))
+    assert went_on.read_bytes() == whole.read_bytes()
+
+
 def test_what_was_chosen_may_be_damaged(tmp_path, tiny_backbone, run_main):
     arguments = arguments_of(tmp_path, tiny_backbone, "--frozen_for=1epochs", "--finetune_for=1epochs")
     workdir = tmp_path / "run"

@@ -67,13 +67,13 @@ def record(experiment: Experiment, workdir: Workdir, stages: Stages, *, network:
         versions=versions(),
         precision=stages.arithmetic.decided,
         **({"plugins": recorded} if recorded else {}),
-        **({"chosen": experiment.chosen} if experiment.chosen else {}),
         **{
             "began": str(datetime.date.today()),
             "code": code(),
             "code_changes": [],
             "rollbacks": [],
             "network": dict(network),
+            **({"chosen": experiment.chosen} if experiment.chosen else {}),
             **kept,
         },
     )
