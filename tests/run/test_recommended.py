@@ -138,7 +138,9 @@ def test_a_run_keeps_what_was_chosen_for_it(tmp_path, tiny_backbone, run_main, m
 
 
 def test_an_interrupted_run_goes_on_with_what_was_chosen(tmp_path, tiny_backbone, run_main, monkeypatch):
-    arguments = arguments_of(tmp_path, tiny_backbone, "--frozen_for=1epochs", "--finetune_for=1epochs")
+    arguments = arguments_of(
+        tmp_path, tiny_backbone, "--frozen_for=1epochs", "--finetune_for=1epochs", "--class_weights=red=2"
+    )
     assert run_main("train", *arguments, f"--workdir={tmp_path / 'whole'}")[0] == 0
     given = (*arguments, f"--workdir={tmp_path / 'run'}")
     status, _, err = run_main("train", *given, "--max_minutes=0.00001")
@@ -150,6 +152,9 @@ def test_an_interrupted_run_goes_on_with_what_was_chosen(tmp_path, tiny_backbone
     assert "goes on from step " in out
     whole, went_on = (tmp_path / name / "metrics.jsonl" for name in ("whole", "run"))
     assert went_on.read_bytes() == whole.read_bytes()
+    whole, went_on = (read_json(tmp_path / name / "report/metrics.json") for name in ("whole", "run"))
+    assert {**went_on, "run": whole["run"]} == whole
+    assert whole["assumed_prevalence"]["classes"]["red"]["assumed"] == pytest.approx(0.5)
 
 
 def test_what_was_chosen_may_be_damaged(tmp_path, tiny_backbone, run_main):
