@@ -91,6 +91,9 @@ def test_json_lines_and_lists(opened, tmp_path):
     lines = "\n".join(map(json.dumps, rows))
     assert plainly(opened(lines, "metadata.jsonl")) == (IDS, LABELS, ("a", "b"))
     assert plainly(opened(json.dumps(rows), "rows.json")) == (IDS, LABELS, ("a", "b"))
+    # With a byte order mark, as editors on Windows write it.
+    assert plainly(opened("\ufeff" + lines, "metadata.jsonl")) == (IDS, LABELS, ("a", "b"))
+    assert plainly(opened("\ufeff" + json.dumps(rows), "rows.json")) == (IDS, LABELS, ("a", "b"))
 
 
 def test_numbers_are_classes_in_their_order(opened):
