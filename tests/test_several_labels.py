@@ -287,14 +287,23 @@ def test_folds_are_pooled_label_by_label(tmp_path):
     options = [option for option in OPTIONS if not option.startswith("--splits=")]
     phase = "--phase=for=4epochs; train=all; lr=0.03"
     assert quietly("cross_validate", *options, "--folds=3", phase, f"--workdir={tmp_path}") == 0
-    right, seen = 0, []
-    for number in (1, 2, 3):
-        for row in pq.read_table(tmp_path / f"fold-{number}" / "report" / "predictions.parquet").to_pylist():
-            seen.append(row["id"])
-            right += all((row[f"probability_{name}"] >= 0.5) == row[f"label_{name}"] for name in NAMES)
+    of_folds = [tmp_path / f"fold-{number}" / "report" for number in (1, 2, 3)]
+    seen = {
+        row["id"]: row["prediction"]
+        for folder in of_folds
+        for row in pq.read_table(folder / "predictions.parquet").to_pylist()
+    }
     pooled = json.loads((tmp_path / "report" / "metrics.json").read_text())
-    assert len(seen) == len(set(seen)) == 80
-    assert (pooled["num_examples"], pooled["num_correct"]) == (80, right)
+    rows = pq.read_table(tmp_path / "report" / "predictions.parquet").to_pylist()
+    assert {row["id"]: row["prediction"] for row in rows} == seen
+    assert len(rows) == len(seen) == 80
+    # Each fold has decided by thresholds of its own.
+    reports = [json.loads((folder / "metrics.json").read_text()) for folder in of_folds]
+    assert len({tuple(report["thresholds"].values()) for report in reports}) > 1
+    assert (pooled["num_examples"], pooled["num_correct"]) == (80, sum(r["num_correct"] for r in reports))
+    assert "thresholds" not in pooled
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "was fitted on the validation split of the fold that was asked" in page
     result = json.loads((tmp_path / "cross_validation.json").read_text())
     assert result["pooled"]["mAP"] == pooled["map"]
     assert [fold["mAP"] for fold in result["folds"]] == [

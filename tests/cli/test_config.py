@@ -190,6 +190,8 @@ def test_values_out_of_range(values, message):
         ),
         ({"phase": ["for=1steps; train=head"], "schedule": "frozen"}, ["schedule"]),
         ({"schedule": "auto", "average": "ema"}, []),
+        # Its phases are those of the default as they are written, and not as they are filled in.
+        ({"schedule": "two_phase", "finetune_for": "7steps"}, []),
         # What is the default says nothing.
         ({"schedule": "frozen", "finetune_for": "5epochs"}, []),
     ],

@@ -56,6 +56,16 @@ def test_a_class_in_few_groups_is_in_train_with_the_largest_and_then_in_test():
     assert found == {"train": 8, "test": 2, "validation": 1}
 
 
+def test_a_class_that_comes_with_a_rarer_one_goes_to_test_next():
+    # Classes 0 and 1 are in the group of the pair, and 0 in one more; the rarer one brings 0 to train.
+    groups = np.array(["pair", "pair", *["other"] * 3, *range(45)], object)
+    strata = np.array([0, 1, *[0] * 3, *[2] * 45])
+    train, validation, test = divide_groups(groups, strata, [40, 5, 5], order=[0, 2, 1])
+    assert {0, 1} <= set(train.tolist())
+    assert {2, 3, 4} <= set(test.tolist())
+    assert len(validation) == 5
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 11), st.integers(0, 2)), min_size=12, max_size=80),

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import trainer
 from tests.conftest import make_flower_folder
 from tests.helpers.undrawn import PLAIN
 from trainer.cli.config import Config
@@ -142,6 +143,26 @@ def test_a_run_keeps_what_was_chosen_for_it(tmp_path, tiny_backbone, run_main, m
     assert max(seven) == 2 * (1 + 7) > max(two) == 2 * (1 + 2)
 
 
+def test_an_interrupted_run_goes_on_with_what_was_chosen(tmp_path, tiny_backbone, run_main, monkeypatch):
+    arguments = arguments_of(
+        tmp_path, tiny_backbone, "--frozen_for=1epochs", "--finetune_for=1epochs", "--class_weights=red=2"
+    )
+    assert run_main("train", *arguments, f"--workdir={tmp_path / 'whole'}")[0] == 0
+    given = (*arguments, f"--workdir={tmp_path / 'run'}")
+    status, _, err = run_main("train", *given, "--max_minutes=0.00001")
+    assert (status, "Run the same command to continue" in err) == (75, True)
+    # A newer version may choose otherwise.
+    monkeypatch.setattr(experiment_room, "usual_effort", lambda num_train, **given: Effort(7))
+    status, out, err = run_main("train", *given)
+    assert (status, err) == (0, "")
+    assert "goes on from step " in out
+    whole, went_on = (tmp_path / name / "metrics.jsonl" for name in ("whole", "run"))
+    assert went_on.read_bytes() == whole.read_bytes()
+    whole, went_on = (read_json(tmp_path / name / "report/metrics.json") for name in ("whole", "run"))
+    assert {**went_on, "run": whole["run"]} == whole
+    assert whole["assumed_prevalence"]["classes"]["red"]["assumed"] == pytest.approx(0.5)
+
+
 def test_what_was_chosen_may_be_damaged(tmp_path, tiny_backbone, run_main):
     arguments = arguments_of(tmp_path, tiny_backbone, "--frozen_for=1epochs", "--finetune_for=1epochs")
     workdir = tmp_path / "run"
@@ -185,7 +206,7 @@ def test_a_run_is_the_same_whether_its_time_was_measured_before_or_not(
         return foresight.foresee(experiment, **given)
 
     monkeypatch.setattr("trainer.commands.train.foresee", noted)
-    monkeypatch.setattr("trainer.commands.train.LEAST_PICTURES", 0)
+    monkeypatch.setattr("trainer.commands.train.LEAST_WORK", 0)
     # Nothing is remembered in a cache of its own.
     fresh = f"--cache_dir={tmp_path / 'cache'}"
     status, out, err = run_main("train", *arguments, fresh, f"--workdir={tmp_path / 'measured'}")
@@ -193,6 +214,32 @@ def test_a_run_is_the_same_whether_its_time_was_measured_before_or_not(
     assert "time:        about " in out
     plain, measured = (tmp_path / name / "metrics.jsonl" for name in ("not", "measured"))
     assert measured.read_bytes() == plain.read_bytes()
+
+
+def test_how_much_a_run_computes(tmp_path, tiny_backbone):
+    """15, 9 and 6 pictures of 8 px, whose features are kept, and six updates of everything, of 5 each."""
+    source = make_flower_folder(tmp_path / "pictures", n=10)
+    given = {"source": f"folder:{source}", "splits": "50%,30%,20%", "image_size": 8, "batch_size": 5}
+    head, everything = "for=2epochs; train=head", "for=2epochs; train=all"
+    for phases, passes in ([head], 30), ([everything], 3 * 30), ([head, everything], 30 + 3 * 30):
+        experiment = trainer.prepare(**given, backbone=f"savedmodel:{tiny_backbone}", phase=phases)
+        assert foresight.work(experiment) == pytest.approx(passes * 8 * 8 / 224**2)
+
+
+def test_what_is_kept_is_in_the_time_that_is_told(tmp_path, tiny_backbone, run_main, monkeypatch):
+    monkeypatch.setattr("trainer.commands.train.LEAST_WORK", 0)
+
+    def foreseen(experiment, **given):
+        return foresight.Foreseen((foresight.HEAD,), picture_secs=60.0, decided={})
+
+    monkeypatch.setattr("trainer.commands.train.foresee", foreseen)
+    recipe = ("--schedule=frozen", "--frozen_for=1epochs", "--batch_size=8")
+    arguments = arguments_of(tmp_path, tiny_backbone, *recipe)
+    fresh = f"--cache_dir={tmp_path / 'cache'}"
+    status, out, err = run_main("train", *arguments, fresh, f"--workdir={tmp_path / 'run'}")
+    assert (status, err) == (0, "")
+    # 30 pictures of a minute each, and some seconds.
+    assert "time:        about 30 min" in out
 
 
 COSTS = budget.Costs(
@@ -206,24 +253,34 @@ def test_what_efforts_cost():
     assert COSTS.secs(Effort(0)) == end + 96 * 0.25
     # Two updates and half of one for the evaluation, three times.
     assert COSTS.secs(Effort(3)) == end + 96 * 0.25 + 10 + 3 * 2.5 * 4
+    # Each epoch that was begun is evaluated.
+    assert COSTS.secs(Effort(2.5)) == end + 96 * 0.25 + 10 + (2.5 * 2 + 3 * 0.5) * 4
     # Four times the area.
     assert COSTS.secs(Effort(3, 448)) == end + 4 * 96 * 0.25 + 10 + 4 * 3 * 2.5 * 4
 
 
 def test_the_most_that_ends_in_time_is_chosen_and_what_more_would_buy():
     offers = efforts(64, sizes=(224, 288))
-    assert (offers[0], offers[6], offers[7], offers[-1]) == (
-        Effort(0, 224), Effort(6, 224), Effort(6, 288), Effort(12, 288),
-    )  # fmt: skip
+    assert offers[:4] == [Effort(0, 224), Effort(1, 224), Effort(1.25, 224), Effort(1.5, 224)]
+    usual = offers.index(Effort(6, 224))
+    assert (offers[usual + 1], offers[-1]) == (Effort(6, 288), Effort(12, 288))
     assert [COSTS.secs(offer) for offer in offers] == sorted({COSTS.secs(offer) for offer in offers})
     for at, offer in enumerate(offers):
         chosen, longer = budget.choose(offers, COSTS, left_secs=COSTS.secs(offer) + 0.01)
         assert chosen == offer
-        assert longer == (Effort(6, 288) if at <= 6 else Effort(12, 288) if at < len(offers) - 1 else None)
+        assert longer == (
+            Effort(6, 288) if at <= usual else Effort(12, 288) if at < len(offers) - 1 else None
+        )
+        # Of a longer time, no more is left than a quarter of an epoch takes, with its evaluation.
+        if at not in (0, usual, len(offers) - 1):
+            step_secs = 4.0 * (offer.image_size / 224) ** 2
+            assert COSTS.secs(offers[at + 1]) - COSTS.secs(offer) <= (2 / 4 + 1 / 2) * step_secs + 1e-9
     # Less than the least is not to be had.
     assert budget.choose(offers, COSTS, left_secs=1.0)[0] == offers[0]
     # Of a network that was measured at no other size, more is longer.
-    assert efforts(64) == [Effort(epochs) for epochs in range(13)]
+    assert efforts(64)[:3] == [Effort(0), Effort(1), Effort(1.25)]
+    assert efforts(64)[-1] == Effort(12)
+    assert len(efforts(64)) == 2 + 11 * 4
 
 
 def test_sizes_are_those_that_were_measured_unless_one_is_set_by_hand():

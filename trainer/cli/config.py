@@ -231,6 +231,8 @@ class Config:
         plan, found = self.plan, []
         for option in dataclasses.fields(PlanConfig):
             is_left = is_auto(plan) or self.fits
+            # Without phases of one's own it always says something: the default is not what its phases are.
+            is_left |= option.name == "schedule" and not plan.phase
             if option.name in given and option.name not in OF_NO_PHASE and not is_left:
                 default: dict[str, Any] = {option.name: option.default}
                 with contextlib.suppress(UsageError):

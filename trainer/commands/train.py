@@ -21,7 +21,7 @@ from trainer.run.embeddings import show_features
 from trainer.run.experiment import Experiment
 from trainer.run.extending import extend, may_grow
 from trainer.run.finished_run import take_weights
-from trainer.run.foresight import LEAST_PICTURES, foresee, num_seen
+from trainer.run.foresight import LEAST_WORK, foresee, work
 from trainer.run.introduction import (
     check_record,
     introduce,
@@ -190,7 +190,7 @@ def _foretell(stages: Stages) -> RunTimes:
     times, experiment = RunTimes(stages), stages.experiment
     if stages.state.step:
         return times
-    if not times.is_known and num_seen(experiment) >= LEAST_PICTURES:
+    if not times.is_known and work(experiment) >= LEAST_WORK:
         foreseen = foresee(experiment, decided=stages.arithmetic.decided)
         stages.take(foreseen.decided, picture_secs=foreseen.picture_secs)
         times = RunTimes(stages, foreseen=foreseen.speeds)

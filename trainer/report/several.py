@@ -90,7 +90,7 @@ def by_label(values: Mapping[str, Any]) -> str:
     ]
     head = ["label", "pictures", "predicted", "recall", "precision", "F1"]
     head += ["average precision", "ROC AUC", "calibration error", "predicted from"]
-    if thresholds and values.get("thresholds_from"):
+    if values.get("thresholds_from"):
         told = (
             f"Each label is predicted from a threshold that was fitted on {values['thresholds_from']}, for a "
             "high F1: the nearest to 0.5 whose F1 there is within a standard error of the highest."

@@ -107,5 +107,7 @@ class Costs:
         if not effort.epochs:
             return secs
         batches = [math.ceil(count / self.batch_size) for count in (self.num_train, self.num_validation)]
-        epoch = (batches[0] + EVALUATION * batches[1]) * self.step_secs * area
-        return secs + self.start_secs + effort.epochs * epoch + self.num_scored * self.picture_secs * area
+        # Each epoch that is begun is evaluated at its end.
+        steps = effort.epochs * batches[0] + EVALUATION * math.ceil(effort.epochs) * batches[1]
+        scored = self.num_scored * self.picture_secs
+        return secs + self.start_secs + (steps * self.step_secs + scored) * area

@@ -16,11 +16,12 @@ from trainer.data.grouping import groups_of
 from trainer.data.splits import make_splits
 from trainer.loop.evaluator import Evaluation
 from trainer.record.report_place import source_place
+from trainer.record.spreadsheets import unique_names
 from trainer.record.workdir import Workdir
 from trainer.run.experiment import Experiment
 from trainer.run.scoring import recipe_facts, require_scores, thumbnails, write_scores
 from trainer.store.files import read_json, write_json, write_text
-from trainer.tasks import make_task
+from trainer.tasks import Task, make_task
 from trainer.values import TrainerError
 
 _log = logging.getLogger("trainer")
@@ -77,7 +78,8 @@ def put_together(config: Config, root: str, *, asked: RunConfig) -> None:
     reports = [read_json(folder / "report" / "metrics.json", _REPORT) for folder in folders]
     first = Workdir(str(folders[0]))
     experiment = Experiment(first.read_config())
-    task, scored, digests = experiment.task, *_pooled(folders, experiment)
+    task, told_thresholds = _settled(experiment, reports)
+    scored, digests = _pooled(folders, experiment, task=task)
     pooled = write_scores(
         Workdir(root).root / "report",
         Workdir(root),
@@ -97,6 +99,7 @@ def put_together(config: Config, root: str, *, asked: RunConfig) -> None:
         backbone=experiment.backbone.name,
         image_size_px=experiment.backbone.contract.width_px,
         **recipe_facts(experiment.config, first),
+        **told_thresholds,
         left_out_pictures=[list(picture) for picture in experiment.left_out],
     ).values
     result = _summed_up(reports, pooled)
@@ -155,9 +158,21 @@ def told(result: Mapping[str, Any]) -> str:
     )
 
 
-def _pooled(folders: Sequence[Path], experiment: Experiment) -> tuple[Evaluation, list[str]]:
+def _settled(experiment: Experiment, reports: Sequence[Mapping[str, Any]]) -> tuple[Task, dict[str, str]]:
+    """Returns the task as each fold decided about its pictures, and what the report says of that."""
+    task, names = experiment.task, unique_names(experiment.source.class_names)
+    fitted = [report.get("thresholds") for report in reports]
+    if not task.fits_thresholds or not all(fitted):
+        return task, {}
+    rows = [[one[name] for name in names] for one in fitted if one]
+    counts = [report["num_examples"] for report in reports]
+    told = "the validation split of the fold that was asked"
+    return task.with_thresholds(np.repeat(rows, counts, axis=0)), {"thresholds_from": told}
+
+
+def _pooled(folders: Sequence[Path], experiment: Experiment, *, task: Task) -> tuple[Evaluation, list[str]]:
     """Returns the predictions of all folds for their test pictures, and the SHA-256 of these."""
-    source, task = experiment.source, experiment.task
+    source = experiment.source
     place = {name: at for at, name in enumerate(source.ids)}
     positions: list[int] = []
     parts: list[np.ndarray] = []
@@ -193,7 +208,7 @@ def _read_predictions(path: Path, class_names: Sequence[str]) -> tuple[list[str]
         table = parquet.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise TrainerError(f"{path} cannot be read: {error}") from None
-    shares = [table.column(f"probability_{name}").to_numpy() for name in class_names]
+    shares = [table.column(f"probability_{name}").to_numpy() for name in unique_names(class_names)]
     return table.column("id").to_pylist(), np.stack(shares, axis=1), table.column("sha256").to_pylist()
 
 

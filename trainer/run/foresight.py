@@ -13,8 +13,11 @@ from trainer.run.feature_cache import cut_of_features
 from trainer.run.session import make_stages
 from trainer.run.stages import Stage
 
-# What is over sooner than it is measured is not measured.
-LEAST_PICTURES = 2_000
+# What is over sooner than it is measured is not measured: in pictures of the side below, see `work`.
+LEAST_WORK = 600
+USUAL_SIDE_PX = 224
+# With each picture an update computes gradients besides, which takes twice as long.
+PASSES_OF_AN_UPDATE = 3
 # The first batch of a pipeline makes it, the others are read ahead.
 TIMED_BATCHES = 3
 # A head alone, over features that are kept, takes next to nothing on any machine.
@@ -59,11 +62,18 @@ def foresee(experiment: Experiment, *, decided: Mapping[str, Any]) -> Foreseen:
     return Foreseen(tuple(speeds), picture_secs, stages.arithmetic.decided)
 
 
-def num_seen(experiment: Experiment) -> int:
-    """Returns how many pictures go through the network for updates, each as often as it does."""
-    whole = [phase for phase in experiment.plan.phases if not _is_head(experiment, phase)]
+def work(experiment: Experiment) -> float:
+    """Returns about how much a run computes: as much as for how many pictures of 224 x 224 px.
+
+    That is one way through the network each, of which an update has three; what is kept goes once.
+    """
+    phases, contract = experiment.plan.phases, experiment.backbone.contract
+    whole = [phase for phase in phases if not _is_head(experiment, phase)]
     steps = sum(phase.stop_step - phase.start_step for phase in whole)
-    return steps * experiment.config.plan.batch_size
+    passes = PASSES_OF_AN_UPDATE * steps * experiment.config.plan.batch_size
+    if len(whole) < len(phases):
+        passes += sum(map(len, experiment.splits.indices.values()))
+    return passes * contract.width_px * contract.height_px / USUAL_SIDE_PX**2
 
 
 def _is_head(experiment: Experiment, phase: Phase) -> bool:

@@ -30,10 +30,10 @@ from trainer.store.files import write_bytes
 from trainer.store.provenance import code, versions
 
 _log = logging.getLogger("trainer")
-# What was recorded under way, and holds for the rest of the run.
-KEPT_FACTS = (
-    "began", "chosen", "code", "code_changes", "rollbacks", "init_from", "extensions", "network",
-    "pretrained",
+# What a start writes as it finds it. All else was recorded under way, and holds for the rest of the run.
+RENEWED_FACTS = (
+    "format", "identity", "config", "first_names", "class_names", "layers", "contract", "versions",
+    "precision", "plugins", "finished",
 )  # fmt: skip
 MOST_ROWS = 200
 
@@ -57,7 +57,7 @@ def record(experiment: Experiment, workdir: Workdir, stages: Stages, *, network:
     # The flagfile of the run is for the run as it is, not for making it longer.
     config = experiment.asked.replace(extend=False, plugin=copies)
     before = workdir.read_facts()
-    kept = {name: before[name] for name in KEPT_FACTS if name in before}
+    kept = {name: value for name, value in before.items() if name not in RENEWED_FACTS}
     workdir.write_run(
         config,
         flagfile=config.flagfile(),
@@ -67,13 +67,13 @@ def record(experiment: Experiment, workdir: Workdir, stages: Stages, *, network:
         versions=versions(),
         precision=stages.arithmetic.decided,
         **({"plugins": recorded} if recorded else {}),
-        **({"chosen": experiment.chosen} if experiment.chosen else {}),
         **{
             "began": str(datetime.date.today()),
             "code": code(),
             "code_changes": [],
             "rollbacks": [],
             "network": dict(network),
+            **({"chosen": experiment.chosen} if experiment.chosen else {}),
             **kept,
         },
     )

@@ -20,22 +20,26 @@ EPOCHS, LEAST_EPOCHS, MOST_SEEN = 6, 2, 60_000
 RATE, FEW, RATE_OF_FEW = 2e-4, 500, 5e-5
 QUICK, BEST = BUDGETS
 LONGER = 2
+# A budget is divided this finely.
+EPOCH_PARTS = 4
 
 
 @dataclass(frozen=True)
 class Effort:
     """How much is done for a result: epochs of fine-tuning, 0 for the head alone, and how large pictures are.
 
+    An epoch may be one in part: the rate falls to its end there, too.
+
     `image_size` is their side in px, 0 for that which the network asks for.
     """
 
-    epochs: int
+    epochs: float
     image_size: int = 0
 
     def describe(self) -> str:
         """Returns such as `6 epochs of fine-tuning at 288 px`."""
         size = f" at {self.image_size} px" if self.image_size else ""
-        length = f"{self.epochs} epoch{'s' * (self.epochs != 1)} of fine-tuning"
+        length = f"{self.epochs:g} epoch{'s' * (self.epochs != 1)} of fine-tuning"
         return (length if self.epochs else "the head alone") + size
 
 
@@ -59,7 +63,7 @@ def recommend(effort: Effort, *, num_train: int) -> dict[str, Any]:
         return {"schedule": "frozen", **chosen, "frozen_for": "10epochs"}
     return {
         **chosen,
-        "finetune_for": f"{effort.epochs}epochs",
+        "finetune_for": f"{effort.epochs:g}epochs",
         "finetune_learning_rate": RATE if num_train >= FEW else RATE_OF_FEW,
         "augment": "flip,crop(0.5)",
         "average": "ema(0.99)",
@@ -94,9 +98,14 @@ def usual_effort(num_train: int, *, sizes: Sequence[int] = (), budget: str = "")
 def efforts(num_train: int, *, sizes: Sequence[int] = ()) -> list[Effort]:
     """Returns what may be done, from the least to the most; see `usual_effort`."""
     small, large = min(sizes, default=0), max(sizes, default=0)
-    usual = usual_effort(num_train).epochs
-    found = [Effort(epochs, small) for epochs in range(usual + 1)]
-    found += [Effort(epochs, large) for epochs in range(usual, LONGER * usual + 1)]
+    usual = int(usual_effort(num_train).epochs)
+
+    def lengths(first: int, last: int) -> list[float]:
+        return [at / EPOCH_PARTS for at in range(first * EPOCH_PARTS, last * EPOCH_PARTS + 1)]
+
+    # Of less than one epoch the rate would hardly rise and fall.
+    found = [Effort(0, small), *(Effort(epochs, small) for epochs in lengths(1, usual))]
+    found += [Effort(epochs, large) for epochs in lengths(usual, LONGER * usual)]
     return list(dict.fromkeys(found))
 
 

@@ -103,8 +103,20 @@ class RunTimes:
     def describe(self) -> str:
         """Returns how long all of a run takes that is to begin, such as `about 4 min`."""
         secs, is_known = self.left.estimate()
-        secs += self.left.speed(0).start_secs or 0.0
+        secs += (self.left.speed(0).start_secs or 0.0) + self._features_secs()
         return f"{'about' if is_known else 'at least'} {told_secs(secs)}"
+
+    def _features_secs(self) -> float:
+        """Returns how long it takes to compute the features that are kept, besides those that `left` counts.
+
+        0 where that was not measured.
+        """
+        experiment, picture_secs = self._stages.experiment, self._stages.picture_secs
+        cuts = [cut_of_features(experiment, phase.spec) for phase in experiment.plan.phases]
+        if picture_secs is None or not any(cut and cut.name == WHOLE for cut in cuts):
+            return 0.0
+        every = picture_secs * sum(map(len, self._splits.values()))
+        return max(every - self._stages.once_secs_left(), 0.0)
 
     def _key(self, phase: Phase) -> dict[str, Any]:
         """Returns everything that the speed of a phase depends on."""

@@ -269,8 +269,12 @@ class Task(abc.ABC):
         """Returns from which probability on each of K classes is best predicted, for N examples."""
         return None
 
-    def with_thresholds(self, thresholds: Sequence[float]) -> "Task":
+    def with_thresholds(self, thresholds: Sequence[float] | np.ndarray) -> "Task":
         """Returns the same task, deciding by such thresholds.
+
+        Args:
+          thresholds: one for each of K classes; or [N, K], of N examples that runs with thresholds of their
+            own have scored: then only all of them can be decided, in NumPy, and in their order.
 
         Raises:
           ValueError: it does not decide by thresholds.

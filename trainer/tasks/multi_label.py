@@ -42,7 +42,7 @@ class MultiLabel(Task):
           threshold: of every class, instead of those that would be fitted; 0: they are fitted.
         """
         self._asked = threshold
-        self.fitted: tuple[float, ...] | None = None
+        self.fitted: tuple[float, ...] | np.ndarray | None = None
 
     # Labels.
 
@@ -133,8 +133,8 @@ class MultiLabel(Task):
     # Predictions.
 
     @property
-    def _cutoffs(self) -> tuple[float, ...] | float:
-        return self.fitted or self._asked or 0.5
+    def _cutoffs(self) -> tuple[float, ...] | np.ndarray | float:
+        return self._asked or 0.5 if self.fitted is None else self.fitted
 
     @property
     def fits_thresholds(self) -> bool:
@@ -147,11 +147,14 @@ class MultiLabel(Task):
 
     def thresholds(self, num_classes: int) -> tuple[float, ...] | None:
         cutoffs = self._cutoffs
+        if isinstance(cutoffs, np.ndarray):
+            return None
         return cutoffs if isinstance(cutoffs, tuple) else (cutoffs,) * num_classes
 
-    def with_thresholds(self, thresholds: Sequence[float]) -> "MultiLabel":
+    def with_thresholds(self, thresholds: Sequence[float] | np.ndarray) -> "MultiLabel":
         task = copy.copy(self)
-        task.fitted = tuple(thresholds)
+        each = np.asarray(thresholds, np.float64)
+        task.fitted = tuple(each.tolist()) if each.ndim == 1 else each
         return task
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:

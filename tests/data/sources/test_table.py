@@ -5,10 +5,12 @@ import json
 import logging
 import re
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from tests.data.tables.tables import PICTURES, write_parquet, write_pictures, write_table
 from tests.data.trees import age
@@ -39,6 +41,8 @@ SAME = {
     "as it is": PLAIN,
     "with a byte order mark": b"\xef\xbb\xbf" + PLAIN.encode(),
     "UTF-16": PLAIN.encode("utf-16"),
+    "UTF-32": PLAIN.encode("utf-32"),
+    "a word to Excel": "sep=;\n" + PLAIN.replace(",", ";"),
     "semicolons": PLAIN.replace(",", ";"),
     "tabs": PLAIN.replace(",", "\t"),
     "bars": PLAIN.replace(",", "|"),
@@ -47,6 +51,7 @@ SAME = {
     "empty lines": PLAIN.replace("\n", "\n\n"),
     "quotes": re.sub(r"(\w+\.jpg)", r'"\1"', PLAIN),
     "blanks after commas": PLAIN.replace(",", ", "),
+    "blanks before quotes": re.sub(r",(\w+)", r', "\1"', PLAIN),
     "no header": PLAIN.split("\n", 1)[1],
     "no endings": PLAIN.replace(".jpg", ""),
     "another order of columns": re.sub(r"(?m)^(.*),(.*)$", r"\2,\1", PLAIN),
@@ -86,6 +91,9 @@ def test_json_lines_and_lists(opened, tmp_path):
     lines = "\n".join(map(json.dumps, rows))
     assert plainly(opened(lines, "metadata.jsonl")) == (IDS, LABELS, ("a", "b"))
     assert plainly(opened(json.dumps(rows), "rows.json")) == (IDS, LABELS, ("a", "b"))
+    # With a byte order mark, as editors on Windows write it.
+    assert plainly(opened("\ufeff" + lines, "metadata.jsonl")) == (IDS, LABELS, ("a", "b"))
+    assert plainly(opened("\ufeff" + json.dumps(rows), "rows.json")) == (IDS, LABELS, ("a", "b"))
 
 
 def test_numbers_are_classes_in_their_order(opened):
@@ -251,7 +259,8 @@ REFUSED = {
         re.sub(r"(\d\.jpg)", r"https://x.org/\1", PLAIN),
         "6 of 6 pictures are addresses, such as https://x.org/1.jpg",
     ),
-    "something else": (b"\x1f\x8b\x08\0" + bytes(range(256)) * 9, "names pictures or holds them; it has"),
+    "something else": (b"\x1f\x8b\x08" + bytes(range(1, 256)) * 9, "names pictures or holds them; it has"),
+    "UTF-16 without its mark": (PLAIN.encode("utf-16-le"), "{} holds zero bytes, as no text in UTF-8 does"),
     "half a UTF-16": (PLAIN.encode("utf-16")[:-1], "cannot be read"),
     "a value without end": (PLAIN + "x" * 200_000, "field larger than field limit"),
     "a quote that never ends": (
@@ -277,6 +286,29 @@ def test_a_guess_that_gives_too_many_classes_is_asked_about(opened, tmp_path):
     ):
         opened(text)
     assert len(opened(text, label_column="who").class_names) == 30
+
+
+def test_lines_are_counted_from_the_first_of_the_file(opened):
+    with pytest.raises(TrainerError, match=r"photos.csv line 5: no label"):
+        opened(("sep=;\n" + PLAIN.replace(",", ";")).replace("3.jpg;roses", "3.jpg;"))
+
+
+@pytest.mark.parametrize("name", ["photos.jsonl", "photos.json"])
+def test_json_that_is_too_deep_is_none(opened, name):
+    with pytest.raises(TrainerError, match=r"JSON"):
+        opened("[" * 100_000, name=name)
+
+
+def test_a_number_of_too_many_digits_is_a_name(opened):
+    long = "9" * 5000
+    assert opened(PLAIN.replace("daisy", "1").replace("roses", long)).class_names == ("1", long)
+
+
+def test_a_column_that_is_named_twice_is_no_two_classes(opened):
+    text = PLAIN.replace("label", "a,b").replace("roses", "1,0").replace("daisy", "0,1")
+    with pytest.raises(UsageError, match=r"--label_column=a,a names a twice"):
+        opened(text, label_column="a,a")
+    assert opened(text, label_column="a,b").labels.tolist() == [0, 1, 0, 1, 0, 1]
 
 
 def test_columns_that_are_not_there(opened):
@@ -373,6 +405,27 @@ def test_what_parquet_may_lack(options, tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(TrainerError, match=r"a\.parquet cannot be read: "):
         open_source(f"table:{path}", options)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"image": list(PICTURES.values()), "label": [b"daisy", b"roses"] * 3},
+        {"image": [name.encode() for name in PICTURES], "label": [b"daisy", b"roses"] * 3},
+        {"image": pa.array(PICTURES.values()).dictionary_encode(), "label": ["daisy", "roses"] * 3},
+        {"image": list(PICTURES), "label": pa.array(["daisy", "roses"] * 3).dictionary_encode()},
+        {"image": list(PICTURES), "label": [Decimal(7), Decimal("7.5").to_integral()] * 3},
+    ],
+    ids=["texts as bytes", "paths as bytes", "a dictionary of pictures", "a dictionary", "decimals"],
+)
+def test_types_that_parquet_may_have(options, tmp_path, columns):
+    write_pictures(tmp_path)
+    parquet.write_table(pa.table(columns), tmp_path / "a.parquet")
+    source = open_source(f"table:{tmp_path}/a.parquet", options)
+    numbers = isinstance(columns["label"][0], Decimal)
+    assert source.class_names == (("7", "8") if numbers else ("daisy", "roses"))
+    assert source.labels.tolist() == [0, 1, 0, 1, 0, 1]
+    assert [source.read(k) for k in range(6)] == list(PICTURES.values())
 
 
 def test_arrow_as_save_to_disk_leaves_it(options, tmp_path):

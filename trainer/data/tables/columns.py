@@ -135,7 +135,10 @@ class _Finder:
         """Returns the column, or the columns with commas between them, that --label_column names."""
         if not text or text in self.columns or "," not in text:
             return (self.named(text, "label_column"),) if text else ()
-        return tuple(self.named(name.strip(), "label_column") for name in text.split(","))
+        names = [name.strip() for name in text.split(",")]
+        if twice := next((name for name in names if names.count(name) > 1), ""):
+            raise UsageError(f"--label_column={text} names {twice} twice")
+        return tuple(self.named(name, "label_column") for name in names)
 
     def image(self, is_file: Callable[[Any], bool]) -> str:
         if holding := [name for name in self.columns if name in self._table.pictures]:

@@ -11,7 +11,8 @@ import functools
 import itertools
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import pyarrow as pa
@@ -27,7 +28,12 @@ BATCH_ROWS = 64
 """Pictures of a Parquet file that are in memory at once while they are read."""
 _BUFFER_BYTES = 2**20
 _SNIFFED_LINES = 50
-_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+# That of UTF-32 begins with that of UTF-16.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
+)  # fmt: skip
+_SAID_DELIMITER = re.compile(r"sep=(.)", re.I)
 _DELIMITERS = (",", ";", "\t", "|")
 
 
@@ -85,9 +91,13 @@ class TextTable(Format):
         if not any(line.strip() for line in head):
             raise self.error("is empty: expected a line with the names of the columns, and a line a picture")
         wanted = TEXT_ENDINGS.get(file.path.suffix.lower(), ",")
-        self._delimiter = _delimiter(head, usual=wanted)
+        # What some programs write before a table, so that Excel knows.
+        said = _SAID_DELIMITER.fullmatch(head[0].strip("\r\n"))
+        self._passed_lines = 1 if said else 0
+        self._delimiter = said[1] if said else _delimiter(head, usual=wanted)
         with self._told():
-            first = next((row for row in csv.reader(head, delimiter=self._delimiter) if any(row)), [])
+            rows = _reader(head[self._passed_lines :], delimiter=self._delimiter)
+            first: list[str] = next(filter(any, rows), [])
         self.has_header = not any(kind_by_name(value.strip()) for value in first)
         self.columns = [name.strip() for name in first]
         if not self.has_header:
@@ -97,11 +107,12 @@ class TextTable(Format):
         places = [self.columns.index(name) for name in columns]
         width = len(self.columns)
         with self._open() as text:
-            reader = csv.reader(text, delimiter=self._delimiter)
-            passed, begins = not self.has_header, 1
+            before = self._passed_lines
+            reader = _reader(itertools.islice(text, before, None), delimiter=self._delimiter)
+            passed, begins = not self.has_header, 1 + before
             try:
                 for row in reader:
-                    line, begins = begins, reader.line_num + 1
+                    line, begins = begins, reader.line_num + 1 + before
                     if not any(row):
                         continue
                     if not passed:
@@ -116,7 +127,8 @@ class TextTable(Format):
                     else:
                         yield line, BadRow(f"{len(row)} values, and the table has {width} columns")
             except csv.Error as error:
-                raise self.error(f"cannot be read as a table at line {reader.line_num}: {error}") from None
+                line = reader.line_num + before
+                raise self.error(f"cannot be read as a table at line {line}: {error}") from None
             except UnicodeError as error:
                 raise self.error(f"cannot be read: {error}") from None
 
@@ -135,6 +147,8 @@ class TextTable(Format):
         head = next(data_of(), b"")
         if mark := next((encoding for mark, encoding in _MARKS if head.startswith(mark)), ""):
             return mark
+        if b"\0" in head:
+            raise self.error("holds zero bytes, as no text in UTF-8 does: save it as CSV in UTF-8")
         decoder = codecs.getincrementaldecoder("utf-8")()
         try:
             for part in data_of():
@@ -181,7 +195,7 @@ class JsonLines(Format):
         with _opened(self, encoding="utf-8-sig") as text:
             try:
                 parts = enumerate(json.load(text) if self._is_list else text, start=1)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise self.error(f"is no JSON: {error}") from None
             except TypeError:
                 raise self.error("is no list of JSON objects") from None
@@ -210,10 +224,9 @@ class ColumnTable(Format):
         if not sum(self.group_sizes):
             raise self.error("has no rows")
         binary = [name for name in self.columns if _holds_pictures(kinds[name])]
-        # `datasets` may write the paths alone of pictures that it was given by their paths.
-        self.pictures = tuple(
-            name for name in binary if name not in self._with_paths or self._has_bytes(name, BATCH_ROWS)
-        )
+        # `datasets` may write the paths alone of pictures that it was given by their paths, and what comes
+        # from TFRecords has texts as bytes.
+        self.pictures = tuple(name for name in binary if self._are_pictures(name, BATCH_ROWS))
 
     @abc.abstractmethod
     def _look(self) -> tuple[pa.Schema, list[int]]:
@@ -237,7 +250,7 @@ class ColumnTable(Format):
             for batch in self._batches([*plain, *paths], groups=every, num_rows=10_000):
                 nothing = [None] * batch.num_rows
                 parts = [
-                    batch.column(name).to_pylist()
+                    [_as_text(value) for value in batch.column(name).to_pylist()]
                     if name in plain
                     else batch.column(name).field("path").to_pylist()
                     if name in self._with_paths
@@ -264,8 +277,10 @@ class ColumnTable(Format):
                     values = values.field("bytes")
                 yield from (value.as_py() for value in values)
 
-    def _has_bytes(self, column: str, num_rows: int) -> bool:
-        return any(data is not None for data in itertools.islice(self.encoded(column, 0), num_rows))
+    def _are_pictures(self, column: str, num_rows: int) -> bool:
+        first = list(itertools.islice(self.encoded(column, 0), num_rows))
+        there = [data for data in first if data is not None]
+        return any(map(_is_no_text, there)) or not (there or column in self._with_paths)
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
@@ -353,12 +368,17 @@ def _bytes_of(table: Format) -> Iterator[bytes]:
         raise table.error(f"cannot be read: {error.strerror}") from None
 
 
+def _reader(lines: Iterable[str], *, delimiter: str) -> Any:
+    # Blanks before a quote would make it a part of the value.
+    return csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+
+
 def _delimiter(lines: Sequence[str], *, usual: str) -> str:
     """Returns what stands between the values of lines: that by which most have as many as the first."""
 
     def merit(delimiter: str) -> tuple[int, bool, int]:
         try:
-            widths = [len(row) for row in csv.reader(lines, delimiter=delimiter) if any(row)]
+            widths = [len(row) for row in _reader(lines, delimiter=delimiter) if any(row)]
         except csv.Error:
             return 0, False, 0
         if not widths or widths[0] < 2:
@@ -371,7 +391,7 @@ def _delimiter(lines: Sequence[str], *, usual: str) -> str:
 def _object_of(line: Any) -> dict[str, Any] | BadRow:
     try:
         found = json.loads(line) if isinstance(line, str) else line
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return BadRow(f"no JSON ({error})")
     return found if isinstance(found, dict) else BadRow("no JSON object")
 
@@ -380,9 +400,23 @@ def _has_field(kind: pa.DataType, name: str) -> bool:
     return pa.types.is_struct(kind) and kind.get_field_index(name) >= 0
 
 
+def _is_no_text(data: bytes) -> bool:
+    """Tells whether bytes are no text, as those of no picture are."""
+    try:
+        return "\0" in data.decode()
+    except UnicodeDecodeError:
+        return True
+
+
+def _as_text(value: Any) -> Any:
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else value
+
+
 def _holds_pictures(kind: pa.DataType) -> bool:
     if _has_field(kind, "bytes"):
         kind = kind.field("bytes").type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 

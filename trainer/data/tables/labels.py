@@ -1,6 +1,7 @@
 """What a table says of its pictures, made into classes: names, numbers, lists, or columns of 0 and 1."""
 
 import ast
+import decimal
 import math
 import re
 from collections import Counter
@@ -16,7 +17,8 @@ NO_LABEL = "no label"
 SPELLED = "a label that is spelled otherwise elsewhere"
 _SEPARATORS = (",", ";", "|")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-_WHOLE = re.compile(r"[+-]?\d+")
+# Python refuses to read the number that thousands of digits are.
+_WHOLE = re.compile(r"[+-]?\d{1,1000}")
 # A guessed column with more classes than half of so many rows, or more, is no column of labels.
 _ENOUGH_ROWS = 20
 _SHOWN_LETTERS = 60
@@ -218,7 +220,7 @@ def _text(value: Any) -> str | None:
     """Returns a label as a text; None where it is neither a text nor a number."""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, float):
+    if isinstance(value, float | decimal.Decimal):
         return _without_point(str(value))
     return str(value) if isinstance(value, str | int) else None
 
@@ -256,7 +258,7 @@ def _require_classes(lists: Sequence[tuple[Any, ...] | None], column: str) -> No
 
 def _is_fraction(value: Any) -> bool:
     text = str(value).strip()
-    return bool(_NUMBER.fullmatch(text)) and not float(text).is_integer()
+    return bool(_NUMBER.fullmatch(text)) and math.isfinite(float(text)) and not float(text).is_integer()
 
 
 def _require_few(found: Labels, column: str, *, guessed: bool) -> None:
