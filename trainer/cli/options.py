@@ -471,9 +471,9 @@ class SpeedConfig:
     )
     engine: str = option(
         "auto",
-        "What runs the part of a network that a phase does not change: tensorflow, or openvino, on the processor, "
-        "which must be installed. auto: where it is, and --precision=auto, it is measured and taken if it "
-        "saves a tenth. predict, serve and evaluate may be given another one than the run.",
+        "What runs the part of a network that a phase does not change: tensorflow, or openvino (extra "
+        "openvino; on the processor). auto: under --precision=auto, OpenVINO is measured where it is "
+        "installed, and taken if it saves a tenth. predict, serve and evaluate may be given another.",
         choices=("auto", *ENGINES),
     )
     feature_cache: str = option(

@@ -1,7 +1,7 @@
 """OpenVINO: a library that runs a network that does not change forward, on the processor, and nothing else.
 
-Its kernels are faster than TensorFlow's there. It is an extra, imported when something is to be compiled by it;
-its package brings openvino-telemetry, which is kept from being imported.
+Its kernels are faster than TensorFlow's there. It is an extra, imported when something is to be compiled by
+it; its package brings openvino-telemetry, which is kept from being imported.
 """
 
 import functools
@@ -63,7 +63,7 @@ def _library() -> Any:
     try:
         import openvino
     except (ImportError, OSError) as error:
-        raise UnusableError(f"OpenVINO {version()} cannot be loaded ({_first_line(error)})") from None
+        raise UnusableError(f"OpenVINO {version()} cannot be loaded ({_reason(error)})") from None
     return openvino
 
 
@@ -72,7 +72,7 @@ def _core() -> Any:
     try:
         return _library().Core()
     except RuntimeError as error:
-        raise UnusableError(f"OpenVINO {version()} cannot be used ({_first_line(error)})") from None
+        raise UnusableError(f"OpenVINO {version()} cannot be used ({_reason(error)})") from None
 
 
 def precisions() -> tuple[str, ...]:
@@ -90,8 +90,8 @@ class Compiled:
     """A function from pictures [B, *shape] float32 to [B, ...] float32, with its weights as they were.
 
     It runs one picture at a time on each of a few streams: that keeps all cores busy, is no slower than whole
-    batches, and the numbers of a picture do not depend on what else is in its batch. Safe to call from several
-    threads.
+    batches, and the numbers of a picture do not depend on what else is in its batch. Safe to call from
+    several threads.
     """
 
     def __init__(self, function: Any, *, precision: str) -> None:
@@ -109,14 +109,17 @@ class Compiled:
         [images, *_] = function.inputs
         try:
             model = ov.convert_model(function, share_weights=False)
-            [parameter], [_] = model.inputs, model.outputs
-            model.reshape({parameter: [1, *images.shape[1:]]})
+            # Gradients that a network brings along make outputs of their own.
+            wanted = function.outputs[0].name
+            [result] = [one for one in model.get_results() if wanted in one.get_output_tensor(0).names]
+            model = ov.Model([result], model.get_parameters(), "frozen")
+            model.reshape([1, *images.shape[1:]])
             hints = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": _HINTS[precision]}
             # Pictures are decoded meanwhile, which threads that are bound to cores would wait for.
             self._compiled = _core().compile_model(model, "CPU", {**hints, "ENABLE_CPU_PINNING": False})
             self._queue = ov.AsyncInferQueue(self._compiled)
         except Exception as error:  # Networks are other people's: whatever they hold, TensorFlow runs them.
-            raise UnusableError(_first_line(error)) from error
+            raise UnusableError(_reason(error)) from error
         self._tensor, self._lock = ov.Tensor, threading.Lock()
         self._shape = tuple(self._compiled.output(0).shape)[1:]
         self._queue.set_callback(self._take)
@@ -132,11 +135,12 @@ class Compiled:
         with self._lock:
             try:
                 for at in range(len(images)):
-                    image = self._tensor(images[at : at + 1], shared_memory=True)
+                    # What cannot be written to, such as a tensor of TensorFlow, is copied, one by one.
+                    image = self._tensor(images[at : at + 1], shared_memory=images.flags.writeable)
                     self._queue.start_async({0: image}, userdata=found[at : at + 1])
                 self._queue.wait_all()
             except RuntimeError as error:
-                raise TrainerError(f"OpenVINO failed: {_first_line(error)}") from None
+                raise TrainerError(f"OpenVINO failed: {_reason(error)}") from None
         return found
 
     @staticmethod
@@ -165,6 +169,9 @@ def require_same(
         raise UnusableError(f"its features differ by {error:.2g}, of {largest:.2g} at most")
 
 
-def _first_line(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
+    """Returns the line of an error that says what is wrong, not where in its source OpenVINO found it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    found = [line for line in lines if line.startswith("-- ")]
+    found += [line for line in lines if not line.startswith(("Check '", "FrontEnd API failed"))] + lines
+    return found[0].removeprefix("-- ") if found else type(error).__name__

@@ -505,7 +505,7 @@ class Workdir:
 
 
 def of_run(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns those of some options that say which run it is: what runs its network may be another each time."""
+    """Returns those of some options that say which run it is: what runs its network may be another."""
     return {name: value for name, value in given.items() if name != "engine"}
 
 

@@ -1,11 +1,9 @@
-"""What runs the part of a network that a phase does not change: TensorFlow, or OpenVINO, which has to compile it.
+"""What runs the part of a network that a phase does not change: TensorFlow, or OpenVINO, which compiles it.
 
 Chosen for each phase and cut, as the precision is: as asked for, as an earlier start of the run decided, or
 measured. What OpenVINO cannot run is run by TensorFlow, which is said in a line.
 """
 
-import contextlib
-import functools
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +14,7 @@ import tensorflow as tf
 from trainer.cli.config import Config
 from trainer.loop.phases import Phase
 from trainer.model.folding import unfolded
-from trainer.precision import Choice, arithmetic, choose_engine, openvino, openvino_version
+from trainer.precision import Choice, arithmetic, choose_engine, openvino
 from trainer.run.arithmetic import Arithmetic
 from trainer.values import OPENVINO, TENSORFLOW, UsageError
 
@@ -158,7 +156,8 @@ def usable(choice: Choice, *, what: str) -> str:
     if precision_of(engine) not in openvino.precisions():
         why = "cannot compute so on this machine" if here else "is not installed here"
         _log.warning(
-            "engine:      %s began with OpenVINO %s (%s), which %s; TensorFlow goes on, to slightly other numbers",
+            "engine:      %s began with OpenVINO %s (%s), which %s; TensorFlow goes on, to slightly other "
+            "numbers",
             what, was, precision_of(engine), why,
         )  # fmt: skip
         return TENSORFLOW

@@ -80,8 +80,8 @@ class Network:
     """A classifier with the weights of a checkpoint.
 
     `class_names` are in the order of its logits, `step` is that of the checkpoint, and `precision` the
-    arithmetic that its backbone is to be run in by TensorFlow. `engine` is what runs it: `tensorflow`, or such
-    as `openvino-float32`.
+    arithmetic that its backbone is to be run in by TensorFlow. `engine` is what runs it: `tensorflow`, or
+    such as `openvino-float32`.
     """
 
     classifier: Classifier
@@ -103,8 +103,8 @@ class Network:
     def logits(self, images: np.ndarray, *, batch_size: int = 0) -> np.ndarray:
         """Maps images [B, H, W, 3] float32 in `contract.value_range` to logits [B, K] float32.
 
-        The backbone computes in `precision`, or as `engine` says, the head in float32. How many pictures there
-        are in a batch may change the last bits.
+        The backbone computes in `precision`, or as `engine` says, the head in float32. How many pictures
+        there are in a batch may change the last bits.
 
         Args:
           images: B of them.
@@ -244,10 +244,10 @@ def precision_at(config: Config, workdir: Workdir, step: int) -> str:
 
 
 def engine_at(config: Config, workdir: Workdir, step: int) -> str:
-    """Returns what is to run the network: what is asked for, or what ran all of it in the phase of the weights.
+    """Returns what is to run the network: what is asked for, or what ran all of it in the phase of a step.
 
-    Where OpenVINO is asked for, it is in the precision that is asked for or that the run chose for it, else in
-    float32.
+    Where OpenVINO is asked for, it is in the precision that is asked for or that the run chose for it, else
+    in float32.
 
     Raises:
       UsageError: it is asked for, and cannot be had.
