@@ -116,12 +116,12 @@ class Compiled:
             model.reshape([1, *images.shape[1:]])
             hints = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": _HINTS[precision]}
             # Pictures are decoded meanwhile, which threads that are bound to cores would wait for.
-            self._compiled = _core().compile_model(model, "CPU", {**hints, "ENABLE_CPU_PINNING": False})
-            self._queue = ov.AsyncInferQueue(self._compiled)
+            self.compiled = _core().compile_model(model, "CPU", {**hints, "ENABLE_CPU_PINNING": False})
+            self._queue = ov.AsyncInferQueue(self.compiled)
         except Exception as error:  # Networks are other people's: whatever they hold, TensorFlow runs them.
             raise UnusableError(_reason(error)) from error
         self._tensor, self._lock = ov.Tensor, threading.Lock()
-        self._shape = tuple(self._compiled.output(0).shape)[1:]
+        self._shape = tuple(self.compiled.output(0).shape)[1:]
         self._queue.set_callback(self._take)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
