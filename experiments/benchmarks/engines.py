@@ -1,4 +1,4 @@
-"""What a frozen network makes of pictures: by TensorFlow, by OpenVINO as `--engine=openvino` has it, and bare.
+"""What a frozen network makes of pictures: by TensorFlow, by OpenVINO as `--engine=openvino` does, and bare.
 
     python experiments/benchmarks/engines.py --source=folder:DATA
 
@@ -13,20 +13,21 @@ import statistics
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
-import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
+import numpy as np
+import tensorflow as tf
 
-from trainer.cli.config import Config  # noqa: E402
-from trainer.data.features import compute_features  # noqa: E402
-from trainer.precision import in_precision, openvino, supported  # noqa: E402
-from trainer.run.engines import compiled, over_devices  # noqa: E402
-from trainer.run.experiment import Experiment  # noqa: E402
+from trainer.cli.config import Config
+from trainer.data.features import compute_features
+from trainer.precision import in_precision, openvino, supported
+from trainer.run.engines import compiled, over_devices
+from trainer.run.experiment import Experiment
 
 NETWORKS = {
     "EfficientNet-Lite0, 224 px": {"backbone": "efficientnet_lite0"},
@@ -77,10 +78,10 @@ def measure(options: argparse.Namespace, chosen: dict) -> dict:
             return np.concatenate([*compute_features(batches, below, strategy=strategy)])
 
         ways = {
-            f"TensorFlow, {precision}": lambda below=in_precision(in_float32, precision): features(below)
+            f"TensorFlow, {precision}": partial(features, in_precision(in_float32, precision))
             for precision in supported()
         }
-        ways["ours with OpenVINO"] = lambda: features(over_devices(ours, strategy))
+        ways["ours with OpenVINO"] = partial(features, over_devices(ours, strategy))
         ways["bare OpenVINO"] = bare(ours, pictures[: len(indices)])
         made = {name: way() for name, way in ways.items()}
         speeds = {name: [] for name in ways}

@@ -118,16 +118,18 @@ class Engines:
         """Returns what an earlier start decided, as far as it is here; empty: nothing."""
         if name not in self._arithmetic.decided:
             return ""
-        return usable(Choice.recorded(self._arithmetic.decided[name]), what=f"phase {name.partition('/')[0]}")
+        phase = name.partition("/")[0].partition("-")[2]
+        return usable(Choice.recorded(self._arithmetic.decided[name]), what=f"phase {phase}")
 
     def _is_considered(self) -> bool:
         """Returns whether OpenVINO is measured where nobody has asked for it."""
         if self._precision != "auto" or self._several_devices or not openvino.precisions():
             return False
+        if tf.config.list_physical_devices("GPU"):
+            return False
         # A run goes on with what there was when it began.
-        began = [choice["machine"] for choice in self._arithmetic.decided.values()]
-        had_it = not began or any(openvino.NAME in machine for machine in began)
-        return had_it and not tf.config.list_physical_devices("GPU")
+        first = next(iter(self._arithmetic.decided.values()), None)
+        return first is None or openvino.NAME in Choice.recorded(first).machine
 
     def _candidates(self, precision: str) -> list[str]:
         able = openvino.precisions()
