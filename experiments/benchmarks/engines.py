@@ -39,6 +39,7 @@ NETWORKS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--source", required=True)
+    parser.add_argument("--networks", default="", help="such as MobileNetV2,InceptionV3; default all")
     parser.add_argument("--pictures", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--weights", default="none", help="of the Keras networks: none, or imagenet")
@@ -46,7 +47,10 @@ def main() -> None:
     parser.add_argument("--output", help="file for the numbers as JSON")
     options = parser.parse_args()
     found = {}
+    wanted = tuple(options.networks.split(","))
     for name, chosen in NETWORKS.items():
+        if not name.startswith(wanted):
+            continue
         weights = {"weights": options.weights} if "keras:" in chosen["backbone"] else {}
         found[name] = measure(options, {**chosen, **weights})
         print(row(name, found[name]), flush=True)
@@ -82,6 +86,7 @@ def measure(options: argparse.Namespace, chosen: dict) -> dict:
             for precision in supported()
         }
         ways["ours with OpenVINO"] = partial(features, over_devices(ours, strategy))
+        ways["the same, pictures decoded before"] = partial(ours, pictures[: len(indices)])
         ways["bare OpenVINO"] = bare(ours, pictures[: len(indices)])
         made = {name: way() for name, way in ways.items()}
         speeds = {name: [] for name in ways}
