@@ -372,23 +372,46 @@ def test_another_one_must_save_a_tenth(monkeypatch, tmp_path, secs, chosen):
 
 
 @needs_openvino
-def test_predictions_are_those_of_the_report(by_openvino, run_main, tmp_path):
-    rows, expected = predictions(by_openvino.workdir)
-    assert rows
-    config = json.loads((by_openvino.workdir / "run.json").read_text())["config"]
-    folder = Path(config["source"].removeprefix("folder:"))
-    for engine in ("openvino", "tensorflow"):
-        output = tmp_path / f"{engine}.csv"
-        asked = [] if engine == "openvino" else ["--engine=tensorflow"]
-        paths = [folder / row[0] for row in rows]
-        status, _, err = run_main(
-            "predict", f"--workdir={by_openvino.workdir}", f"--output={output}", *asked, *paths
-        )
-        assert status == 0, err
-        found = np.array(
-            [line.split(",")[-expected.shape[1] :] for line in output.read_text().splitlines()[1:]], float
-        )
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+@pytest.mark.parametrize(
+    ("trained", "asked", "has_compiled"),
+    [
+        ("by_openvino", (), True),
+        ("by_openvino", ("--engine=tensorflow",), False),
+        ("by_tensorflow", (), False),
+        ("by_tensorflow", ("--engine=openvino",), True),
+    ],
+)
+def test_predictions_are_those_of_the_report(
+    trained, asked, has_compiled, request, run_main, tmp_path, monkeypatch
+):
+    workdir = request.getfixturevalue(trained).workdir
+    rows, expected = predictions(workdir)
+    folder = json.loads((workdir / "run.json").read_text())["config"]["source"].removeprefix("folder:")
+    output, sizes, once = tmp_path / "found.csv", [], openvino.Compiled.__call__
+    monkeypatch.setattr(
+        openvino.Compiled, "__call__", lambda self, images: sizes.append(len(images)) or once(self, images)
+    )
+    paths = [Path(folder) / row[0] for row in rows]
+    status, _, err = run_main("predict", f"--workdir={workdir}", f"--output={output}", *asked, *paths)
+    assert status == 0, err
+    lines = [line.split(",") for line in output.read_text().splitlines()[1:]]
+    found = np.array([line[-expected.shape[1] :] for line in lines], float)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    # Two to compare with TensorFlow, then batches of which none is filled up.
+    assert sizes == ([2, 4, len(rows) - 4] if has_compiled else [])
+
+
+@needs_openvino
+def test_what_was_asked_for_and_is_not_there(by_openvino, elsewhere, run_main, tmp_path):
+    workdir = shutil.copytree(by_openvino.workdir, tmp_path / "run")
+    evaluate = ("evaluate", f"--workdir={workdir}", f"--cache_dir={tmp_path / 'cache'}")
+    status, _, err = run_main(*evaluate)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "--engine=openvino needs OpenVINO, which is not installed here" in err
+    before = predictions(workdir)
+    status, _, err = run_main(*evaluate, "--engine=tensorflow")
+    assert status == 0, err
+    np.testing.assert_allclose(predictions(workdir)[1], before[1], rtol=0, atol=1e-5)
 
 
 # --- Nothing is sent
