@@ -135,7 +135,7 @@ class Compiled:
         with self._lock:
             try:
                 for at in range(len(images)):
-                    # What cannot be written to, such as a tensor of TensorFlow, is copied, one by one.
+                    # What cannot be written to is copied, one by one.
                     image = self._tensor(images[at : at + 1], shared_memory=images.flags.writeable)
                     self._queue.start_async({0: image}, userdata=found[at : at + 1])
                 self._queue.wait_all()

@@ -218,7 +218,7 @@ def over_devices(
     """Returns a function of what is distributed over devices, from one of arrays."""
 
     def call(images: Any) -> tf.Tensor:
-        parts = [np.asarray(memoryview(part)) for part in strategy.experimental_local_results(images)]
+        parts = [part.numpy() for part in strategy.experimental_local_results(images)]
         return tf.constant(run(parts[0] if len(parts) == 1 else np.concatenate(parts)))
 
     return call
