@@ -62,6 +62,17 @@ def no_power_fails():
 
 
 @pytest.fixture(scope="session", autouse=True)
+def no_openvino():
+    """Where it is installed, it is measured by its own tests alone: others are of TensorFlow's numbers."""
+    from trainer.precision import openvino
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(openvino, "version", lambda: "")
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="session", autouse=True)
 def shared_cache(tmp_path_factory):
     """The cache folder of all tests, instead of the user's; one for all test processes."""
     base = tmp_path_factory.getbasetemp()

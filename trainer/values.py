@@ -20,6 +20,8 @@ from typing import Any
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 """What a network can compute in; see `precision`."""
+ENGINES = TENSORFLOW, OPENVINO = ("tensorflow", "openvino")
+"""What can run a network that does not change; see `precision`."""
 
 
 class TrainerError(Exception):

@@ -105,7 +105,7 @@ def test_options_that_came_later_leave_hashes_as_they_were():
     for name in (
         *("resize", "antialias", "budget", "by_hand", "features", "image_column", "label_column"),
         *("split_column", "group_column", "weight_column", "image_root", "groups", "folds", "fold"),
-        *("near_duplicates", "relabel", "sampling"),
+        *("near_duplicates", "relabel", "sampling", "engine"),
     ):
         del values[name]
     text = json.dumps(values, sort_keys=True)

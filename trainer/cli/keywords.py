@@ -123,6 +123,7 @@ class Options(TypedDict, total=False):
     max_loss: float
     # Speed
     precision: str
+    engine: str
     feature_cache: str
     feature_views: int
     cache_limit_gb: float

@@ -29,7 +29,7 @@ from trainer.cli.declare import (
 )
 from trainer.cli.phase_specs import BN_MODES
 from trainer.registry import LARGEST, Bounds
-from trainer.values import AUTO, FEATURES, FITS, PRECISIONS
+from trainer.values import AUTO, ENGINES, FEATURES, FITS, PRECISIONS
 
 SPLIT_ORDERS = ("source", "permuted", "stratified")
 """Those that --split_order=auto and take_skip stand for, by the source."""
@@ -39,6 +39,7 @@ OF_OLDER_RUNS: dict[str, Any] = {
     "image_root": "", "groups": "", "folds": 0, "fold": 0,
     "sampling": "natural",
     "near_duplicates": "off", "relabel": "",
+    "engine": "auto",
 }  # fmt: skip
 """What runs did of before there was an option. At this value it is in no hash, so that they keep theirs."""
 
@@ -467,6 +468,13 @@ class SpeedConfig:
         "float32. auto: measured for each phase, the faster one.",
         choices=("auto", *PRECISIONS),
         short=True,
+    )
+    engine: str = option(
+        "auto",
+        "What runs the part of a network that a phase does not change: tensorflow, or openvino (extra "
+        "openvino; on the processor). auto: under --precision=auto, OpenVINO is measured where it is "
+        "installed, and taken if it saves a tenth. predict, serve and evaluate may be given another.",
+        choices=("auto", *ENGINES),
     )
     feature_cache: str = option(
         "auto",

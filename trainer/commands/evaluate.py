@@ -8,7 +8,7 @@ from trainer.cli.declare import NETWORK, PICTURES
 from trainer.cli.flags import CommandLine
 from trainer.data.splits import find_again
 from trainer.record.checkpoints import Checkpoints
-from trainer.record.workdir import Workdir
+from trainer.record.workdir import Workdir, of_run
 from trainer.run.experiment import Experiment
 from trainer.run.new_pictures import (
     OF_PICTURES,
@@ -47,8 +47,10 @@ def evaluate(line: CommandLine) -> dict[str, Any]:
     config = workdir.read_filled_in().replace(**given)
     if elsewhere := config.data.source != recorded.data.source:
         require_no_splits(given)
-    of_run = {name: value for name, value in given.items() if not elsewhere or name not in OF_PICTURES}
-    workdir.check_same_run(recorded.replace(**of_run), found_out=(PICTURES, NETWORK))
+    about_run = {
+        name: value for name, value in of_run(given).items() if not elsewhere or name not in OF_PICTURES
+    }
+    workdir.check_same_run(recorded.replace(**about_run), found_out=(PICTURES, NETWORK))
     named = named_report_folder(config)
     checkpoints = Checkpoints(workdir.checkpoints, keep=config.run.keep_checkpoints)
     path = checkpoints.find(config.evaluate.checkpoint)

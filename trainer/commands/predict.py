@@ -31,7 +31,7 @@ _log = logging.getLogger("trainer")
 # Where most files cannot be read, a batch is not waited for longer than this many batches of them.
 _ROWS_PER_BATCH = 4
 # Options that a model has settled.
-_OF_RUN = ("checkpoint", "precision", "image_size", "resize", "antialias", "task")
+_OF_RUN = ("checkpoint", "precision", "engine", "image_size", "resize", "antialias", "task")
 
 
 def run(line: CommandLine) -> int:

@@ -1,7 +1,9 @@
 """Moves BatchNorm with stored statistics into the convolutions before it, in any traced network."""
 
+import contextlib
+import contextvars
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -16,6 +18,20 @@ CONVOLUTIONS = {"Conv2D", "DepthwiseConv2dNative"}
 PROBE_PICTURES = 2
 PROBE_SIDE_PX = 96  # Where the function leaves the size open.
 TOLERANCE = 1e-4  # Of the largest feature.
+_as_written = contextvars.ContextVar("_as_written", default=False)
+
+
+@contextlib.contextmanager
+def unfolded() -> Iterator[None]:
+    """Networks that are traced in a block stay as they were written: for what folds them by itself.
+
+    OpenVINO does, and cannot read depthwise kernels that are scaled in the graph.
+    """
+    token = _as_written.set(True)
+    try:
+        yield
+    finally:
+        _as_written.reset(token)
 
 
 class Inference:
@@ -35,6 +51,8 @@ class Inference:
         """Returns what the network does; unfolded outside of a tf.function, and on several replicas."""
         # Folding costs more than one call, and variables on several devices have a handle on each.
         if tf.executing_eagerly() or tf.distribute.has_strategy() or images.shape[1:] != self._shape:
+            return self._network(images)
+        if _as_written.get():
             return self._network(images)
         if not self._is_tried:
             self._is_tried = True

@@ -1,6 +1,14 @@
-"""Which arithmetic a network computes in: float32, or 16 bits by TensorFlow's graph rewriter."""
+"""Which arithmetic a network computes in, float32 or 16 bits, and whose kernels run what does not change."""
 
-from trainer.precision.choice import Choice, choose, machine, read_choice, remembered
+from trainer.precision.choice import (
+    Choice,
+    choose,
+    choose_engine,
+    machine,
+    openvino_version,
+    read_choice,
+    remembered,
+)
 from trainer.precision.rewriter import (
     apart,
     arithmetic,
@@ -16,8 +24,10 @@ __all__ = [
     "apart",
     "arithmetic",
     "choose",
+    "choose_engine",
     "in_precision",
     "machine",
+    "openvino_version",
     "read_choice",
     "remembered",
     "require_rewritten",

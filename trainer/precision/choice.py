@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trainer.precision import openvino
 from trainer.precision.rewriter import in_precision, supported
 from trainer.runtime import machine as hardware
 from trainer.store.files import read_json, require_shape, write_json
 from trainer.store.places import cache_root
-from trainer.values import TrainerError
+from trainer.values import ENGINES, PRECISIONS, TrainerError
 
 logger = logging.getLogger("trainer")
 
@@ -31,6 +32,7 @@ MIN_ROUNDS = 2
 # What takes less than half the time of every other needs no further rounds.
 CLEAR_SHARE = 0.5
 MAX_ROUNDS = 20
+BUDGET_SECS = 3.0
 _SHAPE = {
     "precision": str,
     "step_secs": {str: float},
@@ -41,12 +43,14 @@ _SHAPE = {
 # Noted with what is remembered: what was measured in another way, and wrong at times, is not taken.
 # 2: every step that is timed is known to have been made.
 MEASUREMENT = 2
+# What may be chosen without having been measured.
+ALONE = ("float32", *(f"{engine}-{precision}" for engine in ENGINES for precision in PRECISIONS))
 ENVIRONMENT = ("TF_ENABLE_ONEDNN_OPTS", "ONEDNN_MAX_CPU_ISA", "OMP_NUM_THREADS", "TF_XLA_FLAGS")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """An arithmetic, and what was measured to choose it.
+    """An arithmetic, or an engine with one such as `openvino-float32`, and what was measured to choose it.
 
     `step_secs` is {precision: seconds a step}; empty if there was nothing to choose from. `what` says
     what a step was, for people. `measured_at` is ISO 8601 in UTC.
@@ -74,8 +78,8 @@ class Choice:
         if data.keys() != _SHAPE.keys():
             raise ValueError(f"not a choice of precision: {data}")
         choice = cls(**data, remembered=True)
-        # Nothing is measured where there is nothing but float32 to choose.
-        usable = choice.precision in (choice.step_secs or ("float32",))
+        # Nothing is measured where there is nothing to choose from.
+        usable = choice.precision in (choice.step_secs or ALONE)
         usable &= all(secs > 0 for secs in choice.step_secs.values())
         if not usable:
             raise ValueError(f"not a choice of precision: {data}")
@@ -101,7 +105,8 @@ class Choice:
         against = " and ".join(f"{_ms(self.step_secs[p])} in {p}" for p in others)
         notes = [self.what]
         if min(self.step_secs, key=self.step_secs.__getitem__) != self.precision:
-            notes.append("16 bits must save a tenth")
+            is_engine = self.precision not in PRECISIONS
+            notes.append(f"{'another one' if is_engine else '16 bits'} must save a tenth")
         if self.remembered:
             notes.append(f"remembered from {self.measured_at[:10]}")
         measured = f"measured {_ms(self.step_secs[self.precision])} ms a step against {against}"
@@ -139,6 +144,50 @@ def choose(
     return choice
 
 
+def choose_engine(
+    make: Callable[[str], Callable[[], object] | None],
+    *,
+    candidates: Sequence[str],
+    what: str,
+    key: Mapping[str, Any],
+    cache_dir: str = "",
+    clock: Callable[[], float] = time.perf_counter,
+) -> Choice:
+    """Returns the fastest of some engines: the first one, unless one of the others saves a tenth.
+
+    Args:
+      make: candidate -> a function that does one step and returns when it is done, or None where it cannot;
+        not called when a choice is remembered, or there is none.
+      candidates: in the order in which they are preferred, such as tensorflow-float32, openvino-float32.
+      what: what a step is, for people.
+      key: everything of the run that the speed depends on, as JSON takes it; the machine is added.
+      cache_dir: the value of --cache_dir.
+      clock: in seconds.
+    """
+    here = {**machine(), **openvino_version()}
+    path = _path(key, here, cache_dir)
+    known = read_choice(path)
+    if known is not None and set(known.step_secs) == set(candidates):
+        return known
+    steps = {name: step for name in candidates if (step := make(name))} if len(candidates) > 1 else {}
+    if len(steps) < 2:
+        return Choice(next(iter(steps), candidates[0]), {}, what, here, _utc_now())
+    for step in steps.values():
+        step()
+    step_secs = _timed(steps, budget_secs=BUDGET_SECS, clock=clock)
+    best, *others = steps
+    for name in others:
+        best = name if step_secs[name] <= LARGEST_SHARE * step_secs[best] else best
+    choice = Choice(best, step_secs, what, here, _utc_now())
+    _write(path, {**choice.to_json(), "measurement": MEASUREMENT, "key": dict(key)})
+    return choice
+
+
+def openvino_version() -> dict[str, str]:
+    """Returns {"openvino": its version}, for a description of a machine; empty where it is not installed."""
+    return {openvino.NAME: openvino.version()} if openvino.version() else {}
+
+
 def remembered(key: Mapping[str, Any], *, cache_dir: str = "") -> Choice | None:
     """Returns the choice that `choose` has kept on this machine; None: there is none. See there."""
     known = read_choice(_path(key, machine(), cache_dir))
@@ -157,7 +206,7 @@ def measure(
     what: str,
     candidates: Sequence[str],
     here: Mapping[str, Any],
-    budget_secs: float = 3.0,
+    budget_secs: float = BUDGET_SECS,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Choice:
     """Runs steps in each arithmetic by turns and returns the fastest; float32 unless another saves a tenth.
@@ -182,21 +231,28 @@ def measure(
         if precision == "float32" or _works(step, precision):
             steps[precision] = step
     steps["float32"]()
-    taken: dict[str, list[float]] = {precision: [] for precision in steps}
+    step_secs = _timed(steps, budget_secs=budget_secs, clock=clock)
+    fastest = min(step_secs, key=step_secs.__getitem__)
+    pays = step_secs[fastest] <= LARGEST_SHARE * step_secs["float32"]
+    return Choice(fastest if pays else "float32", step_secs, what, dict(here), _utc_now())
+
+
+def _timed(
+    steps: Mapping[str, Callable[[], object]], *, budget_secs: float, clock: Callable[[], float]
+) -> dict[str, float]:
+    """Does steps by turns, each of which was done before; returns the lower median of the seconds of each."""
+    taken: dict[str, list[float]] = {name: [] for name in steps}
     order, start = list(steps), clock()
     for number in range(MAX_ROUNDS):
         if number >= MIN_ROUNDS and (clock() - start >= budget_secs or _is_clear(taken)):
             break
-        for precision in order:
+        for name in order:
             before = clock()
-            steps[precision]()
-            taken[precision].append(clock() - before)
+            steps[name]()
+            taken[name].append(clock() - before)
         order.reverse()  # A machine that gets slower or faster meanwhile favours none.
     # The lower one: of two times, the longer is the disturbed one.
-    step_secs = {precision: statistics.median_low(times) for precision, times in taken.items()}
-    fastest = min(step_secs, key=step_secs.__getitem__)
-    pays = step_secs[fastest] <= LARGEST_SHARE * step_secs["float32"]
-    return Choice(fastest if pays else "float32", step_secs, what, dict(here), _utc_now())
+    return {name: statistics.median_low(times) for name, times in taken.items()}
 
 
 def _is_clear(taken: Mapping[str, Sequence[float]]) -> bool:

@@ -374,7 +374,7 @@ class Workdir:
         Raises:
           TrainerError: they do, or there is no run.
         """
-        self.check_same_run(self.read_config().replace(**given), found_out=found_out)
+        self.check_same_run(self.read_config().replace(**of_run(given)), found_out=found_out)
         return self.read_filled_in().replace(**given)
 
     def as_begun(self, config: Config, given: Collection[str]) -> Config:
@@ -512,6 +512,11 @@ class Workdir:
         except ValueError as error:
             raise TrainerError(f"{path} is damaged: {error}") from None
         return content
+
+
+def of_run(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those of some options that say which run it is: what runs its network may be another."""
+    return {name: value for name, value in given.items() if name != "engine"}
 
 
 def _content(row: Sequence[str]) -> tuple[str, str]:

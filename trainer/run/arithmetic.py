@@ -1,6 +1,7 @@
 """The precision of each phase: as asked for, as an earlier start decided, or measured on its own step."""
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import statistics
@@ -16,7 +17,14 @@ from trainer.loop.phases import Phase
 from trainer.loop.state import TrainState
 from trainer.loop.step import Run
 from trainer.model.cuts import Cut
-from trainer.precision import Choice, choose, remembered, require_supported, supported
+from trainer.precision import (
+    Choice,
+    choose,
+    openvino_version,
+    remembered,
+    require_supported,
+    supported,
+)
 from trainer.run.experiment import Experiment
 from trainer.store.provenance import code_digest
 from trainer.values import TrainerError
@@ -32,7 +40,8 @@ TIMED_STEPS = 3
 class Arithmetic:
     """Decides, and remembers for a resumed run.
 
-    `decided` is {phase: a Choice as JSON}, what the manifest of a run records under auto.
+    `decided` is {phase: a Choice as JSON}, what the manifest of a run records under auto. Under the name of a
+    phase and, behind a slash, of the cut there is what `engines` has chosen.
     """
 
     def __init__(
@@ -113,9 +122,14 @@ class Arithmetic:
                 cache_dir=self._cache_dir,
             )
         _log.info("precision:   %s", choice.describe())
+        # Whether there was another engine tells a later start whether the run may choose it.
+        self.note(name, dataclasses.replace(choice, machine={**choice.machine, **openvino_version()}))
+        return choice.precision
+
+    def note(self, name: str, choice: Choice) -> None:
+        """Records a choice."""
         self.decided[name] = choice.to_json()
         self._on_decision(self.decided)
-        return choice.precision
 
 
 def forward_pictures(batch_size: int, *, replicas: int) -> int:

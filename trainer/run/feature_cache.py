@@ -1,7 +1,7 @@
 """What the frozen part of a network makes of the pictures of an experiment: kept, and made when missing."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class FeatureCache:
         cut: Cut,
         below: Callable[[Any], Any],
         precision: str,
+        engine: Mapping[str, str],
         weights: str,
     ) -> FeatureBatches | None:
         """Returns what a network below a cut makes of a split; None where it cannot be kept.
@@ -50,6 +51,7 @@ class FeatureCache:
           cut: where.
           below: the function up to there, on all devices, in `precision`.
           precision: its arithmetic.
+          engine: what else its numbers depend on where it is not TensorFlow's; else empty.
           weights: a digest of the cut's variables as they are.
 
         Raises:
@@ -61,6 +63,7 @@ class FeatureCache:
             "weights": weights,
             "cut": cut.name,
             "precision": precision,
+            **engine,
         }
         augment = experiment.augment(spec) if split == "train" else None
         views = [
@@ -127,7 +130,8 @@ class FeatureCache:
             plugins=plugins.sources("backbone", *(["augmentation"] if view else [])),
         )
         describe = (
-            f"{config.data.source} {split}, {experiment.backbone.name} to {cut.name}, {network['precision']}"
+            f"{config.data.source} {split}, {experiment.backbone.name} to {cut.name}, "
+            f"{' '.join([network['precision'], network.get('engine', '')]).strip()}"
         )
         return self._store.get(
             key, num_rows=len(indices), shape=cut.shape, compute=compute, describe=describe

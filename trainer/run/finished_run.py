@@ -11,19 +11,20 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.cli.config import Config
-from trainer.loop.phases import make_plan
+from trainer.loop.phases import Phase, make_plan
 from trainer.model.backbones import BACKBONES, Backbone, open_backbone
 from trainer.model.backbones.base import names
 from trainer.model.classifier import Classifier
-from trainer.model.cuts import whole_cut
+from trainer.model.cuts import WHOLE, Cut, whole_cut
 from trainer.model.weights import assign_weights, scored_weights
-from trainer.precision import Choice, in_precision, supported
+from trainer.precision import Choice, in_precision, openvino, supported
 from trainer.record.calibration import settled_task
 from trainer.record.checkpoints import Checkpoints
 from trainer.record.workdir import Workdir
+from trainer.run.engines import compiled, name_of, require_engine, tell_unusable, usable
 from trainer.run.experiment import Experiment, make_classifier
 from trainer.tasks import Task, make_task
-from trainer.values import Contract, TrainerError, composed, failure_in_words
+from trainer.values import OPENVINO, TENSORFLOW, Contract, TrainerError, composed, failure_in_words
 
 _log = logging.getLogger("trainer")
 
@@ -79,13 +80,15 @@ class Network:
     """A classifier with the weights of a checkpoint.
 
     `class_names` are in the order of its logits, `step` is that of the checkpoint, and `precision` the
-    arithmetic that its backbone is to be run in.
+    arithmetic that its backbone is to be run in by TensorFlow. `engine` is what runs it: `tensorflow`, or
+    such as `openvino-float32`.
     """
 
     classifier: Classifier
     class_names: tuple[str, ...]
     step: int
     precision: str
+    engine: str = TENSORFLOW
 
     @property
     def contract(self) -> Contract:
@@ -97,30 +100,59 @@ class Network:
         """What the logits mean."""
         return self.classifier.task
 
-    def logits(self, images: np.ndarray) -> np.ndarray:
+    def logits(self, images: np.ndarray, *, batch_size: int = 0) -> np.ndarray:
         """Maps images [B, H, W, 3] float32 in `contract.value_range` to logits [B, K] float32.
 
-        The backbone computes in `precision`, the head in float32. How many pictures there are in a batch
-        may change the last bits.
+        The backbone computes in `precision`, or as `engine` says, the head in float32. How many pictures
+        there are in a batch may change the last bits.
+
+        Args:
+          images: B of them.
+          batch_size: fewer are filled up to as many, as far as it matters for speed and for those bits.
 
         Raises:
-          TrainerError: TensorFlow fails, as where memory is short.
+          TrainerError: TensorFlow or OpenVINO fails, as where memory is short.
         """
+        missing = max(batch_size - len(images), 0)
+        below, is_of_any_size = self._below
         try:
-            return self._forward(tf.constant(images)).numpy()
+            features = below(images if is_of_any_size else _filled_up(images, missing))
+            features = _filled_up(features, missing) if is_of_any_size else features
+            return self._above(tf.constant(features)).numpy()[: len(images)]
         except tf.errors.OpError as error:
             raise TrainerError(failure_in_words(error)) from None
 
     @functools.cached_property
-    def _forward(self) -> Callable[[tf.Tensor], tf.Tensor]:
+    def _cut(self) -> Cut:
         backbone = self.classifier.backbone
         width = self.contract.feature_width
         # There is one, as nothing trains.
-        cut: Any = whole_cut(backbone, (), bn_batch=False, feature_width=width, variables=backbone.variables)
-        spec = tf.TensorSpec([None, *self.contract.image_shape], tf.float32)
-        below = in_precision(tf.function(cut.below, autograph=False, input_signature=[spec]), self.precision)
-        above = tf.function(lambda features: self.classifier(features, cut=cut), autograph=False)
-        return lambda images: above(below(images))
+        cut = whole_cut(backbone, (), bn_batch=False, feature_width=width, variables=backbone.variables)
+        assert cut
+        return cut
+
+    @functools.cached_property
+    def _below(self) -> tuple[Callable[[np.ndarray], Any], bool]:
+        """Pictures -> features, and whether it takes any number of pictures without being traced again."""
+        contract = self.contract
+        if self.engine != TENSORFLOW:
+            try:
+                shape, value_range = contract.image_shape, contract.value_range
+                return compiled(self._cut.below, self.engine, shape=shape, value_range=value_range), True
+            except openvino.UnusableError as error:
+                tell_unusable(error)
+        spec = tf.TensorSpec([None, *contract.image_shape], tf.float32)
+        below = tf.function(self._cut.below, autograph=False, input_signature=[spec])
+        in_tensorflow = in_precision(below, self.precision)
+        return lambda images: in_tensorflow(tf.constant(images)), False
+
+    @functools.cached_property
+    def _above(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        return tf.function(lambda features: self.classifier(features, cut=self._cut), autograph=False)
+
+
+def _filled_up(values: np.ndarray, missing: int) -> np.ndarray:
+    return np.pad(values, [(0, missing), *[(0, 0)] * (values.ndim - 1)]) if missing else values
 
 
 class RunModel:
@@ -132,9 +164,7 @@ class RunModel:
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Maps images [B, H, W, 3] float32 in `contract.value_range` to probabilities [B, K] float64."""
-        missing = max(self._batch_size - len(images), 0)
-        padded = np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)])
-        return self.task.probabilities(self._network.logits(padded)[: len(images)])
+        return self.task.probabilities(self._network.logits(images, batch_size=self._batch_size))
 
 
 def open_network(workdir: Workdir, config: Config) -> Network:
@@ -164,7 +194,8 @@ def open_network(workdir: Workdir, config: Config) -> Network:
         config, backbone, num_classes=len(class_names), num_examples=num_examples, task=task
     )
     assign_weights(classifier, checkpoints.values(path))
-    return Network(classifier, class_names, step, precision_at(config, workdir, step))
+    precision, engine = precision_at(config, workdir, step), engine_at(config, workdir, step)
+    return Network(classifier, class_names, step, precision, engine)
 
 
 def _open_backbone(config: Config, recorded: Contract) -> Backbone:
@@ -200,15 +231,41 @@ def precision_at(config: Config, workdir: Workdir, step: int) -> str:
         decided = {
             phase: Choice.recorded(choice).precision
             for phase, choice in workdir.read_facts().get("precision", {}).items()
+            if "/" not in phase  # Others are of engines.
         }
         asked = next(iter(decided.values()), "float32")
         if len(set(decided.values())) > 1:
-            num_examples = len(workdir.read_splits().get("train", []))
-            specs, batch_size = config.phases, config.plan.batch_size
-            plan = make_plan(specs, num_examples=num_examples, batch_size=batch_size)
-            phase = plan.phase_at(max(step - 1, 0))
+            phase = _phase_at(config, workdir, step)
             asked = decided.get(f"{phase.index}-{phase.spec.name}", "float32")
     if asked not in supported():
         _log.warning("the run computed in %s, which this machine does not; it is float32 now", asked)
         return "float32"
     return asked
+
+
+def engine_at(config: Config, workdir: Workdir, step: int) -> str:
+    """Returns what is to run the network: what is asked for, or what ran all of it in the phase of a step.
+
+    Where OpenVINO is asked for, it is in the precision that is asked for or that the run chose for it, else
+    in float32.
+
+    Raises:
+      UsageError: it is asked for, and cannot be had.
+    """
+    asked, precision = config.speed.engine, config.speed.precision
+    require_engine(config)
+    decided = workdir.read_facts().get("precision", {})
+    if asked == TENSORFLOW or not (decided or asked == OPENVINO):
+        return TENSORFLOW
+    recorded = decided.get(name_of(_phase_at(config, workdir, step), WHOLE))
+    engine = usable(Choice.recorded(recorded), what="the run") if recorded else TENSORFLOW
+    if asked == "auto" or engine != TENSORFLOW:
+        return engine
+    return f"{OPENVINO}-{'float32' if precision == 'auto' else precision}"
+
+
+def _phase_at(config: Config, workdir: Workdir, step: int) -> Phase:
+    """Returns the phase that made the weights of a step."""
+    num_examples = len(workdir.read_splits().get("train", []))
+    plan = make_plan(config.phases, num_examples=num_examples, batch_size=config.plan.batch_size)
+    return plan.phase_at(max(step - 1, 0))

@@ -43,7 +43,7 @@ def open_features(config: Config, given: Mapping[str, Any], *, verb: str) -> Ite
             take_weights(experiment)
         # Of the run's first phase, if that is of the head alone here as there.
         names = [f"{phase.index}-{phase.spec.name}" for phase in experiment.plan.phases]
-        known = {name: choice for name, choice in decided.items() if name in names}
+        known = {name: choice for name, choice in decided.items() if name.partition("/")[0] in names}
         yield PretrainedFeatures(make_stages(experiment, decided=known))
 
 

@@ -24,7 +24,7 @@ from trainer.loop.state import TrainState
 from trainer.loop.step import Run, make_train_run
 from trainer.model.cuts import WHOLE, Cut
 from trainer.model.graphs import report_random_ops
-from trainer.precision import in_precision, require_rewritten
+from trainer.precision import in_precision, openvino, require_rewritten
 from trainer.run.arithmetic import (
     Arithmetic,
     forward_pictures,
@@ -33,9 +33,10 @@ from trainer.run.arithmetic import (
     timed_step,
     train_step,
 )
+from trainer.run.engines import Engines, compiled, over_devices, precision_of, tell_unusable
 from trainer.run.experiment import Experiment
 from trainer.run.feature_cache import FeatureCache, Watch, cut_of_features, why_uncached
-from trainer.values import UsageError
+from trainer.values import TENSORFLOW, UsageError
 
 _log = logging.getLogger("trainer")
 
@@ -56,6 +57,11 @@ class Stages:
           UsageError: --feature_cache=require, and no phase of the plan could use it.
         """
         self.experiment, self.state, self.arithmetic = experiment, state, arithmetic
+        self.engines = Engines(
+            experiment.config,
+            arithmetic=arithmetic,
+            several_devices=experiment.strategy.num_replicas_in_sync > 1,
+        )
         # Called after each batch that is scored, or whose features are computed: it may raise to end that.
         self.between_batches: Callable[[], None] = lambda: None
         self.left_out: Collection[int] = ()
@@ -153,7 +159,8 @@ class Stage:
     """One phase, made ready.
 
     `cut` is where the part of the network ends that is computed once, or None; `precision` is the
-    arithmetic of the network.
+    arithmetic of the network, and `engine` what runs the part below the cut: `tensorflow`, or such as
+    `openvino-float32`.
     """
 
     def __init__(self, stages: Stages, phase: Phase):
@@ -167,6 +174,8 @@ class Stage:
         self._features: dict[str, FeatureBatches | None] = {}
         self._rest: dict[bool, tf.types.experimental.PolymorphicFunction] = {}
         self.precision = self.decide_precision()
+        self._compiled: tuple[str, Callable[[Any], Any]] | None = None
+        self.engine = self._decide_engine(self.cut) if self.cut else TENSORFLOW
 
     @property
     def only_head(self) -> bool:
@@ -181,15 +190,27 @@ class Stage:
     def batches(self, split: str) -> OrderedBatches:
         """Returns the features of a split, computed now if they are not kept, or else its pictures."""
         if self.cut is not None and split not in self._features:
-            self._features[split] = self._all.cache.batches(
-                split,
-                self.phase.spec,
-                cut=self.cut,
-                below=self._run_below,
-                precision=self.precision,
-                weights=self._weights,
-            )
+            try:
+                self._features[split] = self._kept(split, self.cut)
+            except openvino.UnusableError as error:
+                # What was measured with other weights, or asked for, and never tried.
+                self._all.engines.fall_back(self.phase, self.cut.name, error)
+                self.engine = TENSORFLOW
+                self._features[split] = self._kept(split, self.cut)
         return self._features.get(split) or self._experiment.pipeline
+
+    def _kept(self, split: str, cut: Cut) -> FeatureBatches | None:
+        """Returns the features of a split by the engine, computed now if they are not kept."""
+        is_ours = self.engine == TENSORFLOW
+        return self._all.cache.batches(
+            split,
+            self.phase.spec,
+            cut=cut,
+            below=self._run_below,
+            precision=self.precision if is_ours else precision_of(self.engine),
+            engine={} if is_ours else {"engine": f"{openvino.NAME} {openvino.version()}"},
+            weights=self._weights,
+        )
 
     def awaits(self, split: str) -> bool:
         """Returns whether the features of a split are wanted, and nobody has asked for them."""
@@ -201,10 +222,50 @@ class Stage:
         return digest_variables(self.cut.variables) if self.cut else ""
 
     def _run_below(self, images: tf.Tensor) -> tf.Tensor:
+        if self.engine != TENSORFLOW:
+            assert self.cut
+            return self._compile(self.cut, self.engine, weights=self._weights)(images)
         if self._all.arithmetic.asked == self.precision and not self._checked:
             require_rewritten(self._below, images, precision=self.precision)
             self._checked = True
         return in_precision(self._below, self.precision)(images)
+
+    def _compile(self, cut: Cut, engine: str, *, weights: str) -> Callable[[Any], Any]:
+        """Returns what is below a cut, whose weights have a digest; compiled once for each.
+
+        Raises:
+          UnusableError: the engine cannot run it.
+        """
+        made_for = f"{engine} {weights}"
+        if self._compiled is None or self._compiled[0] != made_for:
+            contract = self._experiment.backbone.contract
+            made = compiled(cut.below, engine, shape=contract.image_shape, value_range=contract.value_range)
+            self._compiled = (made_for, over_devices(made, self._experiment.strategy))
+        return self._compiled[1]
+
+    def _decide_engine(self, cut: Cut) -> str:
+        """Returns what is to run the part of the network below a cut."""
+        with contextlib.ExitStack() as stack:
+
+            def make(engine: str) -> Callable[[], object] | None:
+                if engine.startswith(TENSORFLOW):
+                    forward = in_precision(self._below, self.precision)
+                else:
+                    try:
+                        # They may be restored only later.
+                        weights = digest_variables(cut.variables)
+                        forward = self._compile(cut, engine, weights=weights)
+                    except openvino.UnusableError as error:
+                        if self._all.engines.asked == "auto":
+                            tell_unusable(error)
+                        return None
+                return stack.enter_context(forward_step(self._experiment, forward))
+
+            key = speed_key(self._experiment, self.phase, self.cut)
+            with self._all.once():
+                return self._all.engines.decide(
+                    self.phase, cut.name, precision=self.precision, make=make, key=key
+                )
 
     def cut_of(self, split: str) -> Cut | None:
         """Returns what the batches of a split begin at; None: at pictures."""
@@ -363,6 +424,13 @@ class Stage:
     def step_secs(self) -> float:
         """Returns how long such a step takes: known since the precision was chosen, or measured now."""
         arithmetic = self._all.arithmetic
+        if self.only_head and self.cut and self.engine != TENSORFLOW:
+            if known := self._all.engines.step_secs(self.phase, self.cut.name, self.engine):
+                return known
+            weights = digest_variables(self.cut.variables)
+            forward = self._compile(self.cut, self.engine, weights=weights)
+            with forward_step(self._experiment, forward) as do:
+                return timed_step(do)
         key = speed_key(self._experiment, self.phase, self.cut)
         choice = arithmetic.known(self.phase, self.kind, key=key)
         if choice and choice.precision in choice.step_secs:
