@@ -1,0 +1,100 @@
+"""Every command block of the pages of docs/ is run, in order, each page in a folder of its own: `make test-docs`.
+
+What a page says of pictures is done with small ones. Comments above a block, which readers do not see, say how it is run:
+
+  <!-- not run: REASON -->         it cannot be run here
+  <!-- small: --FLAG=VALUE ... -->  flags that make our commands in it small
+  <!-- first: COMMAND -->          what has to be there before
+  <!-- fails: STATUS -->           it ends with this status, and says what stands below it
+  <!-- background: TEXT -->        it does not end by itself; it is waited for until it says this
+"""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.helpers.pages import DOCS, PAGES, Shell, blocks, commands, masked
+from tests.helpers.plugins import forget_plugins
+
+pytestmark = [pytest.mark.docs, pytest.mark.usefixtures("figures_undrawn")]
+
+FLOWERS = ("daisy", "dandelion", "roses", "sunflowers", "tulips")
+# Their Python is run by these tests, with what it needs.
+TESTED_ELSEWHERE = {
+    "export.md": "tests/test_export.py",
+    "extending.md": "tests/test_extending.py",
+    "python.md": "tests/test_examples.py",
+    "sources.md": "tests/data/sources/test_conversions.py",
+}
+# Lines of output that depend on the machine, or on there being many pictures.
+DEPENDS = ("precision:", "saved_model", "int8.tflite", "TensorBoard:", "results:", "step ")
+
+
+def draw(folder: Path, names, *, count: int, first: int = 0) -> None:
+    """Writes `count` JPEGs of 40x30 px of each class, in a colour of its own."""
+    for k, name in enumerate(names):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(first, first + count):
+            rng = np.random.default_rng([k, i])
+            pixels = np.clip(rng.integers(0, 80, (30, 40, 3)) + 35 * np.array([k, 4 - k, k % 2]), 0, 255)
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{k}_{i:03d}.jpg", quality=95)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """What the pages take for there."""
+    root = tmp_path_factory.mktemp("pictures")
+    for name in ("flower_photos", "my_pictures", "photos"):
+        draw(root / name, FLOWERS, count=12)
+    for name in ("new_photos", "more_photos"):
+        draw(root / name, FLOWERS, count=2, first=100)
+    draw(root / "two_classes", FLOWERS[:2], count=20)
+    shutil.copy(root / "flower_photos/daisy/0_000.jpg", root / "photo.jpg")
+    shutil.copytree(Path(__file__).parent.parent / "experiments", root / "experiments")
+    return root
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
+def test_the_blocks_of_a_page_run(page, pictures, tmp_path, monkeypatch, run_main):
+    to_run = [block for block in blocks(page.read_text()) if block.kind in ("sh", "console", "python")]
+    if not to_run:
+        pytest.skip("it has none")
+    shutil.copytree(pictures, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    shell = Shell(tmp_path, run_main)
+    try:
+        for block in to_run:
+            run_block(shell, block, page.relative_to(DOCS).as_posix())
+    finally:
+        shell.end()
+        forget_plugins()
+
+
+def run_block(shell, block, page):
+    if "not run" in block.notes:
+        return
+    for command in block.notes.get("first", "").splitlines():
+        status, told = shell.run(command)
+        assert status == 0, f"{command}\n{told}"
+    if block.kind == "python":
+        if page in TESTED_ELSEWHERE:
+            return
+        if block.title:
+            Path(block.title).write_text(block.text)
+        else:
+            shell.execute(block.text, page)
+        return
+    for command, output in commands(block):
+        if until := block.notes.get("background"):
+            shell.begin(command, until=until)
+            continue
+        status, told = shell.run(command, small=block.notes.get("small", ""))
+        forget_plugins()
+        assert status == int(block.notes.get("fails", 0)), f"{command}\n{told}"
+        said = masked(told)
+        for line in masked(output):
+            assert line == "..." or line.startswith(DEPENDS) or line in said, f"{line}\nis not in\n{told}"
