@@ -1,14 +1,17 @@
-"""Every command block of the pages of docs/ is run, in order, each page in a folder of its own: `make test-docs`.
+"""Every command of the pages of docs/ is run, in order, each page in a folder of its own: `make test-docs`.
 
-What a page says of pictures is done with small ones. Comments above a block, which readers do not see, say how it is run:
+What a page says of pictures is done with small ones. Comments above a block, which readers do not see, say
+how it is run:
 
   <!-- not run: REASON -->         it cannot be run here
-  <!-- small: --FLAG=VALUE ... -->  flags that make our commands in it small
+  <!-- small: --FLAG=VALUE ... -->  flags that make our commands in it small, after SMALL
+  <!-- network: real -->           with the network that it says, or that is the default
   <!-- first: COMMAND -->          what has to be there before
   <!-- fails: STATUS -->           it ends with this status, and says what stands below it
   <!-- background: TEXT -->        it does not end by itself; it is waited for until it says this
 """
 
+import re
 import shutil
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from PIL import Image
 
 from tests.helpers.pages import DOCS, PAGES, Shell, blocks, commands, masked
 from tests.helpers.plugins import forget_plugins
+from trainer.cli.flags import COMMANDS
 
 pytestmark = [pytest.mark.docs, pytest.mark.usefixtures("figures_undrawn")]
 
@@ -29,6 +33,9 @@ TESTED_ELSEWHERE = {
     "python.md": "tests/test_examples.py",
     "sources.md": "tests/data/sources/test_conversions.py",
 }
+# Where training commands name no network of their own, they have one of two features.
+TRAINING = ("train", "inspect", "find_lr", "benchmark", "learning_curve", "audit", "cross_validate")
+SMALL = ("--backbone=savedmodel:.tiny", "--precision=float32", "--image_size=32", "--embeddings=0")
 # Lines of output that depend on the machine, or on there being many pictures.
 DEPENDS = ("precision:", "saved_model", "int8.tflite", "TensorBoard:", "results:", "step ")
 
@@ -44,7 +51,7 @@ def draw(folder: Path, names, *, count: int, first: int = 0) -> None:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def pictures(tmp_path_factory, tiny_backbone):
     """What the pages take for there."""
     root = tmp_path_factory.mktemp("pictures")
     for name in ("flower_photos", "my_pictures", "photos"):
@@ -54,7 +61,21 @@ def pictures(tmp_path_factory):
     draw(root / "two_classes", FLOWERS[:2], count=20)
     shutil.copy(root / "flower_photos/daisy/0_000.jpg", root / "photo.jpg")
     shutil.copytree(Path(__file__).parent.parent / "experiments", root / "experiments")
+    shutil.copytree(tiny_backbone, root / ".tiny")
     return root
+
+
+def made_small(block, command):
+    """Returns the flags behind a command."""
+    named = set(re.findall(r"--(\w+)", command))
+    words = [word for word in command.split() if not word.startswith("-")]
+    verb = next((word for word in words if word in COMMANDS), "train")
+    if verb not in TRAINING or "help" in named:
+        return ""
+    flags = [flag for flag in SMALL if flag[2:].partition("=")[0] not in named]
+    if named & {"backbone", "flagfile"} or "network" in block.notes:
+        flags = [flag for flag in flags if not flag.startswith(("--backbone", "--image_size"))]
+    return " ".join([*flags, block.notes.get("small", "")])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
@@ -92,7 +113,8 @@ def run_block(shell, block, page):
         if until := block.notes.get("background"):
             shell.begin(command, until=until)
             continue
-        status, told = shell.run(command, small=block.notes.get("small", ""))
+        small = made_small(block, command) or block.notes.get("small", "")
+        status, told = shell.run(command, small=small)
         forget_plugins()
         assert status == int(block.notes.get("fails", 0)), f"{command}\n{told}"
         said = masked(told)

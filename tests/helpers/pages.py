@@ -17,7 +17,7 @@ PAGES = sorted(
 )
 # What a block may be, and what is said of it in comments above it.
 KINDS = ("sh", "console", "python", "text", "kotlin", "swift", "html", "diff")
-NOTES = ("not run", "small", "first", "fails", "background")
+NOTES = ("not run", "small", "network", "first", "fails", "background")
 _FENCE = re.compile(
     r'^(?P<indent> *)```(?P<kind>\w*)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^(?P=indent)```$',
     re.MULTILINE | re.DOTALL,
@@ -94,7 +94,9 @@ class Shell:
 
     def run(self, command: str, *, small: str = "") -> tuple[int, str]:
         """Returns status and output of a command; `small` are flags behind it that make it a small one."""
-        if (program := _PROGRAM.match(command)) and not re.search(r"[|;>&](?=([^'\"]*['\"][^'\"]*['\"])*[^'\"]*$)", command):
+        if (program := _PROGRAM.match(command)) and not re.search(
+            r"[|;>&](?=([^'\"]*['\"][^'\"]*['\"])*[^'\"]*$)", command
+        ):
             told = subprocess.run(
                 ["bash", "-c", f"printf '%s\\0' {command[program.end() :]}"],
                 capture_output=True, text=True, check=True, env=self._environment,

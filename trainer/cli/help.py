@@ -34,6 +34,7 @@ _BESIDES = {
     "serve": ("workdir", "checkpoint"),
     "compare": ("eval_split", "output"),
     "doctor": ("workdir", "output", "cache_dir"),
+    "recipes": (),
 }
 
 
@@ -91,7 +92,7 @@ def _command_help(command: str) -> str:
             return own or field.name in (besides or ())
         return field.metadata["short"] if besides is None else field.name in besides
 
-    paths = " PATH ..." if command in TAKE_PATHS else ""
+    paths = (" NAME ..." if command == "recipes" else " PATH ...") if command in TAKE_PATHS else ""
     usage = f"usage: python -m trainer.main {command} [--FLAG=VALUE ...]{paths}"
     parts = [f"{command}: {COMMANDS[command]}", "", usage, *_sections(is_of)]
     return "\n".join([*parts, "", "--helpfull shows all options."]) + "\n"

@@ -18,11 +18,16 @@ from trainer.runtime import StopSignal, require_one_machine, start_tensorflow, u
 from trainer.values import TrainerError, UsageError
 
 # They read files, or try TensorFlow in a process of its own.
-WITHOUT_TENSORFLOW = ("compare", "doctor")
+WITHOUT_TENSORFLOW = ("compare", "doctor", "recipes")
 TRAINING = ("train", "cross_validate", "find_lr", "benchmark", "learning_curve", "audit")
 # They save and stop when they are told to.
 STOPPABLE = ("train", "cross_validate")
-NEED_NO_WORKDIR = ("inspect", "benchmark", "compare", "doctor")
+NEED_NO_WORKDIR = ("inspect", "benchmark", "compare", "doctor", "recipes")
+# Whoever asks for nothing at all has just installed it.
+_FIRST_TRY = (
+    "A first try, which needs no data: python -m trainer.main recipes demo, then "
+    "python -m trainer.main --flagfile=experiments/demo.flags --workdir=runs/demo"
+)
 
 
 def run(line: CommandLine) -> int:
@@ -57,7 +62,8 @@ def _check(line: CommandLine) -> None:
     workdir = line.config.run.workdir
     needs_none = line.command in NEED_NO_WORKDIR or (line.command == "predict" and line.config.predict.model)
     if not workdir and not needs_none:
-        raise UsageError(f"{line.command} needs --workdir=FOLDER: it has no default")
+        first_try = f". {_FIRST_TRY}" if line.command == "train" and not line.given else ""
+        raise UsageError(f"{line.command} needs --workdir=FOLDER: it has no default{first_try}")
     if line.command in TRAINING:
         require_one_machine()
     # Before TensorFlow, whose import takes seconds. What a plugin adds is known after that.
