@@ -25,7 +25,7 @@ def long_description() -> str:
 
 
 class BuildWithRecipes(build_py):
-    """Puts the flagfiles of experiments/ into the package, for `recipes`; a checkout reads them where they are."""
+    """Puts the flagfiles of experiments/ into the package, for `recipes`; a checkout has them beside it."""
 
     def run(self) -> None:
         super().run()
@@ -85,7 +85,7 @@ EXTRAS_REQUIRE = {
     ],
     "cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],  # CUDA's libraries as packages, for NVIDIA GPUs on Linux
     "lint": ["ruff>=0.12", "mypy>=1.15", "codespell>=2.4"],
-    "docs": [  # `make docs`: one look for phones and desktops, search without a network, links that are checked
+    "docs": [  # `make docs`: reads well on phones, searches without a network, checks its links
         "mkdocs>=1.6,<2",
         "mkdocs-material>=9.8,<10",
         "mkdocstrings-python>=2",  # the page of the Python API, from docstrings

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.helpers import page_sources
 from tests.helpers.pages import DOCS, PAGES, Shell, blocks, commands, masked
 from tests.helpers.plugins import forget_plugins
 from trainer.cli.flags import COMMANDS
@@ -31,6 +32,7 @@ TESTED_ELSEWHERE = {
     "export.md": "tests/test_export.py",
     "extending.md": "tests/test_extending.py",
     "python.md": "tests/test_examples.py",
+    "README.md": "tests/test_examples.py",
     "sources.md": "tests/data/sources/test_conversions.py",
 }
 # Where training commands name no network of their own, they have one of two features.
@@ -78,18 +80,24 @@ def made_small(block, command):
     return " ".join([*flags, block.notes.get("small", "")])
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
+def named(page):
+    return page.relative_to(DOCS).as_posix() if DOCS in page.parents else page.name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
 def test_the_blocks_of_a_page_run(page, pictures, tmp_path, monkeypatch, run_main):
     to_run = [block for block in blocks(page.read_text()) if block.kind in ("sh", "console", "python")]
     if not to_run:
         pytest.skip("it has none")
     shutil.copytree(pictures, tmp_path, dirs_exist_ok=True)
+    if page.name == "sources.md":
+        page_sources.make(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     shell = Shell(tmp_path, run_main)
     try:
         for block in to_run:
-            run_block(shell, block, page.relative_to(DOCS).as_posix())
+            run_block(shell, block, named(page))
     finally:
         shell.end()
         forget_plugins()
@@ -99,7 +107,7 @@ def run_block(shell, block, page):
     if "not run" in block.notes:
         return
     for command in block.notes.get("first", "").splitlines():
-        status, told = shell.run(command)
+        status, told = shell.run(command, small=made_small(block, command))
         assert status == 0, f"{command}\n{told}"
     if block.kind == "python":
         if page in TESTED_ELSEWHERE:

@@ -33,7 +33,7 @@ def test_they_are_written_as_they_are_and_can_be_named_as_files(run_main):
         assert path.read_bytes() == (ROOT / path).read_bytes()
     # The very command that it names reads the file.
     command = out.splitlines()[0].partition("python -m trainer.main ")[2].split()
-    assert run_main("inspect", *command, "--synthetic_examples=30", "--image_size=32")[0] == 0
+    assert run_main("inspect", *command, "--synthetic_examples=60", "--image_size=32")[0] == 0
 
 
 def test_another_file_is_not_written_over(run_main):

@@ -12,9 +12,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = sorted(
-    path for path in DOCS.rglob("*.md") if path.relative_to(DOCS).as_posix() not in ("reference.md", "api.md")
-)
+PAGES = [
+    ROOT / "README.md",
+    *sorted(p for p in DOCS.rglob("*.md") if p not in (DOCS / "reference.md", DOCS / "api.md")),
+]
 # What a block may be, and what is said of it in comments above it.
 KINDS = ("sh", "console", "python", "text", "kotlin", "swift", "html", "diff")
 NOTES = ("not run", "small", "network", "first", "fails", "background")
@@ -124,7 +125,8 @@ class Shell:
         while until not in told:
             line = process.stdout.readline()
             told += line
-            assert line and time.monotonic() < deadline, told
+            assert line, told
+            assert time.monotonic() < deadline, told
 
     def end(self) -> None:
         """Ends what does not end by itself."""
