@@ -1,6 +1,7 @@
-"""A hook of MkDocs: links of a page to files outside docs/ lead to pages that show these files.
+"""Hooks of MkDocs.
 
-The pages are made when the site is built, so that it has no dead links and needs no address of a repository.
+Links of a page to files outside docs/ lead to pages that show these files. They are made when the site is
+built, so that it has no dead links and needs no address of a repository. Nothing is loaded from elsewhere.
 """
 
 import json
@@ -9,12 +10,14 @@ import posixpath
 import re
 from pathlib import Path
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)\s#]+)(#[^)\s]*)?\)")
 FENCES = {".py": "python", ".flags": "ini", ".html": "html", ".json": "json", ".yml": "yaml"}
 SHOWN = "source"
+ELSEWHERE = "https://unpkg.com/iframe-worker/shim"
 _found: dict[str, str] = {}
 
 
@@ -53,6 +56,20 @@ def on_page_markdown(markdown: str, page, config, files) -> str:
         return f"]({posixpath.relpath(shown, here or '.')}{match[2] or ''})"
 
     return LINK.sub(replaced, markdown)
+
+
+def on_post_page(output: str, page, config) -> str:
+    """Takes our own script for the one by which Material searches in pages that were opened from files."""
+    root = posixpath.relpath(".", posixpath.dirname(page.url) or ".")
+    changed = output.replace(ELSEWHERE, f"{root}/file_search.js")
+    if loaded := re.search(r"<(?:script|img|iframe)[^>]* src=\"https?://[^>]*>", changed):
+        raise PluginError(f"{page.file.src_uri} would load {loaded[0]} from elsewhere")
+    return changed
+
+
+def on_post_template(output: str, template_name: str, config) -> str:
+    """Does the same for the page of addresses that are not there."""
+    return output.replace(ELSEWHERE, "/file_search.js")
 
 
 def _target(path: str, link: str) -> str:
