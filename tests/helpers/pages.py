@@ -88,7 +88,9 @@ class Shell:
         programs = folder / ".programs"
         programs.mkdir()
         for name, command in (("python", ""), ("hub-trainer", "-m trainer.main")):
-            (programs / name).write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {command} "$@"\n')
+            (programs / name).write_text(
+                f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {command} "$@" $SMALL\n'
+            )
             (programs / name).chmod(0o755)
         path = f"{programs}{os.pathsep}{os.environ['PATH']}"
         self._environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -104,8 +106,9 @@ class Shell:
             )  # fmt: skip
             status, out, err = self._run_main(*filter(None, told.stdout.split("\0")), *shlex.split(small))
             return status, out + err
+        environment = {**self._environment, "SMALL": small if "trainer.main" in command else ""}
         done = subprocess.run(
-            ["bash", "-euc", command], capture_output=True, text=True, env=self._environment, timeout=300
+            ["bash", "-euc", command], capture_output=True, text=True, timeout=600, env=environment
         )
         return done.returncode, done.stdout + done.stderr
 

@@ -35,7 +35,10 @@ _BESIDES = {
     "compare": ("eval_split", "output"),
     "doctor": ("workdir", "output", "cache_dir"),
     "recipes": (),
+    "completion": (),
 }
+# What stands behind commands that take names instead of paths.
+_NAMES = {"recipes": " NAME ...", "completion": " SHELL"}
 
 
 def asks_for_help(argv: Sequence[str]) -> bool:
@@ -92,7 +95,7 @@ def _command_help(command: str) -> str:
             return own or field.name in (besides or ())
         return field.metadata["short"] if besides is None else field.name in besides
 
-    paths = (" NAME ..." if command == "recipes" else " PATH ...") if command in TAKE_PATHS else ""
+    paths = _NAMES.get(command, " PATH ..." if command in TAKE_PATHS else "")
     usage = f"usage: python -m trainer.main {command} [--FLAG=VALUE ...]{paths}"
     parts = [f"{command}: {COMMANDS[command]}", "", usage, *_sections(is_of)]
     return "\n".join([*parts, "", "--helpfull shows all options."]) + "\n"

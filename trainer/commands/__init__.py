@@ -18,11 +18,11 @@ from trainer.runtime import StopSignal, require_one_machine, start_tensorflow, u
 from trainer.values import TrainerError, UsageError
 
 # They read files, or try TensorFlow in a process of its own.
-WITHOUT_TENSORFLOW = ("compare", "doctor", "recipes")
+WITHOUT_TENSORFLOW = ("compare", "doctor", "recipes", "completion")
 TRAINING = ("train", "cross_validate", "find_lr", "benchmark", "learning_curve", "audit")
 # They save and stop when they are told to.
 STOPPABLE = ("train", "cross_validate")
-NEED_NO_WORKDIR = ("inspect", "benchmark", "compare", "doctor", "recipes")
+NEED_NO_WORKDIR = ("inspect", "benchmark", "compare", "doctor", "recipes", "completion")
 # Whoever asks for nothing at all has just installed it.
 _FIRST_TRY = (
     "A first try, which needs no data: python -m trainer.main recipes demo, then "
