@@ -18,7 +18,7 @@ usage: python -m trainer.main [COMMAND] [--flagfile=FILE] [--FLAG=VALUE ...] [PA
 """
 _MORE = (
     "COMMAND --help is about a command, --help=FLAG about an option and what can be asked for by it.\n"
-    "--helpfull shows all options. Examples: experiments/*.flags"
+    "--helpfull shows all options. The command recipes lists examples and writes them."
 )
 # The options whose values are registered.
 NAMED = (
