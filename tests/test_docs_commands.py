@@ -38,6 +38,7 @@ TESTED_ELSEWHERE = {
 # Where training commands name no network of their own, they have one of two features.
 TRAINING = ("train", "inspect", "find_lr", "benchmark", "learning_curve", "audit", "cross_validate")
 SMALL = ("--backbone=savedmodel:.tiny", "--precision=float32", "--image_size=32", "--embeddings=0")
+SHORT = ("--frozen_for=1epochs", "--finetune_for=1epochs")
 # Lines of output that depend on the machine, or on there being many pictures.
 DEPENDS = ("precision:", "saved_model", "int8.tflite", "TensorBoard:", "results:", "step ")
 
@@ -74,7 +75,8 @@ def made_small(block, command):
     verb = next((word for word in words if word in COMMANDS), "train")
     if verb not in TRAINING or "help" in named:
         return ""
-    flags = [flag for flag in SMALL if flag[2:].partition("=")[0] not in named]
+    short = () if named & {"schedule", "flagfile", "budget"} else SHORT
+    flags = [flag for flag in (*SMALL, *short) if flag[2:].partition("=")[0] not in named]
     if named & {"backbone", "flagfile"} or "network" in block.notes:
         flags = [flag for flag in flags if not flag.startswith(("--backbone", "--image_size"))]
     return " ".join([*flags, block.notes.get("small", "")])
