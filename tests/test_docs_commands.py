@@ -127,6 +127,7 @@ def run_block(shell, block, page):
         status, told = shell.run(command, small=small)
         forget_plugins()
         assert status == int(block.notes.get("fails", 0)), f"{command}\n{told}"
-        said = masked(told)
+        # Pages name paths from the working folder on.
+        said = masked(told.replace(f"{Path.cwd()}/", ""))
         for line in masked(output):
             assert line == "..." or line.startswith(DEPENDS) or line in said, f"{line}\nis not in\n{told}"
