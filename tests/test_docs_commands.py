@@ -44,12 +44,16 @@ DEPENDS = ("precision:", "saved_model", "int8.tflite", "TensorBoard:", "results:
 
 
 def draw(folder: Path, names, *, count: int, first: int = 0) -> None:
-    """Writes `count` JPEGs of 40x30 px of each class, in a colour of its own."""
+    """Writes `count` JPEGs of 40x30 px of each class, in a colour of its own, but each third in another's.
+
+    So there are mistakes to be explained.
+    """
     for k, name in enumerate(names):
         (folder / name).mkdir(parents=True, exist_ok=True)
         for i in range(first, first + count):
             rng = np.random.default_rng([k, i])
-            pixels = np.clip(rng.integers(0, 80, (30, 40, 3)) + 35 * np.array([k, 4 - k, k % 2]), 0, 255)
+            at = (k + (i % 3 == 2)) % len(names)
+            pixels = np.clip(rng.integers(0, 80, (30, 40, 3)) + 35 * np.array([at, 4 - at, at % 2]), 0, 255)
             Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{k}_{i:03d}.jpg", quality=95)
 
 
