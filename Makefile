@@ -7,7 +7,7 @@ LOGDIR ?= runs
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo train tensorboard check test test-slow test-browser lint docs constraints clean FORCE
+.PHONY: help demo train tensorboard check test test-slow test-browser test-docs lint docs dist constraints clean FORCE
 # Two pips at once in one environment would damage it.
 .NOTPARALLEL:
 
@@ -27,13 +27,16 @@ tensorboard: $(VENV)/.installed-base ## show the runs under LOGDIR (default: run
 check: lint test ## what continuous integration runs
 
 test: $(VENV)/.installed-test ## the tests, without the slow ones
-	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not browser" $(ARGS)
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not browser and not docs" $(ARGS)
 
 test-slow: $(VENV)/.installed-test ## the tests that take minutes
 	$(RUN) -m pytest -m slow $(ARGS)
 
 test-browser: $(VENV)/.installed-browser ## the page of serve, in headless Chromium, which must be installed
 	$(RUN) -m pytest -m browser $(ARGS)
+
+test-docs: $(VENV)/.installed-test ## every command of the pages in docs/, with small pictures
+	$(RUN) -m pytest -n 2 -m docs $(ARGS)
 
 lint: $(VENV)/.installed-lint ## ruff (rules and format), mypy, codespell
 	$(RUN) -m ruff check .
@@ -42,8 +45,15 @@ lint: $(VENV)/.installed-lint ## ruff (rules and format), mypy, codespell
 	$(RUN) -m mypy --platform darwin trainer
 	$(RUN) -m codespell_lib
 
-docs: $(VENV)/.installed-base ## make the tables of docs/reference.md; fails where they were not current
+docs: $(VENV)/.installed-docs ## build the site into site/; fails where docs/reference.md was not current, or a link is dead
 	$(RUN) docs/reference.py
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	@echo "The site: site/index.html"
+
+dist: $(VENV)/.installed-release ## build the sdist and, from it, the wheel into dist/, and check them
+	rm -rf build dist
+	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt $(RUN) -m build
+	$(RUN) -m twine check --strict dist/*
 
 # Versions already in constraints.txt are kept while setup.py allows them; UPGRADE=--upgrade takes the newest of everything,
 # UPGRADE="--upgrade-package tensorflow" of one. uv (https://docs.astral.sh/uv) is needed for this target only.
@@ -53,7 +63,7 @@ constraints: ## resolve setup.py anew into constraints.txt, for Python 3.11 and 
 	  --custom-compile-command "make constraints" --quiet --output-file constraints.txt
 
 clean: ## remove .venv and the tools' caches; runs/ is kept
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find setup.py trainer tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ---- the environment --------------------------------------------------------------------------------------------------
@@ -65,7 +75,7 @@ USABLE := import sys, ensurepip, venv; (3, 11) <= sys.version_info < (3, 14) or 
 # Where .venv was when it was made, and with which interpreter: a moved checkout or a changed system Python shows.
 BASE := import sys; print(*sys.version_info[:2], sys.base_prefix)
 IDENTITY := $(BASE); print(sys.prefix)
-STAMPS := $(VENV)/.installed-base $(VENV)/.installed-test $(VENV)/.installed-browser $(VENV)/.installed-lint
+STAMPS := $(addprefix $(VENV)/.installed-,base test browser lint docs release)
 
 # Runs at every call and leaves the file alone while .venv is sound, so that nothing after it is made again. The file is
 # written last: an environment whose making was interrupted does not pass.
@@ -91,6 +101,11 @@ $(VENV)/.installed-browser: EXTRAS := [test,browser]
 $(VENV)/.installed-browser: DONE := $(VENV)/.installed-base $(VENV)/.installed-test $(VENV)/.installed-browser
 $(VENV)/.installed-lint: EXTRAS := [test,lint]
 $(VENV)/.installed-lint: DONE := $(VENV)/.installed-base $(VENV)/.installed-test $(VENV)/.installed-lint
+
+$(VENV)/.installed-docs: EXTRAS := [docs]
+$(VENV)/.installed-docs: DONE := $(VENV)/.installed-base $(VENV)/.installed-docs
+$(VENV)/.installed-release: EXTRAS := [release]
+$(VENV)/.installed-release: DONE := $(VENV)/.installed-base $(VENV)/.installed-release
 
 # pip's -c does not reach the environments in which sdists are built; its variables do (the second since pip 25.3).
 $(STAMPS): $(VENV)/.python setup.py pyproject.toml constraints.txt

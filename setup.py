@@ -1,9 +1,11 @@
 """Packaging: version ranges are here, exact versions in constraints.txt, tool settings in pyproject.toml."""
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 
 def version() -> str:
@@ -13,6 +15,26 @@ def version() -> str:
     if not found:
         raise SystemExit('setup.py: no line __version__ = "..." in trainer/version.py')
     return found[1]
+
+
+def long_description() -> str:
+    """Returns the README, whose links lead nowhere outside a checkout: their texts stay."""
+    text = (Path(__file__).parent / "README.md").read_text(encoding="utf-8")
+    without_pictures = re.sub(r"!\[[^\]]*\]\([^)]*\)\n*", "", text)
+    return re.sub(r"\[([^\]]*)\]\((?!https?:)[^)]*\)", r"\1", without_pictures)
+
+
+class BuildWithRecipes(build_py):
+    """Puts the flagfiles of experiments/ into the package, for `recipes`; a checkout has them beside it."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return
+        for recipe in sorted((Path(__file__).parent / "experiments").glob("*.flags")):
+            place = Path(self.build_lib, "trainer", "recipes", recipe.name)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(recipe, place)
 
 
 INSTALL_REQUIRES = [
@@ -63,16 +85,36 @@ EXTRAS_REQUIRE = {
     ],
     # --engine=openvino: what a phase does not change, by kernels that are faster on a CPU; 60 MB.
     "openvino": ["openvino>=2026.4,<2027"],
+    "cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],  # CUDA's libraries as packages, for NVIDIA GPUs on Linux
     "lint": ["ruff>=0.12", "mypy>=1.15", "codespell>=2.4"],
+    "docs": [  # `make docs`: reads well on phones, searches without a network, checks its links
+        "mkdocs>=1.6,<2",
+        "mkdocs-material>=9.8,<10",
+        "mkdocstrings-python>=2",  # the page of the Python API, from docstrings
+    ],
+    "release": ["build>=1.2", "twine>=6"],  # `make dist`
+    "dev": ["hub-trainer[test,browser,lint,docs,release]"],  # all that a contributor may need
 }
 
 setup(
     name="hub-trainer",
     version=version(),
     description="Transfer-learning image classification with the training loop in the open",
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
     license="Apache-2.0",
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
     packages=find_packages(include=["trainer", "trainer.*"]),
     package_data={"trainer": ["py.typed"], "trainer.serving": ["page.html"]},
+    cmdclass={"build_py": BuildWithRecipes},
     entry_points={"console_scripts": ["hub-trainer = trainer.main:program"]},
     python_requires=">=3.11,<3.14",
     install_requires=INSTALL_REQUIRES,

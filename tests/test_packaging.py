@@ -73,6 +73,8 @@ def test_what_is_installed(tmp_path):
     subprocess.run([sys.executable, "setup.py", *built], check=True, cwd=ROOT, capture_output=True)
     for name in ("py.typed", "serving/page.html", "cli/keywords.py"):
         assert (tmp_path / "lib" / "trainer" / name).is_file()
+    recipes = {path.name: path.read_bytes() for path in (tmp_path / "lib/trainer/recipes").iterdir()}
+    assert recipes == {path.name: path.read_bytes() for path in ROOT.glob("experiments/*.flags")}
     [entries] = tmp_path.glob("*.egg-info/entry_points.txt")
     assert "hub-trainer = trainer.main:program\n" in entries.read_text() + "\n"
 

@@ -94,7 +94,7 @@ def test_only_some_commands_take_paths():
     assert (line.command, line.given) == ("predict", {"seed": 3, "workdir": "w"})
     assert line.paths == ("a.jpg", "-", "train", "--seed=4", "-x.jpg")
     assert parse("predict").paths == ()
-    for command in set(flags.COMMANDS) - {"predict", "explain", "compare"}:
+    for command in set(flags.COMMANDS) - {"predict", "explain", "compare", "recipes", "completion"}:
         message = f"unexpected argument 'a.jpg' after {command!r}; options start with --"
         assert refusal(command, "a.jpg") == message
 

@@ -34,6 +34,8 @@ COMMANDS = {
     "learning_curve": "fit the head to parts of train, and say what twice the pictures would buy",
     "audit": "list labels that are probably wrong, near duplicates, odd and poor pictures",
     "inspect": "show configuration, splits, contract, variables and plan, and stop",
+    "recipes": "list the flagfiles of experiments/, or write those named here: recipes NAME ...",
+    "completion": "print what a shell completes command lines by: completion bash, zsh or fish",
 }
 # The commands that go by the options of a section; those of the other sections are for all.
 GO_BY = {
@@ -61,7 +63,7 @@ _OF_TABLES = (
     "image_column", "label_column", "split_column", "group_column", "weight_column", "image_root",
 )  # fmt: skip
 _SOURCE = re.compile("--?source(?:=(.*))?", re.DOTALL)
-TAKE_PATHS = ("predict", "explain", "compare")
+TAKE_PATHS = ("predict", "explain", "compare", "recipes", "completion")
 # What they write there is for programs: what is logged goes elsewhere.
 ANSWER_ON_STDOUT = ("predict",)
 # May be given several times.

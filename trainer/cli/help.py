@@ -18,7 +18,7 @@ usage: python -m trainer.main [COMMAND] [--flagfile=FILE] [--FLAG=VALUE ...] [PA
 """
 _MORE = (
     "COMMAND --help is about a command, --help=FLAG about an option and what can be asked for by it.\n"
-    "--helpfull shows all options. Examples: experiments/*.flags"
+    "--helpfull shows all options. The command recipes lists examples and writes them."
 )
 # The options whose values are registered.
 NAMED = (
@@ -34,7 +34,11 @@ _BESIDES = {
     "serve": ("workdir", "checkpoint"),
     "compare": ("eval_split", "output"),
     "doctor": ("workdir", "output", "cache_dir"),
+    "recipes": (),
+    "completion": (),
 }
+# What stands behind commands that take names instead of paths.
+_NAMES = {"recipes": " NAME ...", "completion": " SHELL"}
 
 
 def asks_for_help(argv: Sequence[str]) -> bool:
@@ -91,7 +95,7 @@ def _command_help(command: str) -> str:
             return own or field.name in (besides or ())
         return field.metadata["short"] if besides is None else field.name in besides
 
-    paths = " PATH ..." if command in TAKE_PATHS else ""
+    paths = _NAMES.get(command, " PATH ..." if command in TAKE_PATHS else "")
     usage = f"usage: python -m trainer.main {command} [--FLAG=VALUE ...]{paths}"
     parts = [f"{command}: {COMMANDS[command]}", "", usage, *_sections(is_of)]
     return "\n".join([*parts, "", "--helpfull shows all options."]) + "\n"

@@ -19,11 +19,16 @@ from trainer.runtime import StopSignal, require_one_machine, start_tensorflow, u
 from trainer.values import TrainerError, UsageError
 
 # They read files, or try TensorFlow in a process of its own.
-WITHOUT_TENSORFLOW = ("compare", "doctor")
+WITHOUT_TENSORFLOW = ("compare", "doctor", "recipes", "completion")
 TRAINING = ("train", "cross_validate", "find_lr", "benchmark", "learning_curve", "audit")
 # They save and stop when they are told to.
 STOPPABLE = ("train", "cross_validate")
-NEED_NO_WORKDIR = ("inspect", "benchmark", "compare", "doctor")
+NEED_NO_WORKDIR = ("inspect", "benchmark", "compare", "doctor", "recipes", "completion")
+# Whoever asks for nothing at all has just installed it.
+_FIRST_TRY = (
+    "A first try, which needs no data: python -m trainer.main recipes demo, then "
+    "python -m trainer.main --flagfile=experiments/demo.flags --workdir=runs/demo"
+)
 
 
 def run(line: CommandLine) -> int:
@@ -76,7 +81,8 @@ def _needs_workdir(line: CommandLine) -> str:
     """Returns what to say to who has not said where the results go, or which run is meant."""
     told = f"{line.command} needs --workdir=FOLDER"
     if line.command in TRAINING:
-        return f"{told}, where its results go, such as --workdir=runs/mine"
+        first_try = f". {_FIRST_TRY}" if line.command == "train" and not line.given else ""
+        return f"{told}, where its results go, such as --workdir=runs/mine{first_try}"
     run = next((path for path in line.paths if Workdir(path).run_json.exists()), "RUN")
     return f"{told}, the folder of a run: {line.command} --workdir={run}"
 

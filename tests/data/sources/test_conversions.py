@@ -17,7 +17,7 @@ DATA = [jpeg(k) for k in range(6)]
 
 
 def run_block(name: str) -> None:
-    [code] = re.findall(rf"```python {name}\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    [code] = re.findall(rf'```python title="{name}"\n(.*?)```', PAGE.read_text(), re.DOTALL)
     exec(compile(code, name, "exec"), {})
 
 
