@@ -14,6 +14,7 @@ from trainer.cli.flags import CommandLine
 from trainer.data.sources.base import check_source
 from trainer.paths import settle_home
 from trainer.record.workdir import Workdir
+from trainer.run.team import settled
 from trainer.runtime import StopSignal, require_one_machine, start_tensorflow, unsupported_system
 from trainer.values import TrainerError, UsageError
 
@@ -58,8 +59,10 @@ def _check(line: CommandLine) -> None:
     needs_none = line.command in NEED_NO_WORKDIR or (line.command == "predict" and line.config.predict.model)
     if not workdir and not needs_none:
         raise UsageError(f"{line.command} needs --workdir=FOLDER: it has no default")
-    if line.command in TRAINING:
-        require_one_machine()
+    if line.command == "train":
+        settled(line.config)
+    elif line.command in TRAINING:
+        require_one_machine(line.command)
     # Before TensorFlow, whose import takes seconds. What a plugin adds is known after that.
     of_plugins = line.config.run.plugin or (workdir and Workdir(workdir).plugins.exists())
     if "source" in line.given and line.command in (*TRAINING, "inspect", "evaluate") and not of_plugins:

@@ -28,6 +28,7 @@ from trainer.run.fitting import PretrainedFeatures, fit_head, record_pretrained
 from trainer.run.introduction import draw_evaluation, show_pictures
 from trainer.run.scoring import measures
 from trainer.run.stages import Stages
+from trainer.run.team import team
 from trainer.runtime import StopSignal
 from trainer.values import Duration, Interrupted, parse_calls
 
@@ -108,12 +109,12 @@ class _Session:
             Log(every(run.log_every), **writing),
             *_histograms(self._experiment, self._summaries, every),
             *before_save,
-            Save(every(run.save_every), save=self._save, every_secs=run.save_every_secs),
+            Save(every(run.save_every), save=self._save, every_secs=run.save_every_secs, clock=team().clock),
             Evaluate(self._evaluations, evaluate=self._evaluate, then=judges, **writing),
             *judges,
             *self._figures,
             *after,
-            Stop(requested=self._stop.requested, save=self._save_once),
+            Stop(requested=self._stop.requested, save=self._save_once, clock=team().clock),
         ]
 
     def _judges(self) -> list[Judge]:

@@ -35,6 +35,7 @@ from trainer.run.arithmetic import (
 )
 from trainer.run.experiment import Experiment
 from trainer.run.feature_cache import FeatureCache, Watch, cut_of_features, why_uncached
+from trainer.runtime import endless, share_of
 from trainer.values import UsageError
 
 _log = logging.getLogger("trainer")
@@ -208,7 +209,7 @@ class Stage:
         batches = self.batches("train")
         if batches is self._experiment.pipeline:
             self._experiment.source.load()
-        dataset = batches.training(
+        dataset = self._own(batches).training(
             self._experiment.splits.indices["train"],
             start_step=start_step,
             stop_step=self.phase.stop_step if stop_step is None else stop_step,
@@ -217,7 +218,12 @@ class Stage:
         )
         if (weights := getattr(self._experiment.source, "weights", None)) is not None:
             dataset = with_weights(dataset, weights)
-        return self._experiment.strategy.experimental_distribute_dataset(dataset)
+        return endless(self._experiment.strategy, dataset)
+
+    def _own(self, batches: OrderedBatches) -> OrderedBatches:
+        """Returns batches of the rows that this worker has in each."""
+        index, count = share_of(self._experiment.strategy)
+        return batches if count == 1 else batches.of_worker(index, count)
 
     def make_run(self) -> Run:
         """Makes the function that does updates."""
@@ -241,7 +247,7 @@ class Stage:
         precision = self.step_precision if cut else self.precision
         if split not in self._once:
             # Making a dataset takes longer than going through one of features.
-            self._once[split] = batches.once(self._experiment.splits.indices[split])
+            self._once[split] = self._own(batches).once(self._experiment.splits.indices[split])
         return in_precision(self._all.evaluator(cut, precision), precision)(
             self._once[split], between_batches=self._all.between_batches
         )
@@ -275,7 +281,8 @@ class Stage:
             strategy = experiment.strategy
             self._rest[has_cut] = tf.function(lambda x: strategy.run(rest, args=(x,)), autograph=False)
         run = in_precision(self._rest[has_cut], self.precision)
-        rows = compute_features(batches.once(chosen), run, strategy=experiment.strategy, done=done)
+        pictures = self._own(batches).once(chosen)
+        rows = compute_features(pictures, run, strategy=experiment.strategy, done=done)
         found = []
         for part in rows:
             found.append(part)
@@ -285,6 +292,7 @@ class Stage:
     def graph(self) -> tf.Graph:
         """Returns the graph that scores a batch; the evaluations of the phase use the same trace."""
         size, task = self._experiment.config.plan.batch_size, self._experiment.task
+        size //= share_of(self._experiment.strategy)[1]
         shape = self.cut.shape if self.cut else self._experiment.backbone.contract.image_shape
         spec = {
             "image": tf.TensorSpec([size, *shape], tf.float32),
