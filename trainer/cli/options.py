@@ -609,8 +609,8 @@ class RunConfig:
     )
     strategy: str = option(
         "auto",
-        "Devices: one, all local ones (mirrored), those of several machines (multi_worker), or whatever there "
-        "is (auto): the workers that TF_CONFIG or srun names, else all GPUs.",
+        "Devices: one, all local ones (mirrored), those of several machines (multi_worker), or whatever "
+        "there is (auto): the workers that TF_CONFIG or srun names, else all GPUs.",
         choices=("auto", "one", "mirrored", "multi_worker"),
         identity=False,
     )

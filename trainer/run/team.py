@@ -416,6 +416,9 @@ class _Joined(Team):
                 return
             elif "beat" not in message:
                 link.inbox.put(message)
+                if "bye" in message:
+                    # What follows is the end of the connection.
+                    return
 
     def _lost(self, link: Link, why: str, *, status: int = 1, grace: float = 0.0) -> None:
         told = f"{link.name} {why}"
