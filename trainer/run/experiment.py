@@ -130,7 +130,6 @@ class Experiment:
         check_options(config)
         self.task = make_task(config.data.task)
         self.open_pictures()
-        team().require_same("pictures", self._digest_of_splits())
         train = self.splits.indices["train"]
         if pictures_only:
             return
@@ -294,6 +293,7 @@ class Experiment:
         self.splits = splits
         if data.drop_duplicates:
             self.splits = self._checked(drop_shared(splits, self.scan.digests))
+        team().require_same("pictures", self._digest_of_splits())
         self.missing = missing_classes(self.source, self.splits.indices, task=self.task)
         self._tell_odd(len(groups))
 
