@@ -1,7 +1,7 @@
-"""One worker of several through the door, with TinyNet among the networks of Keras. Called by test_cluster.py.
+"""One worker of several through the door, with TinyNet among the networks of Keras; for test_cluster.py.
 
-WORKER_ENDS="STEP SIGNAL" has it send itself a signal where the loop comes back at that step; SIGNAL may also be
-raise, which raises an error there.
+WORKER_ENDS="STEP SIGNAL" has it send itself a signal where the loop comes back at that step; SIGNAL may also
+be raise, which raises an error there.
 """
 
 import os

@@ -188,7 +188,12 @@ def _gather(cluster: Cluster, listener: socket.socket, *, until: float, limit_se
     found: dict[int, Link] = {}
     waiting = _Waiting(until=until, limit_secs=limit_secs)
     greeted: dict[int, dict[str, Any]] = {}
-    while missing := [at for at in range(1, len(cluster.addresses)) if at not in found]:
+    while True:
+        # Who was there may have been ended since, and is started again.
+        found = {at: link for at, link in found.items() if not _has_left(link)}
+        missing = [at for at in range(1, len(cluster.addresses)) if at not in found]
+        if not missing:
+            break
         names = ", ".join(map(cluster.told, missing))
         try:
             waiting.on(names)
@@ -197,8 +202,6 @@ def _gather(cluster: Cluster, listener: socket.socket, *, until: float, limit_se
             raise
         if not readable(listener, 0.5):
             tell_all(found.values(), waiting=names)
-            for at in [at for at, link in found.items() if _has_left(link)]:
-                del found[at]
             continue
         link = Link(listener.accept()[0])
         hello = _hello_of(link)

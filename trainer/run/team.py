@@ -163,7 +163,7 @@ def together(config: Config, stop: StopSignal) -> Iterator[Config]:
     count = len(cluster.addresses)
     _log.info("workers:     %s of %d, by %s", cluster.told(cluster.index), count, cluster.named_by)
     links = meet(cluster, facts=_facts(config), limit_secs=config.run.wait_for_workers_secs)
-    joined = _Joined(cluster, links)
+    joined = Joined(cluster, links)
     with contextlib.ExitStack() as stack:
         stack.enter_context(joined.leaving())
         join(cluster)
@@ -236,7 +236,7 @@ def _stands(folder: Path) -> int | None:
     return max(steps, default=None)
 
 
-class _Joined(Team):
+class Joined(Team):
     """Several workers, of whom this process is one."""
 
     def __init__(self, cluster: Cluster, links: list[Link]):
@@ -340,17 +340,11 @@ class _Joined(Team):
 
     def _fail(self, error: BaseException) -> None:
         """Tells the others why this one leaves; who fails for want of another is ended by `_hear`."""
-        if _is_of_tensorflow(error):
+        if _may_be_of_another(error):
             # TensorFlow notices first, and does not know who it was.
             self._is_over.wait(SILENCE_SECS + 2 * _BEAT_SECS)
         self._is_over.set()
-        told = (
-            str(error)
-            if isinstance(error, Interrupted)
-            else in_words(error)
-            if isinstance(error, Exception)
-            else ""
-        )
+        told = in_words(error) if isinstance(error, Exception) else str(error)
         status = getattr(error, "exit_status", 1)
         tell_all(self._links, leaving=told or type(error).__name__, status=status)
         self._close()
@@ -447,7 +441,7 @@ class _Joined(Team):
 class _AgreedStop:
     """What `StopSignal` tells of the wish to stop, to all workers at once."""
 
-    def __init__(self, team: _Joined, stop: StopSignal):
+    def __init__(self, team: Joined, stop: StopSignal):
         self._team, self._stop = team, stop
 
     def received(self) -> str:
@@ -458,15 +452,15 @@ class _AgreedStop:
         return self._team.stopping(self._stop.requested(), self._stop.received())
 
 
-def _is_of_tensorflow(error: BaseException) -> bool:
+def _may_be_of_another(error: BaseException) -> bool:
+    """Returns whether an error may be that an operation misses a worker, as TensorFlow tells it."""
     import tensorflow as tf
 
-    kinds = (
-        tf.errors.UnavailableError,
-        tf.errors.AbortedError,
-        tf.errors.CancelledError,
-        tf.errors.InternalError,
-        tf.errors.DeadlineExceededError,
-        tf.errors.UnknownError,
-    )
-    return isinstance(error, kinds)
+    kinds = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, kinds) or (isinstance(found, tf.errors.OpError) and "ollective" in str(found)):
+            return True
+        # Where it was put into words on its way.
+        found = found.__context__
+    return False
