@@ -4,7 +4,9 @@ A new verb is a file here with `run(line) -> exit status`, and a line in `flags.
 `STOPPABLE` have a state to save when they are told to stop.
 """
 
+import contextlib
 import importlib
+import logging
 import textwrap
 from collections.abc import Sequence
 from types import ModuleType
@@ -15,9 +17,16 @@ from trainer.data.sources.base import check_source
 from trainer.paths import settle_home
 from trainer.record.workdir import Workdir
 from trainer.run.team import settled
-from trainer.runtime import StopSignal, require_one_machine, start_tensorflow, unsupported_system
+from trainer.runtime import (
+    StopSignal,
+    named_cluster,
+    require_one_machine,
+    start_tensorflow,
+    unsupported_system,
+)
 from trainer.values import TrainerError, UsageError
 
+_log = logging.getLogger("trainer")
 # They read files, or try TensorFlow in a process of its own.
 WITHOUT_TENSORFLOW = ("compare", "doctor")
 TRAINING = ("train", "cross_validate", "find_lr", "benchmark", "learning_curve", "audit")
@@ -63,10 +72,21 @@ def _check(line: CommandLine) -> None:
         settled(line.config)
     elif line.command in TRAINING:
         require_one_machine(line.command)
+    elif line.command not in WITHOUT_TENSORFLOW:
+        _tell_alone(line.command)
     # Before TensorFlow, whose import takes seconds. What a plugin adds is known after that.
     of_plugins = line.config.run.plugin or (workdir and Workdir(workdir).plugins.exists())
     if "source" in line.given and line.command in (*TRAINING, "inspect", "evaluate") and not of_plugins:
         check_source(line.given["source"])
+
+
+def _tell_alone(command: str) -> None:
+    """Warns where others seem to be meant to take part."""
+    with contextlib.suppress(UsageError):
+        cluster = named_cluster()
+        if cluster and cluster.named_by == "TF_CONFIG":
+            count = len(cluster.addresses)
+            _log.warning("TF_CONFIG lists %d workers, and %s works on this machine alone", count, command)
 
 
 def _load_plugins(line: CommandLine) -> None:

@@ -207,8 +207,9 @@ def _gather(cluster: Cluster, listener: socket.socket, *, until: float, limit_se
         hello = _hello_of(link)
         if hello is None:
             link.close()
-        elif not 0 < hello["index"] < len(cluster.addresses) or hello["index"] in found:
-            again = hello["index"] in found
+            continue
+        again = hello["index"] in found and not _has_left(found[hello["index"]])
+        if again or not 0 < hello["index"] < len(cluster.addresses):
             what = "is there already" if again else f"is none of {len(cluster.addresses)}"
             told = f"worker {hello['index']} {what}: see which index each has in {cluster.named_by}"
             with contextlib.suppress(Broken):

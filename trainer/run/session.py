@@ -160,7 +160,9 @@ class _Session:
         scored = self._stages.evaluate("validation")
         for one in self._figures:
             one.keep(scored, step=self._stages.state.step)
-        return measures(scored, self._experiment.source.class_names, task=self._experiment.task)
+        values = measures(scored, self._experiment.source.class_names, task=self._experiment.task)
+        # What is best, and when to stop, must not depend on how a processor rounds.
+        return dict(team().agree("the scores of validation", values))
 
     def _make_run(self, state: TrainState, phase: Phase) -> Run:
         run: Run = self._stages.current().make_run()
