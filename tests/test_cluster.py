@@ -1,5 +1,9 @@
 """Training with several workers: the same numbers as with one, stopped, killed, and gone on with."""
 
+import random
+import signal
+import time
+
 import pytest
 
 from tests.conftest import make_flower_folder
@@ -91,3 +95,50 @@ def test_stopped_and_killed_a_run_goes_on_to_the_same_numbers(flags, of_two, tmp
     was, now = left(of_two[0] / "run"), left(tmp_path / "run")
     assert now.keys() == was.keys()
     assert {name for name in was if was[name] != now[name]} == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(40))
+def test_whoever_ends_whenever_the_run_goes_on_to_the_same_numbers(seed, flags, of_two, tmp_path):
+    drawn = random.Random(seed)
+    who, shares_cache = drawn.randrange(2), drawn.random() < 0.5
+    caches = [
+        f"--cache_dir={tmp_path / ('cache' if shares_cache else f'cache{index}')}" for index in range(2)
+    ]
+    flags, own = [*flags, f"--workdir={tmp_path / 'run'}"], [[cache] for cache in caches]
+    if seed % 2:
+        # At any moment, from before they meet to after the report.
+        workers = Workers(flags, own=own)
+        time.sleep(drawn.uniform(0, 60))
+        if workers.programs[who].poll() is None:
+            workers.programs[who].send_signal(signal.SIGKILL)
+        ended, end = workers.ended(), "SIGKILL"
+    else:
+        end = drawn.choice(["SIGKILL", "SIGTERM", "SIGSTOP", "raise"])
+        workers = Workers(flags, own=own, env={who: {"WORKER_ENDS": f"{drawn.randrange(1, STEPS)} {end}"}})
+        begun = time.monotonic()
+        ended = workers.ended(hanging=who if end == "SIGSTOP" else None)
+        status, _, err = ended[1 - who]
+        assert status == 75 or "Nothing was saved" in err, (end, ended)
+        if end != "SIGTERM":
+            assert f"worker {who} ({workers.addresses[who]}) " in err, (end, err, time.monotonic() - begun)
+    if [status for status, _, _ in ended] != [0, 0]:
+        ended = Workers(flags, own=own).ended()
+    assert [status for status, _, _ in ended] == [0, 0], (end, ended)
+    was, now = left(of_two[0] / "run"), left(tmp_path / "run")
+    assert {name for name in {*was, *now} if was.get(name) != now.get(name)} == set(), end
+
+
+@pytest.mark.slow
+def test_other_pictures_are_named(flags, tmp_path):
+    make_flower_folder(tmp_path / "pictures")
+    pictures = make_flower_folder(tmp_path / "pictures", n=3, classes=("red", "green", "blue", "grey"))
+    (pictures / "red" / "000.jpg").write_bytes((pictures / "red" / "001.jpg").read_bytes())
+    [source] = [flag for flag in flags if flag.startswith("--source=")]
+    rest = [*(flag for flag in flags if flag != source), f"--workdir={tmp_path / 'run'}"]
+    workers = Workers(rest, own=[[source], [f"--source=folder:{pictures}"]])
+    ended = workers.ended()
+    assert [status for status, _, _ in ended] == [1, 1], ended
+    told = f"worker 1 ({workers.addresses[1]}) has other pictures than worker 0 ("
+    assert all(told in err for _, _, err in ended), ended
+    assert not (tmp_path / "run").exists()

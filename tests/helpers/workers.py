@@ -52,11 +52,19 @@ class Workers:
             for index in range(count)
         ]
 
-    def ended(self) -> list[tuple[int, str, str]]:
-        """Waits for all; returns (status, standard output, standard error without TensorFlow's) of each."""
+    def ended(self, *, hanging: int | None = None) -> list[tuple[int, str, str]]:
+        """Waits for all but one that hangs, which is killed then.
+
+        Returns:
+          (status, standard output, standard error without TensorFlow's) of each.
+        """
         found = []
+        order = sorted(range(len(self.programs)), key=lambda index: index == hanging)
         try:
-            for program in self.programs:
+            for index in order:
+                program = self.programs[index]
+                if index == hanging:
+                    program._process.kill()
                 out, err = program.communicate(LIMIT_SECS)
                 found.append((program.returncode, out, _ours(err)))
         except subprocess.TimeoutExpired:
@@ -64,7 +72,7 @@ class Workers:
         finally:
             for program in self.programs:
                 program._process.kill()
-        return found
+        return [found[order.index(index)] for index in range(len(order))]
 
 
 def _ours(err: str) -> str:
