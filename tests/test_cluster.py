@@ -73,6 +73,8 @@ def test_only_the_chief_writes_and_tells(of_two):
     assert len(first) == 3
 
 
+# Six processes that train: their start alone takes too long for every day.
+@pytest.mark.slow
 def test_stopped_and_killed_a_run_goes_on_to_the_same_numbers(flags, of_two, tmp_path):
     flags = [*flags, f"--workdir={tmp_path / 'run'}", f"--cache_dir={tmp_path / 'cache'}"]
     ended = Workers(flags, env={1: {"WORKER_ENDS": "2 SIGTERM"}}).ended()

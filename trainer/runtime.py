@@ -285,7 +285,12 @@ def require_one_machine(command: str) -> None:
 _joined: Any = None
 # In TensorFlow, whoever makes the strategy waits for all others with the interpreter locked, so that nothing
 # in Python could end it. All were there a moment ago.
-JOIN_SECS = 90
+JOIN_SECS = 60
+
+
+def has_joined() -> bool:
+    """Returns whether this process has been one of several workers."""
+    return _joined is not None
 
 
 def join(cluster: Cluster) -> None:

@@ -17,7 +17,7 @@ from trainer.cli.config import Config
 from trainer.run import links
 from trainer.run.links import Link, meet
 from trainer.run.team import Team, settled
-from trainer.runtime import Cluster, StopSignal
+from trainer.runtime import Cluster, StopSignal, make_strategy, share_of
 from trainer.values import Interrupted, TrainerError, UsageError
 
 
@@ -248,3 +248,6 @@ def test_alone_nothing_is_asked():
     assert (alone.count, alone.is_chief, alone.agree("x", 3), alone.exchange("x", 3)) == (1, True, 3, [3])
     stop = StopSignal()
     assert alone.stop(stop) is stop
+    # A run that several have trained, evaluated by one.
+    assert make_strategy("multi_worker") is make_strategy("auto")
+    assert share_of(make_strategy("multi_worker")) == (0, 1)

@@ -24,7 +24,7 @@ from typing import Any
 from trainer.cli.config import Config
 from trainer.plugins import load_plugins
 from trainer.run.links import Broken, Link, meet, tell_all
-from trainer.runtime import Cluster, StopSignal, join, named_cluster
+from trainer.runtime import Cluster, StopSignal, has_joined, join, named_cluster
 from trainer.store.files import make_folder
 from trainer.store.lock import file_lock
 from trainer.store.places import cache_root
@@ -160,6 +160,10 @@ def together(config: Config, stop: StopSignal) -> Iterator[Config]:
     if cluster is None:
         yield config
         return
+    if has_joined():
+        raise UsageError(
+            "this process has trained with several workers, which TensorFlow allows once: start another one"
+        )
     count = len(cluster.addresses)
     _log.info("workers:     %s of %d, by %s", cluster.told(cluster.index), count, cluster.named_by)
     links = meet(cluster, facts=_facts(config), limit_secs=config.run.wait_for_workers_secs)
