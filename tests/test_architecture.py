@@ -26,7 +26,7 @@ ALLOWED = {
     "precision": {"values", "runtime", "store"},
     "data": {"tasks", "values", "paths", "registry", "runtime", "cli", "store"},
     "model": {"tasks", "values", "paths", "registry", "cli", "store", "precision"},
-    "loop": {"tasks", "values", "registry", "cli", "precision", "model"},
+    "loop": {"tasks", "values", "registry", "runtime", "cli", "precision", "model"},
     "record": {"tasks", "values", "paths", "cli", "store"},
     "report": {"tasks", "values", "paths", "cli", "store", "metrics", "record"},
     "export": {"tasks", "values", "paths", "registry", "store", "data", "model", "record"},

@@ -212,14 +212,25 @@ def test_an_error_that_names_no_file_says_what_was_tried(arguments, run_main, mo
 
 
 def test_one_of_several_machines(arguments, tmp_path, run_main, monkeypatch):
-    monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["a:1", "b:1"]}}')
-    for command in ("train", "find_lr", "benchmark"):
+    task = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}'
+    monkeypatch.setenv("TF_CONFIG", task)
+    for command in ("find_lr", "benchmark", "audit"):
         status, _, err = run_main(command, *arguments)
         assert status == 2
-        assert err.startswith(
-            "trainer: TF_CONFIG lists 2 workers (2 worker), and training on several machines"
-        )
+        assert err.startswith(f"trainer: TF_CONFIG lists 2 workers, and {command} does not work on several")
         assert err.count("\n") == 1
+    for strategy in ("one", "mirrored"):
+        status, _, err = run_main("train", *arguments, f"--strategy={strategy}")
+        assert (status, err.count("\n")) == (2, 1)
+        assert (
+            f"lists 2 workers, and --strategy={strategy} trains with one: use --strategy=multi_worker" in err
+        )
+    monkeypatch.delenv("TF_CONFIG")
+    status, _, err = run_main("train", *arguments, "--strategy=multi_worker")
+    assert status == 2
+    assert err.startswith(
+        "trainer: --strategy=multi_worker: nothing says which workers there are. Set TF_CONFIG"
+    )
     assert not (tmp_path / "run").exists()
 
 

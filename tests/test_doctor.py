@@ -106,7 +106,14 @@ def test_one_of_several_machines(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["a:1", "b:1"]}}')
     [found] = hardware.check_cluster()
     assert found.mark == "problem"
-    assert found.text.startswith("TF_CONFIG lists 2 workers")
+    assert found.text.startswith("TF_CONFIG lists 2 workers, and its task null is none of them")
+    task = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}'
+    monkeypatch.setenv("TF_CONFIG", task)
+    [found] = hardware.check_cluster()
+    assert (found.mark, found.text) == (
+        "ok",
+        "TF_CONFIG makes this worker 1 (b:1) of 2: train works with all",
+    )
 
 
 def test_places_that_are_no_folders_here(monkeypatch, tmp_path):

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from trainer import runtime
-from trainer.runtime import StopSignal, require_one_machine
+from trainer.runtime import Cluster, StopSignal, named_cluster, require_one_machine
 from trainer.values import Interrupted, UsageError
 
 
@@ -138,7 +138,7 @@ def test_in_a_thread_there_are_no_handlers_and_time_runs_out():
     assert signal.set_wakeup_fd(-1) == -1
 
 
-# --- TF_CONFIG
+# --- the workers that the environment names
 
 
 @pytest.mark.parametrize(
@@ -155,28 +155,101 @@ def test_in_a_thread_there_are_no_handlers_and_time_runs_out():
 )
 def test_a_cluster_of_one_is_this_machine(text, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", text)
-    require_one_machine()
+    assert named_cluster() is None
+    require_one_machine("find_lr")
+
+
+@pytest.mark.parametrize(
+    ("text", "addresses", "index"),
+    [
+        (
+            '{"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 1}}',
+            ("a:1", "b:2"),
+            1,
+        ),
+        (
+            '{"cluster": {"worker": ["b:1", "c:1"], "chief": ["a:1"]}, '
+            '"task": {"type": "worker", "index": "1"}}',
+            ("a:1", "b:1", "c:1"),
+            2,
+        ),
+        (
+            '{"cluster": {"worker": {"10": "c:1", "9": "[::1]:7"}}, "task": {"type": "worker", "index": 0}}',
+            ("[::1]:7", "c:1"),
+            0,
+        ),
+    ],
+)
+def test_who_is_who_in_tf_config(text, addresses, index, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", text)
+    assert named_cluster() == Cluster(addresses, index, "TF_CONFIG")
+    with pytest.raises(
+        UsageError, match=f"lists {len(addresses)} workers, and find_lr does not work on several"
+    ):
+        require_one_machine("find_lr")
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('{"cluster": {"worker": ["a:1", "b:1", "c:1"]}}', "lists 3 workers (3 worker), and training"),
-        (
-            '{"cluster": {"chief": ["a:1"], "worker": ["b:1"], "ps": []}}',
-            "lists 2 workers (1 chief, 1 worker), and training on several machines is not supported: start",
-        ),
-        ('{"cluster": {"worker": {"0": "a:1"}, "evaluator": ["b:1"]}}', "(1 worker, 1 evaluator)"),
         ("{", "={ does not say which machines train together: correct it, or unset it"),
         ("[]", "=[] does not say"),
         ('{"cluster": 3}', "does not say"),
         ('{"cluster": {"worker": 2}}', "does not say"),
+        (
+            '{"cluster": {"worker": ["a:1", "b:1"]}}',
+            "lists 2 workers, and its task null is none of them: name",
+        ),
+        (
+            '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 2}}',
+            "lists 2 workers, and its task",
+        ),
+        (
+            '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": true}}',
+            "is none of them",
+        ),
+        ('{"cluster": {"worker": {"0": "a:1"}, "evaluator": ["b:1"]}}', "a task of kind evaluator, and only"),
+        ('{"cluster": {"chief": ["a:1", "b:1"]}}', "lists 2 chiefs, and there can be one"),
+        (
+            '{"cluster": {"worker": ["a:1", "b"]}, "task": {"type": "worker", "index": 0}}',
+            "names the worker 'b': expected HOST:PORT",
+        ),
+        (
+            '{"cluster": {"worker": ["a:1", "a:1"]}, "task": {"type": "worker", "index": 0}}',
+            "names a:1 twice",
+        ),
     ],
 )
-def test_a_cluster_of_several_is_refused_by_name(text, says, monkeypatch):
+def test_what_tf_config_cannot_mean(text, says, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(UsageError) as caught:
-        require_one_machine()
+        named_cluster()
     assert str(caught.value).startswith("TF_CONFIG")
     assert says in str(caught.value)
-    assert "env -u TF_CONFIG" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def slurm(monkeypatch, **values):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    for name, value in values.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+
+
+def test_the_tasks_of_srun_stand_in_the_order_of_their_nodes(monkeypatch):
+    step = {
+        "STEP_NUM_TASKS": "5", "STEP_NODELIST": "gpu[9-10],login", "STEP_TASKS_PER_NODE": "2(x2),1",
+        "PROCID": "3", "JOB_ID": "7",
+    }  # fmt: skip
+    slurm(monkeypatch, **step)
+    found = named_cluster()
+    # In the order of the alphabet, gpu10 would come before gpu9.
+    assert found.addresses == ("gpu9:20448", "gpu9:20449", "gpu10:20448", "gpu10:20449", "login:20448")
+    assert (found.index, found.named_by) == (3, "SLURM")
+    slurm(monkeypatch, STEP_NODELIST="n[008-011,20]-ib", STEP_TASKS_PER_NODE="1(x5)")
+    hosts = [address.partition(":")[0] for address in named_cluster().addresses]
+    assert hosts == ["n008-ib", "n009-ib", "n010-ib", "n011-ib", "n20-ib"]
+    slurm(monkeypatch, STEP_TASKS_PER_NODE="1(x4)")
+    with pytest.raises(UsageError, match="srun started 5 tasks, and SLURM's variables do not say where"):
+        named_cluster()
+    slurm(monkeypatch, STEP_NUM_TASKS="1")
+    assert named_cluster() is None

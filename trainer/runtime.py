@@ -1,11 +1,13 @@
-"""The machine: processors, devices, TensorFlow's start, the strategy, signals."""
+"""The machine, and those it trains with: processors, devices, TensorFlow's start, the strategy, signals."""
 
 import contextlib
+import faulthandler
 import functools
 import json
 import logging
 import os
 import platform
+import re
 import signal
 import socket
 import sys
@@ -13,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -132,31 +135,194 @@ def _quiet_stderr() -> Iterator[None]:
             os.close(kept)
 
 
-def require_one_machine() -> None:
-    """Makes sure that this is not one process of several that are to train together.
+@dataclass(frozen=True)
+class Cluster:
+    """The processes that train together, one or more a machine, and which of them this one is."""
 
-    A TF_CONFIG of a single task, as services set it for one machine, changes nothing.
+    addresses: tuple[str, ...]
+    """HOST:PORT of each; the first one is the chief, who writes what all share."""
+    index: int
+    """Of this process among them."""
+    named_by: str
+    """What says so, for people: TF_CONFIG or SLURM."""
+
+    def told(self, index: int) -> str:
+        """Returns e.g. `worker 1 (node7:2222)`."""
+        return f"worker {index} ({self.addresses[index]})"
+
+
+def named_cluster() -> Cluster | None:
+    """Returns the workers that the environment names; None: this process is alone.
+
+    TF_CONFIG comes first, as services and TensorFlow's own tools set it, then what `srun` sets for each of
+    several tasks.
 
     Raises:
-      UsageError: TF_CONFIG lists several tasks, or cannot be read.
+      UsageError: TF_CONFIG or SLURM's variables cannot be read; one line says what is wrong.
     """
+    return _tf_config_cluster() or _slurm_cluster()
+
+
+def _tf_config_cluster() -> Cluster | None:
+    """Reads TF_CONFIG. That of a single task, as services set it for one machine, names nobody."""
     text = os.environ.get("TF_CONFIG", "").strip()
     if not text:
-        return
+        return None
+    unset = "or unset it (env -u TF_CONFIG ...)"
     try:
-        cluster = json.loads(text).get("cluster") or {}
-        counts = {role: len(tasks) for role, tasks in cluster.items()}
+        config = json.loads(text)
+        # {"worker": ["a:1", "b:1"]}, or, as TensorFlow takes it, too, {"worker": {"0": "a:1", "1": "b:1"}}.
+        named = config.get("cluster") or {}
+        roles = {
+            role: [tasks[at] for at in sorted(tasks, key=int)] if isinstance(tasks, dict) else list(tasks)
+            for role, tasks in named.items()
+            if tasks
+        }
     except (ValueError, TypeError, AttributeError, RecursionError):
         raise UsageError(
             f"TF_CONFIG={' '.join(text.split())[:100]} does not say which machines train together: correct "
-            "it, or unset it (env -u TF_CONFIG ...)"
+            f"it, {unset}"
         ) from None
-    if (total := sum(counts.values())) > 1:
-        told = ", ".join(f"{count} {role}" for role, count in counts.items() if count)
+    if sum(map(len, roles.values())) <= 1:
+        return None
+    if others := [role for role in roles if role not in ("chief", "worker")]:
         raise UsageError(
-            f"TF_CONFIG lists {total} workers ({told}), and training on several machines is not supported: "
-            "start one process without it (env -u TF_CONFIG ...); it uses all GPUs of its machine"
+            f"TF_CONFIG lists a task of kind {others[0]}, and only chief and worker train here: correct it, "
+            + unset
         )
+    if len(roles.get("chief", [])) > 1:
+        raise UsageError(f"TF_CONFIG lists {len(roles['chief'])} chiefs, and there can be one: correct it")
+    addresses = (*roles.get("chief", ()), *roles.get("worker", ()))
+    task = config.get("task")
+    kind, number = (task.get("type"), task.get("index")) if isinstance(task, dict) else (None, None)
+    # Kubernetes and others write it as text.
+    number = int(number) if isinstance(number, str) and number.isdigit() else number
+    if kind not in roles or type(number) is not int or not 0 <= number < len(roles[kind]):
+        raise UsageError(
+            f"TF_CONFIG lists {len(addresses)} workers, and its task {json.dumps(task)[:60]} is none of "
+            'them: name this one as {"type": "worker", "index": N}, N from 0 on, ' + unset
+        )
+    index = number + (len(roles.get("chief", ())) if kind == "worker" else 0)
+    return Cluster(_checked_addresses(addresses, "TF_CONFIG"), index, "TF_CONFIG")
+
+
+def _checked_addresses(addresses: Sequence[Any], named_by: str) -> tuple[str, ...]:
+    for address in addresses:
+        host, _, port = address.rpartition(":") if isinstance(address, str) else ("", "", "")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise UsageError(
+                f"{named_by} names the worker {address!r}: expected HOST:PORT, such as node1:2222"
+            )
+    if twice := [address for address in addresses if addresses.count(address) > 1]:
+        raise UsageError(f"{named_by} names {twice[0]} twice: every worker needs a port of its own")
+    return tuple(addresses)
+
+
+def _slurm_cluster() -> Cluster | None:
+    """Reads what srun sets for each task of a step: tasks in the order of their nodes, a port for each.
+
+    Not by `tf.distribute.cluster_resolver.SlurmClusterResolver`, which wants nvidia-smi and takes the nodes
+    in the order of the alphabet: of more than nine, most tasks would stand for another one.
+    """
+    environment = os.environ
+    count = environment.get("SLURM_STEP_NUM_TASKS", "")
+    if not count.isdigit() or int(count) <= 1:
+        return None
+    try:
+        hosts = _slurm_hosts(environment["SLURM_STEP_NODELIST"])
+        per_node = _slurm_counts(environment["SLURM_STEP_TASKS_PER_NODE"])
+        rank, job = int(environment["SLURM_PROCID"]), int(environment["SLURM_JOB_ID"])
+        # Two jobs on one node must not take one another's ports.
+        base = 20_000 + job * 64 % 10_000
+        addresses = [
+            f"{host}:{base + number}"
+            for host, tasks in zip(hosts, per_node, strict=True)
+            for number in range(tasks)
+        ]
+        return Cluster(_checked_addresses(addresses, "SLURM"), range(len(addresses))[rank], "SLURM")
+    except (KeyError, ValueError, IndexError) as error:
+        raise UsageError(
+            f"srun started {count} tasks, and SLURM's variables do not say where ({error}): set TF_CONFIG, "
+            "or train with one (--strategy=one, srun --ntasks=1)"
+        ) from None
+
+
+def _slurm_hosts(text: str) -> list[str]:
+    """Returns the nodes of a list such as `gpu[08-10,12],login`."""
+    hosts = []
+    for name in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", text):
+        found = re.fullmatch(r"([^\[]*)\[([^\]]*)\](.*)", name)
+        if not found:
+            hosts.append(name)
+            continue
+        for part in found[2].split(","):
+            first, _, last = part.partition("-")
+            numbers = range(int(first), int(last or first) + 1)
+            hosts += [f"{found[1]}{number:0{len(first)}d}{found[3]}" for number in numbers]
+    return hosts
+
+
+def _slurm_counts(text: str) -> list[int]:
+    """Returns how many tasks each node has, of a text such as `2(x3),1`."""
+    counts = []
+    for part in text.split(","):
+        number, _, times = part.partition("(x")
+        counts += [int(number)] * int(times.rstrip(")") or 1)
+    return counts
+
+
+def require_one_machine(command: str) -> None:
+    """Makes sure that this is not one process of several that are to train together.
+
+    Raises:
+      UsageError: it is, or what names them cannot be read.
+    """
+    cluster = named_cluster()
+    # Whoever starts other verbs by srun, several at once, has always had one run for each task.
+    if cluster and cluster.named_by == "TF_CONFIG":
+        raise UsageError(
+            f"TF_CONFIG lists {len(cluster.addresses)} workers, and {command} does not work on several "
+            "machines, only train does: start one process without it (env -u TF_CONFIG ...); it uses all "
+            "GPUs of its machine"
+        )
+
+
+# The one that this process has joined: a process can be in one strategy of several workers in its life.
+_joined: Any = None
+# In TensorFlow, whoever makes the strategy waits for all others with the interpreter locked, so that nothing
+# in Python could end it. All were there a moment ago.
+JOIN_SECS = 60
+
+
+def has_joined() -> bool:
+    """Returns whether this process has been one of several workers."""
+    return _joined is not None
+
+
+def join(cluster: Cluster) -> None:
+    """Makes the strategy of several workers, which are all about to do the same.
+
+    The process ends, with status 1, where that takes longer than JOIN_SECS.
+    """
+    global _joined
+    import tensorflow as tf
+
+    spec = tf.train.ClusterSpec({"worker": list(cluster.addresses)})
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        spec, task_type="worker", task_id=cluster.index, rpc_layer="grpc"
+    )
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    with open(os.devnull, "w") as nowhere:
+        faulthandler.dump_traceback_later(JOIN_SECS, exit=True, file=nowhere)
+        try:
+            _joined = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+    if threading.current_thread() is threading.main_thread():
+        # TensorFlow has put a handler of SIGTERM in the place of ours, of which Python does not know.
+        for number, handler in handlers.items():
+            if handler is not None:
+                signal.signal(number, handler)
 
 
 @functools.cache
@@ -168,12 +334,103 @@ def make_strategy(kind: str) -> Any:
     """
     import tensorflow as tf
 
+    if _joined is not None:
+        return _joined
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    if kind == "auto":
+    # A run that several workers trained is evaluated by one.
+    if kind in ("auto", "multi_worker"):
         return make_strategy("mirrored" if len(devices) > 1 and devices[0].device_type == "GPU" else "one")
     if kind == "mirrored":
         return tf.distribute.MirroredStrategy([device.name for device in devices])
     return tf.distribute.get_strategy()
+
+
+def share_of(strategy: Any) -> tuple[int, int]:
+    """Returns which worker this is, and of how many, of a strategy; (0, 1) on one machine."""
+    resolver = strategy.cluster_resolver
+    return (resolver.task_id, resolver.cluster_spec().num_tasks("worker")) if resolver else (0, 1)
+
+
+def divided(strategy: Any, batches: Any) -> Iterator[Any]:
+    """Yields the batches of a dataset, each divided over the devices of this machine.
+
+    Args:
+      strategy: whose devices.
+      batches: of all rows, or, where several workers share them, of this one's.
+    """
+    if share_of(strategy)[1] == 1:
+        yield from strategy.experimental_distribute_dataset(batches)
+        return
+    for batch in batches:
+        yield _over_devices(strategy, batch)
+
+
+def _num_local(strategy: Any) -> int:
+    return int(strategy.num_replicas_in_sync) // share_of(strategy)[1]
+
+
+def _over_devices(strategy: Any, batch: Any) -> Any:
+    """Divides the rows of tensors over this worker's devices, in order."""
+    import tensorflow as tf
+
+    count = _num_local(strategy)
+    if count == 1:
+        return batch
+
+    def part(context: Any) -> Any:
+        at = context.replica_id_in_sync_group % count
+        return tf.nest.map_structure(lambda x: tf.split(x, count)[at], batch)
+
+    return strategy.experimental_distribute_values_from_function(part)
+
+
+def endless(strategy: Any, batches: Any) -> Any:
+    """Returns a dataset to be iterated in a tf.function, for as many batches as it has and no more.
+
+    Args:
+      strategy: whose devices share each batch.
+      batches: see `divided`.
+    """
+    import tensorflow as tf
+
+    if share_of(strategy)[1] == 1:
+        return strategy.experimental_distribute_dataset(batches)
+    if (count := _num_local(strategy)) > 1:
+        rows = tf.nest.flatten(batches.element_spec)[0].shape[0]
+        batches = batches.rebatch(rows // count)
+    # Else workers ask one another before each batch whether all have one.
+    batches = batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+    return strategy.distribute_datasets_from_function(lambda context: batches)
+
+
+def own_rows(strategy: Any, value: Any) -> list[Any]:
+    """Returns what each device of this machine has, [b, ...] NumPy arrays; of one of several workers, one."""
+    import numpy as np
+
+    parts = [part.numpy() for part in strategy.experimental_local_results(value)]
+    return parts if share_of(strategy)[1] == 1 else [np.concatenate(parts)]
+
+
+def rows_of_all(strategy: Any, blocks: Sequence[Any]) -> Any:
+    """Returns the rows of all batches, of all workers, in order.
+
+    Args:
+      strategy: whose workers share each batch.
+      blocks: what `own_rows` gave of each batch, one after the other. Where there are several workers, all
+        are of one shape.
+    """
+    import numpy as np
+    import tensorflow as tf
+
+    if share_of(strategy)[1] == 1:
+        return np.concatenate(blocks)
+    own, count = tf.constant(np.stack(blocks)), _num_local(strategy)
+    # The first device of each worker brings all rows, the others none.
+    value = strategy.experimental_distribute_values_from_function(
+        lambda context: own if context.replica_id_in_sync_group % count == 0 else own[:, :0]
+    )
+    rows = strategy.gather(value, axis=1).numpy()
+    return rows.reshape(-1, *rows.shape[2:])
 
 
 class StopSignal:

@@ -284,3 +284,47 @@ def test_weights_go_with_the_examples():
     found = [batch["weight"].numpy().tolist() for batch in weighted]
     # That of padding is never used.
     assert [found[0][:2], found[1]] == [[4.0, 1.0], [0.5, 2.0, 4.0]]
+
+
+@pytest.mark.parametrize("num_shares", [1, 4])
+@pytest.mark.parametrize("augment", ["", "flip,crop(0.5)", "crop(0.5),mixup(1)"])
+@pytest.mark.parametrize("count", [2, 4])
+def test_workers_have_the_rows_of_one_and_read_nothing_else(count, augment, num_shares):
+    steps = {"start_step": 1, "stop_step": 2 * STEPS_PER_EPOCH, "num_shares": num_shares}
+    steps["augment"] = make_augment(augment)
+    whole = read(make().training(TRAIN, **steps))
+    shares = []
+    for index in range(count):
+        pipeline = make().of_worker(index, count)
+        asked = []
+        read_one = pipeline.source.read
+        pipeline.source = Reading(lambda i, one=read_one, asked=asked: asked.append(i) or one(i))
+        shares.append(read(pipeline.training(TRAIN, **steps)))
+        own = {i for batch in shares[-1] for i in batch["id"].tolist() if i >= 0}
+        # Mixing takes the next picture besides, and what is all padding needs one to stand in for it.
+        assert len(set(asked) - own) <= len(whole) if augment.endswith(")") else set(asked) >= own
+        size = BATCH // count + augment.endswith("mixup(1)")
+        assert len(asked) <= size * len(whole)
+    for step, batch in enumerate(whole):
+        real = batch["mask"] > 0
+        for name, values in batch.items():
+            got = np.concatenate([share[step][name] for share in shares])
+            assert got.dtype == values.dtype
+            # What stands in for padding may be another picture; nobody looks at it.
+            rows = real if name in ("image", "target") else slice(None)
+            np.testing.assert_array_equal(got[rows], values[rows], err_msg=f"{step} {name}")
+
+
+class Reading:
+    """A source of which only pictures are wanted."""
+
+    def __init__(self, read):
+        self.read = read
+
+
+def test_padding_of_a_worker_is_no_number_that_no_picture_has():
+    # Worker 3 has nothing of the last batch; its rows are a picture all the same.
+    [*_, last] = read(make().of_worker(3, 4).once(TRAIN))
+    assert (last["mask"].tolist(), last["id"].tolist(), last["label"].tolist()) == ([0], [-1], [0])
+    [*_, whole] = read(make().once(TRAIN))
+    np.testing.assert_array_equal(last["image"][0], whole["image"][0])

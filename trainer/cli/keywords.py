@@ -115,6 +115,7 @@ class Options(TypedDict, total=False):
     assert_at_least: str
     stop_signals: str
     strategy: str
+    wait_for_workers_secs: float
     cache_dir: PathLike
     progress: str
     # Guards

@@ -625,9 +625,16 @@ class RunConfig:
     )
     strategy: str = option(
         "auto",
-        "Devices: one, all local ones (mirrored), or all when there are several GPUs (auto).",
-        choices=("auto", "one", "mirrored"),
+        "Devices: one, all local ones (mirrored), those of several machines (multi_worker), or whatever "
+        "there is (auto): the workers that TF_CONFIG or srun names, else all GPUs.",
+        choices=("auto", "one", "mirrored", "multi_worker"),
         identity=False,
+    )
+    wait_for_workers_secs: float = option(
+        300.0,
+        "How many seconds training on several machines waits at its start until all workers are there.",
+        identity=False,
+        bounds=Bounds(above=0, at_most=LARGEST),
     )
     cache_dir: str = option(
         "",

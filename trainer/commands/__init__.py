@@ -4,7 +4,9 @@ A new verb is a file here with `run(line) -> exit status`, and a line in `flags.
 `STOPPABLE` have a state to save when they are told to stop.
 """
 
+import contextlib
 import importlib
+import logging
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -15,9 +17,17 @@ from trainer.cli.flags import CommandLine
 from trainer.data.sources.base import check_source
 from trainer.paths import settle_home
 from trainer.record.workdir import Workdir
-from trainer.runtime import StopSignal, require_one_machine, start_tensorflow, unsupported_system
+from trainer.run.team import settled
+from trainer.runtime import (
+    StopSignal,
+    named_cluster,
+    require_one_machine,
+    start_tensorflow,
+    unsupported_system,
+)
 from trainer.values import TrainerError, UsageError
 
+_log = logging.getLogger("trainer")
 # They read files, or try TensorFlow in a process of its own.
 WITHOUT_TENSORFLOW = ("compare", "doctor", "recipes", "completion")
 TRAINING = ("train", "cross_validate", "find_lr", "benchmark", "learning_curve", "audit")
@@ -62,8 +72,12 @@ def opened(line: CommandLine) -> ModuleType:
 def _check(line: CommandLine) -> None:
     workdir = line.config.run.workdir
     needs_none = line.command in NEED_NO_WORKDIR or (line.command == "predict" and line.config.predict.model)
-    if line.command in TRAINING:
-        require_one_machine()
+    if line.command == "train":
+        settled(line.config)
+    elif line.command in TRAINING:
+        require_one_machine(line.command)
+    elif line.command not in WITHOUT_TENSORFLOW:
+        _tell_alone(line.command)
     # Before TensorFlow, whose import takes seconds. What a plugin adds is known after that.
     of_plugins = line.config.run.plugin or (workdir and Workdir(workdir).plugins.exists())
     if "source" in line.given and line.command in (*TRAINING, "inspect", "evaluate") and not of_plugins:
@@ -85,6 +99,15 @@ def _needs_workdir(line: CommandLine) -> str:
         return f"{told}, where its results go, such as --workdir=runs/mine{first_try}"
     run = next((path for path in line.paths if Workdir(path).run_json.exists()), "RUN")
     return f"{told}, the folder of a run: {line.command} --workdir={run}"
+
+
+def _tell_alone(command: str) -> None:
+    """Warns where others seem to be meant to take part."""
+    with contextlib.suppress(UsageError):
+        cluster = named_cluster()
+        if cluster and cluster.named_by == "TF_CONFIG":
+            count = len(cluster.addresses)
+            _log.warning("TF_CONFIG lists %d workers, and %s works on this machine alone", count, command)
 
 
 def _load_plugins(line: CommandLine) -> None:

@@ -4,6 +4,8 @@ import logging
 import shlex
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from trainer.cli.config import Config
 from trainer.cli.declare import NETWORK, PICTURES, RUN, SPLITS, budget_secs
@@ -36,6 +38,7 @@ from trainer.run.run_times import RunTimes
 from trainer.run.scoring import import_early, main_split, require_scores, score
 from trainer.run.session import make_stages, restore, run_loop
 from trainer.run.stages import Stages
+from trainer.run.team import team, together
 from trainer.runtime import StopSignal
 from trainer.store.provenance import code
 from trainer.values import TrainerError, UsageError
@@ -49,9 +52,15 @@ def run(line: CommandLine, stop: StopSignal) -> int:
     if unused := config.unused(line.given):
         what = f"under --schedule={config.plan.schedule}" if not config.plan.phase else "beside --phase"
         _log.warning("%s: no effect %s", ", ".join(f"--{name}" for name in unused), what)
+    with together(config, stop) as config:
+        return _run(config, line.given, stop, begun=begun)
+
+
+def _run(config: Config, given: Mapping[str, Any], stop: StopSignal, *, begun: float) -> int:
+    """Trains as `run` does, among the workers there are."""
     workdir = Workdir(config.run.workdir)
-    config = workdir.as_begun(config, line.given)
-    if "source" not in line.given:
+    config = workdir.as_begun(config, given)
+    if "source" not in given:
         _tell_drawn(config, workdir)
     workdir.make()
     checkpoints = Checkpoints(workdir.checkpoints, keep=config.run.keep_checkpoints)
@@ -62,6 +71,9 @@ def run(line: CommandLine, stop: StopSignal) -> int:
             # An attempt that saved nothing binds nobody to its options or its pictures.
             workdir.forget()
         workdir.check_same_run(config, found_out=(PICTURES, SPLITS, NETWORK, RUN))
+        # From here on all workers read and write the same, each in a folder of its own.
+        team().share(workdir.root)
+        config = workdir.as_begun(config, given)
         if _is_finished(config, workdir):
             return 0
         while True:
@@ -162,7 +174,7 @@ def _train_once(
         )
         try:
             with experiment.strategy.scope(), stop.deferred():
-                run_loop(stages, checkpoints, summaries, progress, stop)
+                run_loop(stages, checkpoints, summaries, progress, team().stop(stop))
         finally:
             progress.close()
             summaries.close()
@@ -188,7 +200,8 @@ def _train_once(
 def _foretell(stages: Stages) -> RunTimes:
     """Says how long a run takes that begins; returns the estimate."""
     times, experiment = RunTimes(stages), stages.experiment
-    if stages.state.step:
+    # By times of one machine: several workers would not come to the same.
+    if stages.state.step or team().count > 1:
         return times
     if not times.is_known and work(experiment) >= LEAST_WORK:
         foreseen = foresee(experiment, decided=stages.arithmetic.decided)

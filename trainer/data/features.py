@@ -16,6 +16,7 @@ from trainer.data.augment import Augment
 from trainer.data.inspect.scan import Scan
 from trainer.data.pipeline import Batch, OrderedBatches, Rows, plain, stand_ins
 from trainer.data.sources import Source
+from trainer.runtime import divided, own_rows, rows_of_all
 from trainer.store.provenance import code_digest, versions
 from trainer.values import Contract
 
@@ -109,16 +110,14 @@ def compute_features(
     """Yields what `below` makes of the pictures of a dataset, [b, *shape] a batch, without the padding.
 
     Args:
-      batches: every picture once.
+      batches: every picture once; of several workers, this one's rows of each batch.
       below: images [B, H, W, 3] -> [B, *shape] float32, each distributed over the devices.
-      strategy: whose devices share each batch.
+      strategy: whose devices share each batch. Of several workers, each gets the rows of all.
       done: told how many pictures each batch had.
     """
-    for batch in strategy.experimental_distribute_dataset(batches):
-        parts = below(batch["image"])
-        local = strategy.experimental_local_results
-        rows = np.concatenate([part.numpy() for part in local(parts)])
-        real = np.concatenate([part.numpy() for part in local(batch["mask"])]) > 0
+    for batch in divided(strategy, batches):
+        rows = rows_of_all(strategy, own_rows(strategy, below(batch["image"])))
+        real = rows_of_all(strategy, own_rows(strategy, batch["mask"])) > 0
         yield rows[real]
         done(int(real.sum()))
 

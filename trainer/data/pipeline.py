@@ -62,11 +62,22 @@ class OrderedBatches:
             once an epoch.
         """
         self.batch_size, self.seed, self.chances = batch_size, seed, chances
+        self._share = (0, 1)
 
     def drawing(self, chances: np.ndarray | None) -> Self:
         """Returns the same with other chances: see `__init__`."""
         made = copy.copy(self)
         made.chances = chances
+        return made
+
+    def of_worker(self, index: int, count: int) -> Self:
+        """Returns the same with the rows of one of several workers in each batch; nothing else is read.
+
+        Worker i of n has rows [i B / n, (i + 1) B / n) of what one worker has. Where pictures are mixed with
+        the next, one more is read.
+        """
+        made = copy.copy(self)
+        made._share = (index, count)
         return made
 
     def training(
@@ -102,7 +113,10 @@ class OrderedBatches:
         first_epoch, skipped = divmod(start_step, per_epoch)
         last_epoch = max(first_epoch + 1, -(-stop_step // per_epoch))
         steps = tf.data.Dataset.range(first_epoch, last_epoch).flat_map(order)
-        batches = self.load(steps.skip(skipped).take(stop_step - start_step), augment)
+        steps = steps.skip(skipped).take(stop_step - start_step)
+        if self._share != (0, 1):
+            return self._finish(self._load_own(steps, augment, with_places=num_shares > 1))
+        batches = self.load(steps, augment)
         return self._finish(batches if num_shares == 1 else batches.map(_with_places))
 
     def positions(self, indices: np.ndarray, *, step: int) -> np.ndarray:
@@ -137,7 +151,8 @@ class OrderedBatches:
 
     def once(self, indices: np.ndarray, *, augment: Augment | None = None, epoch: int = 0) -> tf.data.Dataset:
         """Returns every example exactly once, in the order of `indices`, changed as in that epoch."""
-        return self._finish(self.load(self._each_once(indices, epoch=epoch), augment))
+        load = self.load if self._share == (0, 1) else self._load_own
+        return self._finish(load(self._each_once(indices, epoch=epoch), augment))
 
     def _each_once(self, indices: np.ndarray, *, epoch: int) -> tf.data.Dataset:
         """Returns what `load` maps: positions [B] int64 in the order of `indices`, and the epoch."""
@@ -153,6 +168,52 @@ class OrderedBatches:
         Where examples are drawn, there is also which of its copies in the epoch each is, [B] int64.
         """
         raise NotImplementedError
+
+    def _load_own(
+        self, steps: tf.data.Dataset, augment: Augment | None, *, with_places: bool = False
+    ) -> tf.data.Dataset:
+        """Does what `load` does for this worker's rows of each batch."""
+        index, count = self._share
+        size, mixes = self.batch_size // count, bool(augment and augment.mixes)
+        first = index * size
+        part = copy.copy(self)
+        part.batch_size = size + mixes
+
+        @plain
+        def rows(positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            """Returns the rows to load, and which of them are real ones of this worker, [size] bool."""
+            everywhere = positions >= 0
+            own, real = tf.range(first, first + size), everywhere[first : first + size]
+            if mixes:
+                # The partner of the last real row: the next one of the whole batch, or the first.
+                last = first + size - 1 - tf.argmax(tf.reverse(real, [0]), output_type=tf.int32)
+                after = (last + 1 + tf.range(self.batch_size)) % self.batch_size
+                return tf.concat([own, after[tf.argmax(tf.gather(everywhere, after))][None]], axis=0), real
+            # Where all is padding, some picture must stand in for it.
+            any_real = tf.argmax(everywhere, output_type=tf.int32)
+            is_needed = ~tf.reduce_any(real) & (tf.range(size) == 0)
+            return tf.where(is_needed, any_real, own), real
+
+        @plain
+        def to_load(positions: tf.Tensor, epoch: tf.Tensor, *copies: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            own, _ = rows(positions)
+            return tf.gather(positions, own), epoch, *(tf.gather(values, own) for values in copies)
+
+        @plain
+        def about(positions: tf.Tensor, *rest: tf.Tensor) -> dict[str, tf.Tensor]:
+            before = tf.cumsum(tf.cast(positions >= 0, tf.int32), exclusive=True)
+            return {"real": rows(positions)[1], "place": before[first : first + size]}
+
+        @plain
+        def finished(batch: Batch, known: dict[str, tf.Tensor]) -> Batch:
+            batch = {name: values[:size] for name, values in batch.items()}
+            real = known["real"]
+            to_label = tf.reshape(real, [size, *[1] * (len(batch["label"].shape) - 1)])
+            batch["label"] = tf.where(to_label, batch["label"], tf.zeros_like(batch["label"]))
+            batch["mask"], batch["id"] = tf.cast(real, tf.float32), tf.where(real, batch["id"], -1)
+            return {**batch, "place": known["place"]} if with_places else batch
+
+        return tf.data.Dataset.zip(part.load(steps.map(to_load), augment), steps.map(about)).map(finished)
 
     def _finish(self, batches: tf.data.Dataset) -> tf.data.Dataset:
         options = tf.data.Options()

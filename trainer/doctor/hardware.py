@@ -13,7 +13,7 @@ from trainer.doctor.findings import Finding, ok, problem, warning
 from trainer.doctor.packages import NEEDED_ONLY_BY, pip_install
 from trainer.doctor.probe import WHAT
 from trainer.precision import Choice, read_choice
-from trainer.runtime import INSTRUCTION_SETS, cores, processor, require_one_machine
+from trainer.runtime import INSTRUCTION_SETS, cores, named_cluster, processor
 from trainer.store.files import told_size
 from trainer.store.places import cache_root
 from trainer.values import UsageError
@@ -105,10 +105,15 @@ def check_processor(*, cgroup: Path = Path("/sys/fs/cgroup")) -> list[Finding]:
 def check_cluster() -> list[Finding]:
     """Looks whether TF_CONFIG makes this machine one of several."""
     try:
-        require_one_machine()
+        cluster = named_cluster()
     except UsageError as error:
         return [problem(str(error), "env -u TF_CONFIG python -m trainer.main ...")]
-    return []
+    if cluster is None:
+        return []
+    count = len(cluster.addresses)
+    return [
+        ok(f"{cluster.named_by} makes this {cluster.told(cluster.index)} of {count}: train works with all")
+    ]
 
 
 def _cpu_limit(cgroup: Path) -> float | None:

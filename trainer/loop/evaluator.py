@@ -1,6 +1,6 @@
 """Scores datasets with the weights as they are."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +11,7 @@ from trainer.loop.metrics import Means, Metric, make_metrics, sums_of
 from trainer.model.classifier import Classifier
 from trainer.model.cuts import Cut
 from trainer.precision import apart
+from trainer.runtime import divided, own_rows, rows_of_all
 
 
 @dataclass(frozen=True)
@@ -65,15 +66,18 @@ class Evaluator:
     def __call__(
         self, dataset: tf.data.Dataset, *, between_batches: Callable[[], None] = lambda: None
     ) -> Evaluation:
-        """Scores all examples of a dataset of batches; `between_batches` may raise to end it."""
+        """Scores all examples of a dataset of batches; `between_batches` may raise to end it.
+
+        Of several workers, each has the rows of its own in `dataset`, and is told of all.
+        """
         self._means.reset()
         kept: dict[str, list[np.ndarray]] = {"id": [], "label": [], "mask": [], "logits": []}
-        for batch in self._strategy.experimental_distribute_dataset(dataset):
+        for batch in divided(self._strategy, dataset):
             parts = {"logits": self.step(batch), **batch}
             for name, values in kept.items():
-                values.extend(part.numpy() for part in self._local(parts[name]))
+                values.extend(own_rows(self._strategy, parts[name]))
             between_batches()
-        whole = {name: np.concatenate(values) for name, values in kept.items()}
+        whole = {name: rows_of_all(self._strategy, values) for name, values in kept.items()}
         real = whole["mask"] > 0
         means = self._means.read()
         return Evaluation(
@@ -83,6 +87,3 @@ class Evaluator:
             logits=whole["logits"][real],
             metrics=means,
         )
-
-    def _local(self, value: tf.Tensor) -> Iterable[tf.Tensor]:
-        return self._strategy.experimental_local_results(value)

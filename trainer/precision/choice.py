@@ -124,6 +124,8 @@ def choose(
     key: Mapping[str, Any],
     cache_dir: str = "",
     clock: Callable[[], float] = time.perf_counter,
+    candidates: Sequence[str] | None = None,
+    agree: Callable[[str, Any], Any] = lambda what, value: value,
 ) -> Choice:
     """Returns the arithmetic to compute in: the remembered one, else the one that measures best.
 
@@ -132,13 +134,16 @@ def choose(
       what: what a step is, for people, such as `forward, batch 32`.
       key: everything of the run that the speed depends on, as JSON takes it; the machine is added.
       cache_dir: the value of --cache_dir. A file there that cannot be read or written is ignored.
-      clock: in seconds.
+      clock: in seconds; of several workers, one that shows the same to all.
+      candidates: what all that compute the step can compute in; None: what this machine can.
+      agree: (what, value) -> the value that all workers take.
     """
-    candidates, here = supported(), machine()
+    candidates, here = candidates or supported(), machine()
     if len(candidates) == 1:
         return Choice(candidates[0], {}, what, here, _utc_now())
-    if known := remembered(key, cache_dir=cache_dir):
-        return known
+    own = remembered(key, cache_dir=cache_dir)
+    if known := agree("the precision that was measured before", own and own.to_json()):
+        return Choice.from_json(known)
     choice = measure(make, what=what, candidates=candidates, here=here, clock=clock)
     _write(_path(key, here, cache_dir), {**choice.to_json(), "measurement": MEASUREMENT, "key": dict(key)})
     return choice

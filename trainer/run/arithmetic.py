@@ -26,6 +26,8 @@ from trainer.precision import (
     supported,
 )
 from trainer.run.experiment import Experiment
+from trainer.run.team import team
+from trainer.runtime import divided, endless, share_of
 from trainer.store.provenance import code_digest
 from trainer.values import TrainerError
 
@@ -104,7 +106,7 @@ class Arithmetic:
         name = f"{phase.index}-{phase.spec.name}"
         if name in self.decided:
             recorded = Choice.recorded(self.decided[name]).precision
-            if recorded in supported():
+            if recorded in self._computable():
                 return recorded
             _log.warning(
                 "precision:   phase %s began in %s, which this machine does not compute in; it goes on in "
@@ -120,6 +122,7 @@ class Arithmetic:
                 what=f"{kind} of phase {phase.spec.name}",
                 key={"kind": kind, **key},
                 cache_dir=self._cache_dir,
+                **self._as_all(),
             )
         _log.info("precision:   %s", choice.describe())
         # Whether there was another engine tells a later start whether the run may choose it.
@@ -130,6 +133,17 @@ class Arithmetic:
         """Records a choice."""
         self.decided[name] = choice.to_json()
         self._on_decision(self.decided)
+
+    def _computable(self) -> list[str]:
+        """Returns the precisions that all workers can compute in."""
+        of_all = team().exchange("precisions", list(supported()))
+        return [precision for precision in of_all[0] if all(precision in of for of in of_all)]
+
+    def _as_all(self) -> dict[str, Any]:
+        """Returns what makes `choose` come to the same at all workers."""
+        if team().count == 1:
+            return {}
+        return {"clock": team().clock, "candidates": self._computable(), "agree": team().agree}
 
 
 def forward_pictures(batch_size: int, *, replicas: int) -> int:
@@ -153,8 +167,10 @@ def forward_step(experiment: Experiment, forward: Callable[..., Any]) -> Iterato
     """Gives a step that runs a network on the first training pictures, a quarter of a batch of them."""
     batch_size, replicas = experiment.config.plan.batch_size, experiment.strategy.num_replicas_in_sync
     first = experiment.pipeline.once(experiment.splits.indices["train"][:batch_size]).unbatch()
-    few = first.batch(forward_pictures(batch_size, replicas=replicas), drop_remainder=True).take(1)
-    images = next(iter(experiment.strategy.experimental_distribute_dataset(few)))["image"]
+    of_all = forward_pictures(batch_size, replicas=replicas)
+    # Which pictures each worker takes does not matter for the time.
+    few = first.batch(of_all // share_of(experiment.strategy)[1], drop_remainder=True).take(1)
+    images = next(iter(divided(experiment.strategy, few)))["image"]
     local = experiment.strategy.experimental_local_results
     yield lambda: [part.numpy() for part in local(forward(images))]
 
@@ -173,12 +189,13 @@ def train_step(
     """
     first = experiment.splits.indices["train"]
     shares = experiment.num_shares(state.phase.spec)
-    batch = next(iter(experiment.pipeline.training(first, start_step=0, stop_step=1, num_shares=shares)))
+    pipeline, (index, count) = experiment.pipeline, share_of(experiment.strategy)
+    pipeline = pipeline if count == 1 else pipeline.of_worker(index, count)
+    batch = next(iter(pipeline.training(first, start_step=0, stop_step=1, num_shares=shares)))
     if cut is not None:
         # The time does not depend on the numbers, and the features are computed later.
         batch["image"] = tf.random.stateless_uniform([len(batch["id"]), *cut.shape], [0, 0])
-    endless = tf.data.Dataset.from_tensors(batch).repeat()
-    iterator = iter(experiment.strategy.experimental_distribute_dataset(endless))
+    iterator = iter(endless(experiment.strategy, tf.data.Dataset.from_tensors(batch).repeat()))
     variables = [*state.variables().values(), *state.unfit.variables()]
     before = [variable.numpy() for variable in variables]
     made = state.optimizer.iterations

@@ -1,5 +1,7 @@
 """A configuration made real: pictures, splits, network, plan. What every command begins with."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
@@ -48,6 +50,7 @@ from trainer.run.bit_rule import apply_rule, bit_rule, rule_head
 from trainer.run.combinations import check_options, check_together
 from trainer.run.recommended import recommend, sizes_of, told, usual_effort
 from trainer.run.relabelling import relabelled
+from trainer.run.team import team
 from trainer.runtime import make_strategy
 from trainer.store.places import cache_root
 from trainer.tasks import Task, make_task
@@ -290,6 +293,7 @@ class Experiment:
         self.splits = splits
         if data.drop_duplicates:
             self.splits = self._checked(drop_shared(splits, self.scan.digests))
+        team().require_same("pictures", self._digest_of_splits())
         self.missing = missing_classes(self.source, self.splits.indices, task=self.task)
         self._tell_odd(len(groups))
 
@@ -479,6 +483,14 @@ class Experiment:
             split: [(source.ids[i], words(source.labels[i]), digests[i]) for i in indices.tolist()]
             for split, indices in self.splits.indices.items()
         }
+
+    def _digest_of_splits(self) -> str:
+        """Returns a digest of the pictures of all splits; empty where no other worker asks for it."""
+        if team().count == 1:
+            return ""
+        # What they are called may differ.
+        content = {split: [row[1:] for row in rows] for split, rows in self.split_record().items()}
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def class_counts(self, split: str) -> dict[str, int]:
         """Returns {class name: number of examples} of a split."""

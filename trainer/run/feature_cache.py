@@ -1,5 +1,6 @@
 """What the frozen part of a network makes of the pictures of an experiment: kept, and made when missing."""
 
+import collections
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -15,6 +16,8 @@ from trainer.data.features import FeatureBatches, compute_features, feature_key
 from trainer.data.pipeline import Rows
 from trainer.model.cuts import Cut
 from trainer.run.experiment import Experiment
+from trainer.run.team import team
+from trainer.runtime import share_of
 from trainer.store.feature_store import FeatureCacheError, FeatureStore
 from trainer.store.places import cache_root
 
@@ -113,7 +116,9 @@ class FeatureCache:
         def compute() -> Iterator[np.ndarray]:
             experiment.source.load()
             changes = {"augment": augment, "epoch": view["epoch"]} if view else {}
-            pictures = experiment.pipeline.once(indices, **changes)
+            pipeline, (index, count) = experiment.pipeline, share_of(experiment.strategy)
+            pipeline = pipeline if count == 1 else pipeline.of_worker(index, count)
+            pictures = pipeline.once(indices, **changes)
             with self._watch(what, len(indices)) as done:
                 for rows in compute_features(pictures, below, strategy=experiment.strategy, done=done):
                     yield rows
@@ -133,9 +138,34 @@ class FeatureCache:
             f"{config.data.source} {split}, {experiment.backbone.name} to {cut.name}, "
             f"{' '.join([network['precision'], network.get('engine', '')]).strip()}"
         )
-        return self._store.get(
-            key, num_rows=len(indices), shape=cut.shape, compute=compute, describe=describe
-        )
+        size: dict[str, Any] = {"num_rows": len(indices), "shape": cut.shape}
+        if team().count == 1:
+            return self._store.get(key, **size, compute=compute, describe=describe)
+        return self._of_all(key, compute, describe=describe, **size)
+
+    def _of_all(
+        self, key: dict[str, Any], compute: Callable[[], Iterator[np.ndarray]], *, describe: str, **size: Any
+    ) -> Rows:
+        """Returns features that several workers compute together, where not all have them.
+
+        Never within a lock of the store: who waits for it could not take part.
+        """
+        found = self._store.find(key, **size)
+        if not all(team().exchange("features", found is not None)):
+            found, why = None, ""
+            rows = compute()
+            try:
+                with self._store.scratch(rows) as again:
+                    found = self._store.get(key, **size, compute=again, describe=describe)
+            except FeatureCacheError as error:
+                why = str(error)
+                # The others go on to the end.
+                collections.deque(rows, maxlen=0)
+            # All have them or none: without them, the network runs in every step.
+            if whys := [text for text in team().exchange("features kept", why) if text]:
+                raise FeatureCacheError(whys[0])
+        assert found is not None
+        return found
 
 
 def feature_folder(cache_dir: str) -> Path:

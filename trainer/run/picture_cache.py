@@ -19,6 +19,7 @@ from trainer.data.features import feature_key
 from trainer.run.experiment import Experiment
 from trainer.run.feature_cache import cut_of_features
 from trainer.run.stages import Stages
+from trainer.run.team import team
 from trainer.store.array_file import array_bytes
 from trainer.store.feature_store import FeatureCacheError, FeatureStore
 from trainer.store.files import told_size
@@ -41,6 +42,11 @@ def keep_pictures(stages: Stages) -> None:
     experiment = stages.experiment
     asked = experiment.config.speed.picture_cache
     if asked == "off":
+        return
+    if team().count > 1:
+        # Each would decode all of them for itself.
+        if asked == "require":
+            raise UsageError("--picture_cache=require: several workers do not keep pictures, so leave it out")
         return
     times = {split: passes(stages, split) for split in ("train", "validation")}
     times = {split: count for split, count in times.items() if count > 1}

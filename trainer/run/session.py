@@ -29,6 +29,7 @@ from trainer.run.introduction import draw_evaluation, show_pictures
 from trainer.run.picture_cache import keep_pictures
 from trainer.run.scoring import measures
 from trainer.run.stages import Stages
+from trainer.run.team import team
 from trainer.runtime import StopSignal
 from trainer.values import Duration, Interrupted, parse_calls
 
@@ -110,12 +111,12 @@ class _Session:
             Log(every(run.log_every), **writing),
             *_histograms(self._experiment, self._summaries, every),
             *before_save,
-            Save(every(run.save_every), save=self._save, every_secs=run.save_every_secs),
+            Save(every(run.save_every), save=self._save, every_secs=run.save_every_secs, clock=team().clock),
             Evaluate(self._evaluations, evaluate=self._evaluate, then=judges, **writing),
             *judges,
             *self._figures,
             *after,
-            Stop(requested=self._stop.requested, save=self._save_once),
+            Stop(requested=self._stop.requested, save=self._save_once, clock=team().clock),
         ]
 
     def _judges(self) -> list[Judge]:
@@ -161,7 +162,9 @@ class _Session:
         scored = self._stages.evaluate("validation")
         for one in self._figures:
             one.keep(scored, step=self._stages.state.step)
-        return measures(scored, self._experiment.source.class_names, task=self._experiment.task)
+        values = measures(scored, self._experiment.source.class_names, task=self._experiment.task)
+        # What is best, and when to stop, must not depend on how a processor rounds.
+        return dict(team().agree("the scores of validation", values))
 
     def _make_run(self, state: TrainState, phase: Phase) -> Run:
         run: Run = self._stages.current().make_run()

@@ -36,6 +36,7 @@ from trainer.run.arithmetic import (
 from trainer.run.engines import Engines, compiled, over_devices, precision_of, tell_unusable
 from trainer.run.experiment import Experiment
 from trainer.run.feature_cache import FeatureCache, Watch, cut_of_features, why_uncached
+from trainer.runtime import endless, share_of
 from trainer.values import TENSORFLOW, UsageError
 
 _log = logging.getLogger("trainer")
@@ -276,7 +277,7 @@ class Stage:
         batches = self.batches("train")
         if batches is self._experiment.pipeline:
             self._experiment.source.load()
-        dataset = batches.training(
+        dataset = self._own(batches).training(
             self._experiment.splits.indices["train"],
             start_step=start_step,
             stop_step=self.phase.stop_step if stop_step is None else stop_step,
@@ -285,7 +286,12 @@ class Stage:
         )
         if (weights := getattr(self._experiment.source, "weights", None)) is not None:
             dataset = with_weights(dataset, weights)
-        return self._experiment.strategy.experimental_distribute_dataset(dataset)
+        return endless(self._experiment.strategy, dataset)
+
+    def _own(self, batches: OrderedBatches) -> OrderedBatches:
+        """Returns batches of the rows that this worker has in each."""
+        index, count = share_of(self._experiment.strategy)
+        return batches if count == 1 else batches.of_worker(index, count)
 
     def make_run(self) -> Run:
         """Makes the function that does updates."""
@@ -309,7 +315,7 @@ class Stage:
         precision = self.step_precision if cut else self.precision
         if split not in self._once:
             # Making a dataset takes longer than going through one of features.
-            self._once[split] = batches.once(self._experiment.splits.indices[split])
+            self._once[split] = self._own(batches).once(self._experiment.splits.indices[split])
         return in_precision(self._all.evaluator(cut, precision), precision)(
             self._once[split], between_batches=self._all.between_batches
         )
@@ -343,7 +349,8 @@ class Stage:
             strategy = experiment.strategy
             self._rest[has_cut] = tf.function(lambda x: strategy.run(rest, args=(x,)), autograph=False)
         run = in_precision(self._rest[has_cut], self.precision)
-        rows = compute_features(batches.once(chosen), run, strategy=experiment.strategy, done=done)
+        pictures = self._own(batches).once(chosen)
+        rows = compute_features(pictures, run, strategy=experiment.strategy, done=done)
         found = []
         for part in rows:
             found.append(part)
@@ -353,6 +360,7 @@ class Stage:
     def graph(self) -> tf.Graph:
         """Returns the graph that scores a batch; the evaluations of the phase use the same trace."""
         size, task = self._experiment.config.plan.batch_size, self._experiment.task
+        size //= share_of(self._experiment.strategy)[1]
         shape = self.cut.shape if self.cut else self._experiment.backbone.contract.image_shape
         spec = {
             "image": tf.TensorSpec([size, *shape], tf.float32),

@@ -14,11 +14,13 @@ import errno
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import reprlib
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,11 +217,10 @@ class FeatureStore:
           TypeError: the key holds what JSON cannot say.
           ValueError: `compute` yields something else, or the key holds a number that JSON cannot say.
         """
-        wanted = Wanted(key, shape=(num_rows, *shape), describe=describe)
         # Without a lock first, which a folder that is only readable does not give.
-        with contextlib.suppress(Damaged):
-            if kept := self._open(wanted):
-                return kept
+        if kept := self.find(key, num_rows=num_rows, shape=shape):
+            return kept
+        wanted = Wanted(key, shape=(num_rows, *shape), describe=describe)
         self._check_limit(wanted)
         try:
             with writing():
@@ -230,6 +231,43 @@ class FeatureStore:
                 f"{describe}: the {self._name} cannot write {wanted.num_bytes:,} bytes to {self._root}: "
                 f"{error}; --cache_dir chooses another place"
             ) from None
+
+    def find(self, key: Mapping[str, Any], *, num_rows: int, shape: tuple[int, ...]) -> StoredFeatures | None:
+        """Returns the features of a key where they are kept and whole; waits for nobody. See `get`."""
+        with contextlib.suppress(Damaged):
+            return self._open(Wanted(key, shape=(num_rows, *shape), describe=""))
+        return None
+
+    @contextlib.contextmanager
+    def scratch(self, blocks: Iterator[np.ndarray]) -> Iterator[Callable[[], Iterator[np.ndarray]]]:
+        """Keeps blocks [b, *shape] float32 in a file without a name for as long as a block of code lasts.
+
+        Gives a function that yields them again, so that `get` may be told what took others to compute: no
+        lock is held meanwhile.
+
+        Raises:
+          FeatureCacheError: there is no room for it, or no permission.
+        """
+        with contextlib.ExitStack() as stack:
+            shapes: list[tuple[int, ...]] = []
+            file: Any = None
+            for block in blocks:
+                try:
+                    if file is None:
+                        self._root.mkdir(parents=True, exist_ok=True)
+                        file = stack.enter_context(tempfile.TemporaryFile(dir=self._root))
+                    file.write(np.ascontiguousarray(block, DTYPE).data)
+                except OSError as error:
+                    raise FeatureCacheError(f"{self._root} takes no features: {error.strerror}") from None
+                shapes.append(block.shape)
+
+            def again() -> Iterator[np.ndarray]:
+                file.seek(0)
+                for shape in shapes:
+                    data = file.read(DTYPE.itemsize * math.prod(shape))
+                    yield np.frombuffer(data, DTYPE).reshape(shape)
+
+            yield again
 
     def entries(self) -> list[Entry]:
         """Returns what is kept, the last used first; files of others and damaged entries are left out."""

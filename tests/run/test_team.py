@@ -1,0 +1,253 @@
+"""Workers that meet, agree and end together, without anything that they would train."""
+
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.helpers.processes import Program
+from tests.helpers.workers import free_ports, tf_config
+from trainer.cli.config import Config
+from trainer.run import links
+from trainer.run.links import Link, meet
+from trainer.run.team import Team, settled
+from trainer.runtime import Cluster, StopSignal, make_strategy, share_of
+from trainer.values import Interrupted, TrainerError, UsageError
+
+
+def clusters(count):
+    addresses = tuple(f"127.0.0.1:{port}" for port in free_ports(count))
+    return [Cluster(addresses, index, "TF_CONFIG") for index in range(count)]
+
+
+def meet_all(found, *, facts=None, limit_secs=30.0, later_secs=0.0):
+    """Returns what came of `meet` for each, or its error; each but the first comes later."""
+
+    def one(cluster):
+        time.sleep(later_secs * cluster.index)
+        try:
+            return meet(cluster, facts=(facts or {}).get(cluster.index, {}), limit_secs=limit_secs)
+        except TrainerError as error:
+            return error
+
+    with ThreadPoolExecutor(len(found)) as pool:
+        return list(pool.map(one, found))
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """What the log says."""
+    lines = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    log = logging.getLogger("trainer")
+    monkeypatch.setattr(log, "handlers", [handler])
+    before = log.level
+    log.setLevel(logging.INFO)
+    yield lines
+    log.setLevel(before)
+
+
+def test_all_meet_however_late_they_come(said, monkeypatch):
+    monkeypatch.setattr(links, "SAY_EVERY_SECS", 0.5)
+    found = clusters(3)
+    chief, *others = meet_all(found, later_secs=1.5)
+    assert [link.index for link in chief] == [1, 2]
+    for [link], to in zip(others, chief, strict=True):
+        to.send(hello=to.index)
+        assert link.receive(10.0) == {"hello": to.index}
+        link.close()
+    with pytest.raises(links.Broken):
+        chief[0].receive(10.0)
+    names = [cluster.told(cluster.index) for cluster in found]
+    assert any(f"for {names[1]}, {names[2]}, " in line and "of at most 30 s" in line for line in said), said
+    # Whoever is there is told of who is not.
+    assert sum(f"for {names[2]}, " in line for line in said) > 1
+    # The ports are free again, as TensorFlow takes them next.
+    for cluster in found:
+        with socket.socket() as again:
+            again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            again.bind(("127.0.0.1", int(cluster.addresses[cluster.index].rpartition(":")[2])))
+
+
+def test_who_never_comes_is_named():
+    found = clusters(3)
+    begun = time.monotonic()
+    chief, other = meet_all(found[:2], limit_secs=1.5)
+    assert time.monotonic() - begun < 20
+    assert str(chief).startswith(
+        f"{found[2].told(2)} did not come within 1.5 s: start the same command there"
+    )
+    assert "--wait_for_workers_secs" in str(chief)
+    assert f"{found[2].told(2)} did not come" in str(other)
+    [alone] = meet_all(found[1:2], limit_secs=1.0)
+    assert str(alone).startswith(f"{found[0].told(0)} did not come within 1 s")
+
+
+def test_what_differs_is_named_to_all():
+    facts = {
+        0: {"--seed": 1, "the SHA-256 of this program's code": "a" * 64, "--train": ["x"]},
+        1: {"--seed": 1, "the SHA-256 of this program's code": "b" * 64, "--train": ["x"]},
+        2: {"--seed": 2, "the SHA-256 of this program's code": "a" * 64, "--train": ["x"]},
+    }
+    found = clusters(3)
+    told = meet_all(found, facts=facts)
+    assert {type(one) for one in told} == {UsageError}
+    assert len({str(one) for one in told}) == 1
+    assert "the SHA-256 of this program's code is bbb" in str(told[0])
+    assert f"at {found[1].told(1)}, aaa" in str(told[0])
+    two = clusters(2)
+    told = meet_all(two, facts={0: facts[0], 1: facts[2]})
+    assert str(told[1]).startswith(
+        f"the workers are not about to do the same: --seed is 2 at {two[1].told(1)}, 1 at worker 0. Start"
+    )
+
+
+def test_strangers_and_twins_do_no_harm():
+    found = clusters(3)
+    port = int(found[0].addresses[0].rpartition(":")[2])
+
+    def say(text):
+        """Connects as soon as the chief listens."""
+        for _ in range(100):
+            try:
+                one = socket.create_connection(("127.0.0.1", port), timeout=5)
+                one.sendall(text)
+                return one
+            except OSError:
+                time.sleep(0.05)
+        raise AssertionError("nobody listens")
+
+    hello = b'{"greeting": "hub-trainer worker 1", "index": %d, "facts": {}}\n'
+    with ThreadPoolExecutor(3) as pool:
+        chief = pool.submit(meet, found[0], facts={}, limit_secs=60)
+        for text in (b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b'{"index": 2}\n', b""):
+            say(text).close()
+        first = say(hello % 1)
+        # The place is taken by whoever comes first.
+        refused = [Link(say(hello % index)).receive(10.0)["refuse"] for index in (1, 7, 0)]
+        assert refused[0].startswith("worker 1 is there already: see which index each has in TF_CONFIG")
+        assert refused[1].startswith("worker 7 is none of 3")
+        assert refused[2].startswith("worker 0 is none of 3")
+        # It leaves before all have come, and comes again.
+        first.close()
+        others = [pool.submit(meet, cluster, facts={}, limit_secs=60) for cluster in found[1:]]
+        assert [link.index for link in chief.result(60)] == [1, 2]
+        assert [len(other.result(60)) for other in others] == [1, 1]
+
+
+def test_a_port_that_is_taken_is_named():
+    found = clusters(2)
+    with socket.create_server(("127.0.0.1", int(found[0].addresses[0].rpartition(":")[2]))):
+        [error] = meet_all(found[:1])
+    assert "cannot be used: Address already in use. Another process has it, or TF_CONFIG gives two" in str(
+        error
+    )
+
+
+def test_a_signal_is_heard_while_it_waits():
+    cluster = clusters(2)[0]
+    threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    begun = time.monotonic()
+    with pytest.raises(Interrupted, match="SIGTERM"), StopSignal.installed(["SIGTERM"]):
+        meet(cluster, facts={}, limit_secs=60)
+    assert time.monotonic() - begun < 20
+
+
+def end(what, folder, count=2):
+    """Returns (status, standard output, standard error) of each of several workers, and their addresses."""
+    (folder / "0" / "deep").mkdir(parents=True)
+    (folder / "0" / "deep" / "large").write_bytes(os.urandom(700_000))
+    (folder / "0" / "empty").touch()
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(count)]
+    programs = [
+        Program(
+            [what, folder],
+            module="tests.helpers.team_program",
+            env={**os.environ, "TF_CONFIG": tf_config(addresses, index)},
+        )
+        for index in range(count)
+    ]
+    found = []
+    for index, program in enumerate(programs):
+        if what == "hangs" and index == 1:
+            continue
+        out, err = program.communicate(100)
+        found.append((program.returncode, out, err))
+    for program in programs:
+        program._process.kill()
+    return found, addresses
+
+
+def test_they_agree_and_part(tmp_path):
+    found, _ = end("parts", tmp_path, count=3)
+    assert [status for status, _, _ in found] == [0, 0, 0], found
+    [out] = {out for _, out, _ in found}
+    assert out.startswith("agreed 0.1\nexchanged [0, 1, 2]\nclock ")
+    assert out.endswith("shared [('deep/large', 700000), ('empty', 0)]\n")
+    sent, got = ((tmp_path / name / "deep" / "large").read_bytes() for name in "02")
+    assert sent == got
+
+
+@pytest.mark.parametrize(
+    ("what", "status", "says"),
+    [
+        ("dies", 1, "is gone: its process died, or the network did. Nothing was saved; run the same"),
+        ("checkpoint", 75, "Run the same command on all workers to continue from step 1,234\n"),
+        ("hangs", 1, "has said nothing for 3 s. Nothing was saved"),
+        ("fails", 1, "has ended: its disk is full. Nothing was saved"),
+        ("is stopped", 75, "has ended: SIGTERM: stopped. Nothing was saved"),
+    ],
+)  # fmt: skip
+def test_who_ends_takes_the_others_along(what, status, says, tmp_path):
+    found, addresses = end(what, tmp_path, count=3)
+    # The first, and the last one, which has no connection with the one that ended.
+    for got, _, err in (found[0], found[-1]):
+        assert err.splitlines()[-1].startswith(f"trainer: worker 1 ({addresses[1]}) "), err
+        assert says in err
+        assert got == status
+
+
+def test_workers_that_come_apart_say_so(tmp_path):
+    found, _ = end("apart", tmp_path)
+    assert found[1][0] != 0
+    assert "the workers came apart: worker 0 (127.0.0.1:" in found[1][2]
+
+
+def test_what_one_worker_alone_may_do(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", tf_config(["a:1", "b:1"], 1))
+    assert settled(Config()) == Cluster(("a:1", "b:1"), 1, "TF_CONFIG")
+    assert settled(Config().replace(strategy="multi_worker")).index == 1
+    with pytest.raises(UsageError, match="--budget=5min works with one worker, and there are 2"):
+        settled(Config().replace(budget="5min"))
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {"worker": ["a:1"]}}))
+    assert settled(Config().replace(strategy="multi_worker")) is None
+    step = {
+        "STEP_NUM_TASKS": "2",
+        "STEP_NODELIST": "a,b",
+        "STEP_TASKS_PER_NODE": "1(x2)",
+        "PROCID": "0",
+        "JOB_ID": "1",
+    }
+    monkeypatch.delenv("TF_CONFIG")
+    for name, value in step.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert settled(Config()).addresses == ("a:20064", "b:20064")
+    # A run for each task.
+    assert settled(Config().replace(strategy="one")) is None
+
+
+def test_alone_nothing_is_asked():
+    alone = Team()
+    assert (alone.count, alone.is_chief, alone.agree("x", 3), alone.exchange("x", 3)) == (1, True, 3, [3])
+    stop = StopSignal()
+    assert alone.stop(stop) is stop
+    # A run that several have trained, evaluated by one.
+    assert make_strategy("multi_worker") is make_strategy("auto")
+    assert share_of(make_strategy("multi_worker")) == (0, 1)
