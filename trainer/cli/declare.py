@@ -112,6 +112,12 @@ def shares(value: str) -> list[float]:
     return [float(part[1]) / 100 for part in parts if part] if all(parts) else []
 
 
+def of_validation(value: str) -> str:
+    """Checks the name of what trials are judged by."""
+    is_one = re.fullmatch(r"validation_\S+", value)
+    return "" if is_one else " is not a metric of validation, such as validation_accuracy or validation_loss"
+
+
 def budget(value: str) -> str:
     """Checks how long a run may take; empty for what is recommended."""
     if not value or value in BUDGETS or budget_secs(value):

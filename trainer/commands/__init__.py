@@ -11,6 +11,7 @@ from types import ModuleType
 
 from trainer import plugins, register
 from trainer.cli.flags import CommandLine
+from trainer.cli.search import check_space, read_space
 from trainer.data.sources.base import check_source
 from trainer.paths import settle_home
 from trainer.record.workdir import Workdir
@@ -19,9 +20,9 @@ from trainer.values import TrainerError, UsageError
 
 # They read files, or try TensorFlow in a process of its own.
 WITHOUT_TENSORFLOW = ("compare", "doctor")
-TRAINING = ("train", "cross_validate", "find_lr", "benchmark", "learning_curve", "audit")
+TRAINING = ("train", "cross_validate", "find_lr", "benchmark", "learning_curve", "audit", "sweep")
 # They save and stop when they are told to.
-STOPPABLE = ("train", "cross_validate")
+STOPPABLE = ("train", "cross_validate", "sweep")
 NEED_NO_WORKDIR = ("inspect", "benchmark", "compare", "doctor")
 
 
@@ -60,6 +61,9 @@ def _check(line: CommandLine) -> None:
         raise UsageError(f"{line.command} needs --workdir=FOLDER: it has no default")
     if line.command in TRAINING:
         require_one_machine()
+    if line.command == "sweep":
+        sweep = line.config.sweep
+        check_space(line.config, line.given, read_space(sweep.search, sweep.space))
     # Before TensorFlow, whose import takes seconds. What a plugin adds is known after that.
     of_plugins = line.config.run.plugin or (workdir and Workdir(workdir).plugins.exists())
     if "source" in line.given and line.command in (*TRAINING, "inspect", "evaluate") and not of_plugins:

@@ -156,9 +156,7 @@ class _PerVariable(tf_keras.optimizers.Optimizer):
         self._multiplier = self._multipliers[self._index_dict[self._var_key(variable)]]
         try:
             if self._decay and variable.shape.rank > 1:
-                rate, decay = (
-                    tf.cast(x, variable.dtype) for x in (self.learning_rate, turned(self._decay))
-                )
+                rate, decay = (tf.cast(x, variable.dtype) for x in (self.learning_rate, turned(self._decay)))
                 variable.assign_sub(variable * decay * rate)
             super().update_step(gradient, variable)
         finally:

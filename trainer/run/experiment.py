@@ -80,7 +80,6 @@ def turned_spec(spec: PhaseSpec, turn: Turn) -> PhaseSpec:
     return dataclasses.replace(spec, **values)
 
 
-
 class Experiment:
     """Everything a configuration names, opened and checked against one another."""
 
