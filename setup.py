@@ -61,6 +61,11 @@ EXTRAS_REQUIRE = {
         "kagglehub>=1.0",  # fetches presets
         "huggingface_hub>=0.30",  # fetches presets of hf://
     ],
+    "sweep": [  # many trials of one run
+        "optuna>=5,<6",  # chooses options, ends trials early, and records both
+        "sqlalchemy>=2",  # its record in a database; what it says of one that does not answer
+        "pyyaml>=6",  # --space=FILE
+    ],
     "lint": ["ruff>=0.12", "mypy>=1.15", "codespell>=2.4"],
 }
 

@@ -290,8 +290,8 @@ class SweepConfig:
     )
     study: str = option(
         "",
-        "Where trials are recorded: URL of a database, such as postgresql+psycopg://user@host/name, which many "
-        "machines may share; default a file in --workdir.",
+        "Where trials are recorded: URL of a database, such as postgresql+psycopg://user@host/name, which "
+        "many machines may share; default a file in --workdir.",
         identity=False,
     )
     jobs: int = option(

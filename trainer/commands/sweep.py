@@ -24,10 +24,10 @@ from trainer.run.experiment import Experiment
 from trainer.run.head_trials import OF_HEADS, HeadTrials, Outcome, Told, why_not_alone
 from trainer.runtime import StopSignal
 from trainer.store.files import write_text
-from trainer.values import Interrupted, TrainerError, UsageError
+from trainer.values import Interrupted, TrainerError
 
 if TYPE_CHECKING:
-    from trainer.run.sweep import Asked, Sweep
+    from trainer.run.sweep import Asked
 
 _log = logging.getLogger("trainer")
 FLAGFILE = "sweep.flags"
@@ -77,7 +77,7 @@ def _heads(asked: "Asked", stop: StopSignal) -> HeadTrials | None:
 
 
 def _first(asked: "Asked") -> Config:
-    from trainer.cli.search import corners, pick
+    from trainer.cli.search import corners
 
     return asked.of_trial(next(iter(corners(asked.space))), asked.folder / "trials" / "first")
 
@@ -161,7 +161,7 @@ def _validations(metrics: Path) -> dict[int, dict[str, float]]:
 
 @contextlib.contextmanager
 def _helpers(config: Config, folder: Path, stop: StopSignal) -> Iterator[None]:
-    """Runs --jobs less one other processes that work on the same study, and ends them when this one is told to."""
+    """Runs all of --jobs but this one, which work on the same study, and ends them when this one is ended."""
     children = []
     gpus = len(tf.config.list_physical_devices("GPU"))
     for number in range(1, config.sweep.jobs):

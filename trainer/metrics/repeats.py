@@ -25,8 +25,8 @@ class Spread(NamedTuple):
 def spread_of(values: Sequence[Sequence[float]], *, maximize: bool) -> Spread | None:
     """Returns what repeats say; None where there are not two of each of two recipes.
 
-    The honestly significant difference of Tukey (1949, Biometrics 5, 99-114), with the number of repeats of the
-    recipe that has fewest: q * s / sqrt(n), q of the studentized range, s pooled within the recipes.
+    The honestly significant difference of Tukey (1949, Biometrics 5, 99-114), with the number of repeats of
+    the recipe that has fewest: q * s / sqrt(n), q of the studentized range, s pooled within the recipes.
 
     Args:
       values: of each recipe, one a seed.

@@ -1,4 +1,4 @@
-"""The page of a sweep: which options matter, which were good together, and how much of the difference is noise."""
+"""The page of a sweep: which options matter, which were good together, and how much of it is noise."""
 
 import base64
 import math
@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from trainer.metrics.repeats import Spread
 from trainer.report.figures import png_bytes
@@ -102,8 +103,8 @@ class Page:
         if self.spread.is_noise:
             named = " and ".join(map(str, others))
             return (
-                f"{told}. No difference can be shown to trials {named}, or not to all of them: means that differ "
-                f"by less than {least} are noise."
+                f"{told}. No difference can be shown to trials {named}, or not to all of them: means that "
+                f"differ by less than {least} are noise."
             )
         return f"{told}, better than the next by more than noise ({least})."
 
@@ -167,8 +168,8 @@ def _noise(page: Page) -> str:
     if not any(page.repeats.values()):
         return "<p>No trial was repeated with other seeds (<code>--repeat_seeds</code>).</p>"
     told = (
-        "<p class='soft'>The best trials again, with seeds that had no part in choosing them. A first value is the "
-        "best of many, and so too good: the mean of the others is what to expect.</p>"
+        "<p class='soft'>The best trials again, with seeds that had no part in choosing them. A first value "
+        "is the best of many, and so too good: the mean of the others is what to expect.</p>"
     )
     return told + _image(noise_figure(page), "Values of the best trials with other seeds")
 
@@ -177,8 +178,8 @@ def _importance(page: Page) -> str:
     if not page.importance:
         return "<p>Too few trials, or trials too alike, to tell.</p>"
     told = (
-        "<p class='soft'>The share of the differences between trials that goes with each option, over the options "
-        "that all trials have (fANOVA, Hutter et al., 2014).</p>"
+        "<p class='soft'>The share of the differences between trials that goes with each option, over the "
+        "options that all trials have (fANOVA, Hutter et al., 2014).</p>"
     )
     return told + _image(importance_figure(page), "Importance of each option")
 
@@ -215,10 +216,10 @@ def _failures(page: Page) -> str:
     failed = [row for row in page.rows if row.state == "failed"]
     if not failed:
         return ""
-    items = "".join(
-        f"<li>{row.number}: {escape(row.why)} ({escape(', '.join(f'{k}={row.shown(k)}' for k in row.options))})</li>"
-        for row in failed[:MOST_ROWS]
-    )
+    items = ""
+    for row in failed[:MOST_ROWS]:
+        options = ", ".join(f"{name}={row.shown(name)}" for name in row.options)
+        items += f"<li>{row.number}: {escape(row.why)} ({escape(options)})</li>"
     return f"<h2>Failed</h2><ul>{items}</ul>"
 
 
@@ -227,7 +228,8 @@ def _number(value: float | None) -> str:
 
 
 def _image(png: bytes, alt: str) -> str:
-    return f'<img class="chart" alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+    encoded = base64.b64encode(png).decode()
+    return f'<img class="chart" alt="{escape(alt)}" src="data:image/png;base64,{encoded}">'
 
 
 def history_figure(page: Page) -> bytes:
@@ -239,7 +241,7 @@ def history_figure(page: Page) -> bytes:
         if rows:
             axes.plot(
                 [row.number for row in rows],
-                [row.value for row in rows],
+                [row.value or 0.0 for row in rows],
                 mark,
                 color=colour,
                 label=state,
@@ -255,7 +257,7 @@ def history_figure(page: Page) -> bytes:
         label="best so far",
     )
     _limit(axes, [float(row.value or 0.0) for row in done])
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(color="0.9")
     axes.set(xlabel="trial", ylabel=page.metric)
     axes.legend(loc="best")
@@ -289,7 +291,7 @@ def noise_figure(page: Page) -> bytes:
     numbers = [number for number, values in page.repeats.items() if values]
     figure = Figure(figsize=(8, 0.9 + 0.55 * len(numbers)), layout="constrained")
     axes = figure.add_subplot()
-    firsts = {row.number: row.value for row in page.rows}
+    firsts = {row.number: row.value or 0.0 for row in page.rows}
     for i, number in enumerate(reversed(numbers)):
         values = page.repeats[number]
         mean = float(np.mean(values))
@@ -309,7 +311,7 @@ def noise_figure(page: Page) -> bytes:
 
 
 def parallel_figure(page: Page) -> bytes:
-    """Draws a line for each trial that came to its end, over an axis for each option and one for the value."""
+    """Draws a line for each trial that came to its end, over an axis for each option and for the value."""
     rows = page.ranked()[::-1]
     order = sorted(page.option_names, key=lambda name: -page.importance.get(name, 0.0))
     names = order[:MOST_AXES]
@@ -347,7 +349,7 @@ def parallel_figure(page: Page) -> bytes:
 
 
 class Scale:
-    """An axis of parallel coordinates: numbers, by their logarithm where they span a hundredfold, or texts."""
+    """An axis of parallel coordinates: numbers, by their logarithm where they span a lot, or texts."""
 
     def __init__(self, name: str, texts: Sequence[str | None]):
         self.name = name

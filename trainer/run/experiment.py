@@ -76,8 +76,8 @@ def as_it_is(name: str, value: float) -> float:
 
 def turned_spec(spec: PhaseSpec, turn: Turn) -> PhaseSpec:
     """Returns a phase with the numbers that `turn` makes of its own."""
-    values = {name: turn(name, getattr(spec, name)) for name in ("learning_rate", "weight_decay")}
-    return dataclasses.replace(spec, **values)
+    rate, decay = turn("learning_rate", spec.learning_rate), turn("weight_decay", spec.weight_decay)
+    return dataclasses.replace(spec, learning_rate=rate, weight_decay=decay)
 
 
 class Experiment:
@@ -144,10 +144,8 @@ class Experiment:
         check_options(config)
         self.task = make_task(config.data.task)
         self.open_pictures()
-        train = self.splits.indices["train"]
-        if pictures_only:
-            return
-        self._take_up(config)
+        if not pictures_only:
+            self._take_up(config)
 
     def variant(self, config: Config, *, turn: Turn = as_it_is) -> "Experiment":
         """Returns the same pictures and network with a head, a plan and a recipe of other options.

@@ -1,9 +1,10 @@
 """Trials of heads over kept features, in one process: what is traced is traced once for all of them.
 
-A trial gives the numbers of a run of `train` with its options, and leaves no checkpoint: it takes less time than
-to begin a run.
+A trial gives the numbers of a run of `train` with its options, and leaves no checkpoint: it takes less time
+than to begin a run.
 """
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ import tensorflow as tf
 from trainer.cli.config import Config
 from trainer.loop.best_and_stop import Best, EarlyStop, Judge, Plateau
 from trainer.loop.callbacks import Callback, Every
+from trainer.loop.evaluator import Evaluation
 from trainer.loop.loop import train
 from trainer.loop.objectives import start
 from trainer.loop.phases import Phase
@@ -24,6 +26,7 @@ from trainer.loop.stopwatch import Stopwatch
 from trainer.run.experiment import Experiment
 from trainer.run.scoring import measures
 from trainer.run.session import make_stages
+from trainer.run.stages import Stage
 from trainer.values import Dial, Duration
 
 DIALS = ("dropout", "label_smoothing", "frozen_learning_rate", "finetune_learning_rate", "weight_decay")
@@ -49,8 +52,8 @@ Told = Callable[[int, Mapping[str, float]], str]
 class Outcome:
     """What a trial came to.
 
-    `best` are the numbers of validation with the weights that a run would keep, `step` those of how many updates.
-    `ended` says why it ended early; empty: it did not.
+    `best` are the numbers of validation with the weights that a run would keep, `step` says after how many
+    updates these were. `ended` says why the trial ended early; empty: it did not.
     """
 
     best: dict[str, float]
@@ -148,6 +151,8 @@ class _Program:
             for name, variable in state.variables().items()
             if name not in constant
         }
+        self._scored: Stage | None = None
+        self._scorer: Callable[[], Evaluation] = lambda: self._stages.evaluate("validation")
         self._runs: dict[int, Run] = {}
         self._batches: dict[int, tf.data.Dataset] = {}
 
@@ -193,11 +198,8 @@ class _Program:
             *judges,
             Stop(requested=requested, save=_silent),
         ]
-        with experiment.strategy.scope():
-            try:
-                train(state, batches=self._training, make_run=self._make_run, callbacks=callbacks)
-            except _Ended:
-                pass
+        with experiment.strategy.scope(), contextlib.suppress(_Ended):
+            train(state, batches=self._training, make_run=self._make_run, callbacks=callbacks)
         return Outcome(listener.best, int(state.best["step"].numpy()), listener.ended)
 
     def _reset(self, state: TrainState) -> None:
@@ -219,10 +221,12 @@ class _Program:
         return self._runs[phase.index]
 
     def _evaluate(self) -> dict[str, float]:
-        experiment = self._experiment
-        return measures(
-            self._stages.evaluate("validation"), experiment.source.class_names, task=experiment.task
-        )
+        experiment, state, stage = self._experiment, self._stages.state, self._stages.scoring()
+        if stage is not self._scored:
+            self._scored, self._scorer = stage, stage.scorer("validation")
+        with state.averaged():
+            scored = self._scorer()
+        return measures(scored, experiment.source.class_names, task=experiment.task)
 
     def _every(self) -> Every:
         experiment = self._experiment

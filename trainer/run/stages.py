@@ -246,6 +246,14 @@ class Stage:
             self._once[split], between_batches=self._all.between_batches
         )
 
+    def scorer(self, split: str) -> Callable[[], Evaluation]:
+        """Returns what scores a split with the weights as they are then: of features on one device, at once."""
+        if self.cut_of(split) is None or self._experiment.strategy.num_replicas_in_sync > 1:
+            return lambda: self.evaluate(split)
+        dataset = self.batches(split).once(self._experiment.splits.indices[split])
+        score = self._all.evaluator(self.cut, self.step_precision).held(dataset)
+        return in_precision(score, self.step_precision)
+
     def keeps(self, split: str) -> bool:
         """Returns whether the phase is to keep, of a split's pictures as they are, what is below the cut."""
         is_changed = split == "train" and self._experiment.augment(self.phase.spec) is not None

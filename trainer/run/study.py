@@ -1,7 +1,8 @@
 """The record of a sweep: Optuna's study, joined by any number of processes, and what becomes of dead trials.
 
-By default it is a journal beside the trials; each process holds a lock for the trial it is at, and whose lock is
-free is dead. In a database that many machines share, Optuna's heartbeat tells of those whose locks are elsewhere.
+By default it is a journal beside the trials; each process holds a lock for the trial it is at, and whose lock
+is free is dead. In a database that many machines share, Optuna's heartbeat tells of those whose locks are
+elsewhere.
 """
 
 import contextlib

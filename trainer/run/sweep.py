@@ -8,14 +8,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from optuna.trial import TrialState
+
 from trainer.cli.config import Config
 from trainer.cli.search import Space, apply, describe, sweepless
 from trainer.metrics.repeats import Spread, spread_of
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
 from trainer.run.head_trials import HeadTrials, Outcome
-from trainer.run.study import Study, Taken, TrialState, make_sampler
-from trainer.store.lock import file_lock, held_by
+from trainer.run.study import Study, Taken, make_sampler
+from trainer.store.lock import file_lock
 from trainer.values import Interrupted, TrainerError, UsageError
 
 _log = logging.getLogger("trainer")
@@ -179,8 +181,8 @@ class Sweep:
         if why := self._requested() or why:
             done = len(self.study.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
             raise Interrupted(
-                f"{why}: stopped after {done} of {self._count} trials; everything is saved. Run the same command "
-                "to continue"
+                f"{why}: stopped after {done} of {self._count} trials; everything is saved. Run the same "
+                "command to continue"
             )
 
     def _show(self, config: Config, texts: Mapping[str, str], outcome: Outcome) -> None:

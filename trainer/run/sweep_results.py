@@ -7,9 +7,9 @@ import sys
 from typing import Any
 
 import optuna
+from optuna.trial import TrialState
 
 from trainer.report.sweep_page import Page, Row, sweep_page
-from trainer.run.study import TrialState
 from trainer.run.sweep import Result
 from trainer.store.files import write_json, write_text
 
