@@ -27,7 +27,7 @@ from trainer.run.experiment import Experiment
 from trainer.run.scoring import measures
 from trainer.run.session import make_stages
 from trainer.run.stages import Stage
-from trainer.values import Dial, Duration
+from trainer.values import Dial, Duration, Interrupted
 
 DIALS = ("dropout", "label_smoothing", "frozen_learning_rate", "finetune_learning_rate", "weight_decay")
 """Options whose values need no trace of their own, as long as none of them becomes 0 or is 0 no more."""
@@ -183,6 +183,8 @@ class _Program:
         """Trains from the beginning to the end of the plan, or until `told` says why not."""
         experiment, state = self._experiment, self._stages.state
         self._reset(state)
+        # The features, of the first trial, and batches that are scored one by one.
+        self._stages.between_batches = lambda: _leave_if(requested())
         listener = _Listener(told)
         judges: list[Judge] = [Best(save_best=listener.note_best), Plateau(say=_silent)]
         update = experiment.config.update
@@ -271,6 +273,11 @@ class _Nowhere:
     ) -> None: ...
     def at(self, step: int, train: Mapping[str, float]) -> None: ...
     def evaluated(self, step: int, validation: Mapping[str, float]) -> None: ...
+
+
+def _leave_if(why: str) -> None:
+    if why:
+        raise Interrupted(f"{why}: stopped")
 
 
 def _silent(*told: object) -> None:
