@@ -85,7 +85,7 @@ class Evaluator:
         )
 
     def held(self, dataset: tf.data.Dataset) -> Callable[[], Evaluation]:
-        """Returns what scores a dataset whenever it is called, in one call of TensorFlow, as `__call__` would.
+        """Returns what scores a dataset whenever it is called, in one call, as `__call__` does.
 
         Its batches are held in memory: for features, many evaluations of which take less time than their
         beginnings. On one device.

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -319,8 +318,7 @@ def parallel_figure(page: Page) -> bytes:
     values = [float(row.value or 0.0) for row in rows]
     top = max if page.maximize else min
     low = float(np.percentile(values, 10 if page.maximize else 90))
-    norm = Normalize(0, 1)
-    colours = colormaps["viridis_r"]
+    colours = colormaps["Blues"]
     figure = Figure(figsize=(max(6.0, 1.7 * (len(names) + 1)), 4.6), layout="constrained")
     axes = figure.add_subplot()
     span = (top(values) - low) or 1.0
@@ -329,7 +327,11 @@ def parallel_figure(page: Page) -> bytes:
         heights = [scale.height(row.options.get(scale.name)) for scale in scales] + [last.height(repr(value))]
         shade = float(np.clip((value - low) / span, 0, 1))
         axes.plot(
-            range(len(heights)), heights, color=colours(norm(shade)), alpha=0.25 + 0.6 * shade, linewidth=1.3
+            range(len(heights)),
+            heights,
+            color=colours(0.3 + 0.7 * shade),
+            alpha=0.25 + 0.6 * shade,
+            linewidth=1.3,
         )
     for i, scale in enumerate([*scales, last]):
         axes.axvline(i, color="0.3", linewidth=1)

@@ -110,6 +110,7 @@ class HeadTrials:
         """
         key = _structure(config)
         program = self._programs.pop(key, None) or _Program(self._experiment, config, decided=self._decided)
+        self._decided = program.decided
         if program.is_shared:
             self._programs[key] = program
             for oldest in list(self._programs)[:-MOST_KEPT]:
@@ -155,6 +156,11 @@ class _Program:
         self._scorer: Callable[[], Evaluation] = lambda: self._stages.evaluate("validation")
         self._runs: dict[int, Run] = {}
         self._batches: dict[int, tf.data.Dataset] = {}
+
+    @property
+    def decided(self) -> Mapping[str, Any]:
+        """The precision of each phase, as run.json has it."""
+        return self._stages.arithmetic.decided
 
     def _dial(self, name: str, value: float) -> float:
         dial = Dial(value)

@@ -247,7 +247,7 @@ class Stage:
         )
 
     def scorer(self, split: str) -> Callable[[], Evaluation]:
-        """Returns what scores a split with the weights as they are then: of features on one device, at once."""
+        """Returns what scores a split with the weights as they are then; features on one device at once."""
         if self.cut_of(split) is None or self._experiment.strategy.num_replicas_in_sync > 1:
             return lambda: self.evaluate(split)
         dataset = self.batches(split).once(self._experiment.splits.indices[split])
