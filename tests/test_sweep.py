@@ -30,7 +30,8 @@ def base(tiny_backbone, tmp_path_factory):
         f"--source=folder:{pictures}", f"--backbone=savedmodel:{tiny_backbone}", "--image_size=8",
         "--splits=60%,40%", "--batch_size=8", "--precision=float32", "--schedule=frozen",
         "--frozen_for=2epochs", "--head=mlp(4)", f"--cache_dir={tmp_path_factory.mktemp('cache')}",
-        "--figures_every=", "--embeddings=0", "--lr_schedule=cosine", "--optimizer=adamw", "--metric=validation_loss",
+        "--figures_every=", "--embeddings=0", "--lr_schedule=cosine", "--optimizer=adamw",
+        "--metric=validation_loss",
     ]  # fmt: skip
 
 

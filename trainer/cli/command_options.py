@@ -10,6 +10,7 @@ from trainer.cli.declare import (
     calls,
     of_validation,
     option,
+    part_of,
     rising_shares,
     which_checkpoint,
 )
@@ -307,4 +308,17 @@ class SweepConfig:
         "best one is named as it is.",
         identity=False,
         bounds=Bounds(at_least=0, at_most=100),
+    )
+
+
+@dataclass(frozen=True)
+class FeaturesConfig:
+    """Features"""
+
+    shard: str = option(
+        "1/1",
+        "Which part of the features is computed, such as 3/16: the third of sixteen, one for each machine.",
+        identity=False,
+        short=True,
+        check=part_of,
     )

@@ -20,6 +20,7 @@ from trainer.cli.command_options import (
     EvaluateConfig,
     ExplainConfig,
     ExportConfig,
+    FeaturesConfig,
     FindLrConfig,
     InspectConfig,
     LearningCurveConfig,
@@ -80,6 +81,7 @@ class Config:
     learning_curve: LearningCurveConfig = LearningCurveConfig()
     audit: AuditConfig = AuditConfig()
     sweep: SweepConfig = SweepConfig()
+    features_of: FeaturesConfig = FeaturesConfig()
 
     @functools.cached_property
     def phases(self) -> tuple[PhaseSpec, ...]:

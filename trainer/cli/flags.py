@@ -31,6 +31,7 @@ COMMANDS = {
     "find_lr": "train some updates at a rising learning rate, draw the loss, and propose a rate",
     "learning_curve": "fit the head to parts of train, and say what twice the pictures would buy",
     "sweep": "train many runs with other options, choose these by what was good, and name the best",
+    "features": "compute what a frozen network makes of the pictures, or a part of it, for runs to come",
     "audit": "list labels that are probably wrong, near duplicates, odd and poor pictures",
     "inspect": "show configuration, splits, contract, variables and plan, and stop",
 }
@@ -46,6 +47,7 @@ GO_BY = {
     "learning_curve": ("learning_curve",),
     "audit": ("audit",),
     "sweep": ("sweep",),
+    "features_of": ("features",),
 }
 # The option that says where a command writes, and what else it may be called.
 _RESULTS = {
@@ -256,6 +258,7 @@ def _lines(flagfile: Path, name: str) -> list[str]:
 # Verbs that take the options of a run.
 _DESCRIBE_RUNS = (
     "train", "cross_validate", "inspect", "find_lr", "benchmark", "learning_curve", "audit", "sweep",
+    "features",
 )  # fmt: skip
 
 

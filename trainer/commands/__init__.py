@@ -20,10 +20,10 @@ from trainer.values import TrainerError, UsageError
 
 # They read files, or try TensorFlow in a process of its own.
 WITHOUT_TENSORFLOW = ("compare", "doctor")
-TRAINING = ("train", "cross_validate", "find_lr", "benchmark", "learning_curve", "audit", "sweep")
+TRAINING = ("train", "cross_validate", "find_lr", "benchmark", "learning_curve", "audit", "sweep", "features")
 # They save and stop when they are told to.
 STOPPABLE = ("train", "cross_validate", "sweep")
-NEED_NO_WORKDIR = ("inspect", "benchmark", "compare", "doctor")
+NEED_NO_WORKDIR = ("inspect", "benchmark", "compare", "doctor", "features")
 
 
 def run(line: CommandLine) -> int:

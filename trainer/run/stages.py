@@ -34,7 +34,7 @@ from trainer.run.arithmetic import (
     train_step,
 )
 from trainer.run.experiment import Experiment
-from trainer.run.feature_cache import FeatureCache, Watch, cut_of_features, why_uncached
+from trainer.run.feature_cache import FeatureCache, Network, Watch, cut_of_features, why_uncached
 from trainer.values import UsageError
 
 _log = logging.getLogger("trainer")
@@ -183,6 +183,16 @@ class Stage:
                 weights=self._weights,
             )
         return self._features.get(split) or self._experiment.pipeline
+
+    def compute_shard(self, split: str, *, number: int, count: int) -> tuple[int, int]:
+        """Computes a part of the features of a split; see `FeatureCache.compute_shard`.
+
+        Raises:
+          FeatureCacheError: they cannot be kept.
+        """
+        assert self.cut
+        network = Network(self.cut, self._run_below, self.precision, self._weights)
+        return self._all.cache.compute_shard(split, self.phase.spec, network, number=number, count=count)
 
     def awaits(self, split: str) -> bool:
         """Returns whether the features of a split are wanted, and nobody has asked for them."""

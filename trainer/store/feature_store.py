@@ -231,6 +231,32 @@ class FeatureStore:
                 f"{error}; --cache_dir chooses another place"
             ) from None
 
+    def find(self, key: Mapping[str, Any], *, num_rows: int, shape: tuple[int, ...]) -> StoredFeatures | None:
+        """Returns what `get` has kept; None where there is nothing, or what cannot be read."""
+        with contextlib.suppress(FeatureCacheError):
+            return self._open(Wanted(key, shape=(num_rows, *shape), describe=""))
+        return None
+
+    def mark(self, key: Mapping[str, Any]) -> None:
+        """Notes that there may be pieces of what belongs to a key, for `is_marked`.
+
+        Raises:
+          FeatureCacheError: the folder cannot be written to.
+        """
+        try:
+            with writing():
+                self._root.mkdir(parents=True, exist_ok=True)
+                self._mark(key).touch()
+        except NotWritten as error:
+            raise FeatureCacheError(f"the feature cache cannot write to {self._root}: {error}") from None
+
+    def is_marked(self, key: Mapping[str, Any]) -> bool:
+        """Returns whether there may be pieces of what belongs to a key."""
+        return self._mark(key).exists()
+
+    def _mark(self, key: Mapping[str, Any]) -> Path:
+        return self._root / f"{_digest(_canonical(key))}.pieces"
+
     def entries(self) -> list[Entry]:
         """Returns what is kept, the last used first; files of others and damaged entries are left out."""
         found = [entry for folder in self._folders() if (entry := read_entry(folder))]
