@@ -14,7 +14,8 @@ def flags(tiny_backbone, tmp_path_factory):
     # 84 pictures of train are two pieces, 64 and 20, and 56 of validation are one.
     folder = make_flower_folder(tmp_path_factory.mktemp("pictures"), n=70, classes=("red", "green"))
     return [
-        f"--source=folder:{folder}", f"--backbone=savedmodel:{tiny_backbone}", "--image_size=8", "--head=linear",
+        f"--source=folder:{folder}", f"--backbone=savedmodel:{tiny_backbone}", "--image_size=8",
+        "--head=linear",
         "--splits=60%,40%", "--batch_size=16", "--precision=float32", "--schedule=frozen",
         "--frozen_for=1epochs", "--figures_every=", "--embeddings=0",
     ]  # fmt: skip

@@ -13,7 +13,7 @@ _log = logging.getLogger("trainer")
 
 
 def run(line: CommandLine) -> int:
-    """Computes the part that --shard names of all splits, as far as it is not kept, and returns the status."""
+    """Computes the part that --shard names of all splits, as far as it is not kept; returns the status."""
     config = line.config
     if config.speed.feature_cache == "off":
         raise UsageError("--feature_cache=off keeps nothing: leave it away")
