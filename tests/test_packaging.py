@@ -34,7 +34,7 @@ def declared() -> set[str]:
         if isinstance(node, ast.Assign):
             lists[node.targets[0].id] = ast.literal_eval(node.value)
     extras = lists["EXTRAS_REQUIRE"]
-    asked = [*lists["INSTALL_REQUIRES"], *extras["onnx"], *extras["kerashub"]]
+    asked = [*lists["INSTALL_REQUIRES"], *extras["onnx"], *extras["kerashub"], *extras["sweep"]]
     return {canonicalize_name(Requirement(text).name) for text in asked}
 
 

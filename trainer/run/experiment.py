@@ -137,8 +137,6 @@ class Experiment:
         """
         self.asked = self.config = config
         self._of_run, self._pictures, self.chosen = of_run, pictures, dict(chosen or {})
-        self._cuts: dict[PhaseSpec, Cut | None] = {}
-        self._augments: dict[Calls, Augment | None] = {}
         self.strategy: tf.distribute.Strategy = make_strategy(config.run.strategy)
         self._check_shares(config)
         check_options(config)
@@ -159,7 +157,7 @@ class Experiment:
         """
         check_options(config)
         other = copy.copy(self)
-        other.asked, other.chosen, other._cuts, other._augments = config, {}, {}, {}
+        other.asked, other.chosen = config, {}
         other._take_up(config, turn=turn)
         return other
 
@@ -169,6 +167,8 @@ class Experiment:
 
     def _take_up(self, config: Config, *, turn: Turn = as_it_is) -> None:
         """Settles what is left to the pictures, and makes network, head, plan and recipe."""
+        self._cuts: dict[PhaseSpec, Cut | None] = {}
+        self._augments: dict[Calls, Augment | None] = {}
         num_train = len(self.splits.indices["train"])
         self.config = config = self._settled(config)
         self._check_shares(config)

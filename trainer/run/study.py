@@ -92,8 +92,8 @@ def _slot(trial: FrozenTrial) -> int:
 class Taken:
     """A trial that this process is at."""
 
-    def __init__(self, study: "Study", trial: Trial, *, is_again: bool):
-        self._study, self._trial, self.is_again = study, trial, is_again
+    def __init__(self, study: "Study", trial: Trial, trial_id: int):
+        self._study, self._trial, self.trial_id = study, trial, trial_id
         self.number = trial.number
 
     def texts(self, space: Space) -> dict[str, str]:
@@ -113,7 +113,7 @@ class Taken:
         """Records the value of an evaluation; returns whether the trial is not worth going on with."""
 
         def tell() -> bool:
-            known = self._trial.storage.get_trial(self._trial._trial_id).intermediate_values
+            known = self._study.storage.get_trial(self.trial_id).intermediate_values
             if count not in known:
                 self._trial.report(value, count)
             return self._trial.should_prune()
@@ -186,7 +186,7 @@ class Study:
                     load_if_exists=True,
                 )
             )
-        self._storage = storage
+        self.storage = storage
         (folder / "trials").mkdir(exist_ok=True)
 
     @contextlib.contextmanager
@@ -208,12 +208,12 @@ class Study:
             if self._is_ours_to_judge(frozen) and held.enter_context(
                 file_lock(self._lock(frozen.number), wait=False)
             ):
+                trial_id = self._id_of(frozen.number)
                 # It may have been finished since it was looked at.
-                now = patiently(lambda frozen=frozen: self.optuna._storage.get_trial(frozen._trial_id))  # type: ignore[misc]
-                if now.state == TrialState.RUNNING:
-                    trial = patiently(lambda frozen=frozen: Trial(self.optuna, frozen._trial_id))  # type: ignore[misc]
+                if patiently(lambda: self.storage.get_trial(trial_id)).state == TrialState.RUNNING:  # noqa: B023
+                    trial = patiently(lambda: Trial(self.optuna, trial_id))  # noqa: B023
                     self._sign(trial)
-                    return Taken(self, trial, is_again=True)
+                    return Taken(self, trial, trial_id)
         return None
 
     def _is_ours_to_judge(self, frozen: FrozenTrial) -> bool:
@@ -239,15 +239,20 @@ class Study:
         trial = patiently(self.optuna.ask)
         held.enter_context(file_lock(self._lock(trial.number), wait=True))
         self._sign(trial)
-        return Taken(self, trial, is_again=is_waiting)
+        return Taken(self, trial, self._id_of(trial.number))
+
+    def _id_of(self, number: int) -> int:
+        """Returns what the storage calls a trial."""
+        study = patiently(lambda: self.storage.get_study_id_from_name(self.optuna.study_name))
+        return patiently(lambda: self.storage.get_trial_id_from_study_id_trial_number(study, number))
 
     @contextlib.contextmanager
     def _beating(self, taken: Taken | None) -> Iterator[None]:
         """Tells a database that this process lives, as long as the block lasts."""
-        if taken is None or not isinstance(self._storage, RDBStorage):
+        if taken is None or not isinstance(self.storage, RDBStorage):
             yield
             return
-        storage, trial_id, ended = self._storage, taken._trial._trial_id, threading.Event()
+        storage, trial_id, ended = self.storage, taken.trial_id, threading.Event()
 
         def beat() -> None:
             while True:
