@@ -30,8 +30,8 @@ COMMANDS = {
     "benchmark": "measure input, forward, train step and epoch of each phase, and leave no run behind",
     "find_lr": "train some updates at a rising learning rate, draw the loss, and propose a rate",
     "learning_curve": "fit the head to parts of train, and say what twice the pictures would buy",
-    "sweep": "train many runs with other options, choose these by what was good, and name the best",
-    "features": "compute what a frozen network makes of the pictures, or a part of it, for runs to come",
+    "sweep": "train many runs with other options, chosen by what was good, and name the best",
+    "features": "compute what a frozen network makes of pictures, or a part of it, for later runs",
     "audit": "list labels that are probably wrong, near duplicates, odd and poor pictures",
     "inspect": "show configuration, splits, contract, variables and plan, and stop",
 }
