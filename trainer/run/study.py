@@ -171,6 +171,8 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         # Some of what is used is called experimental, and says so each time.
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        # Which would send the heartbeats; here `_beating` does.
+        warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed to be used with")
         digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
         with file_lock(folder / "study.lock", stays=True):
             _check_same(folder / ASKED, asked)
