@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
+import tf_keras
 
 from trainer.cli.config import Config
 from trainer.cli.flags import CommandLine
@@ -66,6 +67,8 @@ def _heads(asked: "Asked", stop: StopSignal) -> HeadTrials | None:
     why = ""
     if others := sorted(options - OF_HEADS):
         why = f"--{others[0]} is searched"
+    elif not all(_trains_head(end) for end in check_space(asked.config, asked.given, asked.space)):
+        why = "they, or some of them, train the network or change pictures"
     else:
         experiment = Experiment(_first(asked))
         why = why_not_alone(experiment)
@@ -74,6 +77,13 @@ def _heads(asked: "Asked", stop: StopSignal) -> HeadTrials | None:
         return None
     _log.info("sweep:       trials are heads over kept features, in this process")
     return HeadTrials(experiment, decided={})
+
+
+def _trains_head(config: Config) -> bool:
+    """Returns whether the phases of a trial train nothing but a head, on pictures as they are."""
+    return all(
+        spec.train == ("head/",) and spec.bn == "frozen" and not spec.augment for spec in config.phases
+    )
 
 
 def _first(asked: "Asked") -> Config:
@@ -106,7 +116,7 @@ class _Runs:
                 raise
         finally:
             # A trial leaves its graphs behind.
-            tf.keras.backend.clear_session()
+            tf_keras.backend.clear_session()
         values = _validations(workdir.metrics_jsonl)
         if watch.ended:
             step = max(values)
