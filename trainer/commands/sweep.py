@@ -8,7 +8,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ import tf_keras
 
 from trainer.cli.config import Config
 from trainer.cli.flags import CommandLine
-from trainer.cli.search import check_space, read_space
+from trainer.cli.search import check_space, corners, read_space
 from trainer.commands import train
 from trainer.record.workdir import Workdir
 from trainer.run.combinations import check_options
@@ -50,11 +51,15 @@ def run(line: CommandLine, stop: StopSignal) -> int:
         check_options(end)
     asked = Asked(config, line.given, space)
     workdir.make()
+    gpus = tf.config.list_physical_devices("GPU")
+    if config.sweep.jobs > 1 and len(gpus) > 1:
+        # The others are those of the other jobs.
+        tf.config.set_visible_devices(gpus[:1], "GPU")
     with stop.deferred():
         heads = _heads(asked, stop)
         sweep = Sweep(asked, heads=heads, train=_Runs(line.given, stop), requested=stop.requested)
         write_text(workdir.root / FLAGFILE, config.replace(jobs=1).flagfile())
-        with _helpers(config, workdir.root, stop):
+        with _helpers(config, workdir.root, stop, num_gpus=len(gpus)):
             sweep.work()
         sweep.repeat()
         write_results(sweep.result())
@@ -87,8 +92,6 @@ def _trains_head(config: Config) -> bool:
 
 
 def _first(asked: "Asked") -> Config:
-    from trainer.cli.search import corners
-
     return asked.of_trial(next(iter(corners(asked.space))), asked.folder / "trials" / "first")
 
 
@@ -170,36 +173,39 @@ def _validations(metrics: Path) -> dict[int, dict[str, float]]:
 
 
 @contextlib.contextmanager
-def _helpers(config: Config, folder: Path, stop: StopSignal) -> Iterator[None]:
+def _helpers(config: Config, folder: Path, stop: StopSignal, *, num_gpus: int) -> Iterator[None]:
     """Runs all of --jobs but this one, which work on the same study, and ends them when this one is ended."""
     children = []
-    gpus = len(tf.config.list_physical_devices("GPU"))
     for number in range(1, config.sweep.jobs):
         log = folder / f"job-{number + 1}.log"
         environment = dict(os.environ)
-        if gpus > 1:
-            environment["CUDA_VISIBLE_DEVICES"] = str(number % gpus)
+        if num_gpus > 1:
+            environment["CUDA_VISIBLE_DEVICES"] = str(number % num_gpus)
+        command = [sys.executable, "-m", "trainer.main", "sweep", f"--flagfile={folder / FLAGFILE}"]
         with open(log, "ab") as out:
-            command = [sys.executable, "-m", "trainer.main", "sweep", f"--flagfile={folder / FLAGFILE}"]
+            how: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": out}
             # In a group of its own: of Ctrl-C it hears from here.
-            children.append(
-                subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=out,
-                    env=environment,
-                    process_group=0,
-                )
-            )
+            children.append(subprocess.Popen(command, **how, env=environment, process_group=0))
         _log.info("job:         process %d, %s", children[-1].pid, log)
+    is_told = False
     try:
         yield
     except BaseException:
-        for child in children:
-            child.send_signal(signal.SIGTERM)
+        is_told = True
+        _tell(children)
         raise
     finally:
+        while any(child.poll() is None for child in children):
+            if stop.requested() and not is_told:
+                is_told = True
+                _tell(children)
+            time.sleep(0.2)
         for number, child in enumerate(children, 2):
-            if child.wait() not in (0, 75):
+            if child.returncode not in (0, 75):
                 _log.warning("job %d ended with status %d: see job-%d.log", number, child.returncode, number)
+
+
+def _tell(children: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Tells processes to save and stop."""
+    for child in children:
+        child.send_signal(signal.SIGTERM)

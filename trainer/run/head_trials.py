@@ -53,7 +53,8 @@ class Outcome:
     """What a trial came to.
 
     `best` are the numbers of validation with the weights that a run would keep, `step` says after how many
-    updates these were. `ended` says why the trial ended early; empty: it did not.
+    updates these were. `ended` says why the trial ended early, and then they are the last ones; empty: it
+    did not.
     """
 
     best: dict[str, float]
@@ -208,7 +209,9 @@ class _Program:
         ]
         with experiment.strategy.scope(), contextlib.suppress(_Ended):
             train(state, batches=self._training, make_run=self._make_run, callbacks=callbacks)
-        return Outcome(listener.best, int(state.best["step"].numpy()), listener.ended)
+        if listener.ended:
+            return Outcome(listener.last, state.step, listener.ended)
+        return Outcome(listener.best, int(state.best["step"].numpy()))
 
     def _reset(self, state: TrainState) -> None:
         for variable, value in self._begin.values():
@@ -256,6 +259,7 @@ class _Listener(Judge):
     def __init__(self, told: Told):
         self._told, self._count = told, 0
         self.best: dict[str, float] = {}
+        self.last: dict[str, float] = {}
         self.ended = ""
         self._is_best = False
 
@@ -265,6 +269,7 @@ class _Listener(Judge):
     def judge(self, state: TrainState, values: Mapping[str, float]) -> None:
         if self._is_best:
             self.best, self._is_best = dict(values), False
+        self.last = dict(values)
         self._count += 1
         self.ended = self._told(self._count, values)
         if self.ended:
