@@ -201,7 +201,7 @@ def _helpers(config: Config, folder: Path, stop: StopSignal, *, num_gpus: int) -
                 _tell(children)
             time.sleep(0.2)
         for number, child in enumerate(children, 2):
-            if child.returncode not in (0, 75):
+            if child.returncode not in (0, 75, -signal.SIGTERM):
                 _log.warning("job %d ended with status %d: see job-%d.log", number, child.returncode, number)
 
 
