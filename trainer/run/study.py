@@ -314,14 +314,8 @@ def _storage(folder: Path, url: str) -> BaseStorage:
         path = folder / "study.journal"
         _mend(path)
         return JournalStorage(JournalFileBackend(str(path)))
-    again = RetryHeartbeatStaleTrialCallback()
-    beats: dict[str, Any] = {"heartbeat_interval": HEARTBEAT_SECS, "grace_period": GRACE_SECS}
     try:
-        return patiently(
-            lambda: RDBStorage(
-                url, engine_kwargs={"pool_pre_ping": True}, heartbeat_stale_trial_callback=again, **beats
-            )
-        )
+        return patiently(lambda: _database(url))
     except ImportError as error:
         raise UsageError(f"--study={_public(url)} needs a driver that is not installed: {error}") from None
     except ValueError as error:
@@ -332,6 +326,22 @@ def _storage(folder: Path, url: str) -> BaseStorage:
                 f"--study={_public(url)} is no URL of a database, such as postgresql+psycopg://user@host/name"
             ) from None
         raise
+
+
+def _database(url: str) -> RDBStorage:
+    """Opens a database. Of several that find none, all but one fail to make its tables, and try again."""
+    again = RetryHeartbeatStaleTrialCallback()
+    beats: dict[str, Any] = {"heartbeat_interval": HEARTBEAT_SECS, "grace_period": GRACE_SECS}
+    for attempts_left in reversed(range(10)):
+        try:
+            return RDBStorage(
+                url, engine_kwargs={"pool_pre_ping": True}, heartbeat_stale_trial_callback=again, **beats
+            )
+        except Exception as error:
+            if not attempts_left or type(error).__name__ not in ("IntegrityError", "ProgrammingError"):
+                raise
+        time.sleep(1.0)
+    raise AssertionError
 
 
 def _public(url: str) -> str:
