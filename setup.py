@@ -86,6 +86,11 @@ EXTRAS_REQUIRE = {
     # --engine=openvino: what a phase does not change, by kernels that are faster on a CPU; 60 MB.
     "openvino": ["openvino>=2026.4,<2027"],
     "cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],  # CUDA's libraries as packages, for NVIDIA GPUs on Linux
+    "sweep": [  # many trials of one run
+        "optuna>=5,<6",  # chooses options, ends trials early, and records both
+        "sqlalchemy>=2",  # its record in a database; what it says of one that does not answer
+        "pyyaml>=6",  # --space=FILE
+    ],
     "lint": ["ruff>=0.12", "mypy>=1.15", "codespell>=2.4"],
     "docs": [  # `make docs`: reads well on phones, searches without a network, checks its links
         "mkdocs>=1.6,<2",

@@ -28,8 +28,9 @@ COLOURS = {
 
 # A quarter of a minute or more each, longest first.
 LONGEST = (
-    "test_feature_cache", "test_exact_resume", "test_research", "test_export", "test_cli", "test_extend",
-    "test_cli_recipes", "test_python_api", "test_plugins", "test_guards", "test_mirrored", "test_stages",
+    "test_feature_cache", "test_sweep", "test_exact_resume", "test_research", "test_export", "test_cli",
+    "test_extend", "test_cli_recipes", "test_python_api", "test_plugins", "test_guards", "test_mirrored",
+    "test_stages",
     "test_exact_resume_kept", "test_examples", "test_keras", "test_arithmetic", "test_evaluate",
     "test_cli_surroundings", "test_doctor", "test_explain", "test_cli_errors", "test_predict",
     "test_replicas", "test_failing_steps", "test_plugin_task", "test_steps", "test_several_classes",

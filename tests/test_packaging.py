@@ -34,7 +34,8 @@ def declared() -> set[str]:
         if isinstance(node, ast.Assign):
             lists[node.targets[0].id] = ast.literal_eval(node.value)
     extras = lists["EXTRAS_REQUIRE"]
-    asked = [*lists["INSTALL_REQUIRES"], *extras["onnx"], *extras["kerashub"], *extras["openvino"]]
+    used = ("onnx", "kerashub", "openvino", "sweep")
+    asked = [*lists["INSTALL_REQUIRES"], *(text for name in used for text in extras[name])]
     return {canonicalize_name(Requirement(text).name) for text in asked}
 
 

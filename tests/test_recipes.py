@@ -54,7 +54,10 @@ def test_a_wrong_name_says_what_is_close(run_main):
 def test_who_asks_for_nothing_is_led_to_the_demo(run_main):
     status, _, err = run_main()
     assert status == 2
-    assert err.startswith("trainer: train needs --workdir=FOLDER, where its results go, such as --workdir=runs/mine. A first try")
+    assert err.startswith(
+        "trainer: train needs --workdir=FOLDER, where its results go, such as --workdir=runs/mine. "
+        "A first try"
+    )
     told = err.partition("needs no data: python -m trainer.main ")[2].split(", then")[0]
     assert run_main(*told.split())[0] == 0
     assert Path("experiments/demo.flags").exists()

@@ -339,3 +339,25 @@ class Contract:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return (self.height_px, self.width_px, 3)
+
+
+class Dial(float):
+    """A number that a traced function reads from a variable, so that another one needs no new trace.
+
+    As a float it is the number it was made with. Whoever makes it sets `variable`, and `rest`, which holds 1
+    minus the number, both [] float32. They are two, because 1 minus a number in float32 is not always the
+    float32 of 1 minus the number, which a trace without dials has.
+    """
+
+    variable: Any
+    rest: Any
+
+
+def turned(number: float) -> Any:
+    """Returns what a trace computes with: the variable of a dial, or the number itself."""
+    return number.variable if isinstance(number, Dial) else number
+
+
+def rest_of(number: float) -> Any:
+    """Returns 1 minus a number, as `turned`."""
+    return number.rest if isinstance(number, Dial) else 1.0 - number

@@ -24,7 +24,8 @@ NOT_IDENTITY = {
     "saliency", "explain_class", "ig_steps", "num_explained", "formats", "export_dir", "calibration_pictures",
     "max_accuracy_drop", "figures_every", "bind", "port", "max_upload_mb", "histograms_every",
     "profile_steps", "embeddings", "extend", "verbose", "plugin", "callbacks", "curve_shares", "curve_draws",
-    "audit_folds", "audit_shown",
+    "audit_folds", "audit_shown", "search", "space", "trials", "metric", "sampler", "pruner", "study", "jobs",
+    "repeat_seeds", "shard",
 }  # fmt: skip
 # Another valid value than the default, where one cannot be guessed from the type.
 OTHER = {
@@ -38,6 +39,7 @@ OTHER = {
     "warmup": "1steps", "log_every": "7steps", "evaluate_every": "7steps", "save_every": "7steps",
     "checkpoint": "latest", "stop_signals": "SIGUSR2", "momentum": 0.5, "weight_decay": 0.1,
     "budget": "5min", "by_hand": ("head", "augment"),
+    "search": ("dropout=0,0.5",), "shard": "2/3",
     "features": "cls+mean", "curve_shares": "10%,50%,100%",
     "max_accuracy_drop": 0.5, "histograms_every": "7steps", "profile_steps": "3-7", "figures_every": "7steps",
 }  # fmt: skip

@@ -8,7 +8,9 @@ from trainer.cli.declare import (
     LOCAL,
     SHARE,
     calls,
+    of_validation,
     option,
+    part_of,
     rising_shares,
     which_checkpoint,
 )
@@ -241,4 +243,82 @@ class AuditConfig:
         "How many pictures of a kind the page of audit shows at most; its tables have all.",
         identity=False,
         bounds=AT_LEAST_1,
+    )
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """Sweep"""
+
+    search: tuple[str, ...] = option(
+        (),
+        "Option that sweep searches, and its values, repeatable: 'dropout=0,0.2,0.5', "
+        "'frozen_learning_rate=log(1e-4,1e-2)', 'loss=cross_entropy|focal(uniform(0,5))'; ranges are log, "
+        "uniform, int, logint and choice(a|b). phase.1.lr is a field of the first --phase.",
+        identity=False,
+        short=True,
+    )
+    space: str = option(
+        "",
+        "YAML file with more of them, also of options that are searched only beside some value of another.",
+        identity=False,
+        path=LOCAL,
+    )
+    trials: int = option(
+        50, "How many trials there are in the end.", identity=False, short=True, bounds=AT_LEAST_1
+    )
+    metric: str = option(
+        "validation_accuracy",
+        "What the best trial is best in, of validation with the weights that a run keeps: loss, accuracy, "
+        "and what else is logged, each with validation_ before it.",
+        identity=False,
+        short=True,
+        check=of_validation,
+    )
+    sampler: str = option(
+        "tpe",
+        "How options are chosen: by what was good so far (tpe, Bergstra et al., 2011), at random, or all "
+        "combinations one after another (grid).",
+        choices=("tpe", "random", "grid"),
+        identity=False,
+    )
+    pruner: str = option(
+        "none",
+        "Which trials end early, judged after each evaluation: those worse than the median of the others "
+        "at that time, those that hyperband gives no more (Li et al., 2018), or none.",
+        choices=("none", "median", "hyperband"),
+        identity=False,
+    )
+    study: str = option(
+        "",
+        "Where trials are recorded: URL of a database, such as postgresql+psycopg://user@host/name, which "
+        "many machines may share; default a file in --workdir.",
+        identity=False,
+    )
+    jobs: int = option(
+        1,
+        "Processes on this machine that train trials at the same time, each on a GPU of its own where there "
+        "are several.",
+        identity=False,
+        bounds=Bounds(at_least=1, at_most=1000),
+    )
+    repeat_seeds: int = option(
+        3,
+        "With how many other seeds the best three trials are repeated before one of them is named; 0: the "
+        "best one is named as it is.",
+        identity=False,
+        bounds=Bounds(at_least=0, at_most=100),
+    )
+
+
+@dataclass(frozen=True)
+class FeaturesConfig:
+    """Features"""
+
+    shard: str = option(
+        "1/1",
+        "Which part of the features is computed, such as 3/16: the third of sixteen, one for each machine.",
+        identity=False,
+        short=True,
+        check=part_of,
     )

@@ -20,11 +20,13 @@ from trainer.cli.command_options import (
     EvaluateConfig,
     ExplainConfig,
     ExportConfig,
+    FeaturesConfig,
     FindLrConfig,
     InspectConfig,
     LearningCurveConfig,
     PredictConfig,
     ServeConfig,
+    SweepConfig,
 )
 from trainer.cli.declare import KINDS, RECOMMENDED
 from trainer.cli.options import (
@@ -78,6 +80,8 @@ class Config:
     find_lr: FindLrConfig = FindLrConfig()
     learning_curve: LearningCurveConfig = LearningCurveConfig()
     audit: AuditConfig = AuditConfig()
+    sweep: SweepConfig = SweepConfig()
+    features_of: FeaturesConfig = FeaturesConfig()
 
     @functools.cached_property
     def phases(self) -> tuple[PhaseSpec, ...]:
@@ -105,6 +109,11 @@ class Config:
         """The name of the head if it is fitted, else empty."""
         name = self.model.head.partition("(")[0].strip()
         return name if name in FITTED else ""
+
+    @classmethod
+    def declared(cls) -> list[dataclasses.Field[Any]]:
+        """Returns all options, as they are declared."""
+        return [field for _, field in cls()._fields()]
 
     def flat(self) -> dict[str, Any]:
         """Returns {flag name: value} over all sections."""

@@ -112,6 +112,19 @@ def shares(value: str) -> list[float]:
     return [float(part[1]) / 100 for part in parts if part] if all(parts) else []
 
 
+def part_of(value: str) -> str:
+    """Checks which part of some is meant, such as 3/16."""
+    match = re.fullmatch("([1-9][0-9]{0,5})/([1-9][0-9]{0,5})", value)
+    is_one = match and int(match[1]) <= int(match[2])
+    return "" if is_one else " is no part, such as 1/16 to 16/16"
+
+
+def of_validation(value: str) -> str:
+    """Checks the name of what trials are judged by."""
+    is_one = re.fullmatch(r"validation_\S+", value)
+    return "" if is_one else " is not a metric of validation, such as validation_accuracy or validation_loss"
+
+
 def budget(value: str) -> str:
     """Checks how long a run may take; empty for what is recommended."""
     if not value or value in BUDGETS or budget_secs(value):

@@ -32,6 +32,8 @@ COMMANDS = {
     "benchmark": "measure input, forward, train step and epoch of each phase, and leave no run behind",
     "find_lr": "train some updates at a rising learning rate, draw the loss, and propose a rate",
     "learning_curve": "fit the head to parts of train, and say what twice the pictures would buy",
+    "sweep": "train many runs with other options, chosen by what was good, and name the best",
+    "features": "compute what a frozen network makes of pictures, or a part of it, for later runs",
     "audit": "list labels that are probably wrong, near duplicates, odd and poor pictures",
     "inspect": "show configuration, splits, contract, variables and plan, and stop",
     "recipes": "list the flagfiles of experiments/, or write those named here: recipes NAME ...",
@@ -48,11 +50,13 @@ GO_BY = {
     "find_lr": ("find_lr",),
     "learning_curve": ("learning_curve",),
     "audit": ("audit",),
+    "sweep": ("sweep",),
+    "features_of": ("features",),
 }
 # The option that says where a command writes, and what else it may be called.
 _RESULTS = {
     "train": "workdir", "cross_validate": "workdir", "find_lr": "workdir", "learning_curve": "workdir",
-    "audit": "workdir", "evaluate": "report_dir", "export": "export_dir",
+    "audit": "workdir", "sweep": "workdir", "evaluate": "report_dir", "export": "export_dir",
     **dict.fromkeys(GO_BY["benchmark"], "output"),
 }  # fmt: skip
 _LIKE_RESULTS = re.compile(
@@ -175,6 +179,23 @@ def parse(argv: Sequence[str]) -> CommandLine:
     return line
 
 
+def typed(name: str, text: str) -> Any:
+    """Returns the value that a text gives an option, as on a command line; of a repeatable one, that one.
+
+    Raises:
+      UsageError: there is no such option, or the text cannot be its value.
+    """
+    values = make_flags()
+    if name not in values:
+        raise UsageError(_unknown(name, ["train"]))
+    try:
+        values(["trainer", f"--{name}={text}"])
+    except absl_flags.Error as error:
+        raise UsageError(_told(error)) from None
+    value = values[name].value
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _with_flagfiles(arguments: Sequence[str], *, inside: tuple[Path, ...] = ()) -> list[str]:
     """Returns the arguments with the flags in flagfiles in their place.
 
@@ -241,7 +262,10 @@ def _lines(flagfile: Path, name: str) -> list[str]:
 
 
 # Verbs that take the options of a run.
-_DESCRIBE_RUNS = ("train", "cross_validate", "inspect", "find_lr", "benchmark", "learning_curve", "audit")
+_DESCRIBE_RUNS = (
+    "train", "cross_validate", "inspect", "find_lr", "benchmark", "learning_curve", "audit", "sweep",
+    "features",
+)  # fmt: skip
 
 
 def _check_meant(line: CommandLine) -> None:

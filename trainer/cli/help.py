@@ -76,7 +76,9 @@ def topic(argv: Sequence[str]) -> str:
 def help_text(*, full: bool = False, about: str = "") -> str:
     """Returns the help: the usual options, all of them, or all that is known of a command or an option."""
     if about in COMMANDS:
-        return _command_help(about)
+        # One is the name of an option, too.
+        of_option = f"\n{_option_help(_options()[about])}\n" if about in _options() else ""
+        return _command_help(about) + of_option
     if about:
         return _option_help(_options()[about]) + "\n"
     parts = [_USAGE, "commands:"]

@@ -14,6 +14,7 @@ from types import ModuleType
 
 from trainer import plugins, register
 from trainer.cli.flags import CommandLine
+from trainer.cli.search import check_space, read_space
 from trainer.data.sources.base import check_source
 from trainer.paths import settle_home
 from trainer.record.workdir import Workdir
@@ -30,10 +31,10 @@ from trainer.values import TrainerError, UsageError
 _log = logging.getLogger("trainer")
 # They read files, or try TensorFlow in a process of its own.
 WITHOUT_TENSORFLOW = ("compare", "doctor", "recipes", "completion")
-TRAINING = ("train", "cross_validate", "find_lr", "benchmark", "learning_curve", "audit")
+TRAINING = ("train", "cross_validate", "find_lr", "benchmark", "learning_curve", "audit", "sweep", "features")
 # They save and stop when they are told to.
-STOPPABLE = ("train", "cross_validate")
-NEED_NO_WORKDIR = ("inspect", "benchmark", "compare", "doctor", "recipes", "completion")
+STOPPABLE = ("train", "cross_validate", "sweep")
+NEED_NO_WORKDIR = ("inspect", "benchmark", "compare", "doctor", "features", "recipes", "completion")
 # Whoever asks for nothing at all has just installed it.
 _FIRST_TRY = (
     "A first try, which needs no data: python -m trainer.main recipes demo, then "
@@ -78,6 +79,9 @@ def _check(line: CommandLine) -> None:
         require_one_machine(line.command)
     elif line.command not in WITHOUT_TENSORFLOW:
         _tell_alone(line.command)
+    if line.command == "sweep":
+        sweep = line.config.sweep
+        check_space(line.config, line.given, read_space(sweep.search, sweep.space))
     # Before TensorFlow, whose import takes seconds. What a plugin adds is known after that.
     of_plugins = line.config.run.plugin or (workdir and Workdir(workdir).plugins.exists())
     if "source" in line.given and line.command in (*TRAINING, "inspect", "evaluate") and not of_plugins:

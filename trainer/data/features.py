@@ -27,6 +27,8 @@ COMPUTING = (
     "trainer.model.backbones",
     "trainer.precision.rewriter",
 )
+LEAST_ROWS, MOST_PIECES = 64, 1024
+"""Of the pieces that a split is divided into where machines share the work."""
 # Those that only put these together. They import most of the rest.
 WIRING = ("trainer.run.experiment", "trainer.run.feature_cache", "trainer.run.stages")
 
@@ -100,6 +102,12 @@ class FeatureBatches(OrderedBatches):
         return tf.ensure_shape(found, [self.batch_size, *self._shape])
 
 
+def pieces_of(count: int) -> list[slice]:
+    """Returns the pieces of so many rows, the same ones whoever divides them, and by however many."""
+    size = max(LEAST_ROWS, -(-count // MOST_PIECES))
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
 def compute_features(
     batches: tf.data.Dataset,
     below: Callable[[Any], Any],
@@ -145,20 +153,25 @@ def feature_key(
       view: augmentation, seed and epoch of an augmented view; empty for plain pictures.
       plugins: source of what comes from outside and computes them.
     """
-    pictures = hashlib.sha256(json.dumps(source.class_names).encode())
-    for at in indices.tolist():
-        row = (source.ids[at], source.labels[at].tolist(), scan.digests[at], int(scan.orientations[at]))
-        pictures.update(json.dumps(row).encode())
     return {
         "network": network,
         "contract": dataclasses.asdict(contract),
         "decoding": decoding,
-        "pictures": pictures.hexdigest(),
+        "pictures": digest_pictures(source, scan, indices),
         "view": view,
         "code": code_digest(*COMPUTING, alone=WIRING, plugins=plugins),
         # Kernels, decoders and resizing may round differently in another version.
         "versions": {**versions(), "tensorflow": tf.__version__},
     }
+
+
+def digest_pictures(source: Source, scan: Scan, indices: np.ndarray) -> str:
+    """Returns a SHA-256 over names, labels, bytes and orientation of the pictures at positions [n]."""
+    pictures = hashlib.sha256(json.dumps(source.class_names).encode())
+    for at in indices.tolist():
+        row = (source.ids[at], source.labels[at].tolist(), scan.digests[at], int(scan.orientations[at]))
+        pictures.update(json.dumps(row).encode())
+    return pictures.hexdigest()
 
 
 def digest_variables(variables: dict[str, tf.Variable]) -> str:

@@ -15,7 +15,7 @@ from trainer.cli.phase_specs import PhaseSpec
 from trainer.loop.phases import Phase, PhaseSchedule
 from trainer.model.layers import Layer
 from trainer.registry import Choice, Registry
-from trainer.values import UsageError, as_number
+from trainer.values import UsageError, as_number, turned
 
 NUM_GROUPS = 12
 """Groups of layers that --layer_decay makes of a network."""
@@ -156,7 +156,7 @@ class _PerVariable(tf_keras.optimizers.Optimizer):
         self._multiplier = self._multipliers[self._index_dict[self._var_key(variable)]]
         try:
             if self._decay and variable.shape.rank > 1:
-                rate, decay = (tf.cast(x, variable.dtype) for x in (self.learning_rate, self._decay))
+                rate, decay = (tf.cast(x, variable.dtype) for x in (self.learning_rate, turned(self._decay)))
                 variable.assign_sub(variable * decay * rate)
             super().update_step(gradient, variable)
         finally:

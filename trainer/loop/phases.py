@@ -13,7 +13,7 @@ from trainer.cli.phase_specs import PhaseSpec
 from trainer.loop.averages import Average, make_average
 from trainer.loop.schedules import Course, Plateau, along, choose_schedule, plateau_of
 from trainer.registry import Choice
-from trainer.values import UsageError
+from trainer.values import UsageError, turned
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,9 @@ class PhaseSchedule(tf_keras.optimizers.schedules.LearningRateSchedule):
         self._factor = along(phase.schedule, warmup_steps=phase.warmup_steps, num_steps=phase.num_steps)
 
     def __call__(self, step: tf.Tensor | int) -> tf.Tensor:
-        return self._peak * self._factor(step if self._step is None else self._step - self._start_step)
+        return turned(self._peak) * self._factor(
+            step if self._step is None else self._step - self._start_step
+        )
 
     def get_config(self) -> dict[str, Any]:
         raise TypeError("a phase's schedule is rebuilt from the run's flags, not from a Keras config")

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 import tf_keras
 
+from trainer.values import Dial, rest_of, turned
+
 
 class Draws(NamedTuple):
     """What dropout draws from in one update, for some of the examples of its batch.
@@ -42,8 +44,10 @@ def dropout(
     """
     others = (tf.shape(x) if noise_shape is None else noise_shape)[1:]
     draw = tf.random.stateless_uniform(tf.concat([[draws.batch_size], others], 0), draws.seed)
-    keep = tf.gather(draw, draws.places) >= rate
-    return tf.where(keep, x / (1.0 - rate), 0.0)
+    keep, rest = tf.gather(draw, draws.places) >= turned(rate), rest_of(rate)
+    # What a dial says is multiplied with, as TensorFlow does where a graph divides by a constant.
+    scaled = x * tf.math.reciprocal(rest) if isinstance(rate, Dial) else x / rest
+    return tf.where(keep, scaled, 0.0)
 
 
 def drop(

@@ -1,9 +1,11 @@
 """A configuration made real: pictures, splits, network, plan. What every command begins with."""
 
+import copy
+import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -65,6 +67,21 @@ _MISSED = {
 }
 DEFAULT_HEAD = "mlp(512)"
 
+Turn = Callable[[str, float], float]
+"""(option, its value) -> the same, or a `Dial` of it, which a trace reads from a variable. It is asked for
+dropout and label_smoothing, and for learning_rate and weight_decay of each phase."""
+
+
+def as_it_is(name: str, value: float) -> float:
+    """A `Turn` that makes no dials."""
+    return value
+
+
+def turned_spec(spec: PhaseSpec, turn: Turn) -> PhaseSpec:
+    """Returns a phase with the numbers that `turn` makes of its own."""
+    rate, decay = turn("learning_rate", spec.learning_rate), turn("weight_decay", spec.weight_decay)
+    return dataclasses.replace(spec, learning_rate=rate, weight_decay=decay)
+
 
 class Experiment:
     """Everything a configuration names, opened and checked against one another."""
@@ -123,23 +140,56 @@ class Experiment:
         """
         self.asked = self.config = config
         self._of_run, self._pictures, self.chosen = of_run, pictures, dict(chosen or {})
-        self._cuts: dict[PhaseSpec, Cut | None] = {}
-        self._augments: dict[Calls, Augment | None] = {}
         self.strategy: tf.distribute.Strategy = make_strategy(config.run.strategy)
         self._check_shares(config)
         check_options(config)
         self.task = make_task(config.data.task)
         self.open_pictures()
-        train = self.splits.indices["train"]
-        if pictures_only:
-            return
+        if not pictures_only:
+            self._take_up(config)
+
+    def variant(self, config: Config, *, turn: Turn = as_it_is) -> "Experiment":
+        """Returns the same pictures and network with a head, a plan and a recipe of other options.
+
+        Args:
+          config: as it would be asked for; options of pictures and network are those of this experiment.
+          turn: makes dials of numbers, see `Turn`.
+
+        Raises:
+          UsageError: options do not fit one another, the pictures or the network.
+        """
+        check_options(config)
+        other = copy.copy(self)
+        other.asked, other.chosen = config, {}
+        other._take_up(config, turn=turn)
+        return other
+
+    def config_of(self, config: Config) -> Config:
+        """Returns options as they would be asked for, with what is left to the pictures filled in."""
+        return self._settled(config)
+
+    def _take_up(self, config: Config, *, turn: Turn = as_it_is) -> None:
+        """Settles what is left to the pictures, and makes network, head, plan and recipe."""
+        self._cuts: dict[PhaseSpec, Cut | None] = {}
+        self._augments: dict[Calls, Augment | None] = {}
+        num_train = len(self.splits.indices["train"])
         self.config = config = self._settled(config)
         self._check_shares(config)
-        self._check_batch(len(train), batch_size=config.plan.batch_size)
+        self._check_batch(num_train, batch_size=config.plan.batch_size)
         with self.strategy.scope():
-            self._open_network()
-        self.plan = make_plan(config.phases, num_examples=len(train), batch_size=config.plan.batch_size)
-        for spec in config.phases:
+            if not hasattr(self, "backbone"):
+                self._open_network()
+            self.classifier = make_classifier(
+                config,
+                self.backbone,
+                num_classes=len(self.source.class_names),
+                num_examples=num_train,
+                task=self.task,
+                dropout=turn("dropout", config.model.dropout),
+            )
+        specs = [turned_spec(spec, turn) for spec in config.phases]
+        self.plan = make_plan(specs, num_examples=num_train, batch_size=config.plan.batch_size)
+        for spec in specs:
             self._check_training(spec)
         check_together(
             config,
@@ -157,9 +207,9 @@ class Experiment:
             decoding=config.data.decode,
             task=self.task,
         ).drawing(self.chances)
-        self.recipe = self._make_recipe(config)
+        self.recipe = self._make_recipe(config, turn)
 
-    def _make_recipe(self, config: Config) -> Recipe:
+    def _make_recipe(self, config: Config, turn: Turn) -> Recipe:
         names, update = self.source.class_names, config.update
         weights = class_weights_from(
             update.class_weights, class_names=names, counts=self.class_counts("train")
@@ -167,7 +217,7 @@ class Experiment:
         loss = make_loss(
             update.loss,
             num_classes=len(names),
-            label_smoothing=update.label_smoothing,
+            label_smoothing=turn("label_smoothing", update.label_smoothing),
             class_weights=weights,
             task=self.task,
         )
@@ -424,14 +474,6 @@ class Experiment:
             resize=model.resize,
             antialias=model.antialias,
         )
-        num_classes = len(self.source.class_names)
-        self.classifier = make_classifier(
-            self.config,
-            self.backbone,
-            num_classes=num_classes,
-            num_examples=len(self.splits.indices["train"]),
-            task=self.task,
-        )
 
     def _check_training(self, spec: PhaseSpec) -> None:
         """Makes sure that a phase can train what it is to train: not to be found out when it begins."""
@@ -521,6 +563,7 @@ def make_classifier(
     num_classes: int,
     num_examples: int,
     task: Task | None = None,
+    dropout: float | None = None,
 ) -> Classifier:
     """Returns the network with the head that a configuration gives it.
 
@@ -530,6 +573,7 @@ def make_classifier(
       num_classes: K.
       num_examples: pictures of train, which a head may keep.
       task: that of --task, where it has been made.
+      dropout: of the head; None: --dropout.
 
     Raises:
       UsageError: --logits does not go with the number of classes.
@@ -539,7 +583,7 @@ def make_classifier(
     head = make_head(
         head_of(config),
         num_logits=task.num_logits(num_classes, asked=model.logits),
-        dropout=model.dropout,
+        dropout=model.dropout if dropout is None else dropout,
         seed=config.run.seed,
         num_examples=num_examples,
         width=backbone.contract.feature_width,

@@ -1,9 +1,11 @@
 """What the frozen part of a network makes of the pictures of an experiment: kept, and made when missing."""
 
 import collections
+import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,13 @@ import numpy as np
 from trainer import plugins
 from trainer.cli.phase_specs import PhaseSpec
 from trainer.data.augment import Augment
-from trainer.data.features import FeatureBatches, compute_features, feature_key
+from trainer.data.features import (
+    FeatureBatches,
+    compute_features,
+    digest_pictures,
+    feature_key,
+    pieces_of,
+)
 from trainer.data.pipeline import Rows
 from trainer.model.cuts import Cut
 from trainer.run.experiment import Experiment
@@ -26,6 +34,38 @@ Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """(what is being done, of how many) -> a context that is told how many more are done."""
 
 
+@dataclass(frozen=True)
+class Network:
+    """What makes features of pictures."""
+
+    cut: Cut
+    """Where."""
+    below: Callable[[Any], Any]
+    """The function up to there, on all devices, in `precision`."""
+    precision: str
+    """Its arithmetic."""
+    weights: str
+    """A digest of the cut's variables as they are."""
+    engine: str = ""
+    """What runs it, with its version, where that is not TensorFlow."""
+
+
+@dataclass(frozen=True)
+class _View:
+    """Pictures of a split as they are, or as an epoch changes them."""
+
+    split: str
+    indices: np.ndarray
+    network: Network
+    augment: Augment | None = None
+    epoch: int = 0
+    seed: int = 0
+
+    @property
+    def what(self) -> str:
+        return f"features of {self.split}" + (f", view {self.epoch + 1}" if self.augment else "")
+
+
 class FeatureCache:
     """Batches of features of the splits of an experiment."""
 
@@ -35,46 +75,20 @@ class FeatureCache:
         run, speed = experiment.config.run, experiment.config.speed
         self._store = FeatureStore(feature_folder(run.cache_dir), limit_bytes=int(speed.cache_limit_gb * 1e9))
 
-    def batches(
-        self,
-        split: str,
-        spec: PhaseSpec,
-        *,
-        cut: Cut,
-        below: Callable[[Any], Any],
-        precision: str,
-        engine: Mapping[str, str],
-        weights: str,
-    ) -> FeatureBatches | None:
-        """Returns what a network below a cut makes of a split; None where it cannot be kept.
+    def batches(self, split: str, spec: PhaseSpec, network: Network) -> FeatureBatches | None:
+        """Returns what a network makes of a split; None where it cannot be kept.
 
         Args:
           split: train, validation or test.
           spec: the phase; training pictures are augmented as it says, one view of them after another.
-          cut: where.
-          below: the function up to there, on all devices, in `precision`.
-          precision: its arithmetic.
-          engine: what else its numbers depend on where it is not TensorFlow's; else empty.
-          weights: a digest of the cut's variables as they are.
+          network: up to the cut.
 
         Raises:
           FeatureCacheError: it cannot be kept, and --feature_cache=require.
         """
         experiment, config = self._experiment, self._experiment.config
-        network = {
-            "function": experiment.backbone.fingerprint,
-            "weights": weights,
-            "cut": cut.name,
-            "precision": precision,
-            **engine,
-        }
-        augment = experiment.augment(spec) if split == "train" else None
-        views = [
-            {"augment": str(augment), "seed": config.run.seed, "epoch": number}
-            for number in range(config.speed.feature_views if augment else 0)
-        ]
         try:
-            kept = [self._rows(split, cut, below, network, augment, view) for view in views or [{}]]
+            kept = [self._rows(view) for view in self._views(split, spec, network)]
         except FeatureCacheError as error:
             if config.speed.feature_cache == "require":
                 raise
@@ -90,6 +104,46 @@ class FeatureCache:
             chances=experiment.chances,
         )
 
+    def compute_shard(
+        self, split: str, spec: PhaseSpec, network: Network, *, number: int, count: int
+    ) -> tuple[int, int]:
+        """Computes every `count`-th piece of what `batches` gives, and keeps it for whoever asks for all.
+
+        Args:
+          split: as of `batches`.
+          spec: as of `batches`.
+          network: as of `batches`.
+          number: from 1; the piece to begin with.
+          count: how many processes share the work.
+
+        Returns:
+          How many pictures it is of, and how many of these were there already.
+
+        Raises:
+          FeatureCacheError: they cannot be kept.
+        """
+        done = known = 0
+        for view in self._views(split, spec, network):
+            key = self._key(view)
+            pieces = pieces_of(len(view.indices))[number - 1 :: count]
+            left = [piece for piece in pieces if self._find(view, key, piece) is None]
+            numbers = [piece.stop - piece.start for piece in pieces]
+            done, known = done + sum(numbers), known + sum(numbers) - sum(p.stop - p.start for p in left)
+            if not left:
+                continue
+            self._store.mark(key)
+            with self._watch(view.what, sum(piece.stop - piece.start for piece in left)) as progress:
+                for piece in left:
+                    at = view.indices[piece]
+                    self._store.get(
+                        self._piece_key(key, at),
+                        num_rows=len(at),
+                        shape=network.cut.shape,
+                        compute=functools.partial(self._compute, view, at, progress),
+                        describe=f"{self._describe(view)}, pictures {piece.start} to {piece.stop}",
+                    )
+        return done, known
+
     def _positions(self, split: str) -> np.ndarray:
         """Returns the pictures that are kept together: of folds all, as each is in train in most of them."""
         splits = self._experiment.splits.indices
@@ -99,49 +153,49 @@ class FeatureCache:
             else splits[split]
         )
 
-    def _rows(
-        self,
-        split: str,
-        cut: Cut,
-        below: Callable[..., Any],
-        network: dict[str, str],
-        augment: Augment | None,
-        view: dict[str, Any],
-    ) -> Rows:
-        experiment, config = self._experiment, self._experiment.config
+    def _views(self, split: str, spec: PhaseSpec, network: Network) -> list[_View]:
+        config = self._experiment.config
+        augment = self._experiment.augment(spec) if split == "train" else None
+        told = "all folds" if config.data.folds else split
         indices = self._positions(split)
-        split = "all folds" if config.data.folds else split
-        what = f"features of {split}" + (f", view {view['epoch'] + 1}" if view else "")
+        if not augment:
+            return [_View(told, indices, network)]
+        return [
+            _View(told, indices, network, augment, number, config.run.seed)
+            for number in range(config.speed.feature_views)
+        ] or [_View(told, indices, network)]
+
+    def _compute(self, view: _View, indices: np.ndarray, done: Callable[[int], None]) -> Iterator[np.ndarray]:
+        experiment = self._experiment
+        experiment.source.load()
+        changes: dict[str, Any] = {"augment": view.augment, "epoch": view.epoch} if view.augment else {}
+        pipeline, (index, count) = experiment.pipeline, share_of(experiment.strategy)
+        pictures = (pipeline if count == 1 else pipeline.of_worker(index, count)).once(indices, **changes)
+        for rows in compute_features(pictures, view.network.below, strategy=experiment.strategy, done=done):
+            yield rows
+            self._between_batches()
+
+    def _rows(self, view: _View) -> Rows:
+        key = self._key(view)
 
         def compute() -> Iterator[np.ndarray]:
-            experiment.source.load()
-            changes = {"augment": augment, "epoch": view["epoch"]} if view else {}
-            pipeline, (index, count) = experiment.pipeline, share_of(experiment.strategy)
-            pipeline = pipeline if count == 1 else pipeline.of_worker(index, count)
-            pictures = pipeline.once(indices, **changes)
-            with self._watch(what, len(indices)) as done:
-                for rows in compute_features(pictures, below, strategy=experiment.strategy, done=done):
-                    yield rows
-                    self._between_batches()
+            # Several workers go through the same batches, whatever each of them has.
+            if not self._store.is_marked(key) or team().count > 1:
+                with self._watch(view.what, len(view.indices)) as done:
+                    yield from self._compute(view, view.indices, done)
+                return
+            # What others have computed is read, what they have not is computed.
+            with self._watch(view.what, len(view.indices)) as done:
+                for piece in pieces_of(len(view.indices)):
+                    if (found := self._find(view, key, piece)) is None:
+                        yield from self._compute(view, view.indices[piece], done)
+                    else:
+                        yield found.whole()
 
-        key = feature_key(
-            source=experiment.source,
-            scan=experiment.scan,
-            indices=indices,
-            contract=experiment.backbone.contract,
-            decoding=config.data.decode,
-            network=network,
-            view=view,
-            plugins=plugins.sources("backbone", *(["augmentation"] if view else [])),
-        )
-        describe = (
-            f"{config.data.source} {split}, {experiment.backbone.name} to {cut.name}, "
-            f"{' '.join([network['precision'], network.get('engine', '')]).strip()}"
-        )
-        size: dict[str, Any] = {"num_rows": len(indices), "shape": cut.shape}
+        size: dict[str, Any] = {"num_rows": len(view.indices), "shape": view.network.cut.shape}
         if team().count == 1:
-            return self._store.get(key, **size, compute=compute, describe=describe)
-        return self._of_all(key, compute, describe=describe, **size)
+            return self._store.get(key, **size, compute=compute, describe=self._describe(view))
+        return self._of_all(key, compute, describe=self._describe(view), **size)
 
     def _of_all(
         self, key: dict[str, Any], compute: Callable[[], Iterator[np.ndarray]], *, describe: str, **size: Any
@@ -166,6 +220,39 @@ class FeatureCache:
                 raise FeatureCacheError(whys[0])
         assert found is not None
         return found
+
+    def _find(self, view: _View, key: Mapping[str, Any], piece: slice) -> Rows | None:
+        at = view.indices[piece]
+        return self._store.find(self._piece_key(key, at), num_rows=len(at), shape=view.network.cut.shape)
+
+    def _piece_key(self, key: Mapping[str, Any], indices: np.ndarray) -> dict[str, Any]:
+        digest = digest_pictures(self._experiment.source, self._experiment.scan, indices)
+        return {**key, "pictures": digest}
+
+    def _describe(self, view: _View) -> str:
+        experiment, network = self._experiment, view.network
+        where = f"{experiment.backbone.name} to {network.cut.name}, {network.precision}"
+        return f"{experiment.config.data.source} {view.split}, {where}"
+
+    def _key(self, view: _View) -> dict[str, Any]:
+        experiment, network = self._experiment, view.network
+        changes = {"augment": str(view.augment), "seed": view.seed, "epoch": view.epoch}
+        return feature_key(
+            source=experiment.source,
+            scan=experiment.scan,
+            indices=view.indices,
+            contract=experiment.backbone.contract,
+            decoding=experiment.config.data.decode,
+            network={
+                "function": experiment.backbone.fingerprint,
+                "weights": network.weights,
+                "cut": network.cut.name,
+                "precision": network.precision,
+                **({"engine": network.engine} if network.engine else {}),
+            },
+            view=changes if view.augment else {},
+            plugins=plugins.sources("backbone", *(["augmentation"] if view.augment else [])),
+        )
 
 
 def feature_folder(cache_dir: str) -> Path:

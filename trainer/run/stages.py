@@ -35,7 +35,7 @@ from trainer.run.arithmetic import (
 )
 from trainer.run.engines import Engines, compiled, over_devices, precision_of, tell_unusable
 from trainer.run.experiment import Experiment
-from trainer.run.feature_cache import FeatureCache, Watch, cut_of_features, why_uncached
+from trainer.run.feature_cache import FeatureCache, Network, Watch, cut_of_features, why_uncached
 from trainer.runtime import endless, share_of
 from trainer.values import TENSORFLOW, UsageError
 
@@ -202,16 +202,32 @@ class Stage:
 
     def _kept(self, split: str, cut: Cut) -> FeatureBatches | None:
         """Returns the features of a split by the engine, computed now if they are not kept."""
+        return self._all.cache.batches(split, self.phase.spec, self._network(cut))
+
+    def _network(self, cut: Cut) -> Network:
         is_ours = self.engine == TENSORFLOW
-        return self._all.cache.batches(
-            split,
-            self.phase.spec,
-            cut=cut,
+        return Network(
+            cut,
             below=self._run_below,
             precision=self.precision if is_ours else precision_of(self.engine),
-            engine={} if is_ours else {"engine": f"{openvino.NAME} {openvino.version()}"},
             weights=self._weights,
+            engine="" if is_ours else f"{openvino.NAME} {openvino.version()}",
         )
+
+    def compute_shard(self, split: str, *, number: int, count: int) -> tuple[int, int]:
+        """Computes a part of the features of a split; see `FeatureCache.compute_shard`.
+
+        Raises:
+          FeatureCacheError: they cannot be kept.
+        """
+        assert self.cut
+        shard = {"number": number, "count": count}
+        try:
+            return self._all.cache.compute_shard(split, self.phase.spec, self._network(self.cut), **shard)
+        except openvino.UnusableError as error:
+            self._all.engines.fall_back(self.phase, self.cut.name, error)
+            self.engine = TENSORFLOW
+            return self._all.cache.compute_shard(split, self.phase.spec, self._network(self.cut), **shard)
 
     def awaits(self, split: str) -> bool:
         """Returns whether the features of a split are wanted, and nobody has asked for them."""
@@ -319,6 +335,14 @@ class Stage:
         return in_precision(self._all.evaluator(cut, precision), precision)(
             self._once[split], between_batches=self._all.between_batches
         )
+
+    def scorer(self, split: str) -> Callable[[], Evaluation]:
+        """Returns what scores a split with the weights as they are then; features on one device at once."""
+        if self.cut_of(split) is None or self._experiment.strategy.num_replicas_in_sync > 1:
+            return lambda: self.evaluate(split)
+        dataset = self.batches(split).once(self._experiment.splits.indices[split])
+        score = self._all.evaluator(self.cut, self.step_precision).held(dataset)
+        return in_precision(score, self.step_precision)
 
     def keeps(self, split: str) -> bool:
         """Returns whether the phase is to keep, of a split's pictures as they are, what is below the cut."""

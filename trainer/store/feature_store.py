@@ -233,8 +233,8 @@ class FeatureStore:
             ) from None
 
     def find(self, key: Mapping[str, Any], *, num_rows: int, shape: tuple[int, ...]) -> StoredFeatures | None:
-        """Returns the features of a key where they are kept and whole; waits for nobody. See `get`."""
-        with contextlib.suppress(Damaged):
+        """Returns what `get` has kept; None where there is nothing, or what cannot be read."""
+        with contextlib.suppress(Damaged, FeatureCacheError):
             return self._open(Wanted(key, shape=(num_rows, *shape), describe=""))
         return None
 
@@ -268,6 +268,26 @@ class FeatureStore:
                     yield np.frombuffer(data, DTYPE).reshape(shape)
 
             yield again
+
+    def mark(self, key: Mapping[str, Any]) -> None:
+        """Notes that there may be pieces of what belongs to a key, for `is_marked`.
+
+        Raises:
+          FeatureCacheError: the folder cannot be written to.
+        """
+        try:
+            with writing():
+                self._root.mkdir(parents=True, exist_ok=True)
+                self._mark(key).touch()
+        except NotWritten as error:
+            raise FeatureCacheError(f"the feature cache cannot write to {self._root}: {error}") from None
+
+    def is_marked(self, key: Mapping[str, Any]) -> bool:
+        """Returns whether there may be pieces of what belongs to a key."""
+        return self._mark(key).exists()
+
+    def _mark(self, key: Mapping[str, Any]) -> Path:
+        return self._root / f"{_digest(_canonical(key))}.pieces"
 
     def entries(self) -> list[Entry]:
         """Returns what is kept, the last used first; files of others and damaged entries are left out."""

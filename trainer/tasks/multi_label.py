@@ -10,7 +10,7 @@ import tensorflow as tf
 from trainer.metrics.logits import binary_cross_entropies, sigmoid
 from trainer.registry import Bounds
 from trainer.tasks.base import Loss, Task
-from trainer.values import UsageError
+from trainer.values import UsageError, rest_of, turned
 
 # Beyond some thirty classes TensorBoard's page of scalars is of no use to anybody.
 MOST_CLASS_SCALARS = 30
@@ -95,7 +95,7 @@ class MultiLabel(Task):
 
     def smoothed(self, targets: tf.Tensor, smoothing: float) -> tf.Tensor:
         """Moves every target by a share towards a half, where nothing is known of it."""
-        return (1.0 - smoothing) * targets + smoothing / 2
+        return rest_of(smoothing) * targets + turned(smoothing) / 2
 
     def weights(self, labels: tf.Tensor, targets: tf.Tensor | None, of_class: tf.Tensor) -> tf.Tensor:
         """Returns the mean weight of an example's classes; of one that has none, 1."""

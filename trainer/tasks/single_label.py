@@ -10,7 +10,7 @@ import tf_keras
 
 from trainer.metrics.logits import cross_entropies, predicted, softmax
 from trainer.tasks.base import Loss, Task
-from trainer.values import UsageError
+from trainer.values import UsageError, rest_of, turned
 
 # Beyond some thirty classes TensorBoard's page of scalars is of no use to anybody.
 MOST_CLASS_SCALARS = 30
@@ -56,7 +56,7 @@ class OneClass(Task):
 
     def smoothed(self, targets: tf.Tensor, smoothing: float) -> tf.Tensor:
         """Spreads a share evenly over the classes (Szegedy et al., 2016, arXiv 1512.00567, section 7)."""
-        return (1.0 - smoothing) * targets + smoothing / targets.shape[-1]
+        return rest_of(smoothing) * targets + turned(smoothing) / targets.shape[-1]
 
     def weights(self, labels: tf.Tensor, targets: tf.Tensor | None, of_class: tf.Tensor) -> tf.Tensor:
         return tf.gather(of_class, labels) if targets is None else tf.linalg.matvec(targets, of_class)
@@ -92,7 +92,7 @@ class OneClass(Task):
                 losses = -tf.reduce_sum(targets * tf.nn.log_softmax(logits), axis=-1)
             if smoothing:
                 even = -tf.reduce_mean(tf.nn.log_softmax(logits), axis=-1)
-                losses = (1.0 - smoothing) * losses + smoothing * even
+                losses = rest_of(smoothing) * losses + turned(smoothing) * even
             return losses
 
         return loss

@@ -1,0 +1,211 @@
+"""`sweep`: trains many runs with other options, and names the best one."""
+
+import contextlib
+import importlib.util
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tensorflow as tf
+import tf_keras
+
+from trainer.cli.config import Config
+from trainer.cli.flags import CommandLine
+from trainer.cli.search import check_space, corners, read_space
+from trainer.commands import train
+from trainer.record.workdir import Workdir
+from trainer.run.combinations import check_options
+from trainer.run.experiment import Experiment
+from trainer.run.head_trials import OF_HEADS, HeadTrials, Outcome, Told, why_not_alone
+from trainer.runtime import StopSignal
+from trainer.store.files import write_text
+from trainer.values import Interrupted, TrainerError
+
+if TYPE_CHECKING:
+    from trainer.run.sweep import Asked
+
+_log = logging.getLogger("trainer")
+FLAGFILE = "sweep.flags"
+
+
+def run(line: CommandLine, stop: StopSignal) -> int:
+    """Does what is left of the trials, repeats the best, writes the page, and returns the exit status."""
+    if not importlib.util.find_spec("optuna"):
+        raise TrainerError("sweep needs Optuna: pip install 'hub-trainer[sweep]'")
+    from trainer.run.sweep import Asked, Sweep  # Late: Optuna is an extra, and takes a second.
+    from trainer.run.sweep_results import write_results
+
+    config = line.config
+    workdir = Workdir(config.run.workdir)
+    if workdir.run_json.exists():
+        raise TrainerError(f"--workdir={workdir.root} holds a run: sweep needs a folder of its own")
+    space = read_space(config.sweep.search, config.sweep.space)
+    for end in check_space(config, line.given, space):
+        check_options(end)
+    asked = Asked(config, line.given, space)
+    workdir.make()
+    gpus = tf.config.list_physical_devices("GPU")
+    if config.sweep.jobs > 1 and len(gpus) > 1:
+        # The others are those of the other jobs.
+        tf.config.set_visible_devices(gpus[:1], "GPU")
+    with stop.deferred():
+        heads = _heads(asked, stop)
+        sweep = Sweep(asked, heads=heads, train=_Runs(line.given, stop), requested=stop.requested)
+        write_text(workdir.root / FLAGFILE, config.replace(jobs=1).flagfile())
+        with _helpers(config, workdir.root, stop, num_gpus=len(gpus)):
+            sweep.work()
+        sweep.repeat()
+        write_results(sweep.result())
+    return 0
+
+
+def _heads(asked: "Asked", stop: StopSignal) -> HeadTrials | None:
+    """Returns what trains heads over kept features, if all trials are of that kind."""
+    options = {dimension.option.partition(".")[0] for dimension in _dimensions(asked.space)}
+    why = ""
+    if others := sorted(options - OF_HEADS):
+        why = f"--{others[0]} is searched"
+    elif not all(_trains_head(end) for end in check_space(asked.config, asked.given, asked.space)):
+        why = "they, or some of them, train the network or change pictures"
+    else:
+        experiment = Experiment(_first(asked))
+        why = why_not_alone(experiment)
+    if why:
+        _log.info("sweep:       each trial is a run of its own, in trials/, as %s", why)
+        return None
+    _log.info("sweep:       trials are heads over kept features, in this process")
+    return HeadTrials(experiment, decided={})
+
+
+def _trains_head(config: Config) -> bool:
+    """Returns whether the phases of a trial train nothing but a head, on pictures as they are."""
+    return all(
+        spec.train == ("head/",) and spec.bn == "frozen" and not spec.augment for spec in config.phases
+    )
+
+
+def _first(asked: "Asked") -> Config:
+    return asked.of_trial(next(iter(corners(asked.space))), asked.folder / "trials" / "first")
+
+
+def _dimensions(space: Any) -> Iterator[Any]:
+    for dimension in space:
+        yield dimension
+        for one in dimension.alternatives:
+            yield from _dimensions(one.then)
+
+
+class _Runs:
+    """Trains a trial as a run of its own, which goes on where it was stopped."""
+
+    def __init__(self, given: Mapping[str, Any], stop: StopSignal):
+        self._given, self._stop = given, stop
+
+    def __call__(self, config: Config, *, told: Told, requested: Callable[[], str]) -> Outcome:
+        workdir = Workdir(config.run.workdir)
+        watch = _Watch(self._stop, workdir.metrics_jsonl, told)
+        _log.info("trial:       %s", workdir.root)
+        try:
+            train.run(CommandLine("train", config, dict(self._given)), watch)  # type: ignore[arg-type]
+        except Interrupted:
+            if not watch.ended:
+                raise
+        finally:
+            # A trial leaves its graphs behind.
+            tf_keras.backend.clear_session()
+        values = _validations(workdir.metrics_jsonl)
+        if watch.ended:
+            step = max(values)
+            return Outcome(values[step], step, watch.ended)
+        step = workdir.read_facts()["finished"]["best_step"]
+        return Outcome(values[step], step)
+
+
+class _Watch:
+    """A stop signal that also ends a run when what is told of its evaluations says so."""
+
+    def __init__(self, stop: StopSignal, metrics: Path, told: Told):
+        self._stop, self._metrics, self._told = stop, metrics, told
+        self._size, self._count = -1, 0
+        self.ended = ""
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        # The sweep around it has deferred signals already, and hears of them between trials.
+        yield
+
+    def received(self) -> str:
+        return self._stop.received()
+
+    def requested(self) -> str:
+        self.ended = self.ended or self._look()
+        return self._stop.requested() or self.ended
+
+    def _look(self) -> str:
+        """Tells of evaluations that nobody has been told of, and returns why the run is to end."""
+        size = self._metrics.stat().st_size if self._metrics.exists() else 0
+        if size == self._size:
+            return ""
+        self._size = size
+        for values in list(_validations(self._metrics).values())[self._count :]:
+            self._count += 1
+            if why := self._told(self._count, values):
+                return why
+        return ""
+
+
+def _validations(metrics: Path) -> dict[int, dict[str, float]]:
+    """Returns {step: numbers of validation} of a run, in order."""
+    found = {}
+    for text in metrics.read_text().splitlines() if metrics.exists() else ():
+        line = json.loads(text)
+        if line.pop("split") == "validation":
+            step = line.pop("step")
+            found[step] = {name: value for name, value in line.items() if name not in ("epoch", "phase")}
+    return found
+
+
+@contextlib.contextmanager
+def _helpers(config: Config, folder: Path, stop: StopSignal, *, num_gpus: int) -> Iterator[None]:
+    """Runs all of --jobs but this one, which work on the same study, and ends them when this one is ended."""
+    children = []
+    for number in range(1, config.sweep.jobs):
+        log = folder / f"job-{number + 1}.log"
+        environment = dict(os.environ)
+        if num_gpus > 1:
+            environment["CUDA_VISIBLE_DEVICES"] = str(number % num_gpus)
+        command = [sys.executable, "-m", "trainer.main", "sweep", f"--flagfile={folder / FLAGFILE}"]
+        with open(log, "ab") as out:
+            how: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": out}
+            # In a group of its own: of Ctrl-C it hears from here.
+            children.append(subprocess.Popen(command, **how, env=environment, process_group=0))
+        _log.info("job:         process %d, %s", children[-1].pid, log)
+    is_told = False
+    try:
+        yield
+    except BaseException:
+        is_told = True
+        _tell(children)
+        raise
+    finally:
+        while any(child.poll() is None for child in children):
+            if stop.requested() and not is_told:
+                is_told = True
+                _tell(children)
+            time.sleep(0.2)
+        for number, child in enumerate(children, 2):
+            if child.returncode not in (0, 75, -signal.SIGTERM):
+                _log.warning("job %d ended with status %d: see job-%d.log", number, child.returncode, number)
+
+
+def _tell(children: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Tells processes to save and stop."""
+    for child in children:
+        child.send_signal(signal.SIGTERM)

@@ -1,0 +1,417 @@
+"""The record of a sweep: Optuna's study, joined by any number of processes, and what becomes of dead trials.
+
+By default it is a journal beside the trials; each process holds a lock for the trial it is at, and whose lock
+is free is dead. In a database that many machines share, Optuna's heartbeat tells of those whose locks are
+elsewhere.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from trainer.cli.search import Range, Space, all_of, pick
+from trainer.store.files import read_json, write_json
+from trainer.store.lock import Holder, file_lock
+from trainer.values import TrainerError, UsageError
+
+_log = logging.getLogger("trainer")
+HEARTBEAT_SECS = 30
+GRACE_SECS = 90
+PATIENCE_SECS = 600.0
+"""How long a database may not answer."""
+ASKED = "asked.json"
+T = TypeVar("T")
+
+
+class _ByNumber(BaseSampler):
+    """Draws as another sampler would that knows nothing but the seed, the trial and the name.
+
+    So a trial is a function of those before it: who is killed while choosing goes on to choose the same.
+    """
+
+    count = 0
+    """How many trials there are; 0: no end of them."""
+
+    def __init__(self, kind: str, seed: int):
+        self._kind, self._seed = kind, seed
+
+    def _of(self, trial: FrozenTrial, name: str) -> BaseSampler:
+        text = json.dumps([self._seed, _slot(trial), name])
+        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
+        return RandomSampler(seed) if self._kind == "random" else TPESampler(seed=seed)
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return self._of(trial, "").infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self._of(trial, "").sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._of(trial, param_name).sample_independent(study, trial, param_name, param_distribution)
+
+
+class _Grid(_ByNumber):
+    """Takes all trials of a space one after another."""
+
+    def __init__(self, all_trials: Sequence[Mapping[str, Any]]):
+        super().__init__("random", 0)
+        self._all, self.count = all_trials, len(all_trials)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._all[_slot(trial) % len(self._all)][param_name]
+
+
+def _slot(trial: FrozenTrial) -> int:
+    """Returns the number of a trial; of one that is made again, that of the first."""
+    return int(trial.system_attrs.get("failed_trial", trial.number))
+
+
+class Taken:
+    """A trial that this process is at."""
+
+    def __init__(self, study: "Study", trial: Trial, trial_id: int):
+        self._study, self._trial, self.trial_id = study, trial, trial_id
+        self.number = trial.number
+
+    def texts(self, space: Space) -> dict[str, str]:
+        """Returns the options of the trial, chosen now as far as they have not been."""
+        return patiently(lambda: pick(space, self._draw))
+
+    def _draw(self, name: str, part: Range) -> Any:
+        if part.kind == "choice":
+            return self._trial.suggest_categorical(name, part.choices)
+        low, high = part.low, part.high
+        if part.is_whole:
+            step = part.step
+            return self._trial.suggest_int(name, int(low), int(high), step=step, log=part.is_log)
+        return self._trial.suggest_float(name, low, high, log=part.is_log)
+
+    def report(self, count: int, value: float) -> bool:
+        """Records the value of an evaluation; returns whether the trial is not worth going on with."""
+
+        def tell() -> bool:
+            known = self._study.storage.get_trial(self.trial_id).intermediate_values
+            if count not in known:
+                self._trial.report(value, count)
+            return self._trial.should_prune()
+
+        return patiently(tell)
+
+    def note(self, **facts: Any) -> None:
+        """Records something about the trial."""
+        for name, fact in facts.items():
+            patiently(lambda name=name, fact=fact: self._trial.set_user_attr(name, fact))  # type: ignore[misc]
+
+    def finish(self, value: float | None, *, pruned: bool = False) -> None:
+        """Records how the trial ended; no value, and not pruned: it failed."""
+        state = TrialState.PRUNED if pruned else TrialState.COMPLETE if value is not None else TrialState.FAIL
+        values = None if state != TrialState.COMPLETE else value
+
+        def tell() -> None:
+            try:
+                self._study.optuna.tell(self.number, values, state=state, skip_if_finished=True)
+            except optuna.exceptions.UpdateFinishedTrialError:
+                _log.warning(
+                    "trial %d was given to another process, which was told that we are dead", self.number
+                )
+
+        patiently(tell)
+
+
+class Study:
+    """What is known of all trials, in whatever storage."""
+
+    def __init__(
+        self,
+        folder: Path,
+        url: str,
+        *,
+        sampler: BaseSampler,
+        pruner: str,
+        maximize: bool,
+        asked: Mapping[str, Any],
+    ):
+        """Opens the study, or begins it.
+
+        Args:
+          folder: of the sweep.
+          url: of a database; empty: a journal in the folder.
+          sampler: of `make_sampler`.
+          pruner: value of --pruner.
+          maximize: whether more is better.
+          asked: what a study is of; one that was begun of something else is another.
+
+        Raises:
+          TrainerError: there is another study, or the database does not answer.
+        """
+        self._folder, self._url = folder, url
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        # Some of what is used is called experimental, and says so each time.
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        # Which would send the heartbeats; here `_beating` does.
+        warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed to be used with")
+        digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
+        with file_lock(folder / "study.lock", stays=True):
+            _check_same(folder / ASKED, asked)
+            storage = _storage(folder, url)
+            self.optuna = patiently(
+                lambda: optuna.create_study(
+                    storage=storage,
+                    # Of a database, others may have parts of their own.
+                    study_name=f"sweep {digest}",
+                    sampler=sampler,
+                    pruner=_pruner(pruner),
+                    direction="maximize" if maximize else "minimize",
+                    load_if_exists=True,
+                )
+            )
+        self.storage = storage
+        (folder / "trials").mkdir(exist_ok=True)
+
+    @contextlib.contextmanager
+    def take(self, count: int) -> Iterator[Taken | None]:
+        """Gives a trial to do, and holds it: a dead one, or a new one as long as there are less than `count`.
+
+        None: there is nothing to do now; others may be at trials yet.
+        """
+        with contextlib.ExitStack() as held:
+            with file_lock(self._folder / "ask.lock", stays=True):
+                trial = self._dead(held) or self._new(held, count)
+            with self._beating(trial):
+                yield trial
+
+    def _dead(self, held: contextlib.ExitStack) -> Taken | None:
+        if self._url:
+            patiently(lambda: optuna.storages.fail_stale_trials(self.optuna))
+        for frozen in self.trials(TrialState.RUNNING):
+            if self._is_ours_to_judge(frozen) and held.enter_context(
+                file_lock(self._lock(frozen.number), wait=False)
+            ):
+                trial_id = self._id_of(frozen.number)
+                # It may have been finished since it was looked at.
+                if patiently(lambda: self.storage.get_trial(trial_id)).state == TrialState.RUNNING:  # noqa: B023
+                    trial = patiently(lambda: Trial(self.optuna, trial_id))  # noqa: B023
+                    self._sign(trial)
+                    return Taken(self, trial, trial_id)
+        return None
+
+    def _is_ours_to_judge(self, frozen: FrozenTrial) -> bool:
+        """Returns whether a free lock says that a trial is dead."""
+        holder = frozen.user_attrs.get("holder")
+        if not self._url or holder == self._holder():
+            return True
+        began = frozen.datetime_start.timestamp() if frozen.datetime_start else 0.0
+        return holder is None and time.time() - began > GRACE_SECS
+
+    def _holder(self) -> list[str]:
+        return [Holder.this_process().host, str(self._folder.resolve())]
+
+    def _sign(self, trial: Trial) -> None:
+        if self._url:
+            patiently(lambda: trial.set_user_attr("holder", self._holder()))
+
+    def _new(self, held: contextlib.ExitStack, count: int) -> Taken | None:
+        trials = self.trials()
+        is_waiting = any(trial.state == TrialState.WAITING for trial in trials)
+        if not is_waiting and len({_slot(trial) for trial in trials}) >= count:
+            return None
+        trial = patiently(self.optuna.ask)
+        held.enter_context(file_lock(self._lock(trial.number), wait=True))
+        self._sign(trial)
+        return Taken(self, trial, self._id_of(trial.number))
+
+    def _id_of(self, number: int) -> int:
+        """Returns what the storage calls a trial."""
+        study = patiently(lambda: self.storage.get_study_id_from_name(self.optuna.study_name))
+        return patiently(lambda: self.storage.get_trial_id_from_study_id_trial_number(study, number))
+
+    @contextlib.contextmanager
+    def _beating(self, taken: Taken | None) -> Iterator[None]:
+        """Tells a database that this process lives, as long as the block lasts."""
+        if taken is None or not isinstance(self.storage, RDBStorage):
+            yield
+            return
+        storage, trial_id, ended = self.storage, taken.trial_id, threading.Event()
+
+        def beat() -> None:
+            while True:
+                # Whether the database answers is found out, and told, where its answer is needed.
+                with contextlib.suppress(Exception):
+                    storage.record_heartbeat(trial_id)
+                if ended.wait(HEARTBEAT_SECS):
+                    return
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def trials(self, *states: TrialState) -> list[FrozenTrial]:
+        """Returns all trials, or those in some states; of one that was made again, the last."""
+        found = patiently(lambda: self.optuna.get_trials(deepcopy=False))
+        last = {_slot(trial): trial for trial in sorted(found, key=lambda trial: trial.number)}
+        return [trial for trial in last.values() if not states or trial.state in states]
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what `note` has recorded."""
+        return dict(patiently(lambda: self.optuna.user_attrs))
+
+    def note(self, name: str, fact: Any) -> None:
+        """Records something about the whole study."""
+        patiently(lambda: self.optuna.set_user_attr(name, fact))
+
+    def folder_of(self, number: int) -> Path:
+        """Returns the folder of a trial."""
+        return self._folder / "trials" / f"{number:04d}"
+
+    def _lock(self, number: int) -> Path:
+        return self._folder / "trials" / f"{number:04d}.lock"
+
+
+def make_sampler(kind: str, space: Space, *, seed: int) -> _ByNumber:
+    """Returns what chooses options.
+
+    Raises:
+      UsageError: of a grid, a range has no end of values.
+    """
+    return _Grid(all_of(space)) if kind == "grid" else _ByNumber(kind, seed)
+
+
+def _pruner(kind: str) -> optuna.pruners.BasePruner:
+    if kind == "median":
+        return optuna.pruners.MedianPruner()
+    return optuna.pruners.HyperbandPruner() if kind == "hyperband" else optuna.pruners.NopPruner()
+
+
+def _storage(folder: Path, url: str) -> BaseStorage:
+    if not url:
+        path = folder / "study.journal"
+        _mend(path)
+        return JournalStorage(JournalFileBackend(str(path)))
+    try:
+        return patiently(lambda: _database(url))
+    except ImportError as error:
+        raise UsageError(f"--study={_public(url)} needs a driver that is not installed: {error}") from None
+    except ValueError as error:
+        raise UsageError(f"--study={_public(url)}: {error}") from None
+    except Exception as error:
+        if type(error).__name__ in ("ArgumentError", "NoSuchModuleError"):
+            raise UsageError(
+                f"--study={_public(url)} is no URL of a database, such as postgresql+psycopg://user@host/name"
+            ) from None
+        raise
+
+
+def _database(url: str) -> RDBStorage:
+    """Opens a database. Of several that find none, all but one fail to make its tables, and try again."""
+    again = RetryHeartbeatStaleTrialCallback()
+    beats: dict[str, Any] = {"heartbeat_interval": HEARTBEAT_SECS, "grace_period": GRACE_SECS}
+    for attempts_left in reversed(range(10)):
+        try:
+            return RDBStorage(
+                url, engine_kwargs={"pool_pre_ping": True}, heartbeat_stale_trial_callback=again, **beats
+            )
+        except Exception as error:
+            if not attempts_left or type(error).__name__ not in ("IntegrityError", "ProgrammingError"):
+                raise
+        time.sleep(1.0)
+    raise AssertionError
+
+
+def _public(url: str) -> str:
+    """Returns a URL without its password."""
+    before, at, after = url.rpartition("@")
+    return f"{before.rpartition(':')[0]}:***@{after}" if at and before.count(":") > 1 else url
+
+
+def _mend(path: Path) -> None:
+    """Cuts off a last line that a full disk or a lost machine has left half written."""
+    if not path.exists():
+        return
+    lock = JournalFileSymlinkLock(str(path))
+    lock.acquire()
+    try:
+        data = path.read_bytes()
+        if data and not data.endswith(b"\n"):
+            os.truncate(path, data.rfind(b"\n") + 1)
+    finally:
+        lock.release()
+
+
+def _check_same(path: Path, asked: Mapping[str, Any]) -> None:
+    """Writes down what a sweep is of, or makes sure that it is the one whose folder this is.
+
+    Raises:
+      TrainerError: it is another; the message names what differs.
+    """
+    now = json.loads(json.dumps(asked))
+    if not path.exists():
+        write_json(path, now)
+        return
+    was = read_json(path, {str: object})
+    if changed := [name for name in {**was, **now} if was.get(name) != now.get(name)]:
+        told = "; ".join(f"{name} was {was.get(name)}, now {now.get(name)}" for name in changed)
+        raise TrainerError(f"{path.parent} holds a sweep of something else: {told}. Choose another --workdir")
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """Returns what a call gives, made again as long as the database does not answer.
+
+    Raises:
+      TrainerError: it has not for `PATIENCE_SECS`.
+    """
+    began, told = time.monotonic(), False
+    while True:
+        try:
+            return call()
+        except Exception as error:
+            if not _is_away(error):
+                raise
+            if time.monotonic() - began > PATIENCE_SECS:
+                raise TrainerError(f"the database of --study does not answer: {_short(error)}") from None
+            if not told:
+                _log.warning("study:       the database does not answer (%s); waiting for it", _short(error))
+                told = True
+        time.sleep(1.0)
+
+
+def _is_away(error: BaseException | None) -> bool:
+    """Returns whether an error is that of a database which cannot be reached, or of a broken connection."""
+    while error is not None:
+        if type(error).__module__.startswith("sqlalchemy") and type(error).__name__ in (
+            "OperationalError", "InterfaceError", "DBAPIError", "PendingRollbackError", "ResourceClosedError",
+        ):  # fmt: skip
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _short(error: BaseException) -> str:
+    text = str(error.__cause__ or error).strip().splitlines()
+    return text[0][:200] if text else type(error).__name__
