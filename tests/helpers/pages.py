@@ -17,7 +17,7 @@ PAGES = [
     *sorted(p for p in DOCS.rglob("*.md") if p not in (DOCS / "reference.md", DOCS / "api.md")),
 ]
 # What a block may be, and what is said of it in comments above it.
-KINDS = ("sh", "console", "python", "text", "kotlin", "swift", "html", "diff")
+KINDS = ("sh", "console", "python", "text", "kotlin", "swift", "html", "diff", "yaml")
 NOTES = ("not run", "small", "network", "first", "fails", "background")
 _FENCE = re.compile(
     r'^(?P<indent> *)```(?P<kind>\w*)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^(?P=indent)```$',
