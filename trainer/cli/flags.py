@@ -16,7 +16,7 @@ from absl import flags as absl_flags
 from trainer.cli.config import Config
 from trainer.cli.declare import FOR_TENSORFLOW
 from trainer.cli.usual_words import written_here
-from trainer.paths import local_path
+from trainer.paths import expanded, local_path
 from trainer.values import UsageError, as_number
 
 COMMANDS = {
@@ -329,7 +329,10 @@ def _value_of(name: str, arguments: Sequence[str]) -> str:
 
 def _meant_by_path(word: str) -> str:
     """Returns what to write for a path that stands where no path is expected; empty if it is none."""
-    path = os.path.expanduser(word)
+    try:
+        path = expanded(word, flag=word)
+    except UsageError:
+        return ""
     if os.path.isfile(os.path.join(path, "run.json")):
         return f"{word} is the folder of a run: write --workdir={shlex.quote(word)}"
     if not os.path.exists(path):

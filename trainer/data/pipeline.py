@@ -62,7 +62,7 @@ class OrderedBatches:
             once an epoch.
         """
         self.batch_size, self.seed, self.chances = batch_size, seed, chances
-        self._share = (0, 1)
+        self.share = (0, 1)
 
     def drawing(self, chances: np.ndarray | None) -> Self:
         """Returns the same with other chances: see `__init__`."""
@@ -77,7 +77,7 @@ class OrderedBatches:
         the next, one more is read.
         """
         made = copy.copy(self)
-        made._share = (index, count)
+        made.share = (index, count)
         return made
 
     def training(
@@ -114,7 +114,7 @@ class OrderedBatches:
         last_epoch = max(first_epoch + 1, -(-stop_step // per_epoch))
         steps = tf.data.Dataset.range(first_epoch, last_epoch).flat_map(order)
         steps = steps.skip(skipped).take(stop_step - start_step)
-        if self._share != (0, 1):
+        if self.share != (0, 1):
             return self._finish(self._load_own(steps, augment, with_places=num_shares > 1))
         batches = self.load(steps, augment)
         return self._finish(batches if num_shares == 1 else batches.map(_with_places))
@@ -151,7 +151,7 @@ class OrderedBatches:
 
     def once(self, indices: np.ndarray, *, augment: Augment | None = None, epoch: int = 0) -> tf.data.Dataset:
         """Returns every example exactly once, in the order of `indices`, changed as in that epoch."""
-        load = self.load if self._share == (0, 1) else self._load_own
+        load = self.load if self.share == (0, 1) else self._load_own
         return self._finish(load(self._each_once(indices, epoch=epoch), augment))
 
     def _each_once(self, indices: np.ndarray, *, epoch: int) -> tf.data.Dataset:
@@ -173,7 +173,7 @@ class OrderedBatches:
         self, steps: tf.data.Dataset, augment: Augment | None, *, with_places: bool = False
     ) -> tf.data.Dataset:
         """Does what `load` does for this worker's rows of each batch."""
-        index, count = self._share
+        index, count = self.share
         size, mixes = self.batch_size // count, bool(augment and augment.mixes)
         first = index * size
         part = copy.copy(self)
