@@ -13,6 +13,7 @@ from tests.conftest import call_main, changed, make_flower_folder
 from tests.helpers.feature_runs import left, tiny_net
 from tests.helpers.undrawn import PLAIN
 from trainer.data.pipeline import Pipeline
+from trainer.run import picture_cache
 
 pytestmark = pytest.mark.usefixtures("figures_undrawn")
 # 14 + 5 + 5 pictures: no split fills its last batch.
@@ -134,7 +135,8 @@ def test_nothing_is_needed_twice(train):
     assert failed.err == "trainer: --picture_cache=require: this run goes through no picture more than once\n"
 
 
-def test_auto_keeps_large_photos_and_no_small_ones(train, tmp_path):
+def test_auto_keeps_large_photos_and_no_small_ones(train, tmp_path, monkeypatch):
+    monkeypatch.setattr(picture_cache, "LEAST_SAVED_SECS", 0.0)
     random = np.random.default_rng(0)
     for name in ("a", "b"):
         (tmp_path / "large" / name).mkdir(parents=True)
@@ -144,6 +146,10 @@ def test_auto_keeps_large_photos_and_no_small_ones(train, tmp_path):
     options = ("--picture_cache=auto", "--splits=4,2,2", "--batch_size=2")
     large = train(*options, ALL, source=tmp_path / "large")
     assert "4 of train at 8x8 px are kept, 3.1 kB" in large.out
+    with monkeypatch.context() as patch:
+        # A few milliseconds are not worth a file.
+        patch.setattr(picture_cache, "LEAST_SAVED_SECS", 60.0)
+        assert "are kept" not in train(*options, ALL, source=tmp_path / "large").out
     small = train("--picture_cache=auto", "--image_size=224", ALL)
     assert "are kept" not in small.out
     # One epoch gains nothing.

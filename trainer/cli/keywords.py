@@ -127,6 +127,7 @@ class Options(TypedDict, total=False):
     engine: str
     feature_cache: str
     feature_views: int
+    picture_cache: str
     cache_limit_gb: float
     # Evaluation
     eval_split: str
@@ -166,3 +167,15 @@ class Options(TypedDict, total=False):
     # Audit
     audit_folds: int
     audit_shown: int
+    # Sweep
+    search: Sequence[str]
+    space: PathLike
+    trials: int
+    metric: str
+    sampler: str
+    pruner: str
+    study: str
+    jobs: int
+    repeat_seeds: int
+    # Features
+    shard: str

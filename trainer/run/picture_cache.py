@@ -9,7 +9,7 @@ import logging
 import os
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,8 @@ _log = logging.getLogger("trainer")
 SAMPLE = 8
 # Of a slow disk. Fast ones take ten times as much, and pictures just written are still in memory.
 DISK_BYTES_A_SEC = 200e6
+# Of a whole run: for less, nobody wants files.
+LEAST_SAVED_SECS = 5.0
 
 
 def keep_pictures(stages: Stages) -> None:
@@ -52,7 +54,7 @@ def keep_pictures(stages: Stages) -> None:
     times = {split: count for split, count in times.items() if count > 1}
     if not times and asked == "require":
         raise UsageError("--picture_cache=require: this run goes through no picture more than once")
-    if not times or (asked == "auto" and not _is_worth_it(experiment, most=max(times.values()))):
+    if not times or (asked == "auto" and not _is_worth_it(experiment, times)):
         return
     for split in times:
         try:
@@ -81,16 +83,23 @@ def passes(stages: Stages, split: str) -> int:
     return total
 
 
-def _is_worth_it(experiment: Experiment, *, most: int) -> bool:
-    """Measures some pictures: whether they are had sooner with what writing them costs than without."""
+def _is_worth_it(experiment: Experiment, times: Mapping[str, int]) -> bool:
+    """Measures some pictures: whether they are had sooner with what writing them costs than without.
+
+    Args:
+      experiment: with the pictures.
+      times: how often those of a split are needed, twice or oftener.
+    """
+    again = sum((count - 1) * len(experiment.splits.indices[split]) for split, count in times.items())
+    num_pictures = sum(len(experiment.splits.indices[split]) for split in times)
     row_bytes = array_bytes(experiment.backbone.contract.image_shape)
     decode_secs, read_secs = _decode_secs(experiment), _read_secs(row_bytes)
-    saved_secs = (most - 1) * (decode_secs - read_secs) / (os.cpu_count() or 1)
-    is_worth_it = saved_secs > row_bytes / DISK_BYTES_A_SEC
+    saved_secs = again * (decode_secs - read_secs) / (os.cpu_count() or 1)
+    is_worth_it = saved_secs - num_pictures * row_bytes / DISK_BYTES_A_SEC >= LEAST_SAVED_SECS
     if is_worth_it:
         _log.info(
             "pictures:    kept as they are after resizing: a picture takes %.0f ms, and is needed %d times",
-            1e3 * decode_secs, most,
+            1e3 * decode_secs, max(times.values()),
         )  # fmt: skip
     return is_worth_it
 
