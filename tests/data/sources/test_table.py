@@ -154,6 +154,15 @@ def test_lists_where_several_are_asked_for_need_no_second_label(opened):
     assert source.labels.tolist() == [(0,), (1,), ()]
 
 
+def test_one_column_of_0_and_1_is_one_label(opened):
+    text = "file,red\n1.jpg,1\n2.jpg,0\n3.jpg,1\n"
+    source = opened(text, several=True, label_column="red")
+    assert source.class_names == ("red",)
+    assert source.labels.tolist() == [(0,), (), (0,)]
+    # With one label a picture they are two classes.
+    assert opened(text, label_column="red").class_names == ("0", "1")
+
+
 SPLIT = (
     "file,label,split\n1.jpg,a,test\n2.jpg,b,Train\n3.jpg,a,train\n4.jpg,b,val\n5.jpg,b,test\n6.jpg,a,valid\n"
 )

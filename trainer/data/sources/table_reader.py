@@ -21,7 +21,7 @@ from trainer.data.inspect.stamps import stamp_files
 from trainer.data.layouts import usual_split
 from trainer.data.picture_files import read_regular
 from trainer.data.sources.base import Source, SourceOptions, label_tuples
-from trainer.data.tables.columns import Asked, Columns, find_columns, is_empty
+from trainer.data.tables.columns import Asked, Columns, as_truth, find_columns, is_empty
 from trainer.data.tables.files import Files, find_files
 from trainer.data.tables.formats import BadRow, ColumnTable, Format, open_table
 from trainer.data.tables.labels import NO_LABEL, Labels, labels_of_column, labels_of_columns
@@ -240,6 +240,10 @@ class _Reader:
         if len(columns) > 1:
             return labels_of_columns(rows.labels, columns, several=several)
         names = [dict(table.names_of_classes).get(columns[0], ()) for table in self._tables]
+        if several and self._options.label_column and not any(names):
+            # Of one label, too, a column may say whether a picture has it.
+            if rows.labels and all(as_truth(value) is not None for value in rows.labels):
+                return labels_of_columns([[value] for value in rows.labels], columns, several=True)
         if any(one != names[0] for one in names):
             raise self._error(f"the files of the table differ in the names of classes of column {columns[0]}")
         try:
