@@ -69,8 +69,8 @@ def decoded(monkeypatch):
     "options",
     [
         (TOP, *AUGMENTED),
-        (HEAD, TOP, *AUGMENTED, "--feature_cache=off"),
-        (HEAD, TOP),
+        pytest.param((HEAD, TOP, *AUGMENTED, "--feature_cache=off"), marks=pytest.mark.slow),
+        pytest.param((HEAD, ALL), marks=pytest.mark.slow),
         (TOP, "--augment=flip,mixup(0.2)", "--resize=pad", "--antialias"),
         (HEAD, TOP, *AUGMENTED, "--feature_views=2"),
     ],

@@ -240,10 +240,10 @@ class _Reader:
         if len(columns) > 1:
             return labels_of_columns(rows.labels, columns, several=several)
         names = [dict(table.names_of_classes).get(columns[0], ()) for table in self._tables]
-        if several and self._options.label_column and not any(names):
-            # Of one label, too, a column may say whether a picture has it.
-            if rows.labels and all(as_truth(value) is not None for value in rows.labels):
-                return labels_of_columns([[value] for value in rows.labels], columns, several=True)
+        is_named = self._options.label_column and not any(names)
+        # Of one label, too, a column may say whether a picture has it.
+        if several and is_named and all(as_truth(value) is not None for value in rows.labels):
+            return labels_of_columns([[value] for value in rows.labels], columns, several=True)
         if any(one != names[0] for one in names):
             raise self._error(f"the files of the table differ in the names of classes of column {columns[0]}")
         try:
