@@ -231,7 +231,9 @@ class FeatureCache:
 
     def _describe(self, view: _View) -> str:
         experiment, network = self._experiment, view.network
-        where = f"{experiment.backbone.name} to {network.cut.name}, {network.precision}"
+        where = (
+            f"{experiment.backbone.name} to {network.cut.name}, {network.precision} {network.engine}".rstrip()
+        )
         return f"{experiment.config.data.source} {view.split}, {where}"
 
     def _key(self, view: _View) -> dict[str, Any]:
