@@ -144,10 +144,9 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         found = measure(options, Path(scratch))
-    if options.output:
-        Path(options.output).write_text(json.dumps(found, indent=2) + "\n")
+    measuring.write_json(options.output, found)
     print(
-        f"{found['machine']}; {found['count']} photos, {found['epochs']} epochs\n\n{table(found['rounds'])}"
+        f"{measuring.machine()}; {found['count']} photos, {found['epochs']} epochs\n\n{table(found['rounds'])}"
     )
 
 
