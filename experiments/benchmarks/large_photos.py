@@ -145,9 +145,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         found = measure(options, Path(scratch))
     measuring.write_json(options.output, found)
-    print(
-        f"{measuring.machine()}; {found['count']} photos, {found['epochs']} epochs\n\n{table(found['rounds'])}"
-    )
+    print(f"{measuring.machine()}; {found['count']} photos, {found['epochs']} epochs\n")
+    print(table(found["rounds"]))
 
 
 if __name__ == "__main__":
