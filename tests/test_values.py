@@ -187,6 +187,9 @@ def test_a_contract_through_json():
         ("horizontal_flip", ["flip", "crop"], ["flip"]),
         ("epoch", ["epochs", "examples"], ["epochs"]),
         ("xyz", ["flip", "crop"], []),
+        ("犬", ["猫", "horse"], []),
+        ("Собака", ["собака", "кошка"], ["собака"]),
+        ("--", ["flip"], []),
     ],
 )
 def test_names_that_may_be_meant(name, known, wanted):

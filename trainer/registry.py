@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from trainer.values import Call, UsageError, close_names, parse_calls
+from trainer.values import Call, UsageError, close_names, is_it, parse_calls
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -155,7 +155,7 @@ class Entry(Generic[T]):
         if given:
             name = next(iter(given))
             close = close_names(name, [one.name for one in self.parameters], n=1)
-            raise UsageError(f"{self.name} has no {name}; it takes {self._takes()}{_is_it(close)}")
+            raise UsageError(f"{self.name} has no {name}; it takes {self._takes()}{is_it(close)}")
         return tuple(args), named
 
     def _takes(self) -> str:
@@ -301,7 +301,7 @@ class Registry(Generic[T]):
         told = f"{said} is not one of {', '.join(map(self._shown, self))}"
         if self._may_be_none and name.lower() in _NONE:
             raise UsageError(f"{told}; for none of them, leave what is behind the = empty")
-        raise UsageError(f"{told}{_is_it(self._close(name))}")
+        raise UsageError(f"{told}{is_it(self._close(name))}")
 
     def _close(self, name: str) -> list[str]:
         """Returns what a name that is none may have been meant to be."""
@@ -365,10 +365,6 @@ class AddressRegistry(Registry[T]):
 
 
 _NONE = ("none", "no", "off", "false", "null")
-
-
-def _is_it(close: list[str]) -> str:
-    return f": is it {' or '.join(close)}?" if close else ""
 
 
 @contextlib.contextmanager

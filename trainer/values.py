@@ -13,7 +13,7 @@ import os
 import re
 import traceback
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -99,8 +99,10 @@ def close_names(name: str, known: Iterable[str], *, n: int = 2) -> list[str]:
 
     A name that is a word of what was written counts, too: `horizontal_flip` may mean `flip`.
     """
-    plain = {one: re.sub("[^a-z0-9]", "", one.lower()) for one in known}
-    wanted, words = re.sub("[^a-z0-9]", "", name.lower()), re.findall("[a-z0-9]+", name.lower())
+    words = re.findall(r"[^\W_]+", name.casefold())
+    wanted, plain = "".join(words), {one: re.sub(r"[\W_]", "", one.casefold()) for one in known}
+    if not wanted:
+        return []
     same = [one for one, text in plain.items() if text == wanted]
     if same:
         return same[:n]
@@ -109,6 +111,11 @@ def close_names(name: str, known: Iterable[str], *, n: int = 2) -> list[str]:
         (one for one, text in plain.items() if text in close), key=lambda one: close.index(plain[one])
     )
     return (found or [one for one, text in plain.items() if len(text) > 2 and text in words])[:n]
+
+
+def is_it(close: Sequence[str]) -> str:
+    """Returns the end of a message: ': is it a or b?', or nothing where nothing is close."""
+    return f": is it {' or '.join(close)}?" if close else ""
 
 
 def in_words(error: Exception) -> str:

@@ -144,12 +144,16 @@ def test_auto_keeps_large_photos_and_no_small_ones(train, tmp_path, monkeypatch)
             coarse = Image.fromarray(random.integers(0, 255, (8, 8, 3), np.uint8))
             coarse.resize((1500, 1500)).save(tmp_path / "large" / name / f"{number}.jpg")
     options = ("--picture_cache=auto", "--splits=4,2,2", "--batch_size=2")
-    large = train(*options, ALL, source=tmp_path / "large")
-    assert "4 of train at 8x8 px are kept, 3.1 kB" in large.out
     with monkeypatch.context() as patch:
         # A few milliseconds are not worth a file.
         patch.setattr(picture_cache, "LEAST_SAVED_SECS", 60.0)
         assert "are kept" not in train(*options, ALL, source=tmp_path / "large").out
+    large = train(*options, ALL, source=tmp_path / "large")
+    assert "4 of train at 8x8 px are kept, 3.1 kB" in large.out
+    # What is there is taken, and nothing is measured.
+    with monkeypatch.context() as patch:
+        patch.delattr(picture_cache, "_decode_secs")
+        assert "4 of train at 8x8 px are kept" in train(*options, ALL, source=tmp_path / "large").out
     small = train("--picture_cache=auto", "--image_size=224", ALL)
     assert "are kept" not in small.out
     # One epoch gains nothing.

@@ -50,7 +50,7 @@ from trainer.cli.phase_specs import (
     phase_text,
 )
 from trainer.registry import Bounds
-from trainer.values import AUTO, Calls, Duration, UsageError, close_names
+from trainer.values import AUTO, Calls, Duration, UsageError, close_names, is_it
 
 _NEWER_THAN_RESIZE = "features"
 """What a record lacks if --resize=auto came after it."""
@@ -342,9 +342,8 @@ def _check(field: dataclasses.Field[Any], value: Any) -> None:
     if any({"\n", "\0"} & set(text) for text in (value if wanted is tuple else (str(value),))):
         raise UsageError(f"--{field.name}={value!r} must be on one line, and hold no zero byte")
     if declared["choices"] and value not in declared["choices"]:
-        close = close_names(str(value), declared["choices"], n=1)
-        is_it = f": is it {close[0]}?" if close else ""
-        raise UsageError(f"--{field.name}={value} is not one of {', '.join(declared['choices'])}{is_it}")
+        told = f"--{field.name}={value} is not one of {', '.join(declared['choices'])}"
+        raise UsageError(told + is_it(close_names(str(value), declared["choices"], n=1)))
     if wanted in (int, float):
         _check_number(field.name, value, declared["bounds"])
     try:

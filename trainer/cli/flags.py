@@ -17,7 +17,7 @@ from trainer.cli.config import Config
 from trainer.cli.declare import FOR_TENSORFLOW
 from trainer.cli.usual_words import written_here
 from trainer.paths import expanded, local_path
-from trainer.values import UsageError, as_number
+from trainer.values import UsageError, as_number, close_names, is_it
 
 COMMANDS = {
     "train": "train, score the test split and write a report (what happens without a command)",
@@ -164,7 +164,7 @@ def parse(argv: Sequence[str]) -> CommandLine:
     if command not in COMMANDS:
         _check_lengths(rest, arguments)
         told = f"{command!r} is no command; there are {', '.join(COMMANDS)} (see --help)"
-        raise UsageError(_meant_by_path(command) or told)
+        raise UsageError(_meant_by_path(command) or told + is_it(close_names(command, COMMANDS, n=1)))
     if extra and command not in TAKE_PATHS:
         _check_lengths(extra, arguments)
         told = f"unexpected argument {extra[0]!r} after {command!r}; options start with --"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.values import Call, Calls, Duration, UsageError, as_number, close_names, parse_calls
+from trainer.values import Call, Calls, Duration, UsageError, as_number, close_names, is_it, parse_calls
 
 SCHEDULES = ("recommended", "frozen", "finetune", "two_phase", "gradual(N)", "auto", "fit")
 BN_MODES = ("frozen", "batch")
@@ -135,8 +135,7 @@ def _scheduled(plan: Any) -> dict[str, dict[str, Any]]:
         return plain[call.name]
     if call.name != "gradual":
         close = close_names(call.name, (name.partition("(")[0] for name in SCHEDULES), n=1)
-        is_it = f": is it {close[0]}?" if close else ""
-        raise UsageError(f"--schedule={plan.schedule} is not one of {', '.join(SCHEDULES)}{is_it}")
+        raise UsageError(f"--schedule={plan.schedule} is not one of {', '.join(SCHEDULES)}{is_it(close)}")
     number = call.args[0] if len(call.args) == 1 else None
     if not isinstance(number, int) or not 2 <= number <= MOST_PHASES:
         raise UsageError(f"--schedule={plan.schedule}: how many phases, 2 to {MOST_PHASES}, as in gradual(4)")

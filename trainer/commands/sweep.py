@@ -25,7 +25,7 @@ from trainer.run.combinations import check_options
 from trainer.run.experiment import Experiment
 from trainer.run.head_trials import OF_HEADS, HeadTrials, Outcome, Told, why_not_alone
 from trainer.runtime import StopSignal
-from trainer.store.files import write_text
+from trainer.store.files import set_mode, write_text
 from trainer.values import Interrupted, TrainerError
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ def run(line: CommandLine, stop: StopSignal) -> int:
         heads = _heads(asked, stop)
         sweep = Sweep(asked, heads=heads, train=_Runs(line.given, stop), requested=stop.requested)
         write_text(workdir.root / FLAGFILE, config.replace(jobs=1).flagfile())
+        # The address of a database may have a password in it.
+        set_mode(workdir.root / FLAGFILE, 0o600)
         with _helpers(config, workdir.root, stop, num_gpus=len(gpus)):
             sweep.work()
         sweep.repeat()

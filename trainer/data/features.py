@@ -26,12 +26,14 @@ COMPUTING = (
     "trainer.data.pipeline",
     "trainer.model.backbones",
     "trainer.precision.rewriter",
+    "trainer.precision.openvino",
 )
 LEAST_ROWS, MOST_PIECES = 64, 1024
 """Of the pieces that a split is divided into where machines share the work."""
 # Those that only put these together. They import most of the rest.
 WIRING = (
-    "trainer.run.experiment", "trainer.run.feature_cache", "trainer.run.picture_cache", "trainer.run.stages",
+    "trainer.run.engines", "trainer.run.experiment", "trainer.run.feature_cache", "trainer.run.picture_cache",
+    "trainer.run.stages",
 )  # fmt: skip
 
 

@@ -341,10 +341,6 @@ class Pipeline(OrderedBatches):
         )
         self._kept.append(rows)
 
-    def keeps(self, indices: np.ndarray) -> bool:
-        """Returns whether the pixels of all these positions [n] are kept."""
-        return bool((self._kept_in[indices, 0] >= 0).all())
-
     def once(self, indices: np.ndarray, *, augment: Augment | None = None, epoch: int = 0) -> tf.data.Dataset:
         """See OrderedBatches.
 

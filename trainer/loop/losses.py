@@ -1,6 +1,5 @@
 """Losses of examples, from logits."""
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated
@@ -10,7 +9,7 @@ import tensorflow as tf
 
 from trainer.registry import Bounds, Registry
 from trainer.tasks import SINGLE_LABEL, Loss, Task
-from trainer.values import Call, UsageError, as_number, composed
+from trainer.values import Call, UsageError, as_number, close_names, composed, is_it
 
 LOSSES: Registry[Loss] = Registry("loss", flag="--loss")
 
@@ -223,10 +222,7 @@ def _unknown(item: str, class_names: Sequence[str]) -> str:
         return f"{item} is given no weight"
     name = item.rpartition("=")[0].strip() or item
     some = class_names if len(class_names) <= 10 else (*class_names[:3], "...", class_names[-1])
-    close = difflib.get_close_matches(name, class_names, n=2)
-    return f"{name!r} is not one of the classes {', '.join(some)}" + (
-        f": is it {' or '.join(close)}?" if close else ""
-    )
+    return f"{name!r} is not one of the classes {', '.join(some)}{is_it(close_names(name, class_names))}"
 
 
 def _refusal(text: str, reason: str) -> UsageError:

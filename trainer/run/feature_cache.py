@@ -96,7 +96,7 @@ class FeatureCache:
             return None
         return FeatureBatches(
             kept,
-            indices=self._positions(split),
+            indices=kept_together(experiment, split),
             labels=experiment.source.labels,
             batch_size=config.plan.batch_size,
             seed=config.run.seed,
@@ -144,20 +144,11 @@ class FeatureCache:
                     )
         return done, known
 
-    def _positions(self, split: str) -> np.ndarray:
-        """Returns the pictures that are kept together: of folds all, as each is in train in most of them."""
-        splits = self._experiment.splits.indices
-        return (
-            np.sort(np.concatenate([*splits.values()]))
-            if self._experiment.config.data.folds
-            else splits[split]
-        )
-
     def _views(self, split: str, spec: PhaseSpec, network: Network) -> list[_View]:
         config = self._experiment.config
         augment = self._experiment.augment(spec) if split == "train" else None
         told = "all folds" if config.data.folds else split
-        indices = self._positions(split)
+        indices = kept_together(self._experiment, split)
         if not augment:
             return [_View(told, indices, network)]
         return [
@@ -255,6 +246,12 @@ class FeatureCache:
             view=changes if view.augment else {},
             plugins=plugins.sources("backbone", *(["augmentation"] if view.augment else [])),
         )
+
+
+def kept_together(experiment: Experiment, split: str) -> np.ndarray:
+    """Returns the pictures that are kept together: of folds all, as each is in train in most of them."""
+    splits = experiment.splits.indices
+    return np.sort(np.concatenate([*splits.values()])) if experiment.config.data.folds else splits[split]
 
 
 def feature_folder(cache_dir: str) -> Path:

@@ -11,17 +11,18 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from trainer.data.features import feature_key
 from trainer.run.experiment import Experiment
-from trainer.run.feature_cache import cut_of_features
+from trainer.run.feature_cache import cut_of_features, kept_together
 from trainer.run.stages import Stages
 from trainer.run.team import team
 from trainer.store.array_file import array_bytes
-from trainer.store.feature_store import FeatureCacheError, FeatureStore
+from trainer.store.feature_store import FeatureCacheError, FeatureStore, StoredFeatures
 from trainer.store.files import told_size
 from trainer.store.places import cache_root
 from trainer.values import UsageError
@@ -54,9 +55,10 @@ def keep_pictures(stages: Stages) -> None:
     times = {split: count for split, count in times.items() if count > 1}
     if not times and asked == "require":
         raise UsageError("--picture_cache=require: this run goes through no picture more than once")
-    if not times or (asked == "auto" and not _is_worth_it(experiment, times)):
+    missing = {split: count for split, count in times.items() if not _take(experiment, split)}
+    if not missing or (asked == "auto" and not _is_worth_it(experiment, missing)):
         return
-    for split in times:
+    for split in missing:
         try:
             _keep(stages, split)
         except FeatureCacheError as error:
@@ -129,49 +131,62 @@ def _read_secs(row_bytes: int) -> float:
     return statistics.median_low(taken)
 
 
+def _take(experiment: Experiment, split: str) -> bool:
+    """Takes the pictures of a split where they are kept, and returns whether they are."""
+    if (found := _store(experiment).find(**_wanted(experiment, split))) is not None:
+        _use(experiment, split, found)
+    return found is not None
+
+
 def _keep(stages: Stages, split: str) -> None:
-    experiment, config = stages.experiment, stages.experiment.config
-    pipeline, indices = experiment.pipeline, experiment.splits.indices[split]
-    contract = experiment.backbone.contract
+    """Decodes the pictures of a split and keeps them, unless another process does meanwhile."""
+    experiment = stages.experiment
+    indices = kept_together(experiment, split)
 
     def compute() -> Iterator[np.ndarray]:
         experiment.source.load()
         with stages.counted(f"pictures of {split}", len(indices)) as done:
-            for pixels in pipeline.pixels(indices):
+            for pixels in experiment.pipeline.pixels(indices):
                 yield pixels
                 done(len(pixels))
                 stages.between_batches()
 
+    describe = f"{experiment.config.data.source} {split}, {_size(experiment)} px"
+    wanted = _wanted(experiment, split)
+    _use(experiment, split, _store(experiment).get(**wanted, compute=compute, describe=describe))
+
+
+def _store(experiment: Experiment) -> FeatureStore:
+    config = experiment.config
+    limit_bytes = int(config.speed.cache_limit_gb * 1e9)
+    return FeatureStore(picture_folder(config.run.cache_dir), limit_bytes=limit_bytes, name="picture cache")
+
+
+def _wanted(experiment: Experiment, split: str) -> dict[str, Any]:
+    """Returns what the store is asked for."""
+    indices, contract = kept_together(experiment, split), experiment.backbone.contract
     key = feature_key(
         source=experiment.source,
         scan=experiment.scan,
         indices=indices,
         contract=contract,
-        decoding=config.data.decode,
+        decoding=experiment.config.data.decode,
         network={},
         view={},
     )
-    size = f"{contract.width_px}x{contract.height_px}"
-    store = FeatureStore(
-        picture_folder(config.run.cache_dir),
-        limit_bytes=int(config.speed.cache_limit_gb * 1e9),
-        name="picture cache",
-    )
-    kept = store.get(
-        key,
-        num_rows=len(indices),
-        shape=contract.image_shape,
-        compute=compute,
-        describe=f"{config.data.source} {split}, {size} px",
-    )
-    pipeline.keep(indices, kept)
-    _log.info(
-        "pictures:    %s of %s at %s px are kept, %s",
-        f"{len(indices):,}",
-        split,
-        size,
-        told_size(kept.nbytes),
-    )
+    return {"key": key, "num_rows": len(indices), "shape": contract.image_shape}
+
+
+def _use(experiment: Experiment, split: str, kept: StoredFeatures) -> None:
+    indices = kept_together(experiment, split)
+    experiment.pipeline.keep(indices, kept)
+    told = f"{len(indices):,} of {split} at {_size(experiment)} px are kept, {told_size(kept.nbytes)}"
+    _log.info("pictures:    %s", told)
+
+
+def _size(experiment: Experiment) -> str:
+    contract = experiment.backbone.contract
+    return f"{contract.width_px}x{contract.height_px}"
 
 
 def picture_folder(cache_dir: str) -> Path:

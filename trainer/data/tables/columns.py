@@ -1,6 +1,5 @@
 """Which column of a table has the pictures, which the labels: named, or told by what is in them."""
 
-import difflib
 import logging
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -11,7 +10,7 @@ from trainer.data.inspect.bad_pictures import one_line
 from trainer.data.inspect.kinds import kind_by_name
 from trainer.data.layouts import usual_split
 from trainer.data.tables.formats import BadRow, Format
-from trainer.values import UsageError
+from trainer.values import UsageError, close_names, is_it
 
 _log = logging.getLogger("trainer")
 # Written without what `_plain` takes away; the first one that is there is taken.
@@ -123,9 +122,8 @@ class _Finder:
         if name in self.columns:
             self._require_once(name, f"--{option}")
             return name
-        close = difflib.get_close_matches(name, self.columns, n=1)
-        is_it = f": is it {close[0]}?" if close else ""
-        raise UsageError(f"--{option}={name}: {self._place} has no such column; it has {self._told()}{is_it}")
+        told = f"--{option}={name}: {self._place} has no such column; it has {self._told()}"
+        raise UsageError(told + is_it(close_names(name, self.columns, n=1)))
 
     def _require_once(self, name: str, flag: str) -> None:
         if (count := self._table.columns.count(name)) > 1:
