@@ -166,7 +166,10 @@ def test_only_some_commands_take_paths():
         ),
         (["--dropout=x"], "flag --dropout=x: it must be a number, such as 0.5 or 1e-3"),
         (["--seed"], "Missing value for flag --seed"),
-        (["trian"], f"'trian' is no command; there are {', '.join(flags.COMMANDS)} (see --help): is it train?"),
+        (
+            ["trian"],
+            f"'trian' is no command; there are {', '.join(flags.COMMANDS)} (see --help): is it train?",
+        ),
         (["train", "x"], "unexpected argument 'x' after 'train'; options start with --"),
         (
             ["--seed=1", "train", "evaluate"],

@@ -226,14 +226,17 @@ def test_how_much_a_run_computes(tmp_path, tiny_backbone):
         assert foresight.work(experiment) == pytest.approx(passes * 8 * 8 / 224**2)
 
 
-def test_what_is_kept_is_in_the_time_that_is_told(tmp_path, tiny_backbone, run_main, monkeypatch):
+@pytest.mark.parametrize("phases", [1, 2])
+def test_what_is_kept_is_in_the_time_that_is_told(phases, tmp_path, tiny_backbone, run_main, monkeypatch):
     monkeypatch.setattr("trainer.commands.train.LEAST_WORK", 0)
 
     def foreseen(experiment, **given):
-        return foresight.Foreseen((foresight.HEAD,), picture_secs=60.0, decided={})
+        return foresight.Foreseen((foresight.HEAD,) * phases, picture_secs=60.0, decided={})
 
     monkeypatch.setattr("trainer.commands.train.foresee", foreseen)
-    recipe = ("--schedule=frozen", "--frozen_for=1epochs", "--batch_size=8")
+    schedule = "--schedule=frozen" if phases == 1 else "--schedule=two_phase"
+    recipe = (schedule, "--frozen_for=1epochs", "--batch_size=8")
+    recipe += ("--finetune_for=1epochs",) if phases == 2 else ()
     arguments = arguments_of(tmp_path, tiny_backbone, *recipe)
     fresh = f"--cache_dir={tmp_path / 'cache'}"
     status, out, err = run_main("train", *arguments, fresh, f"--workdir={tmp_path / 'run'}")

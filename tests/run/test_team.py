@@ -251,3 +251,20 @@ def test_alone_nothing_is_asked():
     # A run that several have trained, evaluated by one.
     assert make_strategy("multi_worker") is make_strategy("auto")
     assert share_of(make_strategy("multi_worker")) == (0, 1)
+
+
+class Two(Team):
+    """A worker whose other one has something else."""
+
+    count = 2
+
+    def exchange(self, what, value):
+        return [value, value[::-1]]
+
+
+def test_who_has_other_pictures_is_named():
+    Two().require_same("pictures", "abba")
+    with pytest.raises(
+        TrainerError, match=r"^worker 1 has other pictures than worker 0 \(ba, ab\): all workers"
+    ):
+        Two().require_same("pictures", "ab")

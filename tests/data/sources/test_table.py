@@ -154,6 +154,19 @@ def test_lists_where_several_are_asked_for_need_no_second_label(opened):
     assert source.labels.tolist() == [(0,), (1,), ()]
 
 
+def test_columns_that_are_not_used_are_named_and_a_patient_is_a_group(opened, caplog):
+    caplog.set_level(logging.INFO, logger="trainer")
+    text = "file,label,Patient_ID,age\n1.jpg,a,p1,7\n2.jpg,b,p1,8\n3.jpg,a,p2,9\n"
+    opened(text, label_column="label")
+    told = "not used: Patient_ID, age"
+    hint = " (--group_column=Patient_ID keeps rows that share a value of it in one split)"
+    assert told + hint in caplog.text
+    caplog.clear()
+    opened(text, label_column="label", group_column="Patient_ID")
+    assert "not used: age" in caplog.text
+    assert "--group_column" not in caplog.text
+
+
 def test_one_column_of_0_and_1_is_one_label(opened):
     text = "file,red\n1.jpg,1\n2.jpg,0\n3.jpg,1\n"
     source = opened(text, several=True, label_column="red")
