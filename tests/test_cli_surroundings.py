@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import call_main, changed, make_flower_folder
+from tests.helpers.processes import run_program
 from tests.helpers.undrawn import PLAIN
 from trainer import commands
 from trainer.runtime import start_tensorflow
@@ -336,6 +337,15 @@ def test_after_numbers_that_are_not_finite_another_rate_can_be_tried(arguments, 
     status, out, err = run_main(*arguments, "--optimizer=sgd", "--head=mlp(4)")
     assert (status, err) == (0, "")
     assert "goes on" not in out
+
+
+def test_nothing_stays_in_the_folder_for_temporary_files(arguments, tmp_path):
+    # AutoGraph writes the code that it makes there, and removes it when Python ends as it usually does.
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    ended = run_program(arguments, env={**os.environ, "TMPDIR": str(temporary)})
+    assert ended.returncode == 0, ended.stderr
+    assert not list(temporary.iterdir())
 
 
 @pytest.fixture

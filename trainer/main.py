@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from typing import NoReturn, TextIO
 
 from trainer import runtime
-from trainer import runtime as machine
 from trainer.cli import flags
 from trainer.cli.help import NAMED, asks_for_help, help_text, topic
 from trainer.values import Interrupted, TrainerError, in_words
@@ -28,7 +27,7 @@ _LONG_NUMBER = re.compile("[0-9]{65,}")
 def main(argv: Sequence[str]) -> int:
     """Runs a command line and returns the exit status: 0 done, 1 failed, 2 usage, 75 stopped and saved."""
     _write_any_name()
-    if problem := machine.unsupported_system():
+    if problem := runtime.unsupported_system():
         print(f"trainer: {problem}", file=sys.stderr)
         return 1
     lines = _log_to_stdout()
@@ -142,13 +141,13 @@ def _read_names_as_utf8() -> None:
 
 
 def _leave(status: int) -> NoReturn:
-    """Ends the process at once: all files are closed, and taking TensorFlow apart takes up to a second."""
+    """Ends the process with all that was said said."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except OSError:  # A full disk, or a reader who has left: what was to be said is not said.
             status = status or 1
-    os._exit(status)
+    runtime.leave(status)
 
 
 def program() -> NoReturn:

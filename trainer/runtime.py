@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from trainer.values import Interrupted, UsageError
 
@@ -49,6 +49,18 @@ def machine() -> dict[str, Any]:
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "gpus": [gpu.get("device_name", "GPU") for gpu in gpus],
     }
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process at once: all files are closed, and taking TensorFlow apart takes up to a second.
+
+    Nothing that was left for the end of Python is done but one thing: AutoGraph's files of source code do not
+    stay in the folder for temporary files.
+    """
+    for name, module in [*sys.modules.items()]:
+        if name.startswith("__autograph_generated_file") and module.__file__:
+            Path(module.__file__).unlink(missing_ok=True)
+    os._exit(status)
 
 
 def peak_memory_mb() -> float:
@@ -547,7 +559,7 @@ class StopSignal:
                 continue
             for number in numbers.intersection(received) if owns_process else ():
                 if heard and number == signal.SIGINT:
-                    os._exit(130)
+                    leave(130)
                 heard = True
 
 

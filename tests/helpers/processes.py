@@ -78,6 +78,7 @@ def _run(
     os.fsync = lambda handle: os.fstat(handle) and None
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # That of the server.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     import tensorflow as tf
 

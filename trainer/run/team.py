@@ -24,7 +24,7 @@ from typing import Any
 from trainer.cli.config import Config
 from trainer.plugins import load_plugins
 from trainer.run.links import Broken, Link, meet, tell_all
-from trainer.runtime import Cluster, StopSignal, has_joined, join, named_cluster
+from trainer.runtime import Cluster, StopSignal, has_joined, join, leave, named_cluster
 from trainer.store.files import make_folder
 from trainer.store.lock import file_lock
 from trainer.store.places import cache_root
@@ -439,7 +439,7 @@ class Joined(Team):
             with contextlib.suppress(OSError):
                 sys.stdout.flush()
                 print(f"trainer: {told}. {way_on}", file=sys.stderr, flush=True)
-            os._exit(status)
+            leave(status)
 
 
 class _AgreedStop:
