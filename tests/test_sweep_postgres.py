@@ -15,7 +15,6 @@ from tests.conftest import make_flower_folder
 from tests.helpers.processes import Program
 from trainer.store.files import read_json
 
-pytest.importorskip("psycopg")
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1:]
 pytestmark = [
     pytest.mark.slow,

@@ -30,9 +30,7 @@ from trainer.values import UsageError
 pytestmark = pytest.mark.usefixtures("figures_undrawn")
 PROJECT = Path(__file__).parents[2]
 VERSION = openvino.version
-needs_openvino = pytest.mark.skipif(
-    not VERSION(), reason="OpenVINO is not installed: pip install '.[openvino]'"
-)
+needs_openvino = pytest.mark.extra
 SPLITS = ["train", "validation", "test"]
 SETTINGS = (
     "--image_size=8", "--splits=14,5,5", "--batch_size=4", "--head=mlp(6)", "--precision=float32",

@@ -15,6 +15,7 @@ from trainer.model.dropout import Draws, drawing_from
 from trainer.values import Contract, TrainerError, UsageError
 
 keras_hub = pytest.importorskip("keras_hub")
+pytestmark = pytest.mark.extra
 
 
 @pytest.fixture(scope="module")
