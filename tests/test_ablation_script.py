@@ -306,9 +306,8 @@ def test_a_child_hears_of_ctrl_c_once_and_ends(tmp_path):
     assert ablation.run_child([sys.executable, "-c", "raise SystemExit(3)"], log=log) == 3
 
 
-@pytest.mark.parametrize(
-    "heads", [("mlp(4)",), pytest.param(("linear", "mlp(4)"), marks=pytest.mark.slow)], ids=len
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("heads", [("mlp(4)",), ("linear", "mlp(4)")], ids=len)
 def test_real_variants(heads, tiny_backbone, tmp_path):
     folder, out = tmp_path / "variants", tmp_path / "out"
     folder.mkdir()

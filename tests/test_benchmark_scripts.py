@@ -38,6 +38,7 @@ def run_script(name: str, root: Path, output: Path, *flags: str) -> dict:
     return json.loads(output.read_text())
 
 
+@pytest.mark.slow
 def test_textbook_loop(caches, tmp_path):  # noqa: F811
     root, _ = caches
     module = save_tiny(tmp_path / "tiny")

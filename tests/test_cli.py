@@ -159,7 +159,10 @@ def test_evaluate_needs_only_the_workdir(trained, run_main):
     assert [file.read_bytes() for file in files] == before
 
 
-@pytest.mark.parametrize("split", ENUMS["eval_split"])
+@pytest.mark.parametrize(
+    "split",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name == "train")) for name in ENUMS["eval_split"]],
+)
 def test_evaluate_scores_any_split_with_any_checkpoint(split, trained, run_main):
     sizes = {"train": 18, "validation": 6, "test": 6}
     for checkpoint, step in (("latest", 126), ("60", 60)) if split == "validation" else (("60", 60),):

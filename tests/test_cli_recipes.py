@@ -119,6 +119,7 @@ def test_an_average_is_what_is_scored_and_kept(run):
     assert np.abs(np.subtract(with_average, plain)).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_run_that_begins_with_another_takes_its_averages(run, tmp_path):
     flags = ("--schedule=frozen", "--frozen_for=3epochs", "--optimizer=sgd", "--average=ema(0.9)")
     assert run(*flags, "--frozen_learning_rate=0.5")[0] == 0

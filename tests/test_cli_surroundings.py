@@ -167,6 +167,7 @@ def test_a_workdir_in_use(arguments, tmp_path, run_main):
     assert [path.name for path in workdir.iterdir()] == ["lock"]
 
 
+@pytest.mark.slow
 def test_a_file_system_that_can_do_little(arguments, tmp_path, run_main, monkeypatch):
     assert run_main(*arguments[:-1], f"--workdir={tmp_path / 'plain'}")[0] == 0
     fsync, asked = os.fsync, set()

@@ -143,6 +143,7 @@ def test_without_a_report_dir_each_source_has_a_folder_of_its_own(trained, tmp_p
     assert (trained.workdir / "report" / "metrics.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_sources_of_one_name_have_folders_of_their_own(trained, tmp_path, run_main):
     """The same pictures, or the same place, replace their own report; another source's is never replaced."""
 

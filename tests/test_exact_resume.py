@@ -113,7 +113,7 @@ def test_killed_in_the_middle_of_any_write(run):
     told_faults(run, torn(run.kills, seed=0))
 
 
-@pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [16, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_again_before_it_has_recovered(run, every):
     # A checkpoint is half in place, and what was written after the one before it must be cut off.
     late = [kill for kill in run.kills if "before os.rename ckpt-9.index" in kill.when]
@@ -125,11 +125,11 @@ def test_killed_again_before_it_has_recovered(run, every):
         told_faults(run, again[::every])
 
 
-@pytest.mark.parametrize("every", [100, pytest.param(25, marks=pytest.mark.slow)])
-def test_killed_and_continued_with_nothing_kept_in_memory(run, every):
+@pytest.mark.slow
+def test_killed_and_continued_with_nothing_kept_in_memory(run):
     # Of the first one there is nothing yet that it could go on with.
     first = max(at for at, kill in enumerate(run.kills) if "run/metrics.jsonl" not in kill.disk)
-    told_faults(run, run.kills[first::every], warm=False)
+    told_faults(run, run.kills[first::25], warm=False)
 
 
 KILLED = """
@@ -208,6 +208,7 @@ def test_stopped_wherever_it_asks_whether_to_stop(run, monkeypatch):
     assert at == 9 + 4 + 1
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_run_of_the_same_splits(run):
     run.put_back(None)
     assert run.start("--seed=1") == 0

@@ -109,6 +109,7 @@ def test_a_loop_of_ones_own_is_a_page(custom_loop):
     assert function.end_lineno - function.lineno < 40
 
 
+@pytest.mark.slow
 def test_the_page_on_python(tiny_backbone, tmp_path, monkeypatch, capsys):
     """Its blocks, one after another, with a smaller network."""
     monkeypatch.chdir(tmp_path)

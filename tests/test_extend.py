@@ -65,7 +65,9 @@ def left(workdir):
         # Kept features.
         (FROZEN, "--frozen_for=4steps", "--frozen_for=9steps", 4),
         # Pictures. The last step, 7, was logged, evaluated and drawn only because it was the last.
-        (CHANGING, "--finetune_for=4steps", "--finetune_for=8steps", 6),
+        pytest.param(
+            CHANGING, "--finetune_for=4steps", "--finetune_for=8steps", 6, marks=pytest.mark.slow
+        ),
         pytest.param(
             CHANGING, "--finetune_for=3steps", "--finetune_for=8steps", 6, marks=pytest.mark.slow
         ),
@@ -153,6 +155,7 @@ def test_a_plan_that_begins_with_other_steps_is_refused(finished, train, capfd):
     assert not differences(results(workdir), before)
 
 
+@pytest.mark.slow
 def test_a_run_that_evaluates_by_a_share_of_its_length_is_evaluated_anew(train, tmp_path):
     workdir, flags = tmp_path / "run", (*FROZEN, "--evaluate_every=50%")
     assert train(workdir, *flags, "--frozen_for=12steps") == 0
@@ -182,6 +185,7 @@ def test_longer_phases_are_refused_without_it_and_other_options_with_it(finished
         assert told in err
 
 
+@pytest.mark.slow
 def test_a_phase_that_has_not_ended_can_be_longer_whichever_it_is(train, tmp_path, monkeypatch):
     workdir = tmp_path / "run"
     flags = ("--phase=name=a; for=4steps; train=head; lr=0.05", "--phase=name=b; for=2steps; train=all")
@@ -196,6 +200,7 @@ def test_a_phase_that_has_not_ended_can_be_longer_whichever_it_is(train, tmp_pat
     assert not differences(without_older(left(workdir)), without_older(expected))
 
 
+@pytest.mark.slow
 def test_where_no_earlier_checkpoint_is_kept_only_the_log_has_a_line_more(train, tmp_path):
     workdir, flags = tmp_path / "run", (*FROZEN, "--log_every=3steps", "--keep_checkpoints=1")
     assert train(workdir, *flags, "--frozen_for=8steps") == 0

@@ -102,7 +102,9 @@ def undisturbed(arguments, tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("name", REASONS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "memory")) for name in REASONS]
+)
 def test_a_step_that_fails_is_told_in_a_line_and_the_run_goes_on_from_the_last_checkpoint(
     arguments, undisturbed, fault, faulty, tmp_path, run_main, name
 ):

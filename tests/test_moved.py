@@ -119,6 +119,7 @@ def test_pictures_are_known_by_their_bytes_whatever_they_are_called(moved, run_m
     assert found["loss"] == pytest.approx(before["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_split_is_scored_without_the_others(moved, run_main):
     workdir, pictures = moved
     before, splits = report_of(workdir), read_json(workdir / "splits.json")["splits"]
@@ -151,6 +152,7 @@ def test_export_finds_the_pictures_where_source_says(moved, run_main):
     assert parity["models"][0]["accuracy"] == report_of(workdir)["accuracy"] or parity["models"]
 
 
+@pytest.mark.slow
 def test_a_run_from_before_there_was_a_stratified_order_goes_on(tmp_path, tiny_backbone, run_main):
     old = train_colours(tmp_path, tiny_backbone, "--split_order=take_skip")
     run, splits = (read_json(old.workdir / name) for name in ("run.json", "splits.json"))
@@ -192,6 +194,7 @@ def test_a_network_is_known_by_what_it_computes(colours, tiny_backbone, tmp_path
         assert f"--backbone was hub:{tmp_path}/module, now hub:" in err
 
 
+@pytest.mark.slow
 def test_the_run_that_another_began_with_may_be_moved(colours, tmp_path, run_main):
     first, workdir = colours.copy(tmp_path), tmp_path / "second"
     assert run_main("train", *at(colours, workdir, init_from=first))[0] == 0

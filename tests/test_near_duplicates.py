@@ -119,6 +119,7 @@ def test_group_leaves_the_sources_own_splits_alone(pictures, arguments, tmp_path
 
 
 @pytest.mark.usefixtures("figures_undrawn")
+@pytest.mark.slow
 def test_groups_and_near_duplicates_stay_together(pictures, arguments, tmp_path, run_main):
     """Red and blue of a number are a group, and copies in none: what either connects is in one split."""
     seen = {}

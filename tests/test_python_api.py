@@ -260,7 +260,7 @@ def in_another_thread(**options):
         pool.submit(trainer.train, **options).result()
 
 
-@pytest.mark.parametrize("call", [in_this_thread, in_another_thread])
+@pytest.mark.parametrize("call", [in_this_thread, pytest.param(in_another_thread, marks=pytest.mark.slow)])
 def test_an_interrupted_run_goes_on_when_it_is_called_again(run, places, tmp_path, call):
     """By the clock, which reaches threads, too; and by a signal in the main thread."""
     options = {**places, "workdir": tmp_path / "run"}

@@ -197,6 +197,7 @@ def distilled(world):
     return run
 
 
+@pytest.mark.slow
 def test_a_distilled_run_goes_on_without_its_teacher(distilled, capfd):
     # The checkpoint of step 3 is whole when that of step 6 is begun.
     late = [kill for kill in distilled.kills if any("ckpt-6.index" in name for name in kill.disk)]
@@ -263,6 +264,7 @@ def train_lines(workdir):
     return [line for line in lines if line["split"] == "train"]
 
 
+@pytest.mark.slow
 def test_kept_features_give_what_pictures_give(contrasted, world, tmp_path):
     _, options = world
     objective = (CONTRAST, "--objective=supervised_contrastive", "--feature_cache=off")

@@ -282,6 +282,7 @@ def test_a_run_that_is_stopped_and_sampled_goes_on_to_the_same_numbers(run_main,
     assert "Assumed shares" in (tmp_path / "whole" / "report" / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_folds_are_pooled_label_by_label(tmp_path):
     """What the report of all folds says, counted here from the predictions of each."""
     options = [option for option in OPTIONS if not option.startswith("--splits=")]

@@ -116,6 +116,7 @@ def test_killed_between_any_two_lines_of_its_record_it_comes_to_the_same(
     assert trials(folder) == trials(swept)
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_sweep_and_a_third_takes_up_what_they_leave(swept, flags, tmp_path, run_main):
     folder = tmp_path / "sweep"
     asked = ["sweep", *(flag for flag in flags if not flag.startswith("--trials")), f"--workdir={folder}"]
@@ -137,6 +138,7 @@ def test_two_processes_share_a_sweep_and_a_third_takes_up_what_they_leave(swept,
     assert trials(folder)[0] == trials(swept)[0][:10]
 
 
+@pytest.mark.slow
 def test_trials_that_are_runs_have_the_same_numbers(swept, flags, tmp_path, run_main):
     folder = tmp_path / "sweep"
     flags = [flag for flag in flags if not flag.startswith("--trials")]

@@ -100,6 +100,7 @@ def test_weights_count_in_the_loss(run, pictures, tmp_path):
     assert losses["validation"] < 1.5
 
 
+@pytest.mark.slow
 def test_all_folds_and_what_they_say_together(run, pictures, tmp_path):
     table = (f"--source=table:{pictures}/../photos.csv", "--label_column=colour", "--group_column=owner")
     cache = f"--cache_dir={tmp_path / 'cache'}"

@@ -362,6 +362,7 @@ def test_a_run_keeps_its_precision(two, pictures, tiny_backbone, tmp_path, run_m
     assert {recorded(tmp_path / "other")["0-finetune"]["precision"], precision} == {"float32", "bfloat16"}
 
 
+@pytest.mark.slow
 def test_both_phases_are_decided_and_scored_alike(two, pictures, tiny_backbone, tmp_path, run_main):
     cache, workdir = tmp_path / "cache", tmp_path / "run"
     status, out, err = run_main(*arguments(pictures, tiny_backbone, workdir, cache_dir=cache))

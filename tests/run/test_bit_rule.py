@@ -113,6 +113,7 @@ def test_the_head_starts_at_zero(tmp_path, tiny_backbone):
     assert made.plan.phases[0].spec.train == (".*",)
 
 
+@pytest.mark.slow
 def test_what_it_prints_gives_the_same_run(tmp_path, tiny_backbone, run_main, monkeypatch):
     rule = Rule(2, (4, 6, 8), 10, 16, 0.64, 0.1)
     monkeypatch.setattr(experiment_room, "bit_rule", lambda **given: rule)

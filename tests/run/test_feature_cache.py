@@ -153,6 +153,7 @@ def test_numbers_of_mobilenet_are_those_of_a_run_without(train, tmp_path):
     assert np.ptp(predictions(with_it.workdir)[1], axis=0).min() > 0.01
 
 
+@pytest.mark.slow
 def test_a_view_an_epoch_gives_the_numbers_of_augmented_pictures(train):
     changes = (*NET, "--augment=flip,crop(0.3)")
     with_it, without = train(*changes, "--feature_views=2"), train(*changes)
@@ -186,6 +187,7 @@ def test_the_same_run_again_computes_nothing_and_is_the_same_to_the_last_bit(cac
     ]
 
 
+@pytest.mark.slow
 def test_another_seed_head_and_size_of_batch_share_the_features(cached, train):
     before = entries(cached.cache)
     # Fewer pictures than a batch has.
@@ -389,6 +391,7 @@ def test_damaged_files_are_named_and_computed_anew(cached, copied, train):
     }
 
 
+@pytest.mark.slow
 def test_a_file_cut_short_while_in_use_is_named_and_computed_anew(cached, copied, options, tmp_path):
     file, rows = entry_of(copied, "train") / "features.npy", StoredFeatures.rows
     reads = []
@@ -436,6 +439,7 @@ with undrawn():
 """
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_compute_once_and_give_the_same(cached, options, tmp_path):
     (tmp_path / "here").mkdir()
     # The report names the folder of its run.
@@ -520,6 +524,7 @@ def test_a_run_stopped_while_features_are_computed_goes_on_to_the_last_bit(cache
     assert left(tmp_path / "run") == left(cached.workdir)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_in_the_middle_goes_on_to_the_last_bit(cached, options, tmp_path):
     command = [*options, f"--cache_dir={tmp_path / 'cache'}", f"--workdir={tmp_path / 'run'}"]
     assert stopping(*command, after=3).status == 75
@@ -536,6 +541,7 @@ def test_a_run_stopped_in_the_middle_goes_on_to_the_last_bit(cached, options, tm
 # --- Features in one phase, pictures in the next
 
 
+@pytest.mark.slow
 def test_two_phases_and_what_is_scored_later(train):
     changes = (
         "--schedule=two_phase", "--frozen_for=2epochs", "--finetune_for=1epochs",

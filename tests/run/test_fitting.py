@@ -97,7 +97,7 @@ def test_neighbours_give_what_is_worked_out_by_hand(knn):
     assert values(knn)["num_correct"] == (expected.argmax(axis=1) == labels).sum()
 
 
-@pytest.mark.parametrize("name", ["probe", "knn"])
+@pytest.mark.parametrize("name", ["probe", pytest.param("knn", marks=pytest.mark.slow)])
 def test_all_commands_take_such_a_run(request, name, tmp_path, run_main):
     run = request.getfixturevalue(name)
     rows, shares = predictions(run.workdir)
@@ -171,7 +171,10 @@ def test_the_run_of_a_probe_is_the_probe_beside_it(door):
     }
 
 
-@pytest.mark.parametrize("schedule", ["frozen", "finetune", "two_phase"])
+@pytest.mark.parametrize(
+    "schedule",
+    ["frozen", *(pytest.param(name, marks=pytest.mark.slow) for name in ("finetune", "two_phase"))],
+)
 def test_no_number_of_a_run_depends_on_the_comparison(door, schedule):
     """What a run leaves is the same without it, to the last bit, but for the lines about it."""
     flags = ("--head=mlp(4)", f"--schedule={schedule}", "--frozen_for=2epochs", "--finetune_for=2epochs")

@@ -68,11 +68,11 @@ def decoded(monkeypatch):
 @pytest.mark.parametrize(
     "options",
     [
-        (TOP, *AUGMENTED),
+        pytest.param((TOP, *AUGMENTED), marks=pytest.mark.slow),
         pytest.param((HEAD, TOP, *AUGMENTED, "--feature_cache=off"), marks=pytest.mark.slow),
         pytest.param((HEAD, ALL), marks=pytest.mark.slow),
         (TOP, "--augment=flip,mixup(0.2)", "--resize=pad", "--antialias"),
-        (HEAD, TOP, *AUGMENTED, "--feature_views=2"),
+        pytest.param((HEAD, TOP, *AUGMENTED, "--feature_views=2"), marks=pytest.mark.slow),
     ],
 )
 def test_the_same_bits_with_and_without(train, decoded, options):
@@ -91,6 +91,7 @@ def test_the_same_bits_with_and_without(train, decoded, options):
     assert len(set(decoded)) <= 5, "another run decodes test pictures alone"
 
 
+@pytest.mark.slow
 def test_pictures_that_have_changed_are_decoded_anew(train, tmp_path, folder):
     train(ALL)
     other = shutil.copytree(folder, tmp_path / "other")
@@ -100,6 +101,7 @@ def test_pictures_that_have_changed_are_decoded_anew(train, tmp_path, folder):
     assert left(changed_.workdir) == left(without.workdir)
 
 
+@pytest.mark.slow
 def test_what_is_damaged_or_was_never_finished_is_made_anew(train, tmp_path, monkeypatch):
     without = train(ALL, "--picture_cache=off")
     pixels = Pipeline.pixels

@@ -163,6 +163,7 @@ def test_an_interrupted_run_goes_on_with_what_was_chosen(tmp_path, tiny_backbone
     assert whole["assumed_prevalence"]["classes"]["red"]["assumed"] == pytest.approx(0.5)
 
 
+@pytest.mark.slow
 def test_what_was_chosen_may_be_damaged(tmp_path, tiny_backbone, run_main):
     arguments = arguments_of(tmp_path, tiny_backbone, "--frozen_for=1epochs", "--finetune_for=1epochs")
     workdir = tmp_path / "run"
@@ -174,6 +175,7 @@ def test_what_was_chosen_may_be_damaged(tmp_path, tiny_backbone, run_main):
         assert (status, "run.json is damaged" in err) == (1, True)
 
 
+@pytest.mark.slow
 def test_a_run_of_before_there_was_a_rule_goes_on(tmp_path, tiny_backbone, run_main):
     arguments = arguments_of(tmp_path, tiny_backbone, "--frozen_for=1epochs", "--finetune_for=1epochs")
     workdir = tmp_path / "run"
@@ -194,6 +196,7 @@ def test_a_run_of_before_there_was_a_rule_goes_on(tmp_path, tiny_backbone, run_m
     assert (status, "--schedule was two_phase, now recommended" in err) == (1, True)
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_whether_its_time_was_measured_before_or_not(
     tmp_path, tiny_backbone, run_main, monkeypatch
 ):

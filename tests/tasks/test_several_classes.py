@@ -77,6 +77,7 @@ def test_predictions_name_all_that_is_likely(run, run_main):
     assert len({row["prediction"] for row in rows}) > 2
 
 
+@pytest.mark.slow
 def test_it_is_explained_and_exported(run, run_main, tmp_path):
     options = [f"--workdir={run.workdir}", "--checkpoint=latest"]
     folder = tmp_path / "why"
