@@ -7,7 +7,7 @@ LOGDIR ?= runs
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo train tensorboard check test test-slow test-browser test-docs lint docs dist constraints clean FORCE
+.PHONY: help demo train tensorboard check test test-slow test-browser test-docs lint docs dist opponents constraints clean FORCE
 # Two pips at once in one environment would damage it.
 .NOTPARALLEL:
 
@@ -49,6 +49,11 @@ docs: $(VENV)/.installed-docs ## build the site into site/; fails where docs/ref
 	$(RUN) docs/reference.py
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 	@echo "The site: site/index.html"
+
+opponents: $(VENV)/.python ## install the opponents on PyTorch of experiments/benchmarks/ into .venv-opponents
+	$(RUN) -m venv $(VENV)-opponents
+	$(VENV)-opponents/bin/python -m pip install --quiet --no-input --disable-pip-version-check \
+	  -r experiments/benchmarks/opponents.txt
 
 dist: $(VENV)/.installed-release ## build the sdist and, from it, the wheel into dist/, and check them
 	rm -rf build dist

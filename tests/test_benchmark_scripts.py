@@ -21,6 +21,7 @@ import compare  # noqa: E402
 import measuring  # noqa: E402
 import memory_curve  # noqa: E402
 import minutes  # noqa: E402
+import networks  # noqa: E402
 import reading  # noqa: E402
 import suites  # noqa: E402
 
@@ -332,3 +333,21 @@ def test_a_child_is_measured_and_its_failure_told(tmp_path):
         measuring.run_child(
             [sys.executable, "-c", "print('no such thing'); raise SystemExit(3)"], log=tmp_path / "log"
         )
+
+
+def test_networks_beside_one_another():
+    told = {"measured": [{"what": "input alone", "pictures_per_second": 900.0}]}
+    told["measured"] += [
+        {"what": "forward, float32", "pictures_per_second": 30.0},
+        {"what": "train step, float32", "pictures_per_second": 8.0},
+    ]
+    ours = [networks.ours_of(told), {"forward": 20.0, "update": 8.0}]
+    theirs = [{"forward": 10.0, "update": 4.0}, {"forward": 10.0, "update": 2.0}]
+    tabled = networks.table({"timm": theirs, "ours": ours}, macs=1e9, peak=2e11)
+    # A picture forward is 2 GFLOP, an update three times that; the machine does 200 a second.
+    assert tabled.splitlines()[2:] == [
+        "| forward | timm | 10 | 10 to 10 | 10 % |  |",
+        "| forward | ours | 25 | 20 to 30 | 25 % | 2.5x (2 to 3) |",
+        "| update | timm | 3 | 2 to 4 | 9 % |  |",
+        "| update | ours | 8 | 8 to 8 | 24 % | 3x (2 to 4) |",
+    ]

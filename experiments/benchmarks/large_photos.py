@@ -6,13 +6,14 @@ Photos are enlarged to 4000x3000 px and saved as JPEGs of quality 92. All three 
 MobileNetV2 (160 px, weights by chance) for some epochs; ours also train a head before, on features, and score
 validation after each epoch. Each round runs them one after another, with empty caches; the last of ours
 finds what the one before it kept. Images a second are those of the last epoch, or, by hand, of the fastest
-epoch after the first one.
+epoch after the first one. Before that, what is done to a photo is timed piece by piece, in one thread.
 """
 
 import argparse
 import json
 import os
 import shutil
+import statistics
 import sys
 import tempfile
 import time
@@ -80,6 +81,29 @@ def by_hand(folder: str, *, epochs: int) -> None:
     print(json.dumps({"epoch_seconds": taken}))
 
 
+def pieces(folder: str) -> None:
+    """Prints how many milliseconds of one thread each piece of work on a photo takes, the median of all."""
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    work = {
+        "decode": lambda data, whole: tf.io.decode_jpeg(data, channels=3),
+        "decode at an eighth": lambda data, whole: tf.io.decode_jpeg(data, channels=3, ratio=8),
+        "resize": lambda data, whole: tf.image.resize(whole, (160, 160)),
+        "resize with antialias": lambda data, whole: tf.image.resize(whole, (160, 160), antialias=True),
+    }
+    secs: dict[str, list[float]] = {name: [] for name in work}
+    for path in Path(folder).rglob("*.jpg"):
+        data = path.read_bytes()
+        whole = tf.io.decode_jpeg(data, channels=3)
+        for name, do in work.items():
+            began = time.perf_counter()
+            do(data, whole).numpy()
+            secs[name].append(time.perf_counter() - began)
+    print(json.dumps({name: round(1e3 * statistics.median(values), 1) for name, values in secs.items()}))
+
+
 def ours(folder: Path, scratch: Path, *, cache: str, epochs: int, log: Path) -> dict[str, float]:
     """Runs the program in an empty workdir; returns seconds in all, and of the epochs after the first one."""
     workdir = scratch / "run"
@@ -98,6 +122,9 @@ def measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     folder = scratch / "photos"
     enlarge(Path(options.photos), folder, count=options.count)
     found: dict[str, Any] = {"count": options.count, "epochs": options.epochs}
+    piecewise = [sys.executable, __file__, f"--photos={folder}", "--pieces"]
+    child = measuring.run_child(piecewise, log=scratch / "pieces.txt")
+    found["milliseconds"] = json.loads(child.output.splitlines()[-1])
     rounds: dict[str, list[Any]] = {"decoded each time": [], "kept": [], "kept before": [], "by hand": []}
     for number in range(options.rounds):
         for name, cache in (("decoded each time", "off"), ("kept", "auto"), ("kept before", "auto")):
@@ -137,16 +164,22 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", help="JSON file with all numbers")
     parser.add_argument("--by_hand", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--pieces", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if options.by_hand:
         by_hand(options.photos, epochs=options.epochs)
+        return
+    if options.pieces:
+        pieces(options.photos)
         return
     with tempfile.TemporaryDirectory() as scratch:
         found = measure(options, Path(scratch))
     measuring.write_json(options.output, found)
     print(f"{measuring.machine()}; {found['count']} photos, {found['epochs']} epochs\n")
     print(table(found["rounds"]))
+    told = ", ".join(f"{name} {secs}" for name, secs in found["milliseconds"].items())
+    print(f"\nMilliseconds of one thread a photo: {told}")
 
 
 if __name__ == "__main__":

