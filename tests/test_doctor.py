@@ -274,6 +274,7 @@ def test_every_package_that_training_imports_is_tried_and_each_broken_one_named(
         assert found.advice.lower().endswith(f"pip install --force-reinstall {project}".lower())
 
 
+@pytest.mark.slow
 def test_parts_that_are_imported_late_and_by_name_are_tried_too(tmp_path, monkeypatch):
     """As matplotlib does when it draws, and tfds when it is asked for anything."""
     (tmp_path / "sitecustomize.py").write_text("""

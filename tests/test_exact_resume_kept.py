@@ -120,7 +120,11 @@ def early(tmp_path_factory, tiny_backbone):
     return run
 
 
-RUNS = ("features", "rollback", "by_time", "early")
+RUNS = (
+    "features",
+    "rollback",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("by_time", "early")),
+)
 
 
 @pytest.fixture(params=RUNS)
@@ -150,11 +154,13 @@ def test_the_run_that_rolls_back_is_worth_comparing_with(rollback):
     assert [name for name, _ in left_out] == ["train/blue/000.jpg"]
 
 
+@pytest.mark.slow
 def test_the_run_that_saves_by_time_is_worth_comparing_with(by_time):
     saved = {Path(name).name for kill in by_time.kills for name in kill.disk if "/checkpoints/ckpt-" in name}
     assert {f"ckpt-{step}.json" for step in (1, 2, 3)} <= saved
 
 
+@pytest.mark.slow
 def test_the_run_with_phases_that_end_early_is_worth_comparing_with(early):
     lines = [json.loads(line) for line in early.expected["metrics.jsonl"].splitlines()]
     evaluated = [(line["phase"], line["step"]) for line in lines if line["split"] == "validation"]
@@ -199,7 +205,7 @@ def test_killed_again_before_it_has_recovered(features):
 
 
 @pytest.mark.parametrize(
-    "run", ["features", *(pytest.param(name, marks=pytest.mark.slow) for name in RUNS[1:])], indirect=True
+    "run", ["features", pytest.param("rollback", marks=pytest.mark.slow), *RUNS[2:]], indirect=True
 )
 def test_killed_and_continued_with_nothing_kept_in_memory(run):
     told_faults(run, run.kills[len(run.kills) // 2 :: len(run.kills)], warm=False)

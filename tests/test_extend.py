@@ -91,6 +91,7 @@ def test_it_is_the_run_that_was_as_long_from_the_start(train, flags, short, long
 
 
 @pytest.mark.parametrize("every", ["2steps", pytest.param("3steps", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_weights_that_were_best_only_where_the_run_ended_do_not_stand_in_the_way(
     train, every, tmp_path, monkeypatch, capfd
 ):

@@ -142,6 +142,7 @@ def test_a_split_is_scored_without_the_others(moved, run_main):
     assert "among those the run was trained with" in out
 
 
+@pytest.mark.slow
 def test_export_finds_the_pictures_where_source_says(moved, run_main):
     workdir, pictures = moved
     flags = ["export", f"--workdir={workdir}", "--formats=saved_model"]

@@ -101,6 +101,7 @@ def test_other_pictures_are_scored_beside_the_report(run, places, tmp_path):
     assert (run.workdir / "report" / "others" / "index.html").exists()
 
 
+@pytest.mark.slow
 def test_export_and_what_was_exported(run, pictures, tmp_path):
     exported = run.export(formats="saved_model", export_dir=tmp_path / "export")
     assert exported.files == (tmp_path / "export" / "saved_model",)

@@ -276,6 +276,7 @@ def test_kept_features_give_what_pictures_give(contrasted, world, tmp_path):
             assert one[name] == pytest.approx(other[name], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_sam_goes_with_mixing_and_parts(world, tmp_path):
     _, options = world
     more = (

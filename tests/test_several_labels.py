@@ -190,6 +190,7 @@ def test_mistakes_and_pictures_are_explained(run, run_main, tmp_path):
     assert [line["path"] for line in lines] == [one["id"] for one in values["worst_mistakes"][:2]]
 
 
+@pytest.mark.slow
 def test_exported_models_decide_by_the_same_thresholds(run, run_main, tmp_path):
     folder = tmp_path / "export"
     status, out, err = run_main(

@@ -333,6 +333,7 @@ def test_turning_a_picture_writes_nothing_on_the_terminal(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "16 8 3\n8 4 3\n", "")
 
 
+@pytest.mark.slow
 def test_scaled_decoding_is_another_run(tiny_backbone, flower_folder, tmp_path, run_main, figures_undrawn):
     # Their 12 x 10 px are decoded at 1/2 for a network of 4 x 4.
     pictures = flower_folder(tmp_path / "pictures")

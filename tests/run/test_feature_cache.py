@@ -119,6 +119,7 @@ def test_numbers_are_those_of_a_run_without(cached, uncached):
     assert np.ptp(predictions(cached.workdir)[1], axis=0).min() > 0.05
 
 
+@pytest.mark.slow
 def test_numbers_of_a_network_that_trains_in_part_are_those_of_a_run_without(train):
     with_it = train(*NET, TOP, "--feature_cache=auto")
     without = train(*NET, TOP, "--feature_cache=off")
@@ -480,6 +481,7 @@ main(sys.argv)
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_it_computes_is_simply_started_again(cached, options, tmp_path):
     command = [*options, f"--cache_dir={tmp_path / 'cache'}", f"--workdir={tmp_path / 'run'}"]
     killed = program(KILLED, *command)

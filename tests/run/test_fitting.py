@@ -189,6 +189,7 @@ def test_no_number_of_a_run_depends_on_the_comparison(door, schedule):
     assert with_it["metrics.json"] != without["metrics.json"]
 
 
+@pytest.mark.slow
 def test_what_would_cost_too_much_is_left_out_with_the_reason(door, monkeypatch, capsys):
     monkeypatch.setattr(fitting, "ALWAYS_CHEAP", 0)
     flags = ("--head=linear", "--schedule=finetune")

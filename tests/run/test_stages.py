@@ -371,6 +371,7 @@ def test_a_step_that_was_measured_is_not_traced_again(open_stages, monkeypatch):
 # --- Augmented views
 
 
+@pytest.mark.slow
 def test_views_are_of_the_seed_and_the_epoch_and_of_training_alone(open_stages):
     flip = f"{HEAD}; augment=flip,crop(0.3)"
     two = open_stages(flip, "--feature_views=2")

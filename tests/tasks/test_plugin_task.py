@@ -133,6 +133,7 @@ def test_it_is_explained(run, run_main, tmp_path):
     assert any(one.label != max(one.probabilities, key=one.probabilities.get) for one in found)
 
 
+@pytest.mark.slow
 def test_it_is_exported_and_the_model_decides_alike(run, run_main, tmp_path):
     folder = tmp_path / "export"
     status, out, err = run_main(
