@@ -28,12 +28,15 @@ COLOURS = {
 
 # A quarter of a minute or more each, longest first.
 LONGEST = (
-    "test_feature_cache", "test_sweep", "test_exact_resume", "test_research", "test_export", "test_cli",
-    "test_extend", "test_cli_recipes", "test_python_api", "test_plugins", "test_guards", "test_mirrored",
-    "test_stages",
-    "test_exact_resume_kept", "test_examples", "test_keras", "test_arithmetic", "test_evaluate",
-    "test_cli_surroundings", "test_doctor", "test_explain", "test_cli_errors", "test_predict",
-    "test_replicas", "test_failing_steps", "test_plugin_task", "test_steps", "test_several_classes",
+    "test_exact_resume", "test_fitting", "test_feature_cache", "test_exact_resume_kept", "test_cluster",
+    "test_cli", "test_recommended", "test_mirrored", "test_guards", "test_cli_recipes",
+    "test_cli_surroundings", "test_export", "test_python_api", "test_keras", "test_research",
+    "test_picture_cache", "test_plugins", "test_several_labels", "test_cli_signals", "test_replicas",
+    "test_examples", "test_explain", "test_stages", "test_pipeline", "test_features", "test_cli_errors",
+    "test_efficientnet_lite", "test_steps", "test_sweep", "test_doctor", "test_audit", "test_evaluate",
+    "test_report", "test_tables", "test_predict", "test_near_duplicates", "test_hub_cache", "test_moved",
+    "test_contributing", "test_chain", "test_cli_http", "test_resize", "test_experiments",
+    "test_arithmetic",
 )  # fmt: skip
 
 
