@@ -107,6 +107,9 @@ def test_files_of_a_report(run):
         assert truth == run.labels[row["id"]].tolist()
     right = sum(row["label"] == row["prediction"] for row in rows)
     assert (values["num_correct"], values["num_examples"]) == (right, 20)
+    assert [row["right"] for row in rows] == [
+        "true" if row["label"] == row["prediction"] else "false" for row in rows
+    ]
     exact = pq.read_table(run.workdir / "report" / "predictions.parquet").to_pylist()
     assert [row["label_red"] for row in exact] == [int(row["label_red"]) for row in rows]
     page = (run.workdir / "report" / "index.html").read_text()

@@ -8,6 +8,7 @@ decorator says which there are. docs/extending.md has an example of each.
 """
 
 import importlib
+import sys
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
@@ -54,6 +55,18 @@ class Check(Protocol):
     """Raises UsageError where an address cannot be one; looks at the text, and opens nothing."""
 
     def __call__(self, address: str, *, flag: str) -> Any: ...
+
+
+def places() -> dict[str, str]:
+    """Returns {kind: module and name of its registry, with a colon between them}."""
+    return dict(_REGISTRIES)
+
+
+def loaded(kind: str) -> Registry[Any] | None:
+    """Returns the registry of a kind if its room has been imported; adding to it does that."""
+    module, _, name = _REGISTRIES[kind].partition(":")
+    found: Registry[Any] | None = getattr(sys.modules.get(module), name, None)
+    return found
 
 
 def _registry(kind: str) -> Registry[Any]:

@@ -53,7 +53,7 @@ def predictions(workdir, folder=""):
     """Returns [(id, label, prediction)] and the probabilities [N, K] of a report."""
     with open(Path(workdir) / "report" / folder / "predictions.csv") as file:
         _, *rows = csv.reader(file)
-    return [tuple(row[:3]) for row in rows], np.array([row[3:-1] for row in rows], float)
+    return [tuple(row[:3]) for row in rows], np.array([row[3:-2] for row in rows], float)
 
 
 def weights(workdir):

@@ -142,10 +142,12 @@ def test_predictions_are_read_back(tmp_path):
     np.testing.assert_allclose(probabilities, CHANCES, atol=1e-6)
     table = pyarrow.parquet.read_table(tmp_path / "predictions.parquet")
     assert table.column_names == list(rows[0])
-    assert [str(field.type) for field in table.schema] == ["string"] * 3 + ["double"] * 3 + ["string"]
+    assert [str(field.type) for field in table.schema] == ["string"] * 3 + ["double"] * 3 + ["string", "bool"]
     assert [row["sha256"] for row in rows] == [f"{i:064x}" for i in range(7)]
     for name in ("id", "label", "prediction", "sha256"):
         assert table[name].to_pylist() == [row[name] for row in rows]
+    assert [row["right"] for row in rows] == ["true", "true", "false", "false", "true", "true", "true"]
+    assert table["right"].to_pylist() == [True, True, False, False, True, True, True]
 
 
 @pytest.mark.parametrize("num_classes", [2, 4, 12])
@@ -324,7 +326,7 @@ def test_classes_of_one_name_are_kept_apart(tmp_path):
     assert list(report.values["classes"]) == ["a", "a (2)", "a (2) (2)"]
     table = pyarrow.parquet.read_table(tmp_path / "predictions.parquet")
     names = [f"probability_{name}" for name in ("a", "a (2)", "a (2) (2)")]
-    assert table.column_names == ["id", "label", "prediction", *names, "sha256"]
+    assert table.column_names == ["id", "label", "prediction", *names, "sha256", "right"]
     assert next(csv.reader(io.StringIO((tmp_path / "predictions.csv").read_text()))) == table.column_names
 
 
@@ -359,7 +361,7 @@ def test_logits_that_are_no_numbers(bad, tmp_path):
     assert not (tmp_path / "roc_curve.png").exists()
     # The picture has no probability to be listed by.
     assert len(values["least_certain"]) == 6
-    assert (tmp_path / "predictions.csv").read_text().splitlines()[1].endswith(f",nan,nan,nan,{0:064x}")
+    assert (tmp_path / "predictions.csv").read_text().splitlines()[1].endswith(f",nan,nan,nan,{0:064x},false")
     text = page_of(tmp_path).text
     assert "log_loss: a logit of 1 of 7 pictures is no finite number" in text
     assert "n/a" in text

@@ -26,6 +26,7 @@ from trainer.runtime import (
     start_tensorflow,
     unsupported_system,
 )
+from trainer.stated import check_names
 from trainer.values import TrainerError, UsageError
 
 _log = logging.getLogger("trainer")
@@ -86,6 +87,8 @@ def _check(line: CommandLine) -> None:
     of_plugins = line.config.run.plugin or (workdir and Workdir(workdir).plugins.exists())
     if "source" in line.given and line.command in (*TRAINING, "inspect", "evaluate") and not of_plugins:
         check_source(line.given["source"])
+    if not of_plugins:
+        check_names(line.config, line.given)
     if not workdir and not needs_none:
         raise UsageError(_needs_workdir(line))
     if line.command == "predict" and not line.paths and (sys.stdin is None or sys.stdin.isatty()):

@@ -89,17 +89,32 @@ def _converter(exporting: Exporting) -> tflite.Converter:
     return tflite.Converter(exporting.network(batch_size=1), about=exporting.about, folder=exporting.folder)
 
 
-def _of_tflite(form: str) -> None:
-    def write(*, file: Path, exporting: Exporting) -> None:
-        model = exporting.shared(_converter).convert(form, pictures=exporting.pictures)
-        write_bytes(file, model)
-
-    write.__doc__ = f"TFLite. {tflite.FORMATS[form].__doc__}"
-    FORMS.register(form, file=f"{form}.tflite")(write)
+def _convert(form: str, file: Path, exporting: Exporting) -> None:
+    write_bytes(file, exporting.shared(_converter).convert(form, pictures=exporting.pictures))
 
 
-for _form in tflite.FORMATS:
-    _of_tflite(_form)
+@FORMS.register("float32", file="float32.tflite")
+def float32(*, file: Path, exporting: Exporting) -> None:
+    """TFLite. As trained."""
+    _convert("float32", file, exporting)
+
+
+@FORMS.register("float16", file="float16.tflite")
+def float16(*, file: Path, exporting: Exporting) -> None:
+    """TFLite. Weights in 16 bits: half the size."""
+    _convert("float16", file, exporting)
+
+
+@FORMS.register("dynamic_range", file="dynamic_range.tflite")
+def dynamic_range(*, file: Path, exporting: Exporting) -> None:
+    """TFLite. Weights in 8 bits: a quarter of the size; activations rounded as they come, or float32."""
+    _convert("dynamic_range", file, exporting)
+
+
+@FORMS.register("int8", file="int8.tflite")
+def int8(*, file: Path, exporting: Exporting) -> None:
+    """TFLite. Everything in 8 bits, kernels with a scale for each channel; bytes in, bytes out."""
+    _convert("int8", file, exporting)
 
 
 @FORMS.register("onnx", file="model.onnx", require=require_converter)

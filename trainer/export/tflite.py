@@ -153,18 +153,16 @@ def _float32(converter: Any, pictures: Pictures) -> None:
 
 
 def _float16(converter: Any, pictures: Pictures) -> None:
-    """Weights in 16 bits: half the size."""
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.target_spec.supported_types = [tf.float16]
 
 
 def _dynamic_range(converter: Any, pictures: Pictures) -> None:
-    """Weights in 8 bits: a quarter of the size; activations are rounded as they come, or stay float32."""
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
 
 
 def _int8(converter: Any, pictures: Pictures) -> None:
-    """Everything in 8 bits, kernels with a scale for each channel; bytes in, bytes out.
+    """Makes pixels and probabilities bytes, too.
 
     Ranges of activations are those seen on representative pictures (Jacob et al., 2017, arXiv 1712.05877).
     """

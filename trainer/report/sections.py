@@ -37,20 +37,22 @@ class Predictions:
 
 
 def as_csv(given: Predictions) -> str:
-    """Returns id, label, prediction, probability_NAME of each class, 6 decimals or `nan`, and sha256.
+    """Returns id, label, prediction, probability_NAME of each class, 6 decimals or `nan`, sha256, and right.
 
-    Where an example has any number of labels, label_NAME and predicted_NAME of each class, 0 or 1, come
-    before sha256. It is for spreadsheets: text that they would take for a formula is as
-    `spreadsheets.as_text` makes it.
+    `right` is true or false: whether the prediction is the label, or all labels. Where an example has any
+    number of labels, label_NAME and predicted_NAME of each class, 0 or 1, come before sha256. It is for
+    spreadsheets: text that they would take for a formula is as `spreadsheets.as_text` makes it.
     """
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(_columns(given))
     probabilities, decided = given.task.probabilities(given.logits), given.task.predicted(given.logits)
     said, truth, each = given.words(decided), given.words(given.labels), _of_each_label(given, decided)
+    right = ["true" if one else "false" for one in given.task.right(decided, given.labels)]
     for i, (name, digest) in enumerate(zip(given.ids, given.digests, strict=True)):
         shares = (f"{p:.6f}" for p in probabilities[i])
-        rows.writerow([*map(as_text, (name, truth[i], said[i])), *shares, *each[i].tolist(), digest])
+        row = [*map(as_text, (name, truth[i], said[i])), *shares, *each[i].tolist(), digest, right[i]]
+        rows.writerow(row)
     return text.getvalue()
 
 
@@ -64,6 +66,7 @@ def as_parquet(given: Predictions) -> bytes:
         *(pa.array(np.ascontiguousarray(row), pa.float64()) for row in task.probabilities(given.logits).T),
         *(pa.array(np.ascontiguousarray(row), pa.int8()) for row in _of_each_label(given, decided).T),
         pa.array(list(given.digests), pa.string()),
+        pa.array(np.asarray(task.right(decided, given.labels), bool), pa.bool_()),
     ]
     sink = pa.BufferOutputStream()
     parquet.write_table(pa.table(columns, names=_columns(given)), sink)
@@ -73,7 +76,7 @@ def as_parquet(given: Predictions) -> bytes:
 def _columns(given: Predictions) -> list[str]:
     kinds = ["probability"] if given.task.excludes else ["probability", "label", "predicted"]
     of_classes = [f"{kind}_{name}" for kind in kinds for name in given.class_names]
-    return ["id", "label", "prediction", *of_classes, "sha256"]
+    return ["id", "label", "prediction", *of_classes, "sha256", "right"]
 
 
 def _of_each_label(given: Predictions, decided: np.ndarray) -> np.ndarray:

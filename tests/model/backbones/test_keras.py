@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+from trainer.applications import application_names, known_application
 from trainer.model.backbones import keras as keras_apps
 from trainer.model.backbones import open_backbone
 from trainer.model.backbones.keras import KerasBackbone
@@ -141,10 +142,10 @@ def test_frozen_is_cut_as_a_whole(mobilenet):
 
 
 def test_every_application_resolves():
-    names = keras_apps.application_names()
+    names = application_names()
     assert len(names) >= 71
     for name in names:
-        assert keras_apps.find_constructor(name.upper()) is getattr(tf_keras.applications, name)
+        assert known_application(name.upper()) == name
     assert set(keras_apps.DEFAULT_SIZES_PX) <= set(names)
 
 
@@ -217,12 +218,12 @@ def test_fetched_weights_are_read_and_a_cut_file_is_noticed(home, mobilenet, cap
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", keras_apps.application_names())
+@pytest.mark.parametrize("name", application_names())
 def test_default_size_of_every_application(name):
     size = keras_apps.DEFAULT_SIZES_PX.get(name, 224)
     # In a graph of its own no weight is drawn, which is most of the time that the large ones take.
     with tf.Graph().as_default():
-        shape = keras_apps.find_constructor(name)(weights=None).input_shape
+        shape = getattr(tf_keras.applications, name)(weights=None).input_shape
     # MobileNetV3 leaves its size open, and is documented for 224.
     wanted = (None, None, None, 3) if name.startswith("MobileNetV3") else (None, size, size, 3)
     assert shape == wanted

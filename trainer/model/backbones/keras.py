@@ -17,6 +17,7 @@ import h5py
 import tensorflow as tf
 import tf_keras
 
+from trainer.applications import application_names, check_application, known_application
 from trainer.model.backbones.base import BACKBONES
 from trainer.model.batch_norm import pool_batch_norm
 from trainer.model.cuts import Cut, KerasGraph, network_cut, whole_cut, why_no_cut
@@ -28,7 +29,7 @@ from trainer.model.layers import Layer, network_layers
 from trainer.model.variable_names import lasting_names, unique_names
 from trainer.model.weight_files import load_weights, weights_path
 from trainer.store.places import keras_folder
-from trainer.values import Contract, TrainerError, UsageError, close_names, told_by_tensorflow
+from trainer.values import Contract, TrainerError, UsageError, told_by_tensorflow
 
 logger = logging.getLogger("trainer")
 
@@ -130,32 +131,6 @@ class KerasBackbone:
         return cut.above(x, training=training, bn_batch=bn_batch)
 
 
-def application_names() -> list[str]:
-    """Returns the names of all image models of tf_keras.applications."""
-    found = vars(tf_keras.applications).items()
-    return sorted(name for name, value in found if name[0].isupper() and callable(value))
-
-
-def find_constructor(name: str) -> Any:
-    """Returns the model function of that name, whatever its case.
-
-    Raises:
-      UsageError: there is none; the message names the nearest ones.
-    """
-    names = list(application_names())
-    by_lower = {known.lower(): known for known in names}
-    if name.lower() in by_lower:
-        return getattr(tf_keras.applications, by_lower[name.lower()])
-    near = close_names(name, names, n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
-    raise UsageError(f"--backbone=keras:{name}: tf_keras.applications has no such model; {hint}")
-
-
-def check_application(name: str, *, flag: str) -> None:
-    """Raises UsageError where there is no model of that name."""
-    find_constructor(name)
-
-
 @BACKBONES.register("keras", address="NAME", check=check_application, names=application_names)
 def open_keras_application(model: str, *, weights: str = "imagenet", image_size: int = 0) -> KerasBackbone:
     """An image model of tf_keras.applications; the case of NAME does not matter.
@@ -171,7 +146,7 @@ def open_keras_application(model: str, *, weights: str = "imagenet", image_size:
       UsageError: there is no such model, or it cannot take that size.
       TrainerError: the weights cannot be had or do not fit.
     """
-    constructor = find_constructor(model)
+    constructor: Any = getattr(tf_keras.applications, known_application(model))
     full_name = f"keras:{constructor.__name__}"
     size = image_size or DEFAULT_SIZES_PX.get(constructor.__name__, 224)
     path = weights_path(weights)
