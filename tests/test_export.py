@@ -374,7 +374,11 @@ def test_the_documented_way_on_large_photos_is_that_of_predict(
 
 def test_what_the_terminal_says(exported):
     lines = exported.out.splitlines()
-    assert f"export:      {exported.folder}" in lines
+    at = lines.index(f"export:      {exported.folder}")
+    places = [line.partition(":")[0] for line in lines[at + 1 :]]
+    assert places == ["phone", "browser", "server", "try one"]
+    model = exported.folder / "int8.tflite"
+    assert lines[-1] == f"try one:     python -m trainer.main predict --model={model} photo.jpg"
     assert any(line.startswith("network:     weights of step 18 (best): ") for line in lines)
     assert any(line.startswith("int8.tflite (images): ") for line in lines)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from trainer.export.fresh_process import Answers
-from trainer.export.parity import Reference, failures, parity, size_bytes, told
+from trainer.export.parity import Reference, failures, parity, size_bytes, told, told_uses
 
 # The network is right on the first three of four.
 REFERENCE = Reference(
@@ -73,7 +73,7 @@ def test_what_is_no_number_is_no_answer():
     assert (model["num_not_finite"], model["accuracy"], model["agreement"]) == (1, 0.5, 0.75)
     _, model = compared([[np.nan] * 3] * 4)
     assert (model["largest_probability_difference"], model["accuracy"]) == (None, 0.0)
-    assert "within nothing" in told(model)
+    assert "a probability unknown" in told(model)
 
 
 def test_sizes_of_files_and_folders(tmp_path):
@@ -81,3 +81,39 @@ def test_sizes_of_files_and_folders(tmp_path):
     (tmp_path / "a" / "one").write_bytes(bytes(10))
     (tmp_path / "a" / "b" / "two").write_bytes(bytes(5))
     assert (size_bytes(tmp_path / "a"), size_bytes(tmp_path / "a" / "one")) == (15, 10)
+
+
+def of_file(file, drop, *, way="images", size=4_600_000):
+    return {"file": file, "input": way, "accuracy_drop": drop, "size_bytes": size}
+
+
+@pytest.mark.parametrize(
+    ("models", "lines"),
+    [
+        (
+            [of_file("float32.tflite", 0.0, size=16_100_000), of_file("int8.tflite", 0.01)],
+            ["phone:       int8.tflite, 4.6 MB", "browser:     float32.tflite, with LiteRT.js"],
+        ),
+        # The worse of two ways into a file counts.
+        (
+            [
+                of_file("float16.tflite", 0.0, size=8_100_000),
+                of_file("int8.tflite", 0.0),
+                of_file("int8.tflite", 0.032),
+            ],
+            ["phone:       float16.tflite, 8.1 MB; int8.tflite loses 3.2 % of accuracy"],
+        ),
+        ([of_file("int8.tflite", 0.5)], ["phone:       int8.tflite, 4.6 MB"]),
+        ([of_file("int8.tflite", -0.1)], ["phone:       int8.tflite, 4.6 MB"]),
+        (
+            [of_file("saved_model", 0.0), of_file("model.onnx", 0.0)],
+            [
+                "server:      saved_model, with TensorFlow alone: it takes files of pictures as they are",
+                "elsewhere:   model.onnx, with any ONNX runtime",
+            ],
+        ),
+        ([of_file("mine.bin", 0.0)], []),
+    ],
+)
+def test_which_file_is_for_what(models, lines):
+    assert told_uses({"models": models}) == lines

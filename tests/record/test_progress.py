@@ -154,7 +154,7 @@ def test_counting_by_a_bar(said, clock, capfd):
     assert "| 0/4 [" in err
     # It makes room for the last line.
     assert err.endswith("\r")
-    assert said == ["features of train: 4 pictures in 60.0 s, 0 a second"]
+    assert said == ["features of train: 4 pictures in 60.0 s, 0.067 a second"]
 
 
 def test_counting_where_nobody_watches_is_plain(said, clock, capfd):

@@ -2,8 +2,9 @@
 
 import contextlib
 import logging
+import shlex
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from trainer.export.folder import CARD, PARITY, kept_models, put_in_place, requi
 from trainer.export.fresh_process import KINDS, Answers, Picture, run_model
 from trainer.export.metadata import About
 from trainer.export.models import FORMS, file_of, parse_formats, write_models
-from trainer.export.parity import Reference, failures, parity, size_bytes, told
+from trainer.export.parity import Reference, failures, parity, size_bytes, told, told_uses
 from trainer.loop.evaluator import Evaluator
 from trainer.model.weights import assign_weights, weights_sha256
 from trainer.paths import local_path
@@ -93,15 +94,26 @@ def export(line: CommandLine) -> tuple[Path, dict[str, Any]]:
             )
             write_json(part / PARITY, found)
             write_text(part / CARD, _card(experiment, workdir, about, found, report))
-    for model in found["models"]:
-        _log.info("%s", told(model))
-    _log.info("export:      %s", folder)
+    _tell(folder, found)
     if failed := failures(found):
         raise TrainerError(
             f"{'; '.join(failed)}: that is more than "
             f"--max_accuracy_drop={config.export.max_accuracy_drop:g} allows. All is in {folder / PARITY}"
         )
     return folder, found
+
+
+def _tell(folder: Path, found: Mapping[str, Any]) -> None:
+    """Says what became of each model, which one is meant for what, and how to try one."""
+    for model in found["models"]:
+        _log.info("%s", told(model))
+    _log.info("export:      %s", folder)
+    for line in told_uses(found):
+        _log.info("%s", line)
+    files = [row["file"] for row in found["models"]]
+    if tried := [name for name in files if name == "saved_model" or name.endswith(".tflite")]:
+        model_path = shlex.quote(str(folder / tried[-1]))
+        _log.info("try one:     python -m trainer.main predict --model=%s photo.jpg", model_path)
 
 
 def _way_out(folder: Path, formats: tuple[str, ...]) -> str:

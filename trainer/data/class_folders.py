@@ -1,10 +1,12 @@
 """Class folders walked: their pictures in code-point order, and entries that could be none."""
 
+import contextlib
 import logging
 import os
 import re
+import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +20,10 @@ EXPECTED = "expected JPEG, PNG, GIF, BMP or WebP files"
 _MOST_UNDECODABLE = 0.1
 _LOOP = "a link to a folder that it lies in"
 _ARCHIVE = re.compile(r"\.(zip|tar|tgz|tar\.\w+)$", re.IGNORECASE)
+
+_TABLE = re.compile(r"\.(csv|tsv|jsonl)$", re.IGNORECASE)
+# Of a table, to see whether it is about pictures.
+_LOOKED_AT_BYTES = 1_000_000
 
 _log = logging.getLogger("trainer")
 Found = tuple[str, str]
@@ -86,7 +92,8 @@ class Listing:
           TrainerError: it holds no class folders, or a class holds no picture.
         """
         found: Classes = {}
-        loose = empty = 0
+        loose: list[str] = []
+        empty = 0
         chain = tuple(self.identity(path) for path in (*above, folder))
         entries = self._entries(folder)
         kinds = picture_kinds(entries)
@@ -105,16 +112,19 @@ class Listing:
                 else:
                     raise self._empty(folder / entry.name, *before)
             elif kinds[entry.name]:
-                loose += 1
+                loose.append(entry.name)
             else:
                 self._left_out[_ending(entry.name)] += 1
         if not found and not empty:
-            what = f"{loose} pictures but no class folders" if loose else "no class folders"
+            what = f"{len(loose)} pictures but no class folders" if loose else "no class folders"
             raise self._error(
                 f"{folder} has {what}: pictures must be in one folder a class, as in roses/1.jpg"
+                f"{meant_instead(folder, loose[:20]) if self.name.startswith('folder:') else ''}"
             )
         if loose:
-            _log.warning("%s: left out %d pictures directly in %s, in no class", self.name, loose, folder)
+            _log.warning(
+                "%s: left out %d pictures directly in %s, in no class", self.name, len(loose), folder
+            )
         return found
 
     def _empty(self, folder: Path, left_out: Counter[str], undecodable: Counter[str]) -> TrainerError:
@@ -259,6 +269,48 @@ def picture_kinds(entries: Iterable[os.DirEntry[str]]) -> dict[str, str]:
         without_ending = "" if os.path.splitext(entry.name)[1] else DECODABLE[0]
         kinds[entry.name] = kind_by_name(entry.name) or without_ending
     return kinds
+
+
+def meant_instead(folder: Path, pictures: Sequence[str]) -> str:
+    """Returns what to write where a table, an archive or the folder above was meant; empty where none was.
+
+    Args:
+      folder: the source, or the one folder in it, without class folders.
+      pictures: names of some that lie in it.
+    """
+    with contextlib.suppress(OSError):
+        beside = [one for place in (folder, folder.parent) for one in _files(place, _TABLE)]
+        # Of train.csv and sample_submission.csv the one that is called as the folder.
+        beside.sort(key=lambda one: one.stem.lower() != folder.name.lower())
+        if table := next((one for one in beside if _names_one(one, pictures)), None):
+            where = f"--source=table:{shlex.quote(str(table))} --image_root={shlex.quote(str(folder))}"
+            return f". If {table.name} says what is on them: {where}"
+        if pictures and any(one != folder and _holds_pictures(one) for one in folder.parent.iterdir()):
+            return f". If {folder.name} is a class itself: --source=folder:{shlex.quote(str(folder.parent))}"
+        if not pictures and (archives := _files(folder, _ARCHIVE)):
+            return f". For those in {archives[0].name}: --source=archive:{shlex.quote(str(archives[0]))}"
+    return ""
+
+
+def _files(folder: Path, ending: re.Pattern[str]) -> list[Path]:
+    """Returns the files in a folder whose names end so, sorted."""
+    found = (one for one in folder.iterdir() if ending.search(one.name) and not is_system(one.name))
+    return sorted(one for one in found if one.is_file())
+
+
+def _holds_pictures(folder: Path) -> bool:
+    """Tells whether one of the first entries of what may be a folder is called as a picture."""
+    if is_system(folder.name) or not folder.is_dir():
+        return False
+    with os.scandir(folder) as entries:
+        return any(kind_by_name(entry.name) for entry in islice(entries, 20))
+
+
+def _names_one(table: Path, pictures: Sequence[str]) -> bool:
+    """Tells whether the beginning of a table names one of some pictures, be it without its ending."""
+    with open(table, "rb") as file:
+        text = file.read(_LOOKED_AT_BYTES)
+    return any(os.path.splitext(name)[0].encode() in text for name in pictures)
 
 
 def _ending(file: str) -> str:

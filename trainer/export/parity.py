@@ -95,9 +95,38 @@ def told(model: Mapping[str, Any]) -> str:
     much = model["largest_probability_difference"]
     return (
         f"{model['file']} ({model['input']}): {told_size(model['size_bytes'])}, accuracy "
-        f"{model['accuracy']:.2%}, the network's class for {model['agreement']:.2%}, probabilities within "
-        f"{'nothing' if much is None else f'{much:.2g}'}, {model['images_per_second']:,.0f} images a second"
+        f"{100 * model['accuracy']:.2f} %, same prediction on {100 * model['agreement']:.2f} %; largest "
+        f"difference of a probability {'unknown' if much is None else f'{much:.2g}'}, "
+        f"{model['images_per_second']:,.0f} images a second"
     )
+
+
+def told_uses(found: Mapping[str, Any]) -> list[str]:
+    """Returns a line for each place that a `parity` has a model for: which file is meant for it."""
+    lost: dict[str, float] = {}
+    for model in found["models"]:
+        lost[model["file"]] = max(model["accuracy_drop"], lost.get(model["file"], 0.0))
+    sizes = {model["file"]: told_size(model["size_bytes"]) for model in found["models"]}
+    lines = []
+    if small := [file for file in _FOR_PHONES if file in lost]:
+        # If all lose too much, the last one is nearest to the network.
+        best = next((file for file in small if _passes(lost[file], _LITTLE)), small[-1])
+        worse = [
+            f"; {file} loses {100 * lost[file]:.1f} % of accuracy" for file in small[: small.index(best)]
+        ]
+        lines.append(f"phone:       {best}, {sizes[best]}{''.join(worse)}")
+    lines += [f"{place:<13}{file}, {how}" for place, file, how in _FOR_OTHERS if file in lost]
+    return lines
+
+
+# The first one that keeps the accuracy is for phones; docs/guides/phone.md says so, too.
+_FOR_PHONES = ("int8.tflite", "float16.tflite", "float32.tflite")
+_LITTLE = 0.01
+_FOR_OTHERS = (
+    ("browser:", "float32.tflite", "with LiteRT.js"),
+    ("server:", "saved_model", "with TensorFlow alone: it takes files of pictures as they are"),
+    ("elsewhere:", "model.onnx", "with any ONNX runtime"),
+)
 
 
 def size_bytes(path: Path) -> int:

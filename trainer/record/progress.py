@@ -245,7 +245,9 @@ def counting(kind: str, what: str, total: int, *, unit: str = "pictures") -> Ite
     with bar:
         yield more
     secs = time.monotonic() - begun
-    _log.info("%s: %s %s in %.1f s, %.0f a second", what, f"{done:,}", unit, secs, done / max(secs, 1e-9))
+    speed = done / max(secs, 1e-9)
+    told = f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"
+    _log.info("%s: %s %s in %.1f s, %s a second", what, f"{done:,}", unit, secs, told)
 
 
 def _wants_bar(kind: str) -> bool:

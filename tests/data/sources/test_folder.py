@@ -122,6 +122,53 @@ BAD_TREES = {
 }
 
 
+# Trees, the folder in them that is named as the source, and what the message ends with.
+MEANT = {
+    "a table beside the folder": (
+        {"train/a1.jpg": b"", "train.csv": b"id,label\na1,x\n", "submission.csv": b"id,label\na1,x\n"},
+        "train",
+        "as in roses/1.jpg. If train.csv says what is on them: --source=table:PATH/train.csv "
+        "--image_root=PATH/train",
+    ),
+    "a table in the folder": (
+        {"photos/1x.jpg": b"", "photos/of all.tsv": b"file\tlabel\n1x.jpg\ta\n"},
+        "photos",
+        "of all.tsv says what is on them: --source=table:'PATH/photos/of all.tsv' --image_root=PATH/photos",
+    ),
+    "one folder with its table": (
+        {"photos/pictures/1x.jpg": b"", "photos/t.csv": b"file;label\n1x.jpg;a\n"},
+        "photos",
+        "at least. If t.csv says what is on them: --source=table:PATH/photos/t.csv "
+        "--image_root=PATH/photos/pictures",
+    ),
+    "a table about others": (
+        {"photos/1x.jpg": b"", "costs.csv": b"a,b\n1,2\n"},
+        "photos",
+        "as in roses/1.jpg",
+    ),
+    "one level too low": (
+        {"photos/ants/1.jpg": b"", "photos/bees/1.jpg": b"", "photos/notes/a.txt": b""},
+        "photos/ants",
+        "If ants is a class itself: --source=folder:PATH/photos",
+    ),
+    "nothing beside": ({"photos/1.jpg": b"", "notes/a.txt": b""}, "photos", "as in roses/1.jpg"),
+    "an archive": (
+        {"photos/b.zip": b"", "photos/a.tar.gz": b""},
+        "photos",
+        "For those in a.tar.gz: --source=archive:PATH/photos/a.tar.gz",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MEANT)
+def test_what_was_meant_instead_is_said(tmp_path, kind):
+    files, folder, end = MEANT[kind]
+    write_tree(tmp_path, files)
+    with pytest.raises(TrainerError) as error:
+        open_source(f"folder:{tmp_path / folder}", SourceOptions())
+    assert str(error.value).endswith(end.replace("PATH", str(tmp_path)))
+
+
 @pytest.mark.parametrize("kind", BAD_TREES)
 def test_bad_folders_are_named(tmp_path, kind):
     files, line = BAD_TREES[kind]

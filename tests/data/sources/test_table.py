@@ -15,7 +15,7 @@ from pyarrow import parquet
 from tests.data.tables.tables import PICTURES, write_parquet, write_pictures, write_table
 from tests.data.trees import age
 from trainer.data.inspect.bad_pictures import BadPictureError
-from trainer.data.sources import gives_several, open_source
+from trainer.data.sources import SourceOptions, gives_several, open_source
 from trainer.values import TrainerError, UsageError
 
 PLAIN = "file,label\n1.jpg,roses\n2.jpg,daisy\n3.jpg,roses\n4.jpg,daisy\n5.jpg,roses\n6.jpg,daisy\n"
@@ -259,6 +259,30 @@ def test_a_missing_picture_keeps_its_place(opened):
     assert source.ids[2] == "lost.jpg"
     with pytest.raises(BadPictureError, match=r"lost\.jpg .*: there is no such file"):
         source.read(2)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        # Ids without an ending, as Kaggle has them, and paths of somebody else's machine.
+        ("id,label\n1,a\n2,b\n", "the column id of {}/list.csv names pictures in {}/the pictures: write "),
+        (
+            "file;label\nC:\\x\\1.jpg;a\nC:\\x\\2.jpg;b\n",
+            "2 of 2 pictures are not there, such as {}/C:\\x\\1.jpg: they are in {}/the pictures: write ",
+        ),
+    ],
+)
+def test_the_folder_beside_a_table_is_found_that_has_its_pictures(tmp_path, text, said):
+    write_pictures(tmp_path / "the pictures")
+    (tmp_path / "another").mkdir()
+    (tmp_path / "list.csv").write_text(text)
+    address = f"table:{tmp_path / 'list.csv'}"
+    with pytest.raises(TrainerError) as error:
+        open_source(address, SourceOptions())
+    said = said.replace("{}", str(tmp_path)) + f"--image_root='{tmp_path}/the pictures', too"
+    assert str(error.value) == f"--source={address}: {said}"
+    source = open_source(address, SourceOptions(image_root=str(tmp_path / "the pictures")))
+    assert source.ids == ["1.jpg", "2.jpg"]
 
 
 REFUSED = {

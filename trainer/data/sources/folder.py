@@ -3,13 +3,14 @@
 import errno
 import json
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from trainer.data.class_folders import EXPECTED, Classes, Found, Listing
+from trainer.data.class_folders import EXPECTED, Classes, Found, Listing, meant_instead
 from trainer.data.encoded_cache import DEFAULT_BUDGET_BYTES, EncodedStore, Kept
 from trainer.data.inspect.bad_pictures import BadPictureError
 from trainer.data.inspect.stamps import stamp_files
@@ -185,7 +186,12 @@ def _require_trainable(listing: Listing, layout: Layout, parts: Parts, class_nam
                 + (f"is it {alike[0]}?" if alike else "every class must have pictures to learn from")
             )
     if len(class_names) < 2:
-        inside = "" if layout.splits else _inside(listing, layout.root, class_names[0])
+        inside = ""
+        if not layout.splits:
+            folder, pictures = parts[""][1][class_names[0]]
+            inside = _inside(listing, layout.root, folder) or meant_instead(
+                layout.root / folder, [os.path.basename(path) for path, _ in pictures[:20]]
+            )
         raise TrainerError(
             f"--source={name}: {layout.root} has only one class, {class_names[0]}: to tell pictures apart "
             f"takes two folders of pictures at least{inside}"

@@ -5,6 +5,7 @@ import functools
 import itertools
 import logging
 import os
+import shlex
 import threading
 from array import array
 from collections import Counter
@@ -27,6 +28,7 @@ from trainer.data.tables.formats import BadRow, ColumnTable, Format, open_table
 from trainer.data.tables.labels import NO_LABEL, Labels, labels_of_column, labels_of_columns
 from trainer.data.tables.pictures import Finder, Named
 from trainer.paths import local_path
+from trainer.store.system_names import is_system
 from trainer.values import TrainerError, UsageError
 
 _log = logging.getLogger("trainer")
@@ -38,6 +40,8 @@ _NO_GROUP = "no group"
 _NO_WEIGHT = "no weight"
 _USUAL = ("train", "validation", "test")
 _SHOWN = 5
+# Folders beside a table that may have its pictures.
+_LOOKED_INTO = 100
 
 
 @dataclass
@@ -176,7 +180,9 @@ class _Reader:
             there = {name: of if _has_columns(first, of) else "" for name, of in vars(asked).items()}
             asked = Asked(**there)
         finder = self._finder(0)
-        found = find_columns(first, asked, source=self._name, is_file=finder.is_file)
+        found = find_columns(
+            first, asked, source=self._name, is_file=finder.is_file, elsewhere=self._folder_beside
+        )
         for table in self._tables[1:]:
             lacking = [name for name in found.all if table.columns.count(name) != 1]
             if lacking:
@@ -193,6 +199,21 @@ class _Reader:
     def _finder(self, number: int) -> Finder:
         root = self._root or self._files.files[number].path.parent
         return Finder(self._root or self._files.top, root, is_asked=self._root is not None)
+
+    def _folder_beside(self, values: Sequence[Any]) -> str:
+        """Returns a folder beside the table in which most of some values are files; empty: there is none."""
+        if self._root is not None:
+            return ""
+        top = self._files.files[0].path.parent
+        try:
+            folders = sorted(one for one in top.iterdir() if one.is_dir() and not is_system(one.name))
+        except OSError:
+            return ""
+        for folder in folders[:_LOOKED_INTO]:
+            finder = Finder(folder, folder, is_asked=True)
+            if 2 * sum(map(finder.is_file, values)) > len(values):
+                return str(folder)
+        return ""
 
     def _read(self) -> _Rows:
         """Reads the columns that are wanted from all files."""
@@ -296,9 +317,15 @@ class _Reader:
                 f"{len(lost):,} of {len(there):,} pictures are addresses, such as {lost[0].name}, and only "
                 "files are read: download them first, and name their folder with --image_root"
             )
+        named = [rows.images[at] for at, one in enumerate(found) if one.problem and at not in rows.problems]
+        beside = self._folder_beside(named[:20])
+        way_out = (
+            f"they are in {beside}: write --image_root={shlex.quote(beside)}, too"
+            if beside
+            else "--image_root=FOLDER says where the paths in the table begin"
+        )
         raise self._error(
-            f"{len(lost):,} of {len(there):,} pictures are not there, such as {lost[0].path}: "
-            "--image_root=FOLDER says where the paths in the table begin"
+            f"{len(lost):,} of {len(there):,} pictures are not there, such as {lost[0].path}: {way_out}"
         )
 
     def _embedded(self, rows: _Rows) -> tuple[list[str], "_Embedded"]:

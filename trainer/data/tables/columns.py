@@ -2,6 +2,7 @@
 
 import logging
 import re
+import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -85,7 +86,14 @@ def sample_of(table: Format) -> dict[str, list[Any]]:
     return {name: [values[place] for values in kept] for place, name in enumerate(wanted)}
 
 
-def find_columns(table: Format, asked: Asked, *, source: str, is_file: Callable[[Any], bool]) -> Columns:
+def find_columns(
+    table: Format,
+    asked: Asked,
+    *,
+    source: str,
+    is_file: Callable[[Any], bool],
+    elsewhere: Callable[[Sequence[Any]], str],
+) -> Columns:
     """Finds out which column is what.
 
     Args:
@@ -93,12 +101,13 @@ def find_columns(table: Format, asked: Asked, *, source: str, is_file: Callable[
       asked: by options.
       source: its name, for messages.
       is_file: whether a value is the path of a file that is there.
+      elsewhere: values -> another folder in which they are files; empty where there is none.
 
     Raises:
       UsageError: there is no such column, or it is not clear which one is meant; the message lists them.
     """
     found = _Finder(table, sample_of(table), source)
-    image = found.named(asked.image, "image_column") or found.image(is_file)
+    image = found.named(asked.image, "image_column") or found.image(is_file, elsewhere)
     rest = [name for name in found.columns if name != image]
     split = found.named(asked.split, "split_column") or found.split(rest)
     group = found.named(asked.group, "group_column")
@@ -138,7 +147,7 @@ class _Finder:
             raise UsageError(f"--label_column={text} names {twice} twice")
         return tuple(self.named(name, "label_column") for name in names)
 
-    def image(self, is_file: Callable[[Any], bool]) -> str:
+    def image(self, is_file: Callable[[Any], bool], elsewhere: Callable[[Sequence[Any]], str]) -> str:
         if holding := [name for name in self.columns if name in self._table.pictures]:
             return self._best(holding, IMAGE_NAMES, "image_column", "holds pictures", "hold pictures")
         paths = [name for name, values in self._sample.items() if _share(values, _is_picture) > 0.5]
@@ -154,6 +163,12 @@ class _Finder:
                 return name
         for name in self.columns:
             self._require_once(name, "--image_column")
+        for name in (name for name in self._sample if _plain(name) in IMAGE_NAMES):
+            if folder := elsewhere(_first(self._sample[name], 20)):
+                raise UsageError(
+                    f"--source={self._source}: the column {name} of {self._place} names pictures in "
+                    f"{folder}: write --image_root={shlex.quote(folder)}, too"
+                )
         raise UsageError(
             f"--source={self._source}: no column of {self._place} names pictures or holds them; it has "
             f"{self._told()}. --image_column=NAME names the column, --image_root the folder of the pictures"
