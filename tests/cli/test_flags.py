@@ -207,6 +207,33 @@ def test_what_may_be_meant_is_an_option_of_the_command(argv, meant):
     assert refusal(*argv) == f"Unknown command line flag {name!r}{told}"
 
 
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["--dry_run", "--seed=3"], "inspect"),
+        (["train", "--seed=3", "--dry-run"], "inspect"),
+        (["inspect", "--seed=3", "--dry_run=true"], "inspect"),
+        (["--seed=3", "--dry_run=false"], "train"),
+        (["--dry_run", "--dry_run=False", "--seed=3"], "train"),
+    ],
+)
+def test_a_dry_run_inspects(words, command):
+    line = parse(*words)
+    assert (line.command, line.given) == (command, {"seed": 3})
+    assert line.config == parse("inspect", "--seed=3").config
+
+
+def test_a_dry_run_is_of_train_alone(tmp_path):
+    told = "--dry_run shows what train would do, and there is none of predict: leave it out"
+    assert refusal("predict", "--dry_run", "a.jpg") == told
+    assert parse("predict", "--workdir=x", "--", "--dry_run").paths == ("--dry_run",)
+    (tmp_path / "dry.flags").write_text("--dry_run\n--seed=3\n")
+    assert parse(f"--flagfile={tmp_path / 'dry.flags'}").command == "inspect"
+    assert refusal("--dry_run=maybe").startswith(
+        "Unknown command line flag 'dry_run'. Write --dry_run, which"
+    )
+
+
 def test_a_flagfile_with_comments_and_blank_lines(tmp_path):
     inner = tmp_path / "inner.flags"
     inner.write_text("--seed=7\n")
@@ -403,7 +430,7 @@ def test_what_is_proposed_for_the_words_of_others_can_be_written():
         for command in ("train", "predict"):
             proposed = re.findall(r"--(\w+)", usual_words.written_here(word, "3", command=command))
             assert proposed or word in usual_words.WORDS
-            assert not set(proposed) - {*FIELDS, "help", "flagfile"}
+            assert not set(proposed) - {*FIELDS, "help", "flagfile", "dry_run"}
     assert usual_words.written_here("colour") == ""
 
 

@@ -31,6 +31,7 @@ def _options() -> Iterator[_Option]:
             text = field.metadata["help"].split(". ")[0].split(": ")[0].rstrip(".")
             yield _Option(field.name, text, field.metadata["choices"], isinstance(field.default, bool))
     yield _Option("flagfile", "file with a flag a line", (), False)
+    yield _Option("dry_run", "show what train would do, as inspect does", (), True)
     yield _Option("help", "about a command or an option", tuple(COMMANDS), False)
     yield _Option("helpfull", "all options", (), True)
 

@@ -63,6 +63,7 @@ _LIKE_RESULTS = re.compile(
     rf"(out|output|results?|save|report|log|model|run|{'|'.join(COMMANDS)})_?(dir|directory|folder|path|file|to)?"
 )
 _FLAGFILE = re.compile("--?flagfile(?:=(.*))?", re.DOTALL)
+_DRY_RUN = re.compile("--?dry[-_]?run(?:=(true|false))?", re.IGNORECASE)
 _OF_TABLES = (
     "image_column", "label_column", "split_column", "group_column", "weight_column", "image_root",
 )  # fmt: skip
@@ -154,7 +155,7 @@ def parse(argv: Sequence[str]) -> CommandLine:
     """
     values = make_flags()
     try:
-        arguments = _with_flagfiles(argv[1:])
+        arguments, is_dry = _without_dry_run(_with_flagfiles(argv[1:]))
         rest = values([argv[0], *arguments])[1:]
     except absl_flags.UnrecognizedFlagError as error:
         raise UsageError(_unknown(error.flagname, arguments)) from None
@@ -169,6 +170,9 @@ def parse(argv: Sequence[str]) -> CommandLine:
         _check_lengths(extra, arguments)
         told = f"unexpected argument {extra[0]!r} after {command!r}; options start with --"
         raise UsageError(_meant_by_path(extra[0]) or told)
+    if is_dry and command not in ("train", "inspect"):
+        raise UsageError(f"--dry_run shows what train would do, and there is none of {command}: leave it out")
+    command = "inspect" if is_dry else command
     flat = {field.name: values[field.name].value for _, field in _fields()}
     given = {name: flat[name] for name in flat if values[name].present}
     config = Config.from_flat(flat).with_given(given)
@@ -194,6 +198,15 @@ def typed(name: str, text: str) -> Any:
         raise UsageError(_told(error)) from None
     value = values[name].value
     return tuple(value) if isinstance(value, list) else value
+
+
+def _without_dry_run(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    """Returns the arguments without --dry_run, which is no option of a run, and whether it is among them."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    found = [match for one in arguments[:end] if (match := _DRY_RUN.fullmatch(one))]
+    kept = [one for one in arguments[:end] if not _DRY_RUN.fullmatch(one)]
+    is_dry = bool(found) and (found[-1][1] or "true").lower() == "true"
+    return [*kept, *arguments[end:]], is_dry
 
 
 def _with_flagfiles(arguments: Sequence[str], *, inside: tuple[Path, ...] = ()) -> list[str]:

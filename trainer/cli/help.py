@@ -17,6 +17,7 @@ Transfer-learning image classification with the training loop in the open.
 usage: python -m trainer.main [COMMAND] [--flagfile=FILE] [--FLAG=VALUE ...] [PATH ...]
 """
 _MORE = (
+    "--dry_run behind a command line of train shows what it would do, and trains nothing.\n"
     "COMMAND --help is about a command, --help=FLAG about an option and what can be asked for by it.\n"
     "--helpfull shows all options. The command recipes lists examples and writes them."
 )

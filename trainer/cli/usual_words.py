@@ -36,8 +36,8 @@ _LINES = {
     "val_split val_size val_ratio val_pct valid_pct valid_split validation_split validation_size "
     "validation_ratio test_split test_size test_ratio train_split train_size train_ratio split split_ratio "
     "train_test_split": ("--splits=80%,10%,10% (train, validation, test)", ""),
-    "dry_run dryrun dry plan plan_only": (
-        "write inspect before the options instead: it shows splits, network and plan, and trains nothing",
+    "dry_run dry plan plan_only rehearse": (
+        "--dry_run, which shows splits, network and plan as inspect does, and trains nothing",
         "",
     ),
     "name run_name exp_name experiment experiment_name project checkpoint_dir checkpoints_dir ckpt_dir "

@@ -307,7 +307,8 @@ class Experiment:
 
     def _check_batch(self, num_train: int, *, batch_size: int) -> None:
         num_all = len(self.source.ids)
-        if batch_size > num_all:
+        # Who has few pictures and says nothing of batches should not have to.
+        if batch_size > num_all and batch_size != Config().plan.batch_size:
             raise UsageError(
                 f"--batch_size={batch_size} is larger than the data: there are {num_all:,} pictures, and "
                 f"{num_train:,} to train with; take {num_train:,} or fewer"
