@@ -209,13 +209,13 @@ def test_mixed_labels_are_shown_as_they_are_trained_on(run, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--augment=flip,blurr"], r"phase frozen: augment=blurr is not one of .*"),
+        (["--augment=flip,blurr"], r"--augment=blurr is not one of .*"),
         (["--augment=mixup,flip"], r"phase frozen: .*mixup.*last.*"),
         (
             ["--augment=mixup(0.2)", "--feature_views=2"],
             r".*--feature_views keeps views of single pictures.*",
         ),
-        (["--lr_schedule=cosin"], r"phase frozen: lr_schedule=cosin.*cosine.*"),
+        (["--lr_schedule=cosin"], r"--lr_schedule=cosin.*cosine.*"),
         (["--lr_schedule=one_cycle", "--warmup=1steps"], r"phase frozen: lr_schedule=one_cycle.*warm-up.*"),
         (["--loss=focall"], r".*focall.*focal.*"),
         (["--class_weights=rde=2"], r"--class_weights=.*rde.*red.*"),

@@ -223,6 +223,18 @@ def test_a_dry_run_inspects(words, command):
     assert line.config == parse("inspect", "--seed=3").config
 
 
+@pytest.mark.parametrize(
+    ("word", "verb"), [("test", "evaluate"), ("Infer", "predict"), ("lr-find", "find_lr"), ("trian", "train")]
+)
+def test_the_verbs_of_other_tools(word, verb):
+    assert refusal(word, "--seed=3").endswith(f"(see --help): is it {verb}?")
+
+
+def test_no_verb_of_others_is_one_of_ours():
+    assert not set(usual_words.VERBS) & set(flags.COMMANDS)
+    assert set(usual_words.VERBS.values()) < set(flags.COMMANDS)
+
+
 def test_a_dry_run_is_of_train_alone(tmp_path):
     told = "--dry_run shows what train would do, and there is none of predict: leave it out"
     assert refusal("predict", "--dry_run", "a.jpg") == told

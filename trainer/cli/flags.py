@@ -15,7 +15,7 @@ from absl import flags as absl_flags
 
 from trainer.cli.config import Config
 from trainer.cli.declare import FOR_TENSORFLOW
-from trainer.cli.usual_words import written_here
+from trainer.cli.usual_words import VERBS, written_here
 from trainer.paths import expanded, local_path
 from trainer.values import UsageError, as_number, close_names, is_it
 
@@ -165,7 +165,9 @@ def parse(argv: Sequence[str]) -> CommandLine:
     if command not in COMMANDS:
         _check_lengths(rest, arguments)
         told = f"{command!r} is no command; there are {', '.join(COMMANDS)} (see --help)"
-        raise UsageError(_meant_by_path(command) or told + is_it(close_names(command, COMMANDS, n=1)))
+        usual = VERBS.get(command.lower().replace("-", "_"), "")
+        close = [usual] if usual else close_names(command, COMMANDS, n=1)
+        raise UsageError(_meant_by_path(command) or told + is_it(close))
     if extra and command not in TAKE_PATHS:
         _check_lengths(extra, arguments)
         told = f"unexpected argument {extra[0]!r} after {command!r}; options start with --"

@@ -96,16 +96,95 @@ _LINES = {
     "smoothing label_smooth": ("--label_smoothing={value}", "0.1"),
     "drop drop_rate dropout_rate drop_out": ("--dropout={value}", "0.2"),
     "aug augs augmentation augmentations augmenter data_augmentation do_data_augmentation transform "
-    "transforms flip hflip horizontal_flip random_flip random_crop": (
+    "transforms flip hflip horizontal_flip random_flip random_crop hflip_prob zoom_range "
+    "rotation_range width_shift_range height_shift_range shear_range brightness_range color_jitter "
+    "random_erasing": (
         "--augment=flip,rotate(0.2) (--help=augment lists what there is)",
         "",
     ),
     "mixup cutmix randaugment auto_augment": ("--augment=flip,mixup(0.2) (--help=augment)", ""),
     "early_stopping early_stopping_patience es_patience": ("--early_stop=loss --patience=5", ""),
-    "random_seed random_state manual_seed rng_seed": ("--seed={value}", "0"),
+    "random_seed random_state manual_seed rng_seed seed_everything": ("--seed={value}", "0"),
     "clip grad_clip clip_grad max_grad_norm gradient_clip_val": ("--clip_norm={value}", "1.0"),
     "gradient_accumulation_steps accumulation_steps grad_accum accum_steps": ("--accumulate={value}", "2"),
-    "class_weight": ("--class_weights=balanced", ""),
+    "class_weight balance balanced class_balance oversample imbalance weighted_sampler": (
+        "--class_weights=balanced, or --sampling=balanced, which draws rare classes more often",
+        "",
+    ),
+    "monitor best_metric metric_for_best_model": (
+        "--early_stop=loss, which ends a phase when validation no longer gets better; the best weights are "
+        "kept by themselves",
+        "",
+    ),
+    "save_best_only save_best save_freq save_weights_only load_best_model_at_end": (
+        "leave it out: the best weights and the latest ones are kept by themselves",
+        "",
+    ),
+    "shuffle": ("leave it out: pictures to train with are shuffled in every epoch, by --seed", ""),
+    "rescale normalize normalization mean std preprocess preprocessing preprocessing_function": (
+        "leave it out: each network is given the values that it was trained with",
+        "",
+    ),
+    "color_mode grayscale channels num_channels input_channels in_channels in_chans": (
+        "leave it out: grey pictures become RGB, which the networks want",
+        "",
+    ),
+    "val_dir valid_dir validation_dir val_path val_data validation_data test_dir test_path test_data "
+    "eval_dir": (
+        "--source=folder:PATH, where PATH holds train/, val/ and test/; without them, shares are taken by "
+        "--splits=80%,10%,10%",
+        "",
+    ),
+    "csv csv_file csv_path train_csv labels_csv label_csv label_file labels_file annotations "
+    "annotation_file table excel dataframe": ("--source=table:{value}", "labels.csv"),
+    "x_col path_column file_column": ("--image_column={value}", "file"),
+    "y_col": ("--label_column={value}", "label"),
+    "eval_only test_only only_test eval evaluate_only predict_only inference_only": (
+        "write the command before the options: evaluate --workdir=runs/mine, or predict --workdir=runs/mine "
+        "and pictures behind it",
+        "",
+    ),
+    "export_format tflite onnx quantize quantization int8 saved_model": (
+        "write export --workdir=runs/mine --formats=int8,onnx when the run has finished",
+        "",
+    ),
+    "topk k top": ("--top_k={value}", "5"),
+    "confidence min_confidence conf_threshold confidence_threshold score_threshold threshold_value": (
+        "--threshold={value}",
+        "0.5",
+    ),
+    "output_csv out_csv save_csv save_txt csv_output": ("--output=predictions.csv, which predict writes", ""),
+    "max_images max_samples num_samples n_samples limit subset fraction limit_train_batches": (
+        "--splits=800pictures,100pictures,100pictures, which takes so many and no more",
+        "",
+    ),
+    "reduce_lr reduce_lr_on_plateau min_lr lr_patience lr_factor step_size gamma": (
+        "--lr_schedule=cosine, plateau or step (--help=lr_schedule)",
+        "",
+    ),
+    "wandb mlflow comet neptune logger report_to": (
+        "leave it out: what TensorBoard shows is in --workdir; others come in as --callbacks of a --plugin",
+        "",
+    ),
+    "kfold kfolds k_fold k_folds n_splits cv num_folds cross_validation": (
+        "write cross_validate before the options, and --folds={value}",
+        "5",
+    ),
+    "hidden_size hidden_units hidden_dim dense_units fc_units n_hidden head_size": (
+        "--head=mlp({value})",
+        "512",
+    ),
+    "pooling global_pool pool": ("leave it out: the last feature maps are averaged", ""),
+    "batchnorm batch_norm freeze_bn bn_eval": ("--bn=frozen, the default, or batch", ""),
+    "cache_images cache_dataset prefetch buffer_size shuffle_buffer": (
+        "leave it out: what takes long is kept by itself (--help=feature_cache, --help=picture_cache)",
+        "",
+    ),
+    "force overwrite clean exist_ok": (
+        "leave it out: no run is written over; take another --workdir, or remove the folder",
+        "",
+    ),
+    "version": ("write doctor, which says the version of everything", ""),
     "ema model_ema ema_decay": ("--average=ema(0.99)", ""),
     "config cfg config_file conf": ("--flagfile={value}", "mine.flags"),
     "local_rank world_size master_addr nodes num_nodes distributed": (
@@ -114,6 +193,25 @@ _LINES = {
     ),
 }
 WORDS = {word: line for words, line in _LINES.items() for word in words.split()}
+# The verbs of other tools.
+VERBS = {
+    word: verb
+    for verb, words in {
+        "train": "fit run start finetune fine_tune training resume",
+        "evaluate": "test eval validate score val testing",
+        "predict": "infer inference classify label detect prediction",
+        "export": "convert save deploy freeze tflite onnx quantize",
+        "explain": "gradcam grad_cam saliency visualize visualise",
+        "serve": "web ui app gui server demo_page",
+        "inspect": "show info summary plan dry_run list",
+        "sweep": "tune search hpo optimize hyperparameters",
+        "find_lr": "lr_find lr_finder",
+        "cross_validate": "cv kfold cross_validation",
+        "recipes": "examples demo example init",
+        "doctor": "version check env diagnose",
+    }.items()
+    for word in words.split()
+}
 _OF_PICTURES = next(line for words, line in _LINES.items() if words.startswith("data "))
 _OF_RUNS = re.compile(
     "(model|weights|ckpt|checkpoint|run|saved_?model)(_?(name|file|path|dir|folder|weights))?"
