@@ -31,6 +31,7 @@ WRONG = {
     "--gradient_rule=sam": "is not one of plain",
     "--objective=superviced": "is it supervised?",
     "--saliency=gradcam": "is it grad_cam?",
+    "--callbacks=mine": "there is no callback but those that --plugin=FILE brings",
     "--formats=int9": "is it int8?",
     "--phase=for=1epochs;train=head;optimizer=adamm": "optimizer=adamm is not one of adam,",
 }

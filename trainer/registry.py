@@ -298,6 +298,8 @@ class Registry(Generic[T]):
     def _called(self, name: str, said: str) -> Entry[T]:
         if entry := self._entries.get(name):
             return entry
+        if not self._entries:
+            raise UsageError(f"{said}: there is no {self.what} but those that --plugin=FILE brings")
         told = f"{said} is not one of {', '.join(map(self._shown, self))}"
         if self._may_be_none and name.lower() in _NONE:
             raise UsageError(f"{told}; for none of them, leave what is behind the = empty")

@@ -123,11 +123,24 @@ def _register(registry: Registry[Any], tree: ast.Module, name: str) -> None:
                 _add(registry, call, _emptied(node, known), known)
                 calls.remove(id(call))
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and id(node.value.func) in calls:
-            # `TASKS.register("single_label")(SingleLabel)`: a class from elsewhere, without parameters.
-            _add(registry, node.value.func, lambda: None, known)
+            # `TASKS.register("single_label")(SingleLabel)`: a class from elsewhere.
+            [made] = node.value.args
+            home, found = _definition(tree, ast.unparse(made))
+            _add(registry, node.value.func, _emptied(found, _known(home)), known)
             calls.remove(id(node.value.func))
     if calls:
         raise _Unclear(f"{name} has entries that are made as the program runs")
+
+
+def _definition(tree: ast.Module, name: str) -> tuple[ast.Module, ast.FunctionDef | ast.ClassDef]:
+    """Returns the module in which what a module calls by a name is defined, and the definition."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
+            return tree, node
+        if isinstance(node, ast.ImportFrom) and node.module and name in [one.name for one in node.names]:
+            path = (_ROOT.parent / Path(*node.module.split("."))).with_suffix(".py")
+            return _definition(ast.parse(path.read_text(encoding="utf-8")), name)
+    raise _Unclear(f"where {name} is defined")
 
 
 def _registers(node: ast.AST, name: str) -> bool:
@@ -166,7 +179,10 @@ def _known(tree: ast.Module) -> dict[str, Any]:
 def _emptied(node: ast.FunctionDef | ast.ClassDef, known: dict[str, Any]) -> Any:
     """Returns a function with the positional parameters of another, or of a class, that does nothing."""
     if isinstance(node, ast.ClassDef):
-        [found] = [one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == "__init__"]
+        own = [one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == "__init__"]
+        if not own:
+            return lambda: None
+        found = own[0]
     else:
         found = node
     empty = copy.deepcopy(found)

@@ -122,7 +122,7 @@ def test_counting_that_is_quick_is_one_line(said, clock, capfd):
         for _ in range(3):
             clock.now += 3.0
             more(10)
-    assert said == ["features of validation: 30 pictures in 9.0 s, 3 a second"]
+    assert said == ["features of validation: 30 pictures in 9.0 s, 3.3 a second"]
     assert capfd.readouterr() == ("", "")
 
 
