@@ -220,7 +220,7 @@ def test_mixed_labels_are_shown_as_they_are_trained_on(run, monkeypatch):
         (["--loss=focall"], r".*focall.*focal.*"),
         (["--class_weights=rde=2"], r"--class_weights=.*rde.*red.*"),
         (["--class_weights=red"], r"--class_weights=.*"),
-        (["--average=emma"], r"phase frozen: average=emma.*"),
+        (["--average=emma"], r"--average=emma.*"),
         (["--average=swa", "--frozen_for=1epochs"], r".*average=swa.*"),
         (
             ["--average=swa", "--bn=batch", "--schedule=finetune", "--finetune_for=40epochs"],
