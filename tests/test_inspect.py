@@ -3,6 +3,7 @@
 import numpy as np
 from PIL import Image
 
+from tests.conftest import make_flower_folder
 from trainer.commands.inspect import told_counts
 
 
@@ -50,3 +51,16 @@ def test_a_thousand_classes_make_no_long_line(tmp_path, tiny_backbone, run_main)
     assert of_train.count("a class of things with a long name, number ") == 1000
     assert of_validation.count("a class of things with a long name, number ") == 1000
     assert "number 006 1, a class of things with a long name, number 007 2, a class" in of_train
+
+
+def test_who_has_few_pictures_need_not_know_of_batches(tmp_path, tiny_backbone, run_main):
+    options = [
+        f"--source=folder:{make_flower_folder(tmp_path / 'pictures', n=4)}", "--image_size=8",
+        f"--backbone=savedmodel:{tiny_backbone}", "--precision=float32", "--schedule=frozen",
+    ]  # fmt: skip
+    status, out, err = run_main(*options, "--dry_run")
+    assert (status, err) == (0, "")
+    assert "--batch_size=32: there are only 9 pictures to train with, so every update sees all of them" in out
+    assert "plan: 1 steps an epoch, 10 in all" in out
+    status, _, err = run_main(*options, "--batch_size=16", "--dry_run")
+    assert (status, "--batch_size=16 is larger than the data: there are 12 pictures" in err) == (2, True)
