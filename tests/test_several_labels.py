@@ -115,7 +115,8 @@ def test_files_of_a_report(run):
     page = (run.workdir / "report" / "index.html").read_text()
     assert f"mAP {values['map']:.3f}" in page
     assert all(title in page for title in ("By label", "Labels seen together", "validation, 20 pictures"))
-    assert "taken for what" not in page
+    assert "<h2>Calibration</h2>" in page
+    assert "<h2>Confusion matrix</h2>" not in page
     names = {path.stem for path in (run.workdir / "report").glob("*.png")}
     assert names >= {"cooccurrence", "reliability", "per_class", "roc_curve", "learning_curves"}
 

@@ -366,6 +366,8 @@ def test_logits_that_are_no_numbers(bad, tmp_path):
     text = page_of(tmp_path).text
     assert "log_loss: a logit of 1 of 7 pictures is no finite number" in text
     assert "n/a" in text
+    titles = ("Confusion matrix", "Which classes are taken for which others.", "Calibration")
+    assert all(title in text for title in titles)
 
 
 def test_one_picture_of_two_classes(tmp_path):

@@ -121,7 +121,7 @@ def make_page(
         _pictures(values["least_certain"], doubtful),
         "<h2>In numbers</h2>",
         *(_of_several(values, figures) if is_several else _of_one(values, figures)),
-        f"<h2>Found and falsely found</h2>{curve}" if curve else "",
+        f"<h2>ROC curve</h2>{_SOFT.format(_OF_ROC)}{curve}" if curve else "",
         f"<h2>Training</h2>{_chart('learning_curves', figures)}" if "learning_curves" in figures else "",
         left_out(values),
         "<h2>The run</h2>",
@@ -139,17 +139,23 @@ def make_page(
     return f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n'
 
 
+_SOFT = '<p class="soft">{}</p>'
+_OF_ROC = "How many of a class are found, and how many others with them, wherever the line is drawn."
+
+
 def _of_one(values: Mapping[str, Any], figures: Mapping[str, bytes]) -> list[str]:
     """Returns the parts on numbers where an example has one class."""
     return [
         numbers(values),
-        "<h2>What is taken for what</h2>",
+        "<h2>Confusion matrix</h2>",
+        _SOFT.format("Which classes are taken for which others."),
         confusions(values),
         _chart("confusion_matrix", figures),
         "<h2>By class</h2>",
         by_class(values),
         _chart("per_class", figures),
-        "<h2>Do the probabilities hold?</h2>",
+        "<h2>Calibration</h2>",
+        _SOFT.format("Of the predictions with 80 % probability, 80 % should be right."),
         calibration(values["calibration"], why_not=values["undefined"].get("calibration", "")),
         _chart("reliability", figures),
     ]
@@ -165,7 +171,8 @@ def _of_several(values: Mapping[str, Any], figures: Mapping[str, bytes]) -> list
         "<h2>Labels seen together</h2>",
         several.together(values),
         _chart("cooccurrence", figures),
-        "<h2>Do the probabilities hold?</h2>",
+        "<h2>Calibration</h2>",
+        _SOFT.format("Of the predictions with 80 % probability, 80 % should be right."),
         several.calibration(values),
         _chart("reliability", figures),
     ]

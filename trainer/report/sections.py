@@ -271,7 +271,7 @@ def confusions(values: Mapping[str, Any]) -> str:
     order = np.argsort(-wrong, axis=None, kind="stable")[:MOST_CONFUSIONS]
     pairs = [divmod(int(at), len(names)) for at in order if wrong.flat[at]]
     if not pairs:
-        return "<p>Nothing is taken for anything else.</p>"
+        return "<p>No class is taken for another.</p>"
     rows = [
         [names[k], names[j], f"{wrong[k, j]:,}", percent(wrong[k, j] / matrix[k].sum())] for k, j in pairs
     ]
