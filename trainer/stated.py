@@ -65,6 +65,16 @@ _OPTIONS = {
 }  # fmt: skip
 
 
+def names_of_options() -> dict[str, list[str]]:
+    """Returns {option: what can be asked for by it}, without what needs an address or comes with plugins."""
+    found: dict[str, list[str]] = {}
+    for kind, option in _OPTIONS.items():
+        if registry := stated_registry(kind):
+            needs = isinstance(registry, AddressRegistry)
+            found[option] = [name for name in registry if not (needs and registry[name].parameters)]
+    return found
+
+
 def _check(registry: Registry[Any] | None, value: str, *, flag: str) -> None:
     if isinstance(registry, AddressRegistry):
         registry.choose(value, flag=flag).check()

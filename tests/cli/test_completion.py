@@ -9,6 +9,7 @@ import pytest
 from trainer.cli.completion import SHELLS, script
 from trainer.cli.config import Config
 from trainer.cli.flags import COMMANDS
+from trainer.stated import names_of_options
 
 
 def completed(line, folder):
@@ -22,7 +23,10 @@ def completed(line, folder):
         "printf '%s\\n' \"${COMPREPLY[@]}\"",
     ]
     done = subprocess.run(
-        ["bash", "-c", script("bash") + "\n".join(asked)], cwd=folder, capture_output=True, text=True
+        ["bash", "-c", script("bash", names_of_options()) + "\n".join(asked)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
     )
     assert done.stderr == ""
     return done.stdout.split()
@@ -35,6 +39,9 @@ def test_bash_completes_commands_options_values_and_files(tmp_path):
     assert completed("hub-trainer --frozen_f", tmp_path) == ["--frozen_for="]
     assert completed("hub-trainer predict --bn=", tmp_path) == ["frozen", "batch"]
     assert completed("hub-trainer --bn=b", tmp_path) == ["batch"]
+    assert completed("hub-trainer --loss=f", tmp_path) == ["focal"]
+    assert completed("hub-trainer --optimizer=ad", tmp_path) == ["adam", "adamw"]
+    assert completed("hub-trainer --backbone=", tmp_path) == [f"efficientnet_lite{i}" for i in range(3)]
     assert completed("hub-trainer --flagfile=m", tmp_path) == ["mine.flags"]
     assert completed("hub-trainer predict mi", tmp_path) == ["mine.flags"]
     assert completed("hub-trainer --exten", tmp_path) == ["--extend"]
@@ -42,7 +49,7 @@ def test_bash_completes_commands_options_values_and_files(tmp_path):
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_each_script_has_all_and_is_read_without_complaint(shell):
-    text = script(shell)
+    text = script(shell, names_of_options())
     before = "-l " if shell == "fish" else "--"
     assert all(f"{before}{name}" in text for name in Config().flat())
     assert all(name in text for name in COMMANDS)
@@ -52,7 +59,7 @@ def test_each_script_has_all_and_is_read_without_complaint(shell):
 
 
 def test_the_command(run_main):
-    assert run_main("completion", "bash") == (0, script("bash"), "")
+    assert run_main("completion", "bash") == (0, script("bash", names_of_options()), "")
     told = "trainer: completion needs the name of a shell, one of bash, zsh, fish: completion bash\n"
     for words in ([], ["csh"], ["bash", "zsh"]):
         assert run_main("completion", *words) == (2, "", told)

@@ -1,7 +1,8 @@
 """What shells complete command lines by: scripts for bash, zsh and fish, made from the declared options."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from trainer.cli.config import Config
@@ -19,27 +20,32 @@ class _Option(NamedTuple):
     is_switch: bool
 
 
-def script(shell: str) -> str:
-    """Returns the script for a shell, one of SHELLS."""
-    return SHELLS[shell]()
+Names = Mapping[str, Sequence[str]]
+"""{option: what can be asked for by name}."""
 
 
-def _options() -> Iterator[_Option]:
+def script(shell: str, names: Names = MappingProxyType({})) -> str:
+    """Returns the script for a shell, one of SHELLS, which completes names beside the choices of options."""
+    return SHELLS[shell](list(_options(names)))
+
+
+def _options(names: Names) -> Iterator[_Option]:
     sections: list[Any] = [section.default for section in dataclasses.fields(Config)]
     for section in sections:
         for field in dataclasses.fields(section):
             text = field.metadata["help"].split(". ")[0].split(": ")[0].rstrip(".")
-            yield _Option(field.name, text, field.metadata["choices"], isinstance(field.default, bool))
+            values = tuple(field.metadata["choices"] or names.get(field.name, ()))
+            yield _Option(field.name, text, values, isinstance(field.default, bool))
     yield _Option("flagfile", "file with a flag a line", (), False)
     yield _Option("dry_run", "show what train would do, as inspect does", (), True)
     yield _Option("help", "about a command or an option", tuple(COMMANDS), False)
     yield _Option("helpfull", "all options", (), True)
 
 
-def _bash() -> str:
+def _bash(options: Sequence[_Option]) -> str:
     """Bash takes `=` for the end of a word: of --bn=fr it wants the rest, `frozen`, alone."""
-    names = [f"--{one.name}" if one.is_switch else f"--{one.name}=" for one in _options()]
-    cases = [f'    --{one.name}=*) values="{" ".join(one.values)}" ;;' for one in _options() if one.values]
+    names = [f"--{one.name}" if one.is_switch else f"--{one.name}=" for one in options]
+    cases = [f'    --{one.name}=*) values="{" ".join(one.values)}" ;;' for one in options if one.values]
     return "\n".join(
         [
             "_hub_trainer() {",
@@ -63,9 +69,9 @@ def _bash() -> str:
     )
 
 
-def _zsh() -> str:
+def _zsh(options: Sequence[_Option]) -> str:
     lines = [f"#compdef {PROGRAM}", "_hub_trainer() {", "  _arguments \\"]
-    for one in _options():
+    for one in options:
         told = one.help.translate({ord(c): f"\\{c}" for c in "[]:"}).replace("'", "'\\''")
         value = "" if one.is_switch else f":value:({' '.join(one.values)})" if one.values else ":value:_files"
         lines.append(f"    '--{one.name}{'' if one.is_switch else '='}[{told}]{value}' \\")
@@ -73,13 +79,13 @@ def _zsh() -> str:
     return "\n".join([*lines, f"compdef _hub_trainer {PROGRAM}", ""])
 
 
-def _fish() -> str:
+def _fish(options: Sequence[_Option]) -> str:
     def quoted(text: str) -> str:
         return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
     first = f"complete -c {PROGRAM} -n __fish_use_subcommand -a"
     lines = [f"{first} {name} -d {quoted(text)}" for name, text in COMMANDS.items()]
-    for one in _options():
+    for one in options:
         value = "" if one.is_switch else f" -x -a {quoted(' '.join(one.values))}" if one.values else " -r"
         lines.append(f"complete -c {PROGRAM} -l {one.name}{value} -d {quoted(one.help)}")
     return "\n".join([*lines, ""])
