@@ -40,7 +40,16 @@ TRAINING = ("train", "inspect", "find_lr", "benchmark", "learning_curve", "audit
 SMALL = ("--backbone=savedmodel:.tiny", "--precision=float32", "--image_size=32", "--embeddings=0")
 SHORT = ("--frozen_for=1epochs", "--finetune_for=1epochs")
 # Lines of output that depend on the machine, or on there being many pictures; so do those of single pictures.
-DEPENDS = ("precision:", "saved_model", "int8.tflite", "TensorBoard:", "results:", "step ")
+DEPENDS = (
+    "precision:",
+    "saved_model",
+    "int8.tflite",
+    "phone:",
+    "browser:",
+    "TensorBoard:",
+    "results:",
+    "step ",
+)
 
 
 def draw(folder: Path, names, *, count: int, first: int = 0) -> None:
