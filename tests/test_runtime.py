@@ -253,3 +253,13 @@ def test_the_tasks_of_srun_stand_in_the_order_of_their_nodes(monkeypatch):
         named_cluster()
     slurm(monkeypatch, STEP_NUM_TASKS="1")
     assert named_cluster() is None
+
+
+@pytest.mark.parametrize(
+    ("started", "called"),
+    [("/home/me/.local/bin/hub-trainer", "hub-trainer"), ("trainer/main.py", "python -m trainer.main")],
+)
+def test_the_program_is_called_as_it_was_started(started, called, run_main, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [started])
+    assert f"\nusage: {called} [COMMAND] " in run_main("--help")[1]
+    assert f"\nusage: {called} recipes [--FLAG=VALUE ...] NAME ...\n" in run_main("recipes", "--help")[1]

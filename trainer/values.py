@@ -1,4 +1,4 @@
-"""The small value types that options are made of, and the errors a user meets.
+"""The small value types that options are made of, and the errors and words a user meets.
 
 Standard library only, and nothing of ours: everything else may import this.
 """
@@ -11,6 +11,7 @@ import itertools
 import math
 import os
 import re
+import sys
 import traceback
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -131,6 +132,11 @@ def in_words(error: Exception) -> str:
             told += ". Make room there and run the same command again: what was saved before is kept"
         return told
     return failure_in_words(error)
+
+
+def called() -> str:
+    """Returns what the program is called by: hub-trainer where it was started so, else what always works."""
+    return "hub-trainer" if os.path.basename(sys.argv[0]) == "hub-trainer" else "python -m trainer.main"
 
 
 LESS_MEMORY = (

@@ -9,12 +9,12 @@ from typing import Any
 from trainer.cli.config import Config
 from trainer.cli.flags import COMMANDS, GO_BY, TAKE_PATHS
 from trainer.cli.usual_words import written_here
-from trainer.values import UsageError
+from trainer.values import UsageError, called
 
 _USAGE = """\
 Transfer-learning image classification with the training loop in the open.
 
-usage: python -m trainer.main [COMMAND] [--flagfile=FILE] [--FLAG=VALUE ...] [PATH ...]
+usage: {called} [COMMAND] [--flagfile=FILE] [--FLAG=VALUE ...] [PATH ...]
 """
 _MORE = (
     "--dry_run behind a command line of train shows what it would do, and trains nothing.\n"
@@ -82,7 +82,7 @@ def help_text(*, full: bool = False, about: str = "") -> str:
         return _command_help(about) + of_option
     if about:
         return _option_help(_options()[about]) + "\n"
-    parts = [_USAGE, "commands:"]
+    parts = [_USAGE.format(called=called()), "commands:"]
     width = max(map(len, COMMANDS)) + 1
     parts += [f"  {name:<{width}}{text}" for name, text in COMMANDS.items()]
     parts += _sections(lambda section, field: full or field.metadata["short"])
@@ -99,7 +99,7 @@ def _command_help(command: str) -> str:
         return field.metadata["short"] if besides is None else field.name in besides
 
     paths = _NAMES.get(command, " PATH ..." if command in TAKE_PATHS else "")
-    usage = f"usage: python -m trainer.main {command} [--FLAG=VALUE ...]{paths}"
+    usage = f"usage: {called()} {command} [--FLAG=VALUE ...]{paths}"
     parts = [f"{command}: {COMMANDS[command]}", "", usage, *_sections(is_of)]
     return "\n".join([*parts, "", "--helpfull shows all options."]) + "\n"
 

@@ -27,7 +27,7 @@ from trainer.runtime import (
     unsupported_system,
 )
 from trainer.stated import check_names
-from trainer.values import TrainerError, UsageError
+from trainer.values import TrainerError, UsageError, called
 
 _log = logging.getLogger("trainer")
 # They read files, or try TensorFlow in a process of its own.
@@ -38,8 +38,8 @@ STOPPABLE = ("train", "cross_validate", "sweep")
 NEED_NO_WORKDIR = ("inspect", "benchmark", "compare", "doctor", "features", "recipes", "completion")
 # Whoever asks for nothing at all has just installed it.
 _FIRST_TRY = (
-    "A first try, which needs no data: python -m trainer.main recipes demo, then "
-    "python -m trainer.main --flagfile=experiments/demo.flags --workdir=runs/demo"
+    f"A first try, which needs no data: {called()} recipes demo, then "
+    f"{called()} --flagfile=experiments/demo.flags --workdir=runs/demo"
 )
 
 

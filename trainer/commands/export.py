@@ -35,7 +35,7 @@ from trainer.run.new_pictures import named_pictures
 from trainer.store.files import write_json, write_text
 from trainer.store.provenance import code, versions
 from trainer.tasks import Task
-from trainer.values import TrainerError
+from trainer.values import TrainerError, called
 
 _log = logging.getLogger("trainer")
 # What a model takes beside its weights: graphs, names.
@@ -113,7 +113,7 @@ def _tell(folder: Path, found: Mapping[str, Any]) -> None:
     files = [row["file"] for row in found["models"]]
     if tried := [name for name in files if name == "saved_model" or name.endswith(".tflite")]:
         model_path = shlex.quote(str(folder / tried[-1]))
-        _log.info("try one:     python -m trainer.main predict --model=%s photo.jpg", model_path)
+        _log.info("try one:     %s predict --model=%s photo.jpg", called(), model_path)
 
 
 def _way_out(folder: Path, formats: tuple[str, ...]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from trainer.cli.flags import CommandLine
 from trainer.paths import local_path
 from trainer.store.files import require_place, write_bytes
-from trainer.values import TrainerError, UsageError
+from trainer.values import TrainerError, UsageError, called
 
 _log = logging.getLogger("trainer")
 # They are called so in the notebooks at their beginnings, and in the docs.
@@ -64,8 +64,9 @@ def _write(recipe: Path) -> None:
         raise TrainerError(f"{flag} is there already, and is another one: move it, or work in another folder")
     write_bytes(path, data)
     _log.info(
-        "%s: to train with it: python -m trainer.main --flagfile=%s --workdir=runs/%s",
+        "%s: to train with it: %s --flagfile=%s --workdir=runs/%s",
         flag,
+        called(),
         flag,
         recipe.stem,
     )

@@ -16,7 +16,7 @@ from trainer.precision import Choice, read_choice
 from trainer.runtime import INSTRUCTION_SETS, cores, named_cluster, processor
 from trainer.store.files import told_size
 from trainer.store.places import cache_root
-from trainer.values import UsageError
+from trainer.values import UsageError, called
 
 MOST_SHOWN = 5
 
@@ -107,7 +107,7 @@ def check_cluster() -> list[Finding]:
     try:
         cluster = named_cluster()
     except UsageError as error:
-        return [problem(str(error), "env -u TF_CONFIG python -m trainer.main ...")]
+        return [problem(str(error), f"env -u TF_CONFIG {called()} ...")]
     if cluster is None:
         return []
     count = len(cluster.addresses)

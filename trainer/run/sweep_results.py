@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 from trainer.report.sweep_page import Page, Row, sweep_page
 from trainer.run.sweep import Result
 from trainer.store.files import write_json, write_text
+from trainer.values import called
 
 _log = logging.getLogger("trainer")
 SHOWN = 10
@@ -33,7 +34,7 @@ def write_results(result: Result) -> None:
         f"# Trial {result.best + 1} of a sweep for {asked.config.sweep.metric}: "
         f"{result.value(result.best):.6g} with {options}",
         f"# {page.verdict}",
-        f"# python -m trainer.main --flagfile={shlex.quote(str(folder / 'best.flags'))}",
+        f"# {called()} --flagfile={shlex.quote(str(folder / 'best.flags'))}",
     ]
     write_text(folder / "best.flags", "\n".join(head) + "\n" + config.flagfile())
     write_json(folder / "sweep.json", _numbers(result, page))
