@@ -24,6 +24,7 @@ import minutes  # noqa: E402
 import networks  # noqa: E402
 import reading  # noqa: E402
 import suites  # noqa: E402
+import workers  # noqa: E402
 
 SUITES = suites.comparisons(textbook_epochs=0, steps=8, epochs=3)
 PROGRAMS = [program for suite in SUITES.values() for c in suite for program in c.programs]
@@ -351,3 +352,32 @@ def test_networks_beside_one_another():
         "| update | timm | 3 | 2 to 4 | 9 % |  |",
         "| update | ours | 8 | 8 to 8 | 24 % | 3x (2 to 4) |",
     ]
+
+
+def test_what_two_workers_are_measured_with_is_valid_and_summed_up(tmp_path):
+    from trainer.cli import flags
+
+    for name, own in workers.RUNS.items():
+        config = flags.parse(["trainer", "train", *workers.COMMON, *own, "--workdir=x"]).config
+        [phase] = config.phases
+        assert (phase.name, config.plan.batch_size) == (name, workers.BATCH_SIZE)
+    workers.draw_photos(tmp_path, count=3)
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.jpg")) == [
+        "a/000.jpg", "a/002.jpg", "b/001.jpg",
+    ]  # fmt: skip
+    one, two = (
+        [{"images_per_second": speed, "trained_parameters": 312.5e6} for speed in of]
+        for of in ((10, 20), (15, 38))
+    )
+    runs = {"one": one, "two": two}
+    assert workers.efficiencies(runs) == pytest.approx([0.75, 0.95])
+    # A gigabyte and a quarter takes a second; of two workers, each sends it whole, in two hops of 50 us.
+    assert workers.simulated(1.0, 1.25e9, 2) == pytest.approx(1 / 2.0001)
+    assert workers.simulated(1.0, 1.25e9, 4) == pytest.approx(1 / (1 + 1.5 + 6 * 50e-6))
+    *_, told = workers.measured_table({"network": runs}).splitlines()
+    assert told == "| network | 15 | 26.5 | 85 % (75 % to 95 %) |"
+    steps = workers.steps_of_one({"network": runs})
+    assert steps == {"network": (pytest.approx(32 / 15), 1.25e9)}
+    told = workers.simulated_table(steps).splitlines()[2]
+    assert told.startswith("| network | 1250.00 | 2,133 ms | 58.7 % |")
+    assert workers.given_steps(["a:b:1.5:4"]) == {"a:b": (0.0015, 4e6)}

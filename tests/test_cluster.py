@@ -1,15 +1,24 @@
 """Training with several workers: the same numbers as with one, stopped, killed, and gone on with."""
 
+import math
+import os
 import random
+import re
+import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
 from tests.conftest import make_flower_folder
+from tests.helpers.alone import assert_scored_alone, assert_steps_alone
 from tests.helpers.feature_runs import assert_same_numbers, entries, left, tiny_net
+from tests.helpers.processes import ROOT
+from tests.helpers.small_disks import small_disk
 from tests.helpers.undrawn import PLAIN, undrawn
-from tests.helpers.workers import Workers
+from tests.helpers.workers import Workers, tf_config
 
 # Of 4, 4 and 3 examples: of the last batch, worker 1 has one and padding. What would show a difference:
 # kept features, BatchNorm, what is drawn, mixed, averaged.
@@ -18,7 +27,7 @@ PHASES = (
     "--phase=name=moving; for=4steps; train=all; bn=batch; lr=0.05; optimizer=sgd",
     "--phase=name=mixed; for=1epochs; train=all; augment=flip,crop(0.6),mixup(1); average=ema(0.9); lr=0.01",
 )
-STEPS = 10
+STEPS, SHORT_STEPS = 10, 7
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +39,8 @@ def flags(tmp_path_factory):
     return [
         *PHASES, f"--source=folder:{folder}", "--backbone=keras:TinyNet", "--weights=none", "--image_size=8",
         "--splits=11,5,5", "--batch_size=4", "--head=linear", "--dropout=0.5", "--precision=float32",
-        "--save_every=3steps", "--evaluate_every=3steps", "--log_every=1steps", "--wait_for_workers_secs=120",
+        "--save_every=1steps", "--keep_checkpoints=100", "--evaluate_every=3steps", "--log_every=1steps",
+        "--wait_for_workers_secs=120",
         *PLAIN,
     ]  # fmt: skip
 
@@ -47,6 +57,15 @@ def of_two(flags, tmp_path_factory):
     return folder, ended
 
 
+def test_each_step_and_the_report_are_those_of_one_worker(of_two, tmp_path):
+    """More of what a run may be made of is in test_cluster_matrix.py."""
+    with tiny_net(), undrawn():
+        assert assert_steps_alone(of_two[0] / "run", tmp_path / "cache") == STEPS
+        assert_scored_alone(of_two[0] / "run", tmp_path / "report", f"--cache_dir={tmp_path / 'cache'}")
+
+
+# `make test` has what is above.
+@pytest.mark.slow
 def test_two_workers_come_to_what_one_comes_to(flags, of_two, tmp_path, run_main):
     with tiny_net(), undrawn():
         status, out, err = run_main(
@@ -99,35 +118,53 @@ def test_stopped_and_killed_a_run_goes_on_to_the_same_numbers(flags, of_two, tmp
     assert {name for name in was if was[name] != now[name]} == set()
 
 
+@pytest.fixture(scope="module")
+def short(flags, tmp_path_factory):
+    """(flags, folder of what two workers have trained by them, how many seconds that took): 7 steps."""
+    folder = tmp_path_factory.mktemp("short")
+    of_short = [flag for flag in flags if flag not in PHASES[2:]]
+    begun = time.monotonic()
+    own = [[f"--workdir={folder / 'run'}", f"--cache_dir={folder / f'cache{index}'}"] for index in range(2)]
+    ended = Workers(of_short, own=own).ended()
+    assert [status for status, _, _ in ended] == [0, 0], ended
+    return of_short, folder, time.monotonic() - begun
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(40))
-def test_whoever_ends_whenever_the_run_goes_on_to_the_same_numbers(seed, flags, of_two, tmp_path):
-    drawn = random.Random(seed)
-    who, shares_cache = drawn.randrange(2), drawn.random() < 0.5
-    caches = [
-        f"--cache_dir={tmp_path / ('cache' if shares_cache else f'cache{index}')}" for index in range(2)
-    ]
-    flags, own = [*flags, f"--workdir={tmp_path / 'run'}"], [[cache] for cache in caches]
-    if seed % 2:
-        # At any moment, from before they meet to after the report.
-        workers = Workers(flags, own=own)
-        time.sleep(drawn.uniform(0, 60))
+def test_whoever_ends_whenever_the_run_goes_on_to_the_same_numbers(seed, short, tmp_path, record_property):
+    """Of worker and signal each has its turn; the moment is drawn, by steps or by the clock."""
+    flags, before, secs = short
+    drawn, who = random.Random(seed), seed % 2
+    end = ("SIGKILL", "SIGTERM", "SIGSTOP")[seed % 3]
+    is_warm, by_steps = seed // 6 % 2 == 1, seed // 12 % 2 == 1
+    caches = [tmp_path / (f"cache{index}" if drawn.random() < 0.5 else "cache") for index in range(2)]
+    if is_warm:
+        for index, cache in enumerate(caches):
+            shutil.copytree(before / f"cache{index}", cache, dirs_exist_ok=True)
+    own = [[f"--workdir={tmp_path / 'run'}", f"--cache_dir={cache}"] for cache in caches]
+    at = drawn.randrange(1, SHORT_STEPS) if by_steps else drawn.uniform(0, 1.1) * secs
+    workers = Workers(flags, own=own, env={who: {"WORKER_ENDS": f"{at} {end}"}} if by_steps else {})
+    if not by_steps:
+        time.sleep(at)
         if workers.programs[who].poll() is None:
-            workers.programs[who].send_signal(signal.SIGKILL)
-        ended, end = workers.ended(), "SIGKILL"
-    else:
-        end = drawn.choice(["SIGKILL", "SIGTERM", "SIGSTOP", "raise"])
-        workers = Workers(flags, own=own, env={who: {"WORKER_ENDS": f"{drawn.randrange(1, STEPS)} {end}"}})
-        begun = time.monotonic()
-        ended = workers.ended(hanging=who if end == "SIGSTOP" else None)
-        status, _, err = ended[1 - who]
+            workers.programs[who].send_signal(getattr(signal, end))
+    begun = time.monotonic()
+    ended = workers.ended(hanging=who if end == "SIGSTOP" else None)
+    record_property("ended", [end, who, is_warm, at, [status for status, *_ in ended]])
+    record_property("secs", time.monotonic() - begun)
+    status, _, err = ended[1 - who]
+    if by_steps:
         assert status == 75 or "Nothing was saved" in err, (end, ended)
         if end != "SIGTERM":
-            assert f"worker {who} ({workers.addresses[who]}) " in err, (end, err, time.monotonic() - begun)
+            assert f"worker {who} ({workers.addresses[who]}) " in err, (end, err)
+    elif status:
+        assert status in (1, 75), ended
+        assert err.count("\n") <= 1, ended
     if [status for status, _, _ in ended] != [0, 0]:
         ended = Workers(flags, own=own).ended()
     assert [status for status, _, _ in ended] == [0, 0], (end, ended)
-    was, now = left(of_two[0] / "run"), left(tmp_path / "run")
+    was, now = left(before / "run"), left(tmp_path / "run")
     assert {name for name in {*was, *now} if was.get(name) != now.get(name)} == set(), end
 
 
@@ -144,3 +181,71 @@ def test_other_pictures_are_named(flags, tmp_path):
     told = f"worker 1 ({workers.addresses[1]}) has other pictures than worker 0 ("
     assert all(told in err for _, _, err in ended), ended
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_one_comes_late_and_one_never_does(short, tmp_path):
+    flags, before, _ = short
+    own = [[f"--workdir={tmp_path / 'run'}"], [f"--workdir={tmp_path / 'nobody'}"]]
+    never = Workers(
+        [*flags, "--wait_for_workers_secs=12"], count=3, own=[*own, own[1]], late_secs={2: math.inf}
+    )
+    told = f"trainer: worker 2 ({never.addresses[2]}) did not come within 12 s: start the same command there"
+    for status, out, err in never.ended():
+        assert status == 1
+        assert err.startswith(told)
+        assert f"waiting:     for worker 2 ({never.addresses[2]}), 10 of at most 12 s" in out
+    assert not (tmp_path / "run").exists()
+    ended = Workers(flags, own=own, late_secs={1: 15.0}).ended()
+    assert [status for status, _, _ in ended] == [0, 0], ended
+    assert "waiting:     for worker 1 (" in ended[0][1]
+    assert left(tmp_path / "run") == left(before / "run")
+
+
+@pytest.mark.slow
+def test_other_code_is_named(short, tmp_path):
+    flags = [*short[0], f"--workdir={tmp_path / 'run'}"]
+    shutil.copytree(ROOT / "trainer", tmp_path / "other" / "trainer")
+    with open(tmp_path / "other" / "trainer" / "loop" / "losses.py", "a") as file:
+        file.write("# Nothing is computed otherwise.\n")
+    workers = Workers(flags, late_secs={1: math.inf})
+    other = subprocess.run(
+        [sys.executable, "-m", "trainer.main", *flags],
+        cwd=tmp_path / "other",
+        env={**os.environ, "TF_CONFIG": tf_config(workers.addresses, 1)},
+        capture_output=True,
+        text=True,
+    )
+    [(status, _, err)] = workers.ended()
+    told = "trainer: the workers are not about to do the same: the SHA-256 of this program's code is "
+    assert (status, other.returncode) == (2, 2), (err, other.stderr)
+    assert err.startswith(told)
+    assert other.stderr.splitlines()[-1].startswith(told)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", [0, 1])
+def test_a_full_disk_of_one_is_named_by_all(who, short, tmp_path):
+    flags, before, _ = short
+    flags = [*flags, "--save_every=1steps", "--keep_checkpoints=100"]
+    with small_disk(tmp_path / "disk", size_kb=300) as grow:
+        places = [tmp_path / "disk" if index == who else tmp_path for index in range(2)]
+        own = [
+            [f"--workdir={place / 'run'}", f"--cache_dir={place / f'cache{index}'}"]
+            for index, place in enumerate(places)
+        ]
+        workers = Workers(flags, own=own)
+        ended = workers.ended()
+        (status, _, err), (other, _, other_err) = ended[who], ended[1 - who]
+        assert status == 1, ended
+        # A checkpoint, or what is written at the end.
+        assert re.search("was not saved: |No space left on device: ", err), ended
+        assert other == 75, ended
+        assert other_err.startswith(f"trainer: worker {who} ({workers.addresses[who]}) has ended: ")
+        assert re.search("was not saved: |No space left on device: ", other_err), ended
+        grow(100_000)
+        ended = Workers(flags, own=own).ended()
+        assert [status for status, _, _ in ended] == [0, 0], ended
+        assert re.search("goes on from step | is finished", ended[0][1]), ended
+        assert_same_numbers(places[0] / "run", before / "run")

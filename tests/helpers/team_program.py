@@ -41,6 +41,14 @@ with ours.leaving():
         raise TrainerError("its disk is full")
     if cluster.index == 1 and what == "is stopped":
         raise Interrupted("SIGTERM: stopped")
+    if cluster.index == 1 and what.endswith("late"):
+        # The others are done, and wait for this one.
+        time.sleep(1.0)
+        if what == "hangs late":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if what == "dies late":
+            os._exit(3)
+        raise TrainerError("its disk is full")
     if what == "apart":
         ours.agree(f"what {cluster.index} wants", 0)
     if what == "hangs":
@@ -49,5 +57,5 @@ with ours.leaving():
             raise tf.errors.UnavailableError(None, None, "Collective ops is aborted by: Deadline Exceeded")
         except tf.errors.OpError:
             raise TrainerError("TensorFlow failed") from None
-    if what != "parts":
+    if what != "parts" and not what.endswith("late"):
         time.sleep(120)  # In an operation that waits for the other one.

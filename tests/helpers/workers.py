@@ -1,15 +1,17 @@
 """Several workers on this machine, each a process of its own; none may outlive a test."""
 
 import json
+import math
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from tests.helpers.processes import Program
 
-LIMIT_SECS = 600
+LIMIT_SECS = 1200
 """For all to end; on a busy machine a start alone takes minutes."""
 
 
@@ -37,20 +39,19 @@ class Workers:
         count: int = 2,
         own: Sequence[Sequence[object]] = (),
         env: Mapping[int, Mapping[str, str]] = {},
+        late_secs: Mapping[int, float] = {},
     ):
+        """Starts them; one in `late_secs` so long after those before it, never where that is infinite."""
         self.addresses = [f"127.0.0.1:{port}" for port in free_ports(count)]
-        self.programs = [
-            Program(
-                [*arguments, *(own[index] if own else [])],
-                module="tests.helpers.worker_program",
-                env={
-                    **os.environ,
-                    "TF_CONFIG": tf_config(self.addresses, index),
-                    **env.get(index, {}),
-                },
-            )
-            for index in range(count)
-        ]
+        self.programs: list[Program] = []
+        for index in range(count):
+            if math.isinf(late_secs.get(index, 0.0)):
+                continue
+            time.sleep(late_secs.get(index, 0.0))
+            environment = {**os.environ, "TF_CONFIG": tf_config(self.addresses, index), **env.get(index, {})}
+            flags = [*arguments, *(own[index] if own else [])]
+            program = Program(flags, module="tests.helpers.worker_program", env=environment)
+            self.programs.append(program)
 
     def ended(self, *, hanging: int | None = None) -> list[tuple[int, str, str]]:
         """Waits for all but one that hangs, which is killed then.
@@ -76,4 +77,5 @@ class Workers:
 
 
 def _ours(err: str) -> str:
-    return "".join(line for line in err.splitlines(keepends=True) if line.startswith(("trainer:", "SIG")))
+    begins = ("trainer:", "SIG", "--max_minutes=")
+    return "".join(line for line in err.splitlines(keepends=True) if line.startswith(begins))

@@ -8,13 +8,14 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
 from tests.helpers.processes import Program
 from tests.helpers.workers import free_ports, tf_config
 from trainer.cli.config import Config
-from trainer.run import links
+from trainer.run import links, picture_cache
 from trainer.run.links import Link, meet
 from trainer.run.team import Team, settled
 from trainer.runtime import Cluster, StopSignal, make_strategy, share_of
@@ -176,7 +177,7 @@ def end(what, folder, count=2):
     ]
     found = []
     for index, program in enumerate(programs):
-        if what == "hangs" and index == 1:
+        if what.startswith("hangs") and index == 1:
             continue
         out, err = program.communicate(100)
         found.append((program.returncode, out, err))
@@ -212,6 +213,13 @@ def test_who_ends_takes_the_others_along(what, status, says, tmp_path):
         assert err.splitlines()[-1].startswith(f"trainer: worker 1 ({addresses[1]}) "), err
         assert says in err
         assert got == status
+
+
+@pytest.mark.parametrize("what", ["hangs late", "dies late", "fails late"])
+def test_who_ends_when_all_is_written_spoils_nothing(what, tmp_path):
+    found, _ = end(what, tmp_path, count=3)
+    for status, out, err in (found[0], found[-1]):
+        assert (status, err) == (0, ""), out
 
 
 def test_workers_that_come_apart_say_so(tmp_path):
@@ -268,3 +276,13 @@ def test_who_has_other_pictures_is_named():
         TrainerError, match=r"^worker 1 has other pictures than worker 0 \(ba, ab\): all workers"
     ):
         Two().require_same("pictures", "ab")
+
+
+def test_several_workers_keep_no_pictures(monkeypatch):
+    monkeypatch.setattr(picture_cache, "team", Two)
+    config = Config().replace(picture_cache="auto")
+    stages = SimpleNamespace(experiment=SimpleNamespace(config=config))
+    picture_cache.keep_pictures(stages)
+    stages.experiment.config = config.replace(picture_cache="require")
+    with pytest.raises(UsageError, match=r"^--picture_cache=require: several workers do not keep pictures"):
+        picture_cache.keep_pictures(stages)

@@ -298,11 +298,14 @@ class Experiment:
         return dict(Workdir(workdir).read_chosen()) if workdir else {}
 
     def _check_shares(self, config: Config) -> None:
-        replicas = self.strategy.num_replicas_in_sync
-        if config.plan.batch_size % (replicas * config.update.accumulate):
+        replicas, asked = self.strategy.num_replicas_in_sync, config.plan.batch_size
+        multiple = replicas * config.update.accumulate
+        if asked % multiple:
             parts = f" in {config.update.accumulate} parts each" if config.update.accumulate > 1 else ""
+            below, above = asked // multiple * multiple, -(-asked // multiple) * multiple
             raise UsageError(
-                f"--batch_size={config.plan.batch_size} must be a multiple of the {replicas} devices{parts}"
+                f"--batch_size={asked} must be a multiple of {multiple}, for {replicas} devices{parts}: use "
+                + (f"{below} or {above}" if below else f"{above}")
             )
 
     def _check_batch(self, num_train: int, *, batch_size: int) -> None:

@@ -179,6 +179,7 @@ def together(config: Config, stop: StopSignal) -> Iterator[Config]:
             _log.info("workers:     %s tells how the run goes", cluster.told(0))
             stack.enter_context(_quiet())
         joined.stands = functools.partial(_stands, Path(config.run.workdir) / "checkpoints")
+        stack.callback(joined.note_stand)
         yield config
 
 
@@ -255,6 +256,11 @@ class Joined(Team):
         for link in links:
             threading.Thread(target=self._hear, args=(link,), daemon=True).start()
         threading.Thread(target=self._beat, daemon=True).start()
+
+    def note_stand(self) -> None:
+        """Keeps in mind what `stands` says: the folder of a worker goes before all have parted."""
+        step = self.stands()
+        self.stands = lambda: step
 
     def name(self, index: int) -> str:
         return self._cluster.told(index)
@@ -392,22 +398,17 @@ class Joined(Team):
             try:
                 message = link.receive(1.0)
             except Broken as error:
-                if self._is_parting and self.is_chief:
-                    # All is written: that the other did not part is no failure of the run.
-                    link.inbox.put({"gone": True})
-                elif not self._is_over.is_set():
-                    self._lost(link, f"is gone: {error}")
+                self._miss(link, f"is gone: {error}")
                 return
             if message is None:
                 if time.monotonic() - link.heard_at > SILENCE_SECS:
-                    self._lost(link, f"has said nothing for {SILENCE_SECS:g} s")
+                    self._miss(link, f"has said nothing for {SILENCE_SECS:g} s")
                     return
             elif "asked" in message:
                 self._asked = self._asked or str(message["asked"])
             elif "leaving" in message:
-                self._lost(
-                    link, f"has ended: {message['leaving']}", status=message["status"], grace=_GRACE_SECS
-                )
+                why, status = f"has ended: {message['leaving']}", message["status"]
+                self._miss(link, why, status=status, grace=_GRACE_SECS)
                 return
             elif "lost" in message:
                 self._end(str(message["lost"]), status=message["status"], grace=message["grace"])
@@ -417,6 +418,14 @@ class Joined(Team):
                 if "bye" in message:
                     # What follows is the end of the connection.
                     return
+
+    def _miss(self, link: Link, why: str, **end: Any) -> None:
+        """Does what follows when a worker has gone: the arguments are those of `_lost`."""
+        if self._is_parting and self.is_chief:
+            # All is written: that the other did not part is no failure of the run.
+            link.inbox.put({"gone": True})
+        elif not self._is_over.is_set():
+            self._lost(link, why, **end)
 
     def _lost(self, link: Link, why: str, *, status: int = 1, grace: float = 0.0) -> None:
         told = f"{link.name} {why}"
