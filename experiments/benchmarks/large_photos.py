@@ -90,6 +90,7 @@ def pieces(folder: str) -> None:
     work = {
         "decode": lambda data, whole: tf.io.decode_jpeg(data, channels=3),
         "decode at an eighth": lambda data, whole: tf.io.decode_jpeg(data, channels=3, ratio=8),
+        "to numbers from 0 to 1": lambda data, whole: tf.image.convert_image_dtype(whole, tf.float32),
         "resize": lambda data, whole: tf.image.resize(whole, (160, 160)),
         "resize with antialias": lambda data, whole: tf.image.resize(whole, (160, 160), antialias=True),
     }
