@@ -255,6 +255,22 @@ def test_the_tasks_of_srun_stand_in_the_order_of_their_nodes(monkeypatch):
     assert named_cluster() is None
 
 
+def test_a_process_ends_as_it_was_to_whatever_has_become_of_its_temporary_files(tmp_path):
+    file = tmp_path / "made.py"
+    file.touch()
+    code = f"""
+import sys, types
+from trainer.runtime import leave
+for name, place in (("a", {str(tmp_path)!r}), ("b", "/none/there.py"), ("c", {str(file)!r})):
+    module = types.ModuleType(name)
+    module.__file__ = place
+    sys.modules["__autograph_generated_file" + name] = module
+leave(75)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 75
+    assert not file.exists()
+
+
 @pytest.mark.parametrize(
     ("started", "called"),
     [("/home/me/.local/bin/hub-trainer", "hub-trainer"), ("trainer/main.py", "python -m trainer.main")],
