@@ -44,3 +44,29 @@ def test_a_run_that_goes_back_ends_in_the_same_process(found):
     status, out = found["rollback"]
     assert status == 0, out
     assert out.count("goes back to step") == found["rollbacks"] == 2
+
+
+@pytest.mark.parametrize(
+    ("count", "flags", "said"),
+    [
+        (3, ("--batch_size=32",), "32 must be a multiple of 3, for 3 devices: use 30 or 33"),
+        (3, ("--batch_size=2",), "2 must be a multiple of 3, for 3 devices: use 3"),
+        (
+            2,
+            ("--batch_size=6", "--accumulate=2", "--schedule=frozen"),
+            "6 must be a multiple of 4, for 2 devices in 2 parts each: use 4 or 8",
+        ),
+    ],
+)
+def test_batches_that_devices_cannot_share_are_refused_with_those_that_they_can(count, flags, said, tmp_path):
+    code = f"""
+import sys
+import tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * {count}
+)
+from trainer.main import program
+program()
+"""
+    done = run_program(["train", "--strategy=mirrored", f"--workdir={tmp_path}", *flags], code=code)
+    assert (done.returncode, done.stderr) == (2, f"trainer: --batch_size={said}\n")
