@@ -188,7 +188,7 @@ _LINES = {
     "ema model_ema ema_decay": ("--average=ema(0.99)", ""),
     "config cfg config_file conf": ("--flagfile={value}", "mine.flags"),
     "local_rank world_size master_addr nodes num_nodes distributed": (
-        "leave it out: one process uses all GPUs of a machine; several machines are named by TF_CONFIG or srun "
+        "leave it out: one process uses all GPUs of a machine; several are named by TF_CONFIG or srun "
         "(docs/cluster.md)",
         "",
     ),
