@@ -30,8 +30,6 @@ COMPUTING = (
 )
 LEAST_ROWS, MOST_PIECES = 64, 1024
 """Of the pieces that a split is divided into where machines share the work."""
-AHEAD_BYTES, MOST_AHEAD = 4 * 2**20, 16
-"""What batches of features in memory may take that are made before they are asked for, and how many may."""
 # Those that only put these together. They import most of the rest.
 WIRING = (
     "trainer.run.engines", "trainer.run.experiment", "trainer.run.feature_cache", "trainer.run.picture_cache",
@@ -77,10 +75,6 @@ class FeatureBatches(OrderedBatches):
         self._shape = list(views[0].shape[1:])
         in_memory = sum(view.nbytes for view in views) <= memory_budget_bytes
         self._held = [tf.constant(view.whole()) for view in views] if in_memory else None
-        if in_memory:
-            # Passing a batch from thread to thread takes longer than making it: many are made in a go.
-            batch_bytes = max(batch_size * views[0].nbytes // max(len(indices), 1), 1)
-            self._num_ahead = min(max(AHEAD_BYTES // batch_bytes, 2), MOST_AHEAD)
 
     def load(self, steps: tf.data.Dataset, augment: Augment | None) -> tf.data.Dataset:
         """See OrderedBatches. What changes the pictures is in the views already."""
@@ -98,8 +92,6 @@ class FeatureBatches(OrderedBatches):
                 "id": index,
             }
 
-        if self._held is not None:
-            return steps.map(features)
         return steps.map(features, num_parallel_calls=2, deterministic=True)
 
     def _take(self, rows: tf.Tensor, view: tf.Tensor) -> tf.Tensor:

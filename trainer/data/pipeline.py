@@ -63,7 +63,6 @@ class OrderedBatches:
         """
         self.batch_size, self.seed, self.chances = batch_size, seed, chances
         self.share = (0, 1)
-        self._num_ahead = 2  # Batches that are made before they are asked for.
 
     def drawing(self, chances: np.ndarray | None) -> Self:
         """Returns the same with other chances: see `__init__`."""
@@ -224,7 +223,7 @@ class OrderedBatches:
         options.threading.private_threadpool_size = os.cpu_count() or 1
         # The data are one stream for all devices: batches are divided, files are not.
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-        return batches.prefetch(self._num_ahead).with_options(options)
+        return batches.prefetch(2).with_options(options)
 
 
 def _drawn(positions: tf.Tensor, chances: tf.Tensor, seed: tf.Tensor) -> list[tf.Tensor]:
