@@ -105,6 +105,20 @@ def test_a_run_goes_on_with_what_it_was_begun_with(cropped, colours, run_main):
     status, out, err = run_main(*begin, "--resize=crop", "--antialias")
     assert (status, err) == (0, "")
     assert ", 2 features, pictures cropped, antialiased\n" in out
+    # From before bytes were resized, it goes on as it was.
+    assert json.loads((cropped.workdir / "run.json").read_text())["contract"]["resizes_bytes"] is False
+
+
+@pytest.mark.parametrize(("options", "resizes_bytes"), [(["--antialias"], True), ([], False)])
+def test_a_new_run_that_smooths_resizes_bytes(options, resizes_bytes, colours, run_main, tmp_path):
+    """Others keep to what the tutorials do."""
+    workdir = f"--workdir={tmp_path / 'run'}"
+    status, out, err = run_main("train", *colours.arguments, workdir, *options)
+    assert (status, err) == (0, ""), out
+    contract = json.loads((tmp_path / "run" / "run.json").read_text())["contract"]
+    assert contract["resizes_bytes"] is resizes_bytes
+    exported = trainer.load(tmp_path / "run").export(formats="float32").folder
+    assert json.loads((exported / "export.json").read_text())["contract"] == contract
 
 
 @pytest.mark.parametrize(

@@ -167,12 +167,12 @@ def test_only_errors_of_operations_and_want_of_memory_are_put_in_words():
 
 
 def test_a_contract_through_json():
-    contract = Contract(4, 6, (-1.0, 1.0), 2, any_size=True, fit="crop", antialias=True)
+    contract = Contract(4, 6, (-1.0, 1.0), 2, any_size=True, fit="crop", antialias=True, resizes_bytes=True)
     values = json.loads(json.dumps(dataclasses.asdict(contract)))
     assert {name.removesuffix("?") for name in CONTRACT_SHAPE} == set(values)
     assert Contract.from_json(values) == contract
     # Runs and models of before there was a choice.
-    del values["fit"], values["antialias"]
+    del values["fit"], values["antialias"], values["resizes_bytes"]
     assert Contract.from_json(values) == Contract(4, 6, (-1.0, 1.0), 2, any_size=True)
     with pytest.raises(ValueError, match=r"contract\.fit is 'fold', expected one of stretch, crop, pad"):
         Contract.from_json({**values, "fit": "fold"})

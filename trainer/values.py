@@ -302,6 +302,7 @@ CONTRACT_SHAPE = {
     "dtype": str,
     "fit?": str,
     "antialias?": bool,
+    "resizes_bytes?": bool,
 }
 FITS = ("stretch", "crop", "pad")
 """How a picture of any aspect is brought to a network's size; see `Contract.fit`."""
@@ -335,6 +336,10 @@ class Contract:
     antialias: bool = False
     """Whether shrinking takes all pixels into account, by a kernel that widens with it; without, each new
     pixel is made of four. A network may say it, or --antialias does."""
+    resizes_bytes: bool = False
+    """Whether the 8-bit numbers of a picture are resized, and what comes out is divided by 255. The other way
+    round, all pixels of a large photo become floats first, which takes longer than to decode them. The two
+    differ in the last bit, so runs keep the one that they were begun with."""
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Contract":

@@ -17,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,14 +86,24 @@ def pieces(folder: str) -> None:
     """Prints how many milliseconds of one thread each piece of work on a photo takes, the median of all."""
     import tensorflow as tf
 
+    from trainer.data.decode import to_contract
+    from trainer.values import Contract
+
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
+    plain = Contract(160, 160, (0.0, 1.0), 0, any_size=True)
     work = {
         "decode": lambda data, whole: tf.io.decode_jpeg(data, channels=3),
         "decode at an eighth": lambda data, whole: tf.io.decode_jpeg(data, channels=3, ratio=8),
-        "to numbers from 0 to 1": lambda data, whole: tf.image.convert_image_dtype(whole, tf.float32),
-        "resize": lambda data, whole: tf.image.resize(whole, (160, 160)),
-        "resize with antialias": lambda data, whole: tf.image.resize(whole, (160, 160), antialias=True),
+        "to floats": lambda data, whole: tf.image.convert_image_dtype(whole, tf.float32),
+        **{
+            name: tf.function(lambda data, whole, how=how: to_contract(whole, how), autograph=False)
+            for name, how in {
+                "to 160 px": plain,
+                "to 160 px, smoothed": replace(plain, antialias=True, resizes_bytes=True),
+                "to 160 px, smoothed, as floats": replace(plain, antialias=True),
+            }.items()
+        },
     }
     secs: dict[str, list[float]] = {name: [] for name in work}
     for path in Path(folder).rglob("*.jpg"):

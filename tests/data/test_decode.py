@@ -2,6 +2,7 @@
 
 import functools
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,6 +112,30 @@ def test_to_contract_is_bit_equal_to_the_textbook():
     assert (made.shape, made.dtype) == ((8, 6, 3), tf.float32)
     np.testing.assert_array_equal(made, textbook)
     assert not np.array_equal(made, to_contract(image, contract(resize="bicubic")))
+
+
+def test_what_is_made_much_smaller_is_the_textbook_to_the_last_bit():
+    """Of a large photo, only the pixels that count become floats."""
+    draw = np.random.default_rng(0)
+    shapes = [((3, 3), (1, 1)), ((601, 3), (200, 1)), ((2000, 1500), (224, 224))]
+    shapes += [(draw.integers(200, 900, 2), draw.integers(1, 200, 2)) for _ in range(60)]
+    for shape, wanted in shapes:
+        image = tf.constant(draw.integers(0, 256, [*shape, 3]), tf.uint8)
+        textbook = tf.image.resize(tf.image.convert_image_dtype(image, tf.float32), wanted)
+        size = tuple(int(side) for side in wanted)
+        np.testing.assert_array_equal(to_contract(image, contract(size)), textbook)
+
+
+@pytest.mark.parametrize("method", ["bilinear", "bicubic", "lanczos3", "nearest"])
+def test_bytes_are_resized_where_the_contract_says_so(method):
+    draw = np.random.default_rng(1)
+    for shape in [(61, 43), (9, 7), (8, 6), (1, 1)]:
+        image = tf.constant(draw.integers(0, 256, [*shape, 3]), tf.uint8)
+        floats = replace(contract(resize=method), antialias=True)
+        made = to_contract(image, replace(floats, resizes_bytes=True))
+        of_bytes = tf.cast(tf.image.resize(image, [8, 6], method=method, antialias=True), tf.float32)
+        np.testing.assert_array_equal(made, of_bytes * (1 / 255))
+        np.testing.assert_allclose(made, to_contract(image, floats), rtol=0, atol=1e-6)
 
 
 def columns(values, height) -> np.ndarray:

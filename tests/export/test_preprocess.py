@@ -79,7 +79,8 @@ def test_every_fit_is_that_of_training():
         to_height, to_width = draw.integers(1, 200, 2).tolist()
         for fit in FITS:
             for antialias in (False, True):
-                contract = Contract(to_height, to_width, (0.0, 1.0), 2, True, fit=fit, antialias=antialias)
+                how = {"fit": fit, "antialias": antialias, "resizes_bytes": antialias}
+                contract = Contract(to_height, to_width, (0.0, 1.0), 2, any_size=True, **how)
                 wanted = to_contract(tf.constant(pixels), contract).numpy()
                 found = preprocess.to_contract(pixels, asdict(contract))
                 assert (found.shape, found.dtype) == (wanted.shape, np.float32)

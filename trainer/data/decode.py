@@ -105,13 +105,66 @@ def to_contract(image: tf.Tensor, contract: Contract) -> tf.Tensor:
     wanted = contract.height_px, contract.width_px
     if contract.fit == "crop":
         image = _cut(image, seen_part(tf.shape(image), contract))
-    image01 = tf.image.convert_image_dtype(image, tf.float32)
     if contract.fit != "pad":
-        return tf.image.resize(image01, wanted, method=contract.resize, antialias=contract.antialias)
+        return _resized(image, wanted, contract)
     top, left, height, width = tf.unstack(filled_part(tf.shape(image), contract))
-    small = tf.image.resize(image01, [height, width], method=contract.resize, antialias=contract.antialias)
+    small = _resized(image, [height, width], contract)
     around = [[top, wanted[0] - top - height], [left, wanted[1] - left - width], [0, 0]]
     return tf.ensure_shape(tf.pad(small, around, constant_values=PADDING), contract.image_shape)
+
+
+def _resized(image: tf.Tensor, size: Any, contract: Contract) -> tf.Tensor:
+    """Returns [height, width, 3] float32 in [0, 1] of [H, W, 3] uint8; `size` is (height, width) in px.
+
+    To make floats of all pixels of a large photo takes longer than to decode it, so it is left out where it
+    can be.
+    """
+
+    def resized(pixels: tf.Tensor) -> tf.Tensor:
+        return tf.image.resize(pixels, size, method=contract.resize, antialias=contract.antialias)
+
+    def of_floats() -> tf.Tensor:
+        return resized(tf.image.convert_image_dtype(image, tf.float32))
+
+    if contract.resizes_bytes:
+        # Of `nearest`, bytes come out.
+        return _as_float(resized(image))
+    if contract.resize != "bilinear" or contract.antialias:
+        return of_floats()
+    shrinks = tf.reduce_all(tf.shape(image)[:2] > 2 * tf.convert_to_tensor(size))
+    return tf.cond(shrinks, lambda: _of_four_pixels(image, size), of_floats)
+
+
+def _of_four_pixels(image: tf.Tensor, size: Any) -> tf.Tensor:
+    """Resizes [H, W, 3] uint8 to the very numbers of tf.image.resize, which takes [0, 1] and does not smooth.
+
+    The arithmetic, its order included, is that of TensorFlow's kernel; only the pixels that it needs become
+    floats.
+    """
+    rows, columns = (_between(tf.shape(image)[axis], tf.convert_to_tensor(size)[axis]) for axis in (0, 1))
+    across, down = columns[2][:, None], rows[2][:, None, None]
+
+    def lines(at: tf.Tensor) -> tf.Tensor:
+        near = tf.gather(image, at)
+        left, right = (_as_float(tf.gather(near, column, axis=1)) for column in columns[:2])
+        return left + (right - left) * across
+
+    upper, lower = lines(rows[0]), lines(rows[1])
+    return upper + (lower - upper) * down
+
+
+def _between(size: tf.Tensor, wanted: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns for each wanted row or column the two it lies between, and how far it is from the first."""
+    scale = tf.cast(size, tf.float32) / tf.cast(wanted, tf.float32)
+    at = (tf.cast(tf.range(wanted), tf.float32) + 0.5) * scale - 0.5
+    below = tf.floor(at)
+    first = tf.cast(tf.maximum(below, 0), tf.int32)
+    return first, tf.minimum(tf.cast(tf.math.ceil(at), tf.int32), size - 1), at - below
+
+
+def _as_float(values: tf.Tensor) -> tf.Tensor:
+    """Returns 0 to 255 as 0 to 1, as `tf.image.convert_image_dtype` does it."""
+    return tf.cast(values, tf.float32) * (1 / 255)
 
 
 def seen_part(shape: tf.Tensor, contract: Contract) -> tf.Tensor:

@@ -32,7 +32,7 @@ class Quality:
 
 def measure_quality(source: Source, scan: Scan, indices: np.ndarray, *, task: Task) -> Quality:
     """Looks at pictures at positions [n] of a source, whose labels are of a task, each decoded once."""
-    contract = Contract(SIDE_PX, SIDE_PX, (0.0, 1.0), 0, any_size=True, antialias=True)
+    contract = Contract(SIDE_PX, SIDE_PX, (0.0, 1.0), 0, any_size=True, antialias=True, resizes_bytes=True)
     pipeline = Pipeline(
         source, scan, contract=contract, batch_size=_BATCH_SIZE, seed=0, decoding="scaled", task=task
     )

@@ -56,7 +56,7 @@ from trainer.run.team import team
 from trainer.runtime import make_strategy
 from trainer.store.places import cache_root
 from trainer.tasks import Task, make_task
-from trainer.values import Calls, TrainerError, UsageError, composed, parse_pair
+from trainer.values import Calls, Contract, TrainerError, UsageError, composed, parse_pair
 
 _log = logging.getLogger("trainer")
 SHARED_SHOWN = 5
@@ -477,7 +477,14 @@ class Experiment:
             features=model.features,
             resize=model.resize,
             antialias=model.antialias,
+            resizes_bytes=self._resizes_bytes(),
         )
+
+    def _resizes_bytes(self) -> bool | None:
+        """Returns what the contract says of the run here; None where there is none."""
+        workdir = self._of_run or (Workdir(self.config.run.workdir) if self.config.run.workdir else None)
+        facts = workdir.read_facts() if workdir else {}
+        return Contract.from_json(facts["contract"]).resizes_bytes if facts else None
 
     def _check_training(self, spec: PhaseSpec) -> None:
         """Makes sure that a phase can train what it is to train: not to be found out when it begins."""

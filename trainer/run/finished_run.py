@@ -213,6 +213,7 @@ def _open_backbone(config: Config, recorded: Contract) -> Backbone:
         features=model.features,
         resize=recorded.fit,
         antialias=recorded.antialias,
+        resizes_bytes=recorded.resizes_bytes,
     )
     was, now = dataclasses.asdict(recorded), dataclasses.asdict(backbone.contract)
     for name in now:

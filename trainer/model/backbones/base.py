@@ -111,6 +111,7 @@ def open_backbone(
     features: str = "",
     resize: str = AUTO,
     antialias: bool = False,
+    resizes_bytes: bool | None = None,
 ) -> Backbone:
     """Opens one of `BACKBONES`.
 
@@ -124,6 +125,8 @@ def open_backbone(
       resize: the value of --resize, which becomes `fit` of its contract; AUTO leaves what the network says.
       antialias: the value of --antialias, which becomes that of its contract; under AUTO, a network that says
         so is smoothed for without it, too.
+      resizes_bytes: what is recorded in the contract of a run; None: of a new one, which resizes bytes where
+        it smooths, and keeps to what TensorFlow's tutorials do where it does not.
 
     Raises:
       UsageError: the address names nothing known, or does not go with another option.
@@ -145,6 +148,9 @@ def open_backbone(
         contract = dataclasses.replace(contract, antialias=antialias or contract.antialias)
     else:
         contract = dataclasses.replace(contract, fit=resize, antialias=antialias)
+    if resizes_bytes is None:
+        resizes_bytes = contract.antialias
+    contract = dataclasses.replace(contract, resizes_bytes=resizes_bytes)
     if contract != backbone.contract:
         try:
             backbone.contract = contract
