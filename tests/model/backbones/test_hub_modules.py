@@ -59,7 +59,11 @@ def test_contract_of_an_open_module(open_folder):
     backbone = open_backbone(f"hub:{open_folder}", image_size=4)
     assert backbone.contract == Contract(4, 4, (0.0, 1.0), feature_width=2, any_size=True)
     other = open_backbone(f"hub:{open_folder}", image_size=4, resize="crop", antialias=True)
-    assert other.contract == dataclasses.replace(backbone.contract, fit="crop", antialias=True)
+    fitted = dataclasses.replace(backbone.contract, fit="crop", antialias=True)
+    assert other.contract == dataclasses.replace(fitted, resizes_bytes=True)
+    # Of a run from before bytes were resized.
+    how = {"resize": "crop", "antialias": True, "resizes_bytes": False}
+    assert open_backbone(f"hub:{open_folder}", image_size=4, **how).contract == fitted
     assert other.fingerprint == backbone.fingerprint
     assert list(backbone.variables) == ["conv/kernel", "bn/beta", "bn/moving_mean"]
     assert backbone.layers == ()

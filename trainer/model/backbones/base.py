@@ -126,7 +126,7 @@ def open_backbone(
       antialias: the value of --antialias, which becomes that of its contract; under AUTO, a network that says
         so is smoothed for without it, too.
       resizes_bytes: what is recorded in the contract of a run; None: of a new one, which resizes bytes where
-        it smooths, and keeps to what TensorFlow's tutorials do where it does not.
+        --antialias smooths or the network says so, and keeps to what TensorFlow's tutorials do elsewhere.
 
     Raises:
       UsageError: the address names nothing known, or does not go with another option.
@@ -149,7 +149,7 @@ def open_backbone(
     else:
         contract = dataclasses.replace(contract, fit=resize, antialias=antialias)
     if resizes_bytes is None:
-        resizes_bytes = contract.antialias
+        resizes_bytes = antialias or contract.resizes_bytes
     contract = dataclasses.replace(contract, resizes_bytes=resizes_bytes)
     if contract != backbone.contract:
         try:

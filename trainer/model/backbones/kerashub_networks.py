@@ -79,6 +79,7 @@ class KerasHubBackbone:
             resize=preprocessing.resize,
             fit=preprocessing.fit,
             antialias=preprocessing.antialias,
+            resizes_bytes=preprocessing.antialias,
         )
         self._infer = Inference(
             lambda x: self._pooled(self._run(self._preprocess(x), training=False)),
