@@ -61,6 +61,7 @@ def audited(arguments, tmp_path, run_main):
 
 
 @pytest.mark.usefixtures("figures_undrawn")
+@pytest.mark.slow
 def test_wrong_labels_are_found_corrected_and_stay_so(audited, arguments, pictures, tmp_path, run_main):
     out, folder = audited
     rows = rows_of(folder / "audit.csv")

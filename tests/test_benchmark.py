@@ -150,7 +150,9 @@ def test_the_head_stays_float32_in_what_is_measured(measured, monkeypatch):
     assert np.mean(rounded == logits) < 0.5
 
 
-@pytest.mark.parametrize("phase", ["train=head", "train=all; lr=1e30; optimizer=sgd"])
+@pytest.mark.parametrize(
+    "phase", ["train=head", pytest.param("train=all; lr=1e30; optimizer=sgd", marks=pytest.mark.slow)]
+)
 def test_what_training_would_end_at_is_told_and_not_measured(quick, arguments, tmp_path, run_main, phase):
     """Above --max_loss at the first update from features; not finite after some from pictures."""
     output = tmp_path / "numbers.json"
@@ -167,6 +169,7 @@ def test_what_training_would_end_at_is_told_and_not_measured(quick, arguments, t
     assert (status, output.exists(), "ms/step" in out) == (1, False, False)
 
 
+@pytest.mark.slow
 def test_on_several_devices(quick, arguments, tmp_path, run_main):
     """Loaded for several devices, a module cannot be called outside of them."""
     options = ["--schedule=frozen", "--strategy=mirrored", "--repeats=1"]

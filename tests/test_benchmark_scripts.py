@@ -87,6 +87,7 @@ def test_keras_fit(caches, tmp_path):  # noqa: F811
     assert "seconds_per_epoch" not in found  # There is no epoch after the first.
 
 
+@pytest.mark.slow
 def test_what_a_run_of_ours_tells(flower_folder, tiny_backbone, tmp_path, capfd):
     photos = flower_folder(tmp_path / "photos", n=10)
     workdir = tmp_path / "run"

@@ -161,7 +161,7 @@ def test_evaluate_needs_only_the_workdir(trained, run_main):
 
 @pytest.mark.parametrize(
     "split",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name == "train")) for name in ENUMS["eval_split"]],
+    [pytest.param(name, marks=[pytest.mark.slow] * (name != "validation")) for name in ENUMS["eval_split"]],
 )
 def test_evaluate_scores_any_split_with_any_checkpoint(split, trained, run_main):
     sizes = {"train": 18, "validation": 6, "test": 6}
@@ -173,6 +173,7 @@ def test_evaluate_scores_any_split_with_any_checkpoint(split, trained, run_main)
     assert run_main("evaluate", f"--workdir={trained.workdir}", "--eval_split=test")[0] == 0
 
 
+@pytest.mark.slow
 def test_evaluate_as_a_program(trained):
     done = run_program([f"--workdir={trained.workdir}", "evaluate"])
     assert (done.returncode, done.stderr) == (0, "")
@@ -233,7 +234,14 @@ def test_inspect_shows_everything_and_writes_nothing(trained, tmp_path, run_main
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("row", range(max(map(len, ENUMS.values()))))
+# The first through the door; `make test-slow` has all.
+@pytest.mark.parametrize(
+    "row",
+    [
+        row if row == 0 else pytest.param(row, marks=pytest.mark.slow)
+        for row in range(max(map(len, ENUMS.values())))
+    ],
+)
 def test_every_value_of_every_enum_trains(row, tiny_backbone, tmp_path, run_main, figures_undrawn):
     # Row 0 has the first value of each, row 1 the second, and so on, around.
     values = {name: choices[row % len(choices)] for name, choices in ENUMS.items()}

@@ -4,7 +4,6 @@ import json
 import re
 import signal
 import time
-from pathlib import Path
 
 import pytest
 
@@ -53,10 +52,19 @@ def stopped_by(number, arguments, workdir):
     return program.returncode, out, err
 
 
-def test_a_stopped_run_goes_on(arguments, run_main):
-    workdir = Path(arguments[-1].removeprefix("--workdir="))
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        (signal.SIGTERM,),
+        pytest.param((signal.SIGINT, signal.SIGTERM, signal.SIGUSR1), marks=pytest.mark.slow),
+    ],
+    ids=["one", "each after the other"],
+)
+def test_a_stopped_run_goes_on(numbers, arguments, tmp_path, run_main):
+    workdir = tmp_path / "run"
+    arguments = [*arguments[:-1], f"--workdir={workdir}"]
     reached = 0
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in numbers:
         name = "Ctrl-C" if number == signal.SIGINT else number.name
         status, out, err = stopped_by(number, arguments, workdir)
         assert status == 75
@@ -99,7 +107,7 @@ program()
 """
 
 
-@pytest.mark.parametrize("progress", ["plain", "bar"])
+@pytest.mark.parametrize("progress", ["bar", pytest.param("plain", marks=pytest.mark.slow)])
 def test_the_reader_of_a_pipe_is_gone_first(arguments, tmp_path, progress):
     shown = ("--evaluate_every=50steps", f"--progress={progress}", f"--workdir={tmp_path / 'run'}")
     program = Program([*arguments, *shown], code=WITH_A_READER)

@@ -271,6 +271,7 @@ def test_other_systems(program, said):
     assert done.stderr.startswith(said)
 
 
+@pytest.mark.slow
 def test_evaluate_where_there_is_nothing_to_evaluate(arguments, tmp_path, run_main):
     workdir = tmp_path / "run"
     missing = f"--workdir={workdir} holds no run (no run.json in it)"
@@ -329,6 +330,7 @@ def test_a_picture_damaged_inside_is_named_and_taken_out(arguments, tmp_path, ru
     assert "train 17, validation 18" in out
 
 
+@pytest.mark.slow
 def test_after_numbers_that_are_not_finite_another_rate_can_be_tried(arguments, tmp_path, run_main):
     hot = ("--optimizer=sgd", "--head=mlp(4)", "--frozen_learning_rate=1e30")
     status, _, err = run_main(*arguments, *hot)
@@ -340,6 +342,7 @@ def test_after_numbers_that_are_not_finite_another_rate_can_be_tried(arguments, 
     assert "goes on" not in out
 
 
+@pytest.mark.slow
 def test_nothing_stays_in_the_folder_for_temporary_files(arguments, tmp_path):
     # AutoGraph writes the code that it makes there, and removes it when Python ends as it usually does.
     temporary = tmp_path / "temporary"
@@ -369,7 +372,9 @@ def small_disk(tmp_path):
         subprocess.run(["umount", disk], check=True)
 
 
-@pytest.mark.parametrize("size_kb", [4, pytest.param(16, marks=pytest.mark.slow), 64])
+@pytest.mark.parametrize(
+    "size_kb", [4, pytest.param(16, marks=pytest.mark.slow), pytest.param(64, marks=pytest.mark.slow)]
+)
 def test_a_full_disk(size_kb, small_disk, arguments, run_main):
     command = [*arguments[:-1], "--head=mlp(64)", f"--workdir={small_disk(size_kb) / 'run'}"]
     status, _, err = run_main(*command)
@@ -382,6 +387,7 @@ def test_a_full_disk(size_kb, small_disk, arguments, run_main):
     assert "test accuracy" in out
 
 
+@pytest.mark.slow
 def test_files_that_may_not_grow(arguments, run_main):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
@@ -405,7 +411,7 @@ class Gone(io.StringIO):
         raise self.error
 
 
-@pytest.mark.parametrize("error", [errno.EPIPE, errno.ENOSPC])
+@pytest.mark.parametrize("error", [errno.EPIPE, pytest.param(errno.ENOSPC, marks=pytest.mark.slow)])
 def test_nobody_can_read_what_is_printed(error, arguments, tmp_path, monkeypatch, capfd):
     full = "trainer: standard output cannot be written: No space left on device\n"
     monkeypatch.setattr(sys, "stdout", Gone(error))
@@ -427,6 +433,7 @@ class Unseen(io.StringIO):
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
+@pytest.mark.slow
 def test_nobody_can_see_the_bar_or_the_last_words(arguments, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Unseen())
     assert call_main(*arguments, "--progress=bar") == 0
@@ -434,6 +441,7 @@ def test_nobody_can_see_the_bar_or_the_last_words(arguments, tmp_path, monkeypat
     assert call_main(*arguments, "--batch_size=0") == 2
 
 
+@pytest.mark.slow
 def test_a_folder_that_stands_where_no_path_is_expected(run_main, arguments, tmp_path):
     photos = tmp_path / "my photos"
     photos.mkdir()

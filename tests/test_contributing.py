@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -16,6 +18,7 @@ def blocks(kind: str) -> list[str]:
     )
 
 
+@pytest.mark.slow
 def test_the_example_of_a_loss_is_added_as_it_says(tmp_path):
     """The diff and the test beside it, in a copy of trainer/; the test fails where the loss is another."""
     shutil.copytree(ROOT / "trainer", tmp_path / "trainer", ignore=shutil.ignore_patterns("__pycache__"))

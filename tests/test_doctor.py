@@ -241,6 +241,7 @@ def test_a_tensorflow_that_fails_takes_nothing_with_it(code, text, tmp_path, mon
     assert marks(check_precisions(probed, cache_dir=str(tmp_path))) == ["warning"]
 
 
+@pytest.mark.slow
 def test_every_package_that_training_imports_is_tried_and_each_broken_one_named(tmp_path, monkeypatch):
     packages = imported_by_training()
     assert packages.keys() >= {"PIL", "scipy", "sklearn", "matplotlib", "tqdm", "pyarrow", "tensorflow_hub"}
@@ -551,6 +552,7 @@ def test_a_problem_decides():
 TITLES = ["packages", "machine", "TensorFlow", "precision", "caches", "network"]
 
 
+@pytest.mark.slow
 def test_a_machine_that_is_well(run_main, tmp_path, monkeypatch):
     # Nobody has to be reached.
     monkeypatch.setattr(reach, "TIMEOUT_SECS", 0.2)
@@ -572,6 +574,7 @@ def test_a_machine_that_is_well(run_main, tmp_path, monkeypatch):
     assert f"a run of {Config().model.backbone} on" in text
 
 
+@pytest.mark.slow
 def test_a_machine_without_tensorflow_and_with_no_place_for_a_cache(tmp_path):
     (tmp_path / "file").write_text("")
     path = [broken_tensorflow(tmp_path / "broken", "raise ImportError('libno.so')"), str(ROOT)]

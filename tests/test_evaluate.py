@@ -131,6 +131,7 @@ def test_bad_pictures_are_named_and_left_out_on_demand(evaluate, tmp_path):
     assert "red/000.jpg" in page
 
 
+@pytest.mark.slow
 def test_without_a_report_dir_each_source_has_a_folder_of_its_own(trained, tmp_path, run_main):
     before = (trained.workdir / "report" / "metrics.json").read_bytes()
     for name, folder in (("new photos", "new_photos"), ("test", "test_pictures")):
@@ -181,6 +182,7 @@ def test_sources_of_one_name_have_folders_of_their_own(trained, tmp_path, run_ma
             shutil.rmtree(trained.workdir / "report" / place)
 
 
+@pytest.mark.slow
 def test_what_else_is_in_the_folder_of_a_report_stays(trained, tmp_path, run_main):
     """The training curves of a run, a page that somebody wrote, and whatever else."""
     folder, new = tmp_path / "train", make_flower_folder(tmp_path / "new", n=2)

@@ -90,10 +90,10 @@ def test_it_is_looked_at_between_any_two_side_effects(run):
 
 
 def test_killed_between_two_side_effects(run):
-    """Every ninth of them, and the last two; `make test-slow` has all."""
+    """Every eighteenth of them, and the last two; `make test-slow` has all."""
     # The first has not begun, and the last is done.
     assert run.kills[0].disk == {}
-    told_faults(run, [*run.kills[:-2:9], *run.kills[-2:]])
+    told_faults(run, [*run.kills[:-2:18], *run.kills[-2:]])
 
 
 @pytest.mark.slow
@@ -101,6 +101,7 @@ def test_killed_between_any_two_side_effects(run):
     told_faults(run, run.kills)
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_a_write(run):
     """Every ninth one; `make test-slow` has all."""
     kills = torn(run.kills, seed=0)
@@ -114,6 +115,7 @@ def test_killed_in_the_middle_of_any_write(run):
 
 
 @pytest.mark.parametrize("every", [16, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_killed_again_before_it_has_recovered(run, every):
     # A checkpoint is half in place, and what was written after the one before it must be cut off.
     late = [kill for kill in run.kills if "before os.rename ckpt-9.index" in kill.when]
@@ -147,6 +149,7 @@ main(sys.argv)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_nothing_but_time(run):
     run.put_back(None)
     killed = run_program(run.arguments, code=KILLED)
@@ -185,6 +188,7 @@ def test_stopped_after_any_step_and_continued(run, every, monkeypatch):
     told_faults(run, stopped[::every], asked=True)
 
 
+@pytest.mark.slow
 def test_stopped_wherever_it_asks_whether_to_stop(run, monkeypatch):
     """Between steps, and between the batches of an evaluation."""
     monkeypatch.setattr(standard_callbacks.Stop, "next_due", lambda self, step: step + 1)

@@ -122,8 +122,7 @@ def early(tmp_path_factory, tiny_backbone):
 
 RUNS = (
     "features",
-    "rollback",
-    *(pytest.param(name, marks=pytest.mark.slow) for name in ("by_time", "early")),
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("rollback", "by_time", "early")),
 )
 
 
@@ -146,6 +145,7 @@ def test_the_run_with_features_is_worth_comparing_with(features):
     assert all(any(part in name for name in names) for part in parts)
 
 
+@pytest.mark.slow
 def test_the_run_that_rolls_back_is_worth_comparing_with(rollback):
     noted = rollback.expected["run.json"]["rollbacks"]
     assert [(one["step"], one["back_to"]) for one in noted] == [(1, 0), (3, 2)]
@@ -181,12 +181,14 @@ def test_killed_between_any_two_side_effects(run):
 
 
 @pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_killed_in_the_middle_of_a_write(features, every):
     kills = [kill for kill in torn(features.kills, seed=2) if ", cache/" in kill.when]
     assert len(kills) > 10
     told_faults(features, kills[::every])
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_noting_what_is_left_out(rollback):
     noted = [
         at for at, kill in enumerate(rollback.kills) if b'"back_to"' in (kill.disk.get("run/run.json") or b"")
@@ -204,8 +206,7 @@ def test_killed_again_before_it_has_recovered(features):
     told_faults(features, again)
 
 
-@pytest.mark.parametrize(
-    "run", ["features", pytest.param("rollback", marks=pytest.mark.slow), *RUNS[2:]], indirect=True
-)
+@pytest.mark.parametrize("run", RUNS, indirect=True)
+@pytest.mark.slow
 def test_killed_and_continued_with_nothing_kept_in_memory(run):
     told_faults(run, run.kills[len(run.kills) // 2 :: len(run.kills)], warm=False)

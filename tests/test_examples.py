@@ -42,6 +42,7 @@ def cells():
 
 
 @pytest.mark.parametrize("is_whole", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_the_notebook(cells, is_whole, tmp_path, monkeypatch):
     """As it stands there, or with fewer pictures and epochs, which learns little."""
     monkeypatch.chdir(tmp_path)

@@ -137,6 +137,7 @@ def maps_run(tmp_path_factory):
 
 
 @pytest.mark.parametrize("has_record", [True, False])
+@pytest.mark.slow
 def test_pictures_of_an_earlier_call_go_and_others_stay(trained, explain, tmp_path, has_record):
     """With its record, or, as of a version that wrote none, by what explain.jsonl lists."""
     red, out = trained.source / "red", tmp_path / "out"
@@ -152,6 +153,7 @@ def test_pictures_of_an_earlier_call_go_and_others_stay(trained, explain, tmp_pa
     )
 
 
+@pytest.mark.slow
 def test_what_a_process_left_that_was_killed_is_removed_and_a_living_one_is_waited_for(
     trained, explain, tmp_path
 ):
@@ -230,6 +232,7 @@ def test_what_is_no_picture_is_told_and_stops_nothing(trained, explain, tmp_path
     assert (status, len(lines), out[-1].startswith("0 of 1 pictures")) == (1, 1, True)
 
 
+@pytest.mark.slow
 def test_files_neither_collide_nor_leave_the_folder(trained, explain, tmp_path):
     folder = tmp_path / "in"
     names = [

@@ -422,6 +422,7 @@ def test_a_model_that_loses_too_much_fails_the_export(copied, exported, run_main
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_other_forms_are_added_and_notes_stay(exported, run_main, tmp_path):
     """Models with the same weights stay, on record and in the card; with others they are not mixed."""
     folder = tmp_path / "export"
@@ -455,6 +456,7 @@ def test_other_forms_are_added_and_notes_stay(exported, run_main, tmp_path):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_what_fails_on_the_way_leaves_the_older_export(copied, run_main, monkeypatch):
     def fail(model, pictures, **options):
         raise TrainerError(f"{model.name} does not run")

@@ -105,6 +105,7 @@ def undisturbed(arguments, tmp_path_factory):
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "memory")) for name in REASONS]
 )
+@pytest.mark.slow
 def test_a_step_that_fails_is_told_in_a_line_and_the_run_goes_on_from_the_last_checkpoint(
     arguments, undisturbed, fault, faulty, tmp_path, run_main, name
 ):

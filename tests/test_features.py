@@ -44,6 +44,7 @@ def kept(cache):
     }
 
 
+@pytest.mark.slow
 def test_a_run_computes_what_no_part_has(flags, tmp_path, run_main, computed):
     cache, other = tmp_path / "cache", tmp_path / "other"
     status, out, err = run_main("features", *flags, f"--cache_dir={cache}", "--shard=2/2")

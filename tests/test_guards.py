@@ -65,6 +65,7 @@ def run_json(workdir):
 
 
 @pytest.mark.parametrize("cache", ["auto", pytest.param("off", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_the_batch_is_named_and_nothing_is_saved_from_there(arguments, tmp_path, run_main, cache):
     status, _, err = run_main(*arguments, f"--feature_cache={cache}", "--split_seed=1")
     assert status == 1
@@ -117,6 +118,7 @@ def test_the_batch_is_named_and_nothing_is_saved_from_there(arguments, tmp_path,
     assert [batch["step"] for batch in report["left_out_batches"]] == left_out
 
 
+@pytest.mark.slow
 def test_padding_shows_a_network_nothing_else_than_pictures(arguments, light, run_main):
     # Batches of 4, 4 and 2, of which none is black.
     source = (f"--source=folder:{light}", "--splits=10,5,3")
@@ -131,6 +133,7 @@ def test_a_loss_that_explodes_is_noticed(arguments, run_main):
     assert re.match(r"trainer: the loss of [\d.]+ is above --max_loss=0.5 at step 0 \(phase frozen, ", err)
 
 
+@pytest.mark.slow
 def test_a_run_whose_layers_were_counted_otherwise_is_not_gone_on_with(
     arguments, light, tmp_path, run_main, monkeypatch
 ):
@@ -151,6 +154,7 @@ def test_a_run_whose_layers_were_counted_otherwise_is_not_gone_on_with(
     assert asked == [(0, ["frozen"])] * 2
 
 
+@pytest.mark.slow
 def test_time_is_up(arguments, light, run_main, monkeypatch):
     monkeypatch.setattr(standard_callbacks.Stop, "next_due", lambda self, step: step + 1)
     options = (
@@ -165,6 +169,7 @@ def test_time_is_up(arguments, light, run_main, monkeypatch):
     assert (status, err) == (0, "")
 
 
+@pytest.mark.slow
 def test_weights_of_another_run(tmp_path, tiny_backbone, flower_folder, run_main):
     pictures = flower_folder(tmp_path / "pictures")
     common = [f"--source=folder:{pictures}", f"--backbone=savedmodel:{tiny_backbone}", "--image_size=8",
@@ -205,6 +210,7 @@ def test_weights_of_another_run(tmp_path, tiny_backbone, flower_folder, run_main
     assert not list((tmp_path / "gone").rglob("ckpt-*"))
 
 
+@pytest.mark.slow
 def test_weights_that_do_not_fit(tmp_path, tiny_backbone, flower_folder, run_main):
     common = [
         f"--backbone=savedmodel:{tiny_backbone}", "--image_size=8", "--splits=60%,20%,20%", "--batch_size=4",

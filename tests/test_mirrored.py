@@ -8,7 +8,9 @@ import pytest
 from tests.helpers.processes import run_program
 
 
-@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module", params=[pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)]
+)
 def found(request, tmp_path_factory, tiny_backbone):
     folder = tmp_path_factory.mktemp("mirrored")
     done = run_program([request.param, folder, tiny_backbone], module="tests.helpers.mirrored_program")

@@ -100,6 +100,7 @@ def test_evaluate_finds_the_pictures_where_source_says(moved, run_main):
     assert report_of(workdir)["source"] == f"folder:{pictures}"
 
 
+@pytest.mark.slow
 def test_pictures_are_known_by_their_bytes_whatever_they_are_called(moved, run_main):
     workdir, pictures = moved
     before = report_of(workdir)
@@ -172,6 +173,7 @@ def test_a_run_from_before_there_was_a_stratified_order_goes_on(tmp_path, tiny_b
     assert run_main("evaluate", f"--workdir={old.workdir}")[0] == 0
 
 
+@pytest.mark.slow
 def test_a_network_is_known_by_what_it_computes(colours, tiny_backbone, tmp_path, monkeypatch, run_main):
     workdir = colours.copy(tmp_path)
     shutil.copytree(tiny_backbone, tmp_path / "module")
@@ -209,6 +211,7 @@ def test_the_run_that_another_began_with_may_be_moved(colours, tmp_path, run_mai
     assert "--init_from was" in err
 
 
+@pytest.mark.slow
 def test_a_workdir_may_be_moved_and_copied(colours, tmp_path, monkeypatch, run_main):
     workdir = colours.copy(tmp_path)
     monkeypatch.chdir(tmp_path)

@@ -62,6 +62,7 @@ def plain(tmp_path, arguments, run_main):
 
 
 @pytest.mark.usefixtures("figures_undrawn")
+@pytest.mark.slow
 def test_report_group_and_drop(arguments, tmp_path, plain, run_main):
     before = torn(plain)
     # Ten pairs over three splits: some are torn, or the test would be of nothing.

@@ -117,6 +117,7 @@ def test_killed_and_resumed_it_is_the_same_run(run, some):
     told_faults(run, after[some], warm=False)
 
 
+@pytest.mark.slow
 def test_what_a_plugin_is_the_first_to_import_is_not_its_own(tmp_path):
     plugin = tmp_path / "mine.py"
     plugin.write_text("from trainer.model.saliency import Saliency")
@@ -134,6 +135,7 @@ def finished(run):
     return run.workdir
 
 
+@pytest.mark.slow
 def test_a_run_brings_its_plugins(run, tmp_path, monkeypatch, run_main):
     workdir = finished(run)
     assert (workdir / "plugins" / "mine.py").read_bytes() == SOURCE.read_bytes()
@@ -197,6 +199,7 @@ def test_another_plugin_is_another_run(run, tmp_path, run_main):
     assert (status, err) == (1, f"trainer: {copy} is missing, a plugin that the run was trained with\n")
 
 
+@pytest.mark.slow
 def test_what_is_kept_of_a_plugin_is_made_anew_with_another(tmp_path, run_main):
     """Its pictures are looked at again, and what its network makes of them is computed again."""
     plugin, cache = Path(shutil.copy(SOURCE, tmp_path / "mine.py")), tmp_path / "cache"

@@ -535,6 +535,7 @@ def test_averaged_weights_go_first_and_every_weight_is_matched():
     assert [v.numpy().tolist() for v in network.named_variables.values()] == [[4, 5], 3]
 
 
+@pytest.mark.slow
 def test_a_head_with_one_logit_and_averaged_weights(tiny_backbone, tmp_path, run_main):
     make_flower_folder(tmp_path / "pictures", classes=["red", "green"])
     workdir = tmp_path / "run"

@@ -193,6 +193,7 @@ def test_a_full_disk_is_told_in_a_line(run, monkeypatch):
     assert isinstance(error.value.__cause__, OSError)
 
 
+@pytest.mark.slow
 def test_a_flagfile_and_options_beside_it(places, tmp_path):
     (tmp_path / "some.flags").write_text(
         "\n".join([*as_typed(places), "--schedule=frozen", "--batch_size=5"])
@@ -230,6 +231,7 @@ def test_who_turns_logging_on_sees_the_lines(run, caplog):
     assert any(record.message.startswith("test accuracy") for record in caplog.records)
 
 
+@pytest.mark.slow
 def test_runs_in_threads(run, places, tmp_path):
     """Two train at once, each what it trains alone."""
     seeds = [0, 1]
@@ -262,6 +264,7 @@ def in_another_thread(**options):
 
 
 @pytest.mark.parametrize("call", [in_this_thread, pytest.param(in_another_thread, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_when_it_is_called_again(run, places, tmp_path, call):
     """By the clock, which reaches threads, too; and by a signal in the main thread."""
     options = {**places, "workdir": tmp_path / "run"}
@@ -380,6 +383,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.slow
 def test_a_strict_type_checker_takes_what_a_user_writes(tmp_path):
     pytest.importorskip("mypy")
     (tmp_path / "right.py").write_text(USER)

@@ -144,6 +144,7 @@ def test_distillation_in_parts_is_that_of_the_batch():
 
 # Those with BatchNorm's statistics of the batch hold all that the others do.
 @pytest.mark.parametrize("cases", ["most", pytest.param("all", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_two_devices_give_what_one_gives(cases):
     done = run_program([cases], module="tests.helpers.research_program")
     assert done.returncode == 0, done.stderr[-2000:]
@@ -211,6 +212,7 @@ def test_a_distilled_run_goes_on_without_its_teacher(distilled, capfd):
     assert not (distilled.workdir / "run.json").exists()
 
 
+@pytest.mark.slow
 def test_a_distilled_run_is_scored_and_predicts_without_its_teacher(distilled, world, tmp_path, run_main):
     distilled.put_back(distilled.kills[-1])
     workdir = distilled.workdir

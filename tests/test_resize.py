@@ -55,6 +55,7 @@ def probabilities(predictions):
     return np.array([[one.probabilities[name] for name in NAMES] for one in predictions])
 
 
+@pytest.mark.slow
 def test_every_form_sees_what_the_run_sees(cropped, exported, colours):
     wanted = probabilities(trainer.load(cropped.workdir).predict(cropped.paths))
     for other in ("stretched", "plain"):
@@ -76,6 +77,7 @@ def test_every_form_sees_what_the_run_sees(cropped, exported, colours):
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_an_export_says_of_it(cropped, exported, run_main):
     contract = json.loads((exported / "export.json").read_text())["contract"]
     assert (contract["fit"], contract["antialias"]) == ("crop", True)

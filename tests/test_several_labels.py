@@ -257,6 +257,7 @@ def test_what_does_not_go_together_is_said_at_once(run_main, tmp_path, options, 
     assert message in err
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_and_sampled_goes_on_to_the_same_numbers(run_main, tmp_path):
     """Kept features and a frozen head, then fine-tuning; asymmetric loss; rare labels seen more often."""
     phases = [

@@ -61,6 +61,7 @@ def trials(folder):
     return [{k: v for k, v in one.items() if k != "seconds"} for one in found["trials"]], found["repeats"]
 
 
+@pytest.mark.slow
 def test_the_best_flagfile_gives_the_numbers_of_the_trial_to_the_last_digit(swept, tmp_path, run_main):
     found = read_json(swept / "sweep.json")
     best = found["trials"][found["best"] - 1]
@@ -168,6 +169,7 @@ def test_all_combinations_and_a_median_that_ends_some_early(base, tmp_path, run_
     assert "(ended early)" in out
 
 
+@pytest.mark.slow
 def test_plugins_phases_and_trials_that_fail(base, tmp_path, run_main, without_plugins):
     plugin = tmp_path / "mine.py"
     plugin.write_text(

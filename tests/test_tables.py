@@ -89,6 +89,7 @@ def test_groups_are_kept_together_and_recorded(run, pictures, tmp_path):
     assert "--group_column was owner, now ''" in err
 
 
+@pytest.mark.slow
 def test_weights_count_in_the_loss(run, pictures, tmp_path):
     """Logits of zero have a loss of ln 3 for each of three classes; and each picture counts twice."""
     table = (f"--source=table:{pictures}/../photos.csv", "--label_column=colour", "--weight_column=weight")
@@ -175,6 +176,7 @@ def test_joined_sources_train_and_are_told_apart(run, pictures, tmp_path):
     assert line == f'--source=joined:["folder:{pictures}", "folder:{more}"]'
 
 
+@pytest.mark.slow
 def test_shards_are_trained_with_and_exported(run, pictures, tmp_path):
     data = [(pictures / f"{name}/{k:03d}.jpg").read_bytes() for k in range(10) for name in CLASSES]
     for split, part in {"train": slice(0, 24), "test": slice(24, 30)}.items():
@@ -193,6 +195,7 @@ def test_shards_are_trained_with_and_exported(run, pictures, tmp_path):
     assert "test-00000-of-00001.parquet:6: there is no picture in column image" in err
 
 
+@pytest.mark.slow
 def test_rows_that_are_left_out_are_in_the_record(run, pictures, tmp_path):
     broken = pictures.parent / "broken.csv"
     broken.write_text((pictures.parent / "photos.csv").read_text().replace("000.jpg,red", "000.jpg,"))

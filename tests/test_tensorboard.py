@@ -169,6 +169,7 @@ def test_a_profile_of_other_updates_is_refused_before_anything_is_written(
     assert not (folder / "run.json").exists()
 
 
+@pytest.mark.slow
 def test_little_is_shown_where_nothing_is_asked_for(options, tmp_path):
     workdir = Workdir(str(tmp_path / "run"))
     none = ("--figures_every=", "--embeddings=0", "--schedule=frozen")

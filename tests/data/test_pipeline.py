@@ -287,7 +287,9 @@ def test_weights_go_with_the_examples():
 
 
 @pytest.mark.parametrize("num_shares", [1, 4])
-@pytest.mark.parametrize("augment", ["", "flip,crop(0.5)", "crop(0.5),mixup(1)"])
+@pytest.mark.parametrize(
+    "augment", ["", pytest.param("flip,crop(0.5)", marks=pytest.mark.slow), "crop(0.5),mixup(1)"]
+)
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_workers_have_the_rows_of_one_and_read_nothing_else(count, augment, num_shares):
     steps = {"start_step": 1, "stop_step": 2 * STEPS_PER_EPOCH, "num_shares": num_shares}

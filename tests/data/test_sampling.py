@@ -36,6 +36,7 @@ def test_classes_have_their_share_of_every_epoch(text, shares):
         assert np.abs(seen - shares).max() < 1.001
 
 
+@pytest.mark.slow
 def test_over_epochs_each_picture_of_a_class_is_seen_as_often():
     made = batches("balanced")
     seen = sum(np.bincount(epoch(made, number), minlength=100) for number in range(30))

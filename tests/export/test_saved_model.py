@@ -57,7 +57,10 @@ def signatures(folder: Path):
     return {**model.signatures, "of": model}  # They live as long as it does.
 
 
-@pytest.mark.parametrize(("exif", "decoding"), [("apply", "exact"), ("ignore", "exact"), ("apply", "scaled")])
+@pytest.mark.parametrize(
+    ("exif", "decoding"),
+    [("apply", "exact"), ("ignore", "exact"), pytest.param("apply", "scaled", marks=pytest.mark.slow)],
+)
 def test_every_kind_of_picture_as_the_loader_and_the_network_have_it(exif, decoding, written, tmp_path):
     for name, data in KINDS.items():
         (tmp_path / name.replace("/", " ")).write_bytes(data)

@@ -118,7 +118,7 @@ def test_statistics_that_a_module_moves_are_those_of_the_examples(tiny_backbone,
 
 
 @pytest.mark.parametrize("bn", ["frozen", "batch"])
-@pytest.mark.parametrize("num_parts", [2, 4])
+@pytest.mark.parametrize("num_parts", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_dropout_is_the_same_in_parts(bn, num_parts):
     # Without BatchNorm, what bn=batch switches on in the network is dropout.
     recipe = f"train=all; bn={bn}"

@@ -114,6 +114,7 @@ def test_training_goes_on_until_the_scale_fits():
         np.testing.assert_allclose(value, trained(plain)[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_rate_is_that_of_the_step_whatever_was_left_out_before(monkeypatch):
     """A warm-up from 0.5 / 8 a step: what was left out makes no later step slower, and none is told wrong."""
     recipe = "for=9steps; train=head; lr=0.5; optimizer=sgd; momentum=0; warmup=8steps"

@@ -254,8 +254,14 @@ def test_whole_backbones():
         ("MobileNetV2", 96, ["block_11_(?!expand/)", "block_1[2-6]"], "block_10_project_BN", (6, 6, 96)),
         # Of block 3, which adds nothing, 24 numbers a pixel are kept in place of 144.
         ("MobileNetV2", 96, ["block_3_depthwise/"], "block_2_add", (24, 24, 24)),
-        ("InceptionV3", 75, ["conv2d_9[0-3]", "batch_normalization_9[0-3]"], "mixed9", (1, 1, 2048)),
-        ("EfficientNetB0", 64, ["block6a_se", "top"], "block6a_activation", (2, 2, 672)),
+        pytest.param(
+            "InceptionV3", 75, ["conv2d_9[0-3]", "batch_normalization_9[0-3]"], "mixed9", (1, 1, 2048),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "EfficientNetB0", 64, ["block6a_se", "top"], "block6a_activation", (2, 2, 672),
+            marks=pytest.mark.slow,
+        ),
     ],
 )  # fmt: skip
 def test_real_networks(name, size, patterns, cut_name, shape):

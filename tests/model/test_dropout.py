@@ -196,6 +196,7 @@ def test_a_run_goes_on_with_the_same_draws():
         np.testing.assert_array_equal(parts[name], value, err_msg=name)
 
 
+@pytest.mark.slow
 def test_efficientnet_draws_by_the_seed_alone():
     backbone = open_backbone("keras:EfficientNetB0", weights="none", image_size=32)
 

@@ -338,6 +338,7 @@ def turn_round(choice):
     choice.write_text(json.dumps(found))
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_precision(two, pictures, tiny_backbone, tmp_path, run_main, used):
     cache, workdir = tmp_path / "cache", tmp_path / "run"
     command = arguments(pictures, tiny_backbone, workdir, "--schedule=finetune", cache_dir=cache)

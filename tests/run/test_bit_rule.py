@@ -69,6 +69,7 @@ def test_head_and_size_stay_where_they_are_given():
     assert (given.head, given.image_size) == ("zero_mlp(8)", 96)
 
 
+@pytest.mark.slow
 def test_it_trains_and_goes_on(tmp_path, tiny_backbone, run_main, monkeypatch):
     asked = []
 

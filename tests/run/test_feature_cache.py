@@ -243,7 +243,9 @@ def test_require_is_refused_where_no_phase_can_use_it(train, changes, why):
     assert not (done.cache / "features").exists()
 
 
-@pytest.fixture(params=["below a file", "no room under the limit", "full disk"])
+@pytest.fixture(
+    params=[pytest.param("below a file", marks=pytest.mark.slow), "no room under the limit", "full disk"]
+)
 def hindrance(request, tmp_path, copied):
     """(folder of the cache, options, what the message says, splits that cannot be kept)."""
     if request.param == "below a file":
@@ -291,6 +293,7 @@ def test_where_features_cannot_be_kept_auto_goes_on_and_require_fails(hindrance,
 # --- What the numbers of a cache are of
 
 
+@pytest.mark.slow
 def test_pictures_that_have_changed_places_are_looked_at_anew(train, tmp_path):
     pictures = make_flower_folder(tmp_path / "pictures", n=8, classes=("grey", "black"))
     for path in pictures.rglob("*.jpg"):
@@ -311,6 +314,7 @@ def test_pictures_that_have_changed_places_are_looked_at_anew(train, tmp_path):
         assert path.split("/")[0] == name
 
 
+@pytest.mark.slow
 def test_other_code_computes_other_features(cached, train, tmp_path, monkeypatch):
     # As in a checkout of this project in which `to_contract` was edited: the source, and what it does.
     package = tmp_path / "trainer"

@@ -83,6 +83,7 @@ def by_hand(run, split, k, temperature):
     return np.stack(rows), labels
 
 
+@pytest.mark.slow
 def test_a_probe_gives_what_scikit_learn_does(probe):
     expected, labels = scikit_learns(probe, "test")
     np.testing.assert_allclose(predictions(probe.workdir)[1], expected, atol=1e-4)
@@ -98,6 +99,7 @@ def test_neighbours_give_what_is_worked_out_by_hand(knn):
 
 
 @pytest.mark.parametrize("name", ["probe", pytest.param("knn", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_all_commands_take_such_a_run(request, name, tmp_path, run_main):
     run = request.getfixturevalue(name)
     rows, shares = predictions(run.workdir)
@@ -123,6 +125,7 @@ def test_all_commands_take_such_a_run(request, name, tmp_path, run_main):
     assert "is finished: test accuracy" in out
 
 
+@pytest.mark.slow
 def test_the_head_of_a_fit_is_what_updates_begin_with(door, probe):
     tuned = door("tuned", "--head=probe(1)", "--phase=for=1steps; train=all; lr=0; average=ema(0.9)")
     assert tuned.status == 0
@@ -134,6 +137,7 @@ def compared_with(probabilities, labels):
     return {"num_correct": right, "num_examples": len(labels), "accuracy": right / len(labels)}
 
 
+@pytest.mark.slow
 def test_every_report_shows_what_the_pretrained_network_could(door, run_main):
     """Fine-tuned at a rate that ruins the network, the run is beside what the network was before."""
     run = door(
@@ -175,6 +179,7 @@ def test_the_run_of_a_probe_is_the_probe_beside_it(door):
     "schedule",
     ["frozen", *(pytest.param(name, marks=pytest.mark.slow) for name in ("finetune", "two_phase"))],
 )
+@pytest.mark.slow
 def test_no_number_of_a_run_depends_on_the_comparison(door, schedule):
     """What a run leaves is the same without it, to the last bit, but for the lines about it."""
     flags = ("--head=mlp(4)", f"--schedule={schedule}", "--frozen_for=2epochs", "--finetune_for=2epochs")

@@ -75,6 +75,7 @@ def decoded(monkeypatch):
         pytest.param((HEAD, TOP, *AUGMENTED, "--feature_views=2"), marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_the_same_bits_with_and_without(train, decoded, options):
     without = train(*options, "--picture_cache=off")
     many = len(decoded)
@@ -137,6 +138,7 @@ def test_nothing_is_needed_twice(train):
     assert failed.err == "trainer: --picture_cache=require: this run goes through no picture more than once\n"
 
 
+@pytest.mark.slow
 def test_auto_keeps_large_photos_and_no_small_ones(train, tmp_path, monkeypatch):
     monkeypatch.setattr(picture_cache, "LEAST_SAVED_SECS", 0.0)
     random = np.random.default_rng(0)

@@ -91,6 +91,7 @@ def arguments_of(tmp_path, backbone, *more):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_keeps_what_was_chosen_for_it(tmp_path, tiny_backbone, run_main, monkeypatch):
     monkeypatch.setattr(experiment_room, "usual_effort", lambda num_train, **given: Effort(2))
     arguments = arguments_of(tmp_path, tiny_backbone, "--frozen_for=1epochs")
@@ -229,7 +230,7 @@ def test_how_much_a_run_computes(tmp_path, tiny_backbone):
         assert foresight.work(experiment) == pytest.approx(passes * 8 * 8 / 224**2)
 
 
-@pytest.mark.parametrize("phases", [1, 2])
+@pytest.mark.parametrize("phases", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_what_is_kept_is_in_the_time_that_is_told(phases, tmp_path, tiny_backbone, run_main, monkeypatch):
     monkeypatch.setattr("trainer.commands.train.LEAST_WORK", 0)
 
@@ -295,6 +296,7 @@ def test_sizes_are_those_that_were_measured_unless_one_is_set_by_hand():
     assert sizes_of(Config().replace(backbone="keras:MobileNetV2")) == ()
 
 
+@pytest.mark.slow
 def test_a_budget_is_planned_once(tmp_path, tiny_backbone, run_main, monkeypatch):
     asked = []
 
@@ -320,6 +322,7 @@ def test_a_budget_is_planned_once(tmp_path, tiny_backbone, run_main, monkeypatch
     assert (status, "finetune" in out) == (0, False)
 
 
+@pytest.mark.slow
 def test_batches_are_never_larger_than_a_tiny_folder(tmp_path, tiny_backbone, run_main):
     assert BATCH_SIZE == 32
     arguments = arguments_of(tmp_path, tiny_backbone, "--frozen_for=1epochs", "--finetune_for=1epochs")

@@ -28,6 +28,7 @@ def arguments(tmp_path, tiny_backbone, monkeypatch):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_next_run_knows_what_is_to_come(arguments, tmp_path, run_main):
     status, out, err = run_main(*arguments, f"--workdir={tmp_path / 'first'}")
     assert (status, err) == (0, "")

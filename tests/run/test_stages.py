@@ -212,7 +212,13 @@ if "bfloat16" in supported():
     CHANGES["arithmetic"] = ("--precision=bfloat16",)
 
 
-@pytest.mark.parametrize("name", CHANGES)
+# Those that are one argument of the decoder; `make test` has the others.
+SLOW = ("orientation", "decoding", "fewer pictures")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CHANGES]
+)
 def test_a_change_of_options_computes_anew(open_stages, name):
     base, _ = kept(open_stages(HEAD))
     stages = open_stages(HEAD, *CHANGES[name])
@@ -274,6 +280,7 @@ def test_changed_pictures_compute_anew(open_stages, pictures, tmp_path):
     assert_close(rows, plain(stages))
 
 
+@pytest.mark.slow
 def test_a_changed_module_under_the_same_path_computes_anew(open_stages, tmp_path):
     path = tmp_path / "module"
     double = [[2.0, 0.0], [0.0, 2.0], [2.0, 2.0]]

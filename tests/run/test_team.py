@@ -203,7 +203,9 @@ def test_they_agree_and_part(tmp_path):
         ("checkpoint", 75, "Run the same command on all workers to continue from step 1,234\n"),
         ("hangs", 1, "has said nothing for 3 s. Nothing was saved"),
         ("fails", 1, "has ended: its disk is full. Nothing was saved"),
-        ("is stopped", 75, "has ended: SIGTERM: stopped. Nothing was saved"),
+        pytest.param(
+            "is stopped", 75, "has ended: SIGTERM: stopped. Nothing was saved", marks=pytest.mark.slow
+        ),
     ],
 )  # fmt: skip
 def test_who_ends_takes_the_others_along(what, status, says, tmp_path):

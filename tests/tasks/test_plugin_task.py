@@ -161,6 +161,7 @@ def test_another_task_is_another_run(run, run_main):
     assert (status, f"--task was cautious({LEAST}), now cautious(0.7)" in err) == (1, True)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_older_than_tasks_is_of_single_labels(run, run_main, tmp_path, tiny_backbone):
     workdir = tmp_path / "run"
     options = [

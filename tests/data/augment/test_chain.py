@@ -90,8 +90,8 @@ def test_stays_in_bounds_and_shape_for_any_picture(text):
 
 EVERY = [
     *AUGMENTATIONS,
-    "color_jitter,randaugment(1,7),color_jitter",
-    "rotate,random_resized_crop,erase(1),zoom,translate,crop,flip",
+    pytest.param("color_jitter,randaugment(1,7),color_jitter", marks=pytest.mark.slow),
+    pytest.param("rotate,random_resized_crop,erase(1),zoom,translate,crop,flip", marks=pytest.mark.slow),
 ]
 
 

@@ -68,7 +68,7 @@ def numpy_features(state, images, *, halving):
         ("efficientnet_lite0", 64, (1, 3, 5, 11)),
         ("efficientnet_lite0", 75, (1, 3, 5, 11)),
         ("efficientnet_lite1", 75, (1, 4, 7, 15)),
-        ("efficientnet_lite2", 64, (1, 4, 7, 15)),
+        pytest.param("efficientnet_lite2", 64, (1, 4, 7, 15), marks=pytest.mark.slow),
     ],
 )
 def test_features_are_those_of_the_published_network(name, size, halving):
@@ -84,8 +84,8 @@ def test_features_are_those_of_the_published_network(name, size, halving):
     ("name", "size", "num_blocks", "widths"),
     [
         ("efficientnet_lite0", 224, 16, [16, 24, 40, 80, 112, 192, 320]),
-        ("efficientnet_lite1", 240, 21, [16, 24, 40, 80, 112, 192, 320]),
-        ("efficientnet_lite2", 260, 21, [16, 24, 48, 88, 120, 208, 352]),
+        pytest.param("efficientnet_lite1", 240, 21, [16, 24, 40, 80, 112, 192, 320], marks=pytest.mark.slow),
+        pytest.param("efficientnet_lite2", 260, 21, [16, 24, 48, 88, 120, 208, 352], marks=pytest.mark.slow),
     ],
 )
 def test_sizes_of_the_family(name, size, num_blocks, widths):
@@ -201,6 +201,7 @@ def test_missing_or_altered_package():
         efficientnet_lite.load_torch_weights(missing)
 
 
+@pytest.mark.slow
 def test_random_weights_do_not_depend_on_global_seeds():
     kernels = []
     for seed in (1, 2):

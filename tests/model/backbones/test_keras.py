@@ -81,6 +81,7 @@ def test_random_weights_are_the_same_each_time(mobilenet):
     assert np.std(again.variables["Conv1/kernel"]) > 0
 
 
+@pytest.mark.slow
 def test_names_and_fingerprint_last_when_keras_counts_on():
     backbones = [open_backbone("keras:Xception", weights="none", image_size=71) for _ in range(2)]
     one, two = (backbone.variables for backbone in backbones)
@@ -124,6 +125,7 @@ def test_fingerprint_tells_functions_apart():
     assert re.fullmatch("[0-9a-f]{64}", different[0])
 
 
+@pytest.mark.slow
 def test_fingerprint_is_not_of_the_values(mobilenet):
     backbone = open_backbone("keras:MobileNetV2", weights="none", image_size=96)
     backbone.variables["Conv1/kernel"].assign_add(tf.ones([3, 3, 3, 32]))
@@ -161,7 +163,9 @@ def test_wrong_names_and_sizes():
 @pytest.mark.parametrize(
     ("ending", "with_classifier"),
     [
-        (".h5", True), (".weights.h5", False), (".keras", True),
+        (".weights.h5", False),
+        pytest.param(".h5", True, marks=pytest.mark.slow),
+        pytest.param(".keras", True, marks=pytest.mark.slow),
         pytest.param(".h5", False, marks=pytest.mark.slow),
         pytest.param(".weights.h5", True, marks=pytest.mark.slow),
         pytest.param(".keras", False, marks=pytest.mark.slow),
@@ -182,6 +186,7 @@ def test_weights_file(tmp_path, ramp, ending, with_classifier):
         np.testing.assert_array_equal(variable, by_name[name])
 
 
+@pytest.mark.slow
 def test_weights_files_that_do_not_fit(tmp_path, ramp):
     with pytest.raises(TrainerError, match=r"no file .*nowhere.h5"):
         open_backbone("keras:MobileNetV2", weights=str(tmp_path / "nowhere.h5"))
