@@ -31,7 +31,7 @@ ALLOWED = {
     "loop": {"tasks", "values", "registry", "runtime", "cli", "precision", "model"},
     "record": {"tasks", "values", "paths", "cli", "store"},
     "report": {"tasks", "values", "paths", "cli", "store", "metrics", "record"},
-    "export": {"tasks", "values", "paths", "registry", "store", "data", "model", "record"},
+    "export": {"runtime", "tasks", "values", "paths", "registry", "store", "data", "model", "record"},
     "doctor": {
         *("values", "version", "paths", "runtime", "cli", "store", "precision", "record", "report"),
     },

@@ -22,6 +22,7 @@ from PIL import Image
 import trainer
 from tests.conftest import COLOURS, call_main, make_flower_folder
 from tests.data.kinds import exif
+from tests.helpers.processes import run_program
 from tests.helpers.small_disks import small_disk
 from tests.helpers.undrawn import PLAIN
 from trainer.commands import export
@@ -381,6 +382,14 @@ def test_what_the_terminal_says(exported):
     assert lines[-1] == f"try one:     python -m trainer.main predict --model={model} photo.jpg"
     assert any(line.startswith("network:     weights of step 18 (best): ") for line in lines)
     assert any(line.startswith("int8.tflite (images): ") for line in lines)
+
+
+@pytest.mark.slow
+def test_a_program_says_nothing_of_the_converter(exported, tmp_path):
+    """Which writes what it quantizes to standard error, past Python."""
+    command = ["export", f"--workdir={exported.workdir}", f"--export_dir={tmp_path / 'out'}"]
+    done = run_program([*command, "--formats=int8"])
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.fixture

@@ -45,7 +45,8 @@ def test_pictures_get_to_the_size_of_any_backbone_as_the_options_say(tmp_path):
     plugins.load_plugins([str(tmp_path / "networks.py")])
     contract = Contract(8, 8, (0.0, 1.0), feature_width=2, any_size=False)
     opened = open_backbone("open", resize="crop", antialias=True)
-    assert opened.contract == dataclasses.replace(contract, fit="crop", antialias=True)
+    fitted = dataclasses.replace(contract, fit="crop", antialias=True, resizes_bytes=True)
+    assert opened.contract == fitted
     assert open_backbone("open").contract == contract
     assert open_backbone("closed").contract == contract
     with pytest.raises(UsageError) as caught:

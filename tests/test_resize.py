@@ -111,7 +111,9 @@ def test_a_run_goes_on_with_what_it_was_begun_with(cropped, colours, run_main):
     assert json.loads((cropped.workdir / "run.json").read_text())["contract"]["resizes_bytes"] is False
 
 
-@pytest.mark.parametrize(("options", "resizes_bytes"), [(["--antialias"], True), ([], False)])
+@pytest.mark.parametrize(
+    ("options", "resizes_bytes"), [(["--antialias"], True), pytest.param([], False, marks=pytest.mark.slow)]
+)
 def test_a_new_run_that_smooths_resizes_bytes(options, resizes_bytes, colours, run_main, tmp_path):
     """Others keep to what the tutorials do."""
     workdir = f"--workdir={tmp_path / 'run'}"

@@ -116,7 +116,7 @@ def start_tensorflow() -> None:
     waits = owns_process and is_new and sys.stderr is not None and sys.stderr.isatty()
     if waits:
         print("loading TensorFlow ...", end="", file=sys.stderr, flush=True)
-    with _quiet_stderr() if owns_process and is_new else contextlib.nullcontext():
+    with quiet_stderr() if is_new else contextlib.nullcontext():
         import tensorflow as tf
 
         has_gpu = bool(tf.config.list_physical_devices("GPU"))
@@ -129,11 +129,15 @@ def start_tensorflow() -> None:
 
 
 @contextlib.contextmanager
-def _quiet_stderr() -> Iterator[None]:
+def quiet_stderr() -> Iterator[None]:
     """Holds back what C++ writes to standard error, and lets it out if the block fails.
 
-    TensorFlow reports a missing GPU as an error, before its log level counts.
+    TensorFlow reports a missing GPU as an error, before its log level counts, and its converter says what it
+    quantizes. Whoever only calls us keeps their standard error as it is.
     """
+    if not owns_process:
+        yield
+        return
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as held:

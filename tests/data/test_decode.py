@@ -126,6 +126,24 @@ def test_what_is_made_much_smaller_is_the_textbook_to_the_last_bit():
         np.testing.assert_array_equal(to_contract(image, contract(size)), textbook)
 
 
+def test_a_graph_may_not_change_that():
+    """Graphs are optimized, and whole ones otherwise than those of a dataset."""
+    draw = np.random.default_rng(1)
+    pictures = [draw.integers(0, 256, [*shape, 3]).astype(np.uint8) for shape in [(1201, 997), (433, 700)]]
+    for size in [(224, 224), (41, 97), (60, 40), (7, 13)]:
+        traced = tf.function(
+            functools.partial(to_contract, contract=contract(size)), autograph=False
+        ).get_concrete_function(tf.TensorSpec([None, None, 3], tf.uint8))
+        for picture in pictures:
+            image = tf.constant(picture)
+            textbook = tf.image.resize(tf.image.convert_image_dtype(image, tf.float32), size)
+            np.testing.assert_array_equal(traced(image), textbook)
+            data = tf.data.Dataset.from_tensors(image).map(
+                lambda x, size=size: to_contract(x, contract(size))
+            )
+            np.testing.assert_array_equal(next(iter(data)), textbook)
+
+
 @pytest.mark.parametrize("method", ["bilinear", "bicubic", "lanczos3", "nearest"])
 def test_bytes_are_resized_where_the_contract_says_so(method):
     draw = np.random.default_rng(1)

@@ -155,7 +155,8 @@ def _of_four_pixels(image: tf.Tensor, size: Any) -> tf.Tensor:
 
 def _between(size: tf.Tensor, wanted: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Returns for each wanted row or column the two it lies between, and how far it is from the first."""
-    scale = tf.cast(size, tf.float32) / tf.cast(wanted, tf.float32)
+    # A graph may multiply by 1 / wanted instead, which in 32 bits is another number.
+    scale = tf.cast(tf.cast(size, tf.float64) / tf.cast(wanted, tf.float64), tf.float32)
     at = (tf.cast(tf.range(wanted), tf.float32) + 0.5) * scale - 0.5
     below = tf.floor(at)
     first = tf.cast(tf.maximum(below, 0), tf.int32)

@@ -20,6 +20,7 @@ from tensorflow.lite.tools import flatbuffer_utils
 
 from trainer.export.metadata import LABELS_NAME, NAME, About
 from trainer.export.saved_model import save
+from trainer.runtime import quiet_stderr
 from trainer.store.files import PART_PREFIX
 from trainer.values import TrainerError, told_by_tensorflow
 
@@ -222,7 +223,8 @@ class Converter:
                 str(self._folder), signature_keys=[SIGNATURE]
             )
             FORMATS[form](converter, pictures)
-            model = converter.convert()
+            with quiet_stderr():
+                model = converter.convert()
         except Exception as error:  # Of many kinds, some of them without a public name.
             raise TrainerError(
                 f"--formats={form}: TensorFlow cannot convert this network: {_reason(error)}; leave {form} "

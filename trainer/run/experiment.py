@@ -42,7 +42,7 @@ from trainer.loop.losses import class_weights_from, make_loss
 from trainer.loop.metrics import make_metrics
 from trainer.loop.objectives import OBJECTIVES, Recipe
 from trainer.loop.phases import Plan, make_plan
-from trainer.model.backbones import Backbone, open_backbone
+from trainer.model.backbones import Backbone, keep_rounding, open_backbone
 from trainer.model.classifier import Classifier
 from trainer.model.cuts import Cut
 from trainer.model.heads import make_head
@@ -477,14 +477,10 @@ class Experiment:
             features=model.features,
             resize=model.resize,
             antialias=model.antialias,
-            resizes_bytes=self._resizes_bytes(),
         )
-
-    def _resizes_bytes(self) -> bool | None:
-        """Returns what the contract says of the run here; None where there is none."""
-        workdir = self._of_run or (Workdir(self.config.run.workdir) if self.config.run.workdir else None)
-        facts = workdir.read_facts() if workdir else {}
-        return Contract.from_json(facts["contract"]).resizes_bytes if facts else None
+        workdir = self._of_run or (Workdir(run.workdir) if run.workdir else None)
+        if workdir and (facts := workdir.read_facts()):
+            keep_rounding(self.backbone, Contract.from_json(facts["contract"]))
 
     def _check_training(self, spec: PhaseSpec) -> None:
         """Makes sure that a phase can train what it is to train: not to be found out when it begins."""

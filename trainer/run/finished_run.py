@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from trainer.cli.config import Config
 from trainer.loop.phases import Phase, make_plan
-from trainer.model.backbones import BACKBONES, Backbone, open_backbone
+from trainer.model.backbones import BACKBONES, Backbone, keep_rounding, open_backbone
 from trainer.model.backbones.base import names
 from trainer.model.classifier import Classifier
 from trainer.model.cuts import WHOLE, Cut, whole_cut
@@ -213,8 +213,8 @@ def _open_backbone(config: Config, recorded: Contract) -> Backbone:
         features=model.features,
         resize=recorded.fit,
         antialias=recorded.antialias,
-        resizes_bytes=recorded.resizes_bytes,
     )
+    keep_rounding(backbone, recorded)
     was, now = dataclasses.asdict(recorded), dataclasses.asdict(backbone.contract)
     for name in now:
         if now[name] != was[name]:

@@ -17,7 +17,7 @@ from tests.model.modules import (
     save_with_asset,
     save_with_signature,
 )
-from trainer.model.backbones import hub_modules, open_backbone
+from trainer.model.backbones import hub_modules, keep_rounding, open_backbone
 from trainer.model.hub_handles import published_size
 from trainer.model.variable_names import unique_names
 from trainer.values import Contract, TrainerError, UsageError, told_by_tensorflow
@@ -62,8 +62,8 @@ def test_contract_of_an_open_module(open_folder):
     fitted = dataclasses.replace(backbone.contract, fit="crop", antialias=True)
     assert other.contract == dataclasses.replace(fitted, resizes_bytes=True)
     # Of a run from before bytes were resized.
-    how = {"resize": "crop", "antialias": True, "resizes_bytes": False}
-    assert open_backbone(f"hub:{open_folder}", image_size=4, **how).contract == fitted
+    keep_rounding(other, fitted)
+    assert other.contract == fitted
     assert other.fingerprint == backbone.fingerprint
     assert list(backbone.variables) == ["conv/kernel", "bn/beta", "bn/moving_mean"]
     assert backbone.layers == ()

@@ -7,7 +7,7 @@ often a `KerasBackbone`.
 # All of them, so that they are registered.
 from trainer.model.backbones import efficientnet_lite, hub, keras, kerashub
 from trainer.model.backbones import hub as savedmodel
-from trainer.model.backbones.base import BACKBONES, Backbone, open_backbone
+from trainer.model.backbones.base import BACKBONES, Backbone, keep_rounding, open_backbone
 from trainer.model.backbones.keras import KerasBackbone
 from trainer.model.initializers import reseed
 
@@ -17,6 +17,7 @@ __all__ = [
     "KerasBackbone",
     "efficientnet_lite",
     "hub",
+    "keep_rounding",
     "keras",
     "kerashub",
     "open_backbone",

@@ -111,7 +111,6 @@ def open_backbone(
     features: str = "",
     resize: str = AUTO,
     antialias: bool = False,
-    resizes_bytes: bool | None = None,
 ) -> Backbone:
     """Opens one of `BACKBONES`.
 
@@ -125,8 +124,6 @@ def open_backbone(
       resize: the value of --resize, which becomes `fit` of its contract; AUTO leaves what the network says.
       antialias: the value of --antialias, which becomes that of its contract; under AUTO, a network that says
         so is smoothed for without it, too.
-      resizes_bytes: what is recorded in the contract of a run; None: of a new one, which resizes bytes where
-        --antialias smooths or the network says so, and keeps to what TensorFlow's tutorials do elsewhere.
 
     Raises:
       UsageError: the address names nothing known, or does not go with another option.
@@ -148,9 +145,8 @@ def open_backbone(
         contract = dataclasses.replace(contract, antialias=antialias or contract.antialias)
     else:
         contract = dataclasses.replace(contract, fit=resize, antialias=antialias)
-    if resizes_bytes is None:
-        resizes_bytes = antialias or contract.resizes_bytes
-    contract = dataclasses.replace(contract, resizes_bytes=resizes_bytes)
+    # Without it, what TensorFlow's tutorials do stays.
+    contract = dataclasses.replace(contract, resizes_bytes=antialias or contract.resizes_bytes)
     if contract != backbone.contract:
         try:
             backbone.contract = contract
@@ -159,6 +155,12 @@ def open_backbone(
                 f"--resize={resize}, --antialias={antialias}: {address} does not let its contract be changed"
             ) from None
     return backbone
+
+
+def keep_rounding(backbone: Backbone, recorded: Contract) -> None:
+    """Has pictures resized to the last bit as they were in a run, by its contract; see `resizes_bytes`."""
+    if backbone.contract.resizes_bytes != recorded.resizes_bytes:
+        backbone.contract = dataclasses.replace(backbone.contract, resizes_bytes=recorded.resizes_bytes)
 
 
 def _check_options(
