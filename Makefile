@@ -30,7 +30,7 @@ test: $(VENV)/.installed-test ## the tests, without the slow ones
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not extra and not browser and not docs" $(ARGS)
 
 test-slow: $(VENV)/.installed-slow ## the tests that take minutes, and those of extras
-	$(RUN) -m pytest -m "slow or extra" $(ARGS)
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "slow or extra" $(ARGS)
 
 test-browser: $(VENV)/.installed-browser ## the page of serve, in headless Chromium, which must be installed
 	$(RUN) -m pytest -m browser $(ARGS)
