@@ -494,9 +494,10 @@ def test_without_the_pictures_nothing_is_written(copied, exported, run_main, mon
     assert status != 0
     assert len(err.splitlines()) == 1
     assert err.startswith(
-        "trainer: export checks each model on the pictures of the run, "
-        f"--source=folder:{exported.source}, which cannot be had: "
+        "trainer: export checks each model on the pictures of the run, which cannot be had: "
+        f"--source=folder:{exported.source}: "
     )
+    assert err.endswith("; if they are elsewhere now: --source=folder:PATH\n")
     assert os.listdir(copied / "export") == ["parity.json"]
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from tests.conftest import make_flower_folder
 from tests.helpers.trained import train_colours
+from trainer.record.workdir import IF_MOVED
 from trainer.store.files import read_json
 
 PLACES = ("source", "source_place")
@@ -98,6 +99,35 @@ def test_evaluate_finds_the_pictures_where_source_says(moved, run_main):
     assert "test accuracy" in out
     assert numbers(report_of(workdir)) == before
     assert report_of(workdir)["source"] == f"folder:{pictures}"
+
+
+@pytest.mark.parametrize(
+    "command", ["inspect", "audit", "learning_curve", "find_lr", "benchmark", "evaluate"]
+)
+def test_what_is_of_the_run_says_what_to_do_where_they_have_gone(command, moved, run_main):
+    workdir, _ = moved
+    status, _, err = run_main(command, f"--workdir={workdir}")
+    assert (status, err.count("\n")) == (1, 1)
+    assert err.startswith(f"trainer: --source={read_json(workdir / 'run.json')['config']['source']}: ")
+    assert err.endswith(f". {IF_MOVED}\n")
+
+
+def test_a_command_that_has_no_run_yet_does_not_speak_of_one(tmp_path, run_main):
+    status, _, err = run_main(
+        "inspect", f"--source=folder:{tmp_path / 'none'}", f"--workdir={tmp_path / 'run'}"
+    )
+    assert status != 0
+    assert IF_MOVED not in err
+
+
+def test_a_rate_is_found_for_the_run_that_is_there(moved, run_main):
+    workdir, pictures = moved
+    options = ["--find_lr_range=1e-5,10", "--find_lr_steps=40"]
+    status, out, err = run_main("find_lr", f"--workdir={workdir}", f"--source=folder:{pictures}", *options)
+    assert (status, err) == (0, "")
+    # Batches of the run's size, of a network of two features.
+    assert read_json(workdir / "find_lr" / "find_lr.json")["phase"] == "frozen"
+    assert "learning rate for phase frozen: " in out
 
 
 @pytest.mark.slow

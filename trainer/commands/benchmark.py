@@ -13,6 +13,7 @@ from trainer.loop.phases import Phase
 from trainer.loop.stopwatch import Stopwatch, timed
 from trainer.paths import local_path
 from trainer.precision import apart, in_precision
+from trainer.record.workdir import Workdir
 from trainer.run.experiment import Experiment
 from trainer.run.new_pictures import named_pictures
 from trainer.run.session import make_stages
@@ -41,6 +42,8 @@ def run(line: CommandLine) -> int:
     waiting for input.
     """
     config = line.config
+    if config.run.workdir:
+        config = Workdir(config.run.workdir).or_run(config, line.given)
     text = config.benchmark.output
     output = local_path(text, flag=f"--output={text}") if text else None
     if output:

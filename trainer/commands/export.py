@@ -136,8 +136,7 @@ def _open(config: Config, workdir: Workdir) -> Experiment:
             open_configured(config)
         except TrainerError:
             raise type(error)(
-                f"export checks each model on the pictures of the run, --source={config.data.source}, which "
-                f"cannot be had: {error}. If they are elsewhere now: --source=folder:PATH"
+                f"export checks each model on the pictures of the run, which cannot be had: {error}"
             ) from None
         raise
 

@@ -26,8 +26,9 @@ FOLDER = "find_lr"
 
 
 def run(line: CommandLine) -> int:
-    """Writes find_lr/ in the workdir, beside whatever run is there, and returns the exit status."""
-    config = line.config
+    """Writes find_lr/ in the workdir, and returns the exit status; of a run that is there, it is of that."""
+    outer = Workdir(line.config.run.workdir)
+    config = outer.or_run(line.config, line.given)
     if config.fits:
         raise UsageError(
             f"--head={config.model.head} is fitted, not trained: there is no learning rate to find"
@@ -40,7 +41,6 @@ def run(line: CommandLine) -> int:
         raise UsageError(
             f"--find_lr_range={text}: the highest rate must be {LARGEST:g} times the lowest or less"
         )
-    outer = Workdir(config.run.workdir)
     outer.make()
     with outer.lock():
         experiment = Experiment(config)

@@ -24,10 +24,8 @@ ENDS_SHOWN = 3
 def run(line: CommandLine) -> int:
     """Prints what the configuration amounts to, and returns the exit status."""
     config = line.config
-    if config.run.workdir and Workdir(config.run.workdir).run_json.exists():
-        config = Workdir(config.run.workdir).read_config().replace(**line.given)
-        config = config.with_given(line.given)
-        config.require_unruled(line.given)
+    if config.run.workdir:
+        config = Workdir(config.run.workdir).or_run(config, line.given)
     experiment = Experiment(config)
     verbose = config.inspect.verbose
     print(_overview(experiment, verbose=verbose))

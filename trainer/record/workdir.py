@@ -64,6 +64,9 @@ _SCORE = {"split": str, "step": int, "accuracy": float, "num_correct": int, "num
 _COUNTED = re.compile("(not:)?(from_layer=-?|unfreeze_top_layers=)[0-9]+")
 _SPLITS = {"format": int, "splits": {str: [(str, str, str)]}, "order?": str, "how?": str}
 
+IF_MOVED = "There the run had its pictures; if they are elsewhere now: --source=folder:PATH"
+"""What to do where the pictures of a run have gone."""
+
 
 class Workdir:
     """The folder of one run.
@@ -376,6 +379,23 @@ class Workdir:
         """
         self.check_same_run(self.read_config().replace(**of_run(given)), found_out=found_out)
         return self.read_filled_in().replace(**given)
+
+    def or_run(self, config: Config, given: Mapping[str, Any]) -> Config:
+        """Returns the options of the run here, with those that a command was given in place of the run's.
+
+        Args:
+          config: all options of the command: where there is no run, they are what counts.
+          given: those that it was given.
+
+        Raises:
+          UsageError: some have no effect beside the others.
+          TrainerError: the record is damaged, or of another format.
+        """
+        if not self.run_json.exists():
+            return config
+        config = self.read_config().replace(**given).with_given(given)
+        config.require_unruled(given)
+        return config
 
     def as_begun(self, config: Config, given: Collection[str]) -> Config:
         """Returns options with those at a default that was another one when the run here began as they were.

@@ -46,7 +46,7 @@ from trainer.model.backbones import Backbone, keep_rounding, open_backbone
 from trainer.model.classifier import Classifier
 from trainer.model.cuts import Cut
 from trainer.model.heads import make_head
-from trainer.record.workdir import Workdir
+from trainer.record.workdir import IF_MOVED, Workdir
 from trainer.report.shortening import MOST_LETTERS, shortened_apart
 from trainer.run.bit_rule import apply_rule, bit_rule, rule_head
 from trainer.run.combinations import check_options, check_together
@@ -330,7 +330,7 @@ class Experiment:
           TrainerError: they cannot be had.
         """
         data, pictures = self.config.data, self._pictures
-        self.source = pictures.source if pictures else open_configured(self.config)
+        self.source = pictures.source if pictures else self._open_source()
         # Before the pictures are looked at, which may take long.
         splits = None if self._of_run else self._make_splits()
         if not pictures:
@@ -350,6 +350,25 @@ class Experiment:
         team().require_same("pictures", self._digest_of_splits())
         self.missing = missing_classes(self.source, self.splits.indices, task=self.task)
         self._tell_odd(len(groups))
+
+    def _open_source(self) -> Source:
+        """Opens --source; where a run had its pictures there, and they have gone, says what to do."""
+        try:
+            return open_configured(self.config)
+        except UsageError:
+            raise
+        except TrainerError as error:
+            workdir = self._workdir()
+            has_run = workdir is not None and workdir.run_json.exists()
+            if not workdir or not has_run or workdir.read_config().data.source != self.config.data.source:
+                raise
+            raise TrainerError(f"{error}. {IF_MOVED}") from None
+
+    def _workdir(self) -> Workdir | None:
+        """Returns the folder of the run that this is of, or will be; None where there is to be none."""
+        if self._of_run:
+            return self._of_run
+        return Workdir(self.config.run.workdir) if self.config.run.workdir else None
 
     def _checked(self, splits: Splits) -> Splits:
         # In one of several folds a rare class may be missing: in another it is there.
@@ -478,7 +497,7 @@ class Experiment:
             resize=model.resize,
             antialias=model.antialias,
         )
-        workdir = self._of_run or (Workdir(run.workdir) if run.workdir else None)
+        workdir = self._workdir()
         if workdir and (facts := workdir.read_facts()):
             keep_rounding(self.backbone, Contract.from_json(facts["contract"]))
 

@@ -30,11 +30,8 @@ def open_features(config: Config, given: Mapping[str, Any], *, verb: str) -> Ite
       TrainerError: pictures or network cannot be had.
     """
     workdir = Workdir(config.run.workdir)
-    decided: dict[str, Any] = {}
-    if workdir.run_json.exists():
-        config = workdir.read_config().replace(**given).with_given(given)
-        config.require_unruled(given)
-        decided = workdir.read_facts().get("precision", {})
+    config = workdir.or_run(config, given)
+    decided: dict[str, Any] = workdir.read_facts().get("precision", {})
     if not make_task(config.data.task).excludes:
         raise UsageError(f"{verb} is for labels of one class each, and --task={config.data.task} has others")
     experiment = Experiment(_head_alone(config))

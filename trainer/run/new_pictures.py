@@ -23,7 +23,7 @@ from trainer.paths import local_path
 from trainer.record.calibration import recorded_temperature
 from trainer.record.progress import counting
 from trainer.record.report_place import pictures_sha256, report_place, require_report_place, source_place
-from trainer.record.workdir import Workdir
+from trainer.record.workdir import IF_MOVED, Workdir
 from trainer.run.experiment import head_of
 from trainer.run.finished_run import Network, open_network
 from trainer.run.fitting import compared
@@ -89,9 +89,7 @@ def open_pictures(recorded: Config, given: Mapping[str, Any], *, run_classes: Se
     except TrainerError as error:
         if "source" in given or isinstance(error, UsageError):
             raise
-        raise TrainerError(
-            f"{error}. There the run had its pictures; if they are elsewhere now: --source=folder:PATH"
-        ) from None
+        raise TrainerError(f"{error}. {IF_MOVED}") from None
     pictures = scan_configured(source, theirs, plugins=plugins.sources("source"))
     return relabelled(pictures, theirs, task=make_task(theirs.data.task), strict=False)
 
