@@ -64,6 +64,10 @@ def test_contract_of_an_open_module(open_folder):
     # Of a run from before bytes were resized.
     keep_rounding(other, fitted)
     assert other.contract == fitted
+    # Nothing of a run that smooths reaches a network that does not.
+    before = backbone.contract
+    keep_rounding(backbone, dataclasses.replace(fitted, resizes_bytes=True))
+    assert backbone.contract == before
     assert other.fingerprint == backbone.fingerprint
     assert list(backbone.variables) == ["conv/kernel", "bn/beta", "bn/moving_mean"]
     assert backbone.layers == ()

@@ -158,9 +158,13 @@ def open_backbone(
 
 
 def keep_rounding(backbone: Backbone, recorded: Contract) -> None:
-    """Has pictures resized to the last bit as they were in a run, by its contract; see `resizes_bytes`."""
-    if backbone.contract.resizes_bytes != recorded.resizes_bytes:
-        backbone.contract = dataclasses.replace(backbone.contract, resizes_bytes=recorded.resizes_bytes)
+    """Has pictures resized to the last bit as they were in a run, by its contract; see `resizes_bytes`.
+
+    A command may be of a run and smooth otherwise: then there is nothing to keep.
+    """
+    contract = backbone.contract
+    if contract.antialias == recorded.antialias and contract.resizes_bytes != recorded.resizes_bytes:
+        backbone.contract = dataclasses.replace(contract, resizes_bytes=recorded.resizes_bytes)
 
 
 def _check_options(
