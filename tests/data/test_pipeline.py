@@ -8,9 +8,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from tests.data.kinds import exif, with_alpha
 from tests.data.pictures import encode, noise
 from tests.data.trees import FILES, age, write_tree
 from trainer.data.augment import make_augment
+from trainer.data.decode import ANY, Known
 from trainer.data.inspect.scan import Scan, scan
 from trainer.data.pipeline import Pipeline, find_undecodable, with_weights
 from trainer.data.sources import MemorySource
@@ -246,6 +248,55 @@ def test_orientation_is_applied():
     )
     plain, mirrored = (read(p.once(TRAIN))[0]["image"] for p in (pipeline, turned))
     np.testing.assert_array_equal(mirrored, plain[:, :, ::-1])
+
+
+WIDE, TALL, WEBP = noise(61, 43), noise(12, 30), with_alpha()
+KNOWN = {
+    "upright": ([encode(WIDE, "PNG"), encode(TALL, "JPEG")], Known(True, False, (12, 61))),
+    "turned": (
+        [encode(WIDE, "PNG"), encode(TALL, "JPEG", exif=exif(6))],
+        Known(False, False, (12, 61)),
+    ),
+    "webp": ([encode(WIDE, "PNG"), encode(WEBP, "WEBP", lossless=True)], Known(True, True, (24, 61))),
+    "a bad one": ([encode(TALL, "PNG"), b"RIFF....WEBP"], Known(True, False, (12, 30))),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize(("size", "shrinks"), [(5, True), (13, None), (31, False)])
+def test_what_holds_for_all_pictures_is_not_asked_of_each_and_changes_no_pixel(name, size, shrinks):
+    pictures, known = KNOWN[name]
+    source = MemorySource("memory:two", ("a", "b"), ["0", "1"], np.array([0, 1]), pictures)
+    found = scan(source)
+    assert found.known == known
+    assert found.known.shrinks((size, size)) is shrinks
+    indices = np.array([i for i in (0, 1) if i not in found.bad])
+    for fit in ("stretch", "crop", "pad"):
+        contract = Contract(size, size, (0.0, 1.0), feature_width=2, any_size=True, fit=fit)
+        options = {"contract": contract, "batch_size": 2, "seed": 0}
+        knowing, asking = (Pipeline(source, one, **options) for one in (found, replace(found, known=ANY)))
+        assert len(_operations(knowing)) < len(_operations(asking))
+        assert_same(read(knowing.once(indices)), read(asking.once(indices)))
+
+
+def test_what_is_decoded_smaller_is_not_of_the_size_that_is_known():
+    source = MemorySource("memory:one", ("a",), ["0"], np.array([0]), [encode(noise(64, 48), "JPEG")])
+    contract = Contract(10, 10, (0.0, 1.0), feature_width=2, any_size=True)
+    options = {"contract": contract, "batch_size": 1, "seed": 0, "decoding": "scaled"}
+    found = scan(source)
+    # 16 x 12 px, which is not twice as large as 10: TensorFlow's resizing takes it.
+    small = tf.io.decode_jpeg(source.encoded[0], channels=3, ratio=4)
+    expected = tf.image.resize(tf.image.convert_image_dtype(small, tf.float32), [10, 10])
+    pipeline = Pipeline(source, found, **options)
+    np.testing.assert_array_equal(read(pipeline.once(np.array([0])))[0]["image"][0], expected)
+    assert "ResizeBilinear" in _operations(pipeline)
+
+
+def _operations(pipeline):
+    """The names of operations that decoding is made of, each as often as it is there."""
+    specs = tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)
+    made = tf.function(pipeline.decode, autograph=False).get_concrete_function(*specs)
+    return [node.op for one in made.graph.as_graph_def().library.function for node in one.node_def]
 
 
 def test_what_cannot_be_decoded_is_named(capfd):

@@ -106,6 +106,27 @@ def assert_close(one, other):
     np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
 
 
+@pytest.mark.parametrize("train", ["head", "all"])
+def test_a_phase_is_traced_once_for_batches_that_begin_where_the_run_is(open_stages, monkeypatch, train):
+    made = []
+    real = stages_module.make_train_run
+
+    def make(*args, **options):
+        made.append(real(*args, **options))
+        return made[-1]
+
+    monkeypatch.setattr(stages_module, "make_train_run", make)
+    stages = open_stages(f"--phase=name=one; for=3epochs; train={train}")
+    stage = stages.current()
+    stages.state.step_variable.assign(4)
+    run = stage.make_run()
+    ids = [batch["id"].numpy().tolist() for batch in stage.training(4)]
+    assert ids == [batch["id"].numpy().tolist() for batch in stage.training(0)][4:]
+    run(iter(stage.training(4)), tf.constant(2))
+    assert (len(made), made[0].experimental_get_tracing_count()) == (1, 1)
+    assert stages.state.step == 6
+
+
 # --- Which part of the network
 
 

@@ -1,5 +1,6 @@
 """From encoded bytes to the pixels a backbone wants."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,36 @@ import tensorflow as tf
 from trainer.values import PADDING, Contract
 
 
+@dataclass(frozen=True)
+class Known:
+    """What holds for all pictures that a graph will decode, so that it need not ask of each.
+
+    Whatever a graph asks takes time to trace, and again whenever a dataset is begun: two thirds of both. No
+    pixel depends on it.
+    """
+
+    is_upright: bool = False
+    """None is to be turned."""
+    has_webp: bool = True
+    """Some are WebP."""
+    sides_px: tuple[int, int] = (0, 2**31 - 1)
+    """No side is shorter than the first or longer than the second."""
+
+    def shrinks(self, size: tuple[int, int]) -> bool | None:
+        """Returns whether pictures shrink to less than half in both directions; None: it depends."""
+        shortest, longest = self.sides_px
+        return True if shortest > 2 * max(size) else False if longest <= 2 * min(size) else None
+
+
+ANY = Known()
+
+
 def decode(
-    encoded: tf.Tensor, orientation: tf.Tensor, *, at_least: tuple[int, int] | None = None
+    encoded: tf.Tensor,
+    orientation: tf.Tensor,
+    *,
+    at_least: tuple[int, int] | None = None,
+    known: Known = ANY,
 ) -> tf.Tensor:
     """Decodes a picture that `headers.inspect_picture` has passed, and turns it upright. Runs in a graph.
 
@@ -24,12 +53,15 @@ def decode(
       at_least: (height, width) in px: a JPEG is decoded at 1/2, 1/4 or 1/8 where that still covers it,
         which leaves most of the arithmetic out and gives other pixels. None: in full. What covers a network's
         size covers also what is cut out for it, and what is padded to it.
+      known: of all pictures of the graph.
 
     Returns:
       [H, W, 3] uint8.
     """
 
     def in_full() -> tf.Tensor:
+        if not known.has_webp:
+            return _decode(encoded, 3)
         return tf.cond(_is_webp_with_alpha(encoded), lambda: _decode(encoded, 0), lambda: _decode(encoded, 3))
 
     def reduced() -> tf.Tensor:
@@ -38,6 +70,8 @@ def decode(
     is_jpeg = tf.equal(tf.strings.substr(encoded, 0, 3), b"\xff\xd8\xff")
     image = in_full() if at_least is None else tf.cond(is_jpeg, reduced, in_full)
     image = tf.ensure_shape(image, [None, None, 3])
+    if known.is_upright:
+        return image
     return tf.cond(orientation > 1, lambda: _upright(image, orientation), lambda: image)
 
 
@@ -89,7 +123,7 @@ def _upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     return tf.gather(tf.reshape(image, [height * width, 3]), found)
 
 
-def to_contract(image: tf.Tensor, contract: Contract) -> tf.Tensor:
+def to_contract(image: tf.Tensor, contract: Contract, known: Known = ANY) -> tf.Tensor:
     """Brings a decoded picture to the size a backbone wants, in the way that `Contract.fit` says.
 
     What is not to be seen is cut off before resizing: a picture of 1x5000 px would be gigabytes after it.
@@ -98,6 +132,7 @@ def to_contract(image: tf.Tensor, contract: Contract) -> tf.Tensor:
     Args:
       image: [H, W, 3] uint8.
       contract: gives size, method of resizing, and what becomes of the aspect.
+      known: of all pictures of the graph.
 
     Returns:
       [height_px, width_px, 3] float32, in [0, 1] (bicubic and the like may overshoot).
@@ -106,14 +141,14 @@ def to_contract(image: tf.Tensor, contract: Contract) -> tf.Tensor:
     if contract.fit == "crop":
         image = _cut(image, seen_part(tf.shape(image), contract))
     if contract.fit != "pad":
-        return _resized(image, wanted, contract)
+        return _resized(image, wanted, contract, known)
     top, left, height, width = tf.unstack(filled_part(tf.shape(image), contract))
-    small = _resized(image, [height, width], contract)
+    small = _resized(image, [height, width], contract, known)
     around = [[top, wanted[0] - top - height], [left, wanted[1] - left - width], [0, 0]]
     return tf.ensure_shape(tf.pad(small, around, constant_values=PADDING), contract.image_shape)
 
 
-def _resized(image: tf.Tensor, size: Any, contract: Contract) -> tf.Tensor:
+def _resized(image: tf.Tensor, size: Any, contract: Contract, known: Known) -> tf.Tensor:
     """Returns [height, width, 3] float32 in [0, 1] of [H, W, 3] uint8; `size` is (height, width) in px.
 
     To make floats of all pixels of a large photo takes longer than to decode it, so it is left out where it
@@ -131,8 +166,12 @@ def _resized(image: tf.Tensor, size: Any, contract: Contract) -> tf.Tensor:
         return _as_float(resized(image))
     if contract.resize != "bilinear" or contract.antialias:
         return of_floats()
-    shrinks = tf.reduce_all(tf.shape(image)[:2] > 2 * tf.convert_to_tensor(size))
-    return tf.cond(shrinks, lambda: _of_four_pixels(image, size), of_floats)
+    # Both give the same numbers: which is taken is a matter of time alone.
+    shrinks: Any = known.shrinks(contract.image_shape[:2])
+    if shrinks is None:
+        shrinks = tf.reduce_all(tf.shape(image)[:2] > 2 * tf.convert_to_tensor(size))
+        return tf.cond(shrinks, lambda: _of_four_pixels(image, size), of_floats)
+    return _of_four_pixels(image, size) if shrinks else of_floats()
 
 
 def _of_four_pixels(image: tf.Tensor, size: Any) -> tf.Tensor:

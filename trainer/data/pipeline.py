@@ -7,13 +7,14 @@ come next: a run that starts again at step s sees what it would have seen.
 import copy
 import os
 from collections.abc import Callable, Iterator
-from typing import Protocol, Self
+from dataclasses import replace
+from typing import Any, Protocol, Self
 
 import numpy as np
 import tensorflow as tf
 
 from trainer.data.augment import Augment
-from trainer.data.decode import decode, scale, to_contract
+from trainer.data.decode import ANY, decode, scale, to_contract
 from trainer.data.inspect.bad_pictures import BadPictureError
 from trainer.data.inspect.jpeg_check import cleaned
 from trainer.data.inspect.scan import Scan
@@ -324,10 +325,13 @@ class Pipeline(OrderedBatches):
         self._task, self._num_classes = task, num_classes
         self._labels = tf.constant(source.labels, task.label_spec(batch_size, num_classes).dtype)
         self._orientations, self._used = tf.constant(scan.orientations, tf.int32), scan.used
+        # What is decoded at another size is not of the size that is known.
+        sides = scan.known.sides_px if decoding == "exact" else ANY.sides_px
+        self._known = replace(scan.known, sides_px=sides)
         self._kept: list[Rows] = []
         # Of each example of the source, which of these has it, and in which row; -1: none.
         self._kept_in = np.full([len(source.ids), 2], -1, np.int64)
-        self._traced: dict[tuple[str, bool, str | Augment | None], Callable[..., Batch]] = {}
+        self._traced: dict[tuple[str, bool, str | Augment | None], Callable[..., Any]] = {}
 
     def keep(self, indices: np.ndarray, rows: Rows) -> None:
         """Takes pixels that were kept instead of decoding, in the datasets that are made from here on.
@@ -371,15 +375,14 @@ class Pipeline(OrderedBatches):
     def _decoded(self, steps: tf.data.Dataset, augment: Augment | None) -> tf.data.Dataset:
         """Maps positions to batches of pictures in [0, 1] as `to_contract` makes them, and what to change."""
 
-        @plain
         def read(index: tf.Tensor, epoch: tf.Tensor, *copy: tf.Tensor) -> tuple[tf.Tensor, ...]:
             found = tf.numpy_function(self._read, [index], [tf.string, tf.bool])
-            encoded, is_decoded = (tf.ensure_shape(one, [self.batch_size]) for one in found)
-            return encoded, is_decoded, index, tf.repeat(epoch, self.batch_size), *copy
+            encoded, is_decoded = (tf.ensure_shape(one, index.shape) for one in found)
+            return encoded, is_decoded, index, tf.fill(tf.shape(index), epoch), *copy
 
         # A Python call a batch, not a picture, fetches bytes; decoding then runs in parallel.
         return (
-            steps.map(read, num_parallel_calls=2, deterministic=True)
+            steps.map(self._traced_once("read", None, read), num_parallel_calls=2, deterministic=True)
             .unbatch()
             .map(self._example(augment), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
             .batch(self.batch_size, drop_remainder=True)
@@ -422,8 +425,13 @@ class Pipeline(OrderedBatches):
 
     def decode(self, encoded: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
         """Returns the pixels [H, W, 3] float32 in [0, 1] of a picture, [] string, at a position, [] int64."""
-        pixels = decode(encoded, self._orientations[index], at_least=self._at_least)
-        return tf.ensure_shape(to_contract(pixels, self.contract), self.contract.image_shape)
+        pixels: tf.Tensor = self._traced_once("decode", None, self._decode)(encoded, index)
+        return pixels
+
+    def _decode(self, encoded: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+        known, contract = self._known, self.contract
+        pixels = decode(encoded, self._orientations[index], at_least=self._at_least, known=known)
+        return tf.ensure_shape(to_contract(pixels, contract, known), contract.image_shape)
 
     def _finished(self, augment: Augment | None) -> Callable[[Batch], Batch]:
         """Returns what changes the pictures of a batch, and brings them into the range of the contract."""
@@ -447,9 +455,12 @@ class Pipeline(OrderedBatches):
         return self._traced_once("finished", augment, lambda batch: finished(dict(batch)))
 
     def _traced_once(
-        self, name: str, augment: Augment | None, function: Callable[..., Batch]
-    ) -> Callable[..., Batch]:
-        """Returns what all datasets of these changes share: to trace it takes a tenth of a second."""
+        self, name: str, augment: Augment | None, function: Callable[..., Any]
+    ) -> Callable[..., Any]:
+        """Returns what all datasets of these changes share, as it takes long to trace.
+
+        Of a copy for a part of each batch as well, so that it must not look at the size of batches.
+        """
         key = (name, bool(self._kept), augment and (str(augment) or augment))
         if key not in self._traced:
             self._traced[key] = tf.function(function, autograph=False)

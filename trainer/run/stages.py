@@ -172,6 +172,8 @@ class Stage:
         self._checked = False
         self._runs: dict[tuple[object, ...], tf.types.experimental.PolymorphicFunction] = {}
         self._once: dict[str, tf.data.Dataset] = {}
+        # What `training` is asked for next, by its steps: to make it takes a tenth of a second.
+        self._ready: dict[tuple[int, int], Any] = {}
         self._features: dict[str, FeatureBatches | None] = {}
         self._rest: dict[bool, tf.types.experimental.PolymorphicFunction] = {}
         self.precision = self.decide_precision()
@@ -290,13 +292,16 @@ class Stage:
 
     def training(self, start_step: int, stop_step: int | None = None) -> tf.data.Dataset:
         """Returns the batches from a step to the end of the phase, distributed over the devices."""
+        stop_step = self.phase.stop_step if stop_step is None else stop_step
+        if (ready := self._ready.pop((start_step, stop_step), None)) is not None:
+            return ready
         batches = self.batches("train")
         if batches is self._experiment.pipeline:
             self._experiment.source.load()
         dataset = self._own(batches).training(
             self._experiment.splits.indices["train"],
             start_step=start_step,
-            stop_step=self.phase.stop_step if stop_step is None else stop_step,
+            stop_step=stop_step,
             augment=self._experiment.augment(self.phase.spec),
             num_shares=self._experiment.num_shares(self.phase.spec),
         )
@@ -318,11 +323,17 @@ class Stage:
                 "--precision=float16 scales the loss on one device only: use --strategy=one, or float32"
             )
         run = self._make_run(cut, precision)
-        first = iter(self.training(0, 1))
+        phase, step = self.phase, self._all.state.step
+        begins = step if phase.start_step <= step < phase.stop_step else phase.start_step
+        batches = self.training(begins)
+        is_plain = isinstance(batches, tf.data.Dataset)
+        # To begin a dataset takes longer than to trace what goes through it.
+        first: Any = tf.data.IteratorSpec(batches.element_spec) if is_plain else iter(batches)
         report_random_ops(run.get_concrete_function(first, tf.constant(0)).graph, self.phase.spec)
-        if self._all.arithmetic.asked == precision:
+        if self._all.arithmetic.asked == precision != "float32":
             # With no step to do, nothing but the graph is made.
-            require_rewritten(run, first, tf.constant(0), precision=precision)
+            require_rewritten(run, iter(batches), tf.constant(0), precision=precision)
+        self._ready = {(begins, phase.stop_step): batches}
         return in_precision(run, precision)
 
     def evaluate(self, split: str) -> Evaluation:

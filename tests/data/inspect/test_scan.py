@@ -88,6 +88,7 @@ def test_what_was_found_is_not_looked_for_again(photos, records, looked):
     assert again.digests == first.digests
     assert list(again.used) == [3]
     assert again.used == first.used
+    assert (again.known, again.known.is_upright) == (first.known, False)
     assert again.orientations.tolist() == first.orientations.tolist()
     assert again.orientations.dtype == first.orientations.dtype
     assert scan(open_photos(photos), exif="ignore", recorded=records).orientations.tolist() == [1] * 7

@@ -16,6 +16,7 @@ import PIL
 import simplejpeg
 import tensorflow as tf
 
+from trainer.data.decode import ANY, Known
 from trainer.data.inspect import headers
 from trainer.data.inspect.bad_pictures import BadPictureError
 from trainer.data.inspect.headers import MAX_PIXELS
@@ -33,6 +34,9 @@ _MANY_EXAMPLES = 10_000
 _DIGEST_BYTES = 32
 # Digest, orientation, and why it is bad or what is used of it.
 _Found = tuple[str, int, BadPictureError | int | None]
+# Whether some are WebP, the shortest side and the longest, in px: of none to begin with.
+_Kinds = tuple[bool, int, int]
+_NO_KINDS: _Kinds = (False, 2**31 - 1, 0)
 _OURS = re.compile(rf"[0-9a-f]{{{2 * _DIGEST_BYTES}}}\.scan|{re.escape(PART_PREFIX)}.*")
 
 
@@ -43,13 +47,15 @@ class Scan:
     `digests[i]` is the SHA-256 of the encoded bytes in hex; `orientations` is [N] int32, the EXIF
     orientation 1 to 8 that the decoder applies (all 1 with --exif=ignore). `bad` holds the positions
     of pictures that cannot be used, in order, each with the reason; their digests are empty. `used` holds,
-    of JPEGs that a decoder complains of although no pixel is lost, what `jpeg_check.cleaned` needs.
+    of JPEGs that a decoder complains of although no pixel is lost, what `jpeg_check.cleaned` needs. `known`
+    is what holds for all that can be used.
     """
 
     digests: list[str]
     orientations: np.ndarray
     bad: Mapping[int, str] = field(default_factory=dict)
     used: Mapping[int, int] = field(default_factory=dict)
+    known: Known = ANY
 
 
 def scan(
@@ -97,27 +103,37 @@ def _look_at_all(source: Source, exif: str, max_pixels: int) -> tuple[Scan, bool
     if count >= _MANY_EXAMPLES:
         _log.info("%s: decoding %s pictures once, to see that each can be", source.name, f"{count:,}")
 
-    def look(start: int) -> list[_Found]:
-        return [look_at(index) for index in range(start, min(start + TASK_EXAMPLES, count))]
-
-    def look_at(index: int) -> _Found:
-        try:
-            data = source.read(index)
-            info = tried.check(data, name=source.ids[index], exif=exif, max_pixels=max_pixels)
-        except BadPictureError as error:
-            return "", 1, error
-        return hashlib.sha256(data).hexdigest(), info.orientation, info.used
+    def look(start: int) -> tuple[list[_Found], _Kinds]:
+        found, kinds = [], [_NO_KINDS]
+        for index in range(start, min(start + TASK_EXAMPLES, count)):
+            try:
+                data = source.read(index)
+                info = tried.check(data, name=source.ids[index], exif=exif, max_pixels=max_pixels)
+            except BadPictureError as error:
+                found.append(("", 1, error))
+                continue
+            sides = info.width_px, info.height_px
+            kinds.append((info.format == "WebP", min(sides), max(sides)))
+            found.append((hashlib.sha256(data).hexdigest(), info.orientation, info.used))
+        return found, _joined(kinds)
 
     tried = Trial()
     # Whatever interrupts it, Ctrl-C as well: `map` then has no more tasks begun.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         parts = list(pool.map(look, range(0, count, TASK_EXAMPLES)))
-    found = [row for part in parts for row in part]
+    found: list[_Found] = [row for part, _ in parts for row in part]
     errors = {at: row[2] for at, row in enumerate(found) if isinstance(row[2], BadPictureError)}
     used = {at: row[2] for at, row in enumerate(found) if isinstance(row[2], int)}
     digests, turns = [row[0] for row in found], np.array([row[1] for row in found], np.int32)
     bad = {index: error.reason for index, error in errors.items()}
-    return Scan(digests, turns, bad, used), all(error.lasting for error in errors.values())
+    has_webp, *sides = _joined([_NO_KINDS, *(kinds for _, kinds in parts)])
+    known = Known(bool((turns == 1).all()), has_webp, (sides[0], sides[1]))
+    return Scan(digests, turns, bad, used, known), all(error.lasting for error in errors.values())
+
+
+def _joined(kinds: Sequence[_Kinds]) -> _Kinds:
+    webp, shortest, longest = zip(*kinds, strict=True)
+    return any(webp), min(shortest), max(longest)
 
 
 def _key(source: Source, stamp: str, exif: str, max_pixels: int, plugins: Sequence[bytes]) -> str:
@@ -131,7 +147,7 @@ def _key(source: Source, stamp: str, exif: str, max_pixels: int, plugins: Sequen
 def _read_record(file: Path, key: str, count: int) -> Scan | None:
     """Reads a record: a SHA-256 of the key and the rest, [N, 32] of digests, [N] of orientations, JSON.
 
-    The JSON is {position: reason} of the bad pictures, and {position: number} of `used`.
+    The JSON is {position: reason} of the bad pictures, {position: number} of `used`, and what is known of all.
     """
     try:
         data = file.read_bytes()
@@ -149,15 +165,18 @@ def _read_record(file: Path, key: str, count: int) -> Scan | None:
         os.utime(file)
     turns_at, bad_at = count * _DIGEST_BYTES, count * (_DIGEST_BYTES + 1)
     turns = np.frombuffer(body[turns_at:bad_at], np.uint8).astype(np.int32)
-    bad, used = ({int(index): of for index, of in part.items()} for part in json.loads(body[bad_at:]))
+    *parts, (is_upright, has_webp, shortest, longest) = json.loads(body[bad_at:])
+    bad, used = ({int(index): of for index, of in part.items()} for part in parts)
     text, step = body[:turns_at].hex(), 2 * _DIGEST_BYTES
     digests = ["" if i in bad else text[i * step : (i + 1) * step] for i in range(count)]
-    return Scan(digests, turns, bad, used)
+    return Scan(digests, turns, bad, used, Known(is_upright, has_webp, (shortest, longest)))
 
 
 def _write_record(file: Path, key: str, found: Scan) -> None:
     digests = bytes.fromhex("".join(digest or "00" * _DIGEST_BYTES for digest in found.digests))
-    rest = json.dumps([dict(found.bad), dict(found.used)]).encode()
+    known = found.known
+    of_all = [known.is_upright, known.has_webp, *known.sides_px]
+    rest = json.dumps([dict(found.bad), dict(found.used), of_all]).encode()
     body = digests + found.orientations.astype(np.uint8).tobytes() + rest
     try:
         write_bytes(file, hashlib.sha256(key.encode() + body).digest() + body)
