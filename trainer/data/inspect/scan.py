@@ -104,7 +104,8 @@ def _look_at_all(source: Source, exif: str, max_pixels: int) -> tuple[Scan, bool
         _log.info("%s: decoding %s pictures once, to see that each can be", source.name, f"{count:,}")
 
     def look(start: int) -> tuple[list[_Found], _Kinds]:
-        found, kinds = [], [_NO_KINDS]
+        found: list[_Found] = []
+        kinds = [_NO_KINDS]
         for index in range(start, min(start + TASK_EXAMPLES, count)):
             try:
                 data = source.read(index)
@@ -121,7 +122,7 @@ def _look_at_all(source: Source, exif: str, max_pixels: int) -> tuple[Scan, bool
     # Whatever interrupts it, Ctrl-C as well: `map` then has no more tasks begun.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         parts = list(pool.map(look, range(0, count, TASK_EXAMPLES)))
-    found: list[_Found] = [row for part, _ in parts for row in part]
+    found = [row for part, _ in parts for row in part]
     errors = {at: row[2] for at, row in enumerate(found) if isinstance(row[2], BadPictureError)}
     used = {at: row[2] for at, row in enumerate(found) if isinstance(row[2], int)}
     digests, turns = [row[0] for row in found], np.array([row[1] for row in found], np.int32)
@@ -147,7 +148,8 @@ def _key(source: Source, stamp: str, exif: str, max_pixels: int, plugins: Sequen
 def _read_record(file: Path, key: str, count: int) -> Scan | None:
     """Reads a record: a SHA-256 of the key and the rest, [N, 32] of digests, [N] of orientations, JSON.
 
-    The JSON is {position: reason} of the bad pictures, {position: number} of `used`, and what is known of all.
+    The JSON is {position: reason} of the bad pictures, {position: number} of `used`, and what is known of
+    all.
     """
     try:
         data = file.read_bytes()
