@@ -120,14 +120,16 @@ def test_a_command_that_has_no_run_yet_does_not_speak_of_one(tmp_path, run_main)
     assert IF_MOVED not in err
 
 
-def test_a_rate_is_found_for_the_run_that_is_there(moved, run_main):
+def test_a_rate_is_found_for_the_run_that_is_there(colours, moved, run_main, tmp_path):
     workdir, pictures = moved
     options = ["--find_lr_range=1e-5,10", "--find_lr_steps=40"]
     status, out, err = run_main("find_lr", f"--workdir={workdir}", f"--source=folder:{pictures}", *options)
     assert (status, err) == (0, "")
-    # Batches of the run's size, of a network of two features.
-    assert read_json(workdir / "find_lr" / "find_lr.json")["phase"] == "frozen"
     assert "learning rate for phase frozen: " in out
+    other = tmp_path / "other"
+    assert run_main("find_lr", *at(colours, other, source=f"folder:{pictures}"), *options)[0] == 0
+    found, told = (read_json(one / "find_lr" / "find_lr.json") for one in (workdir, other))
+    assert found == told
 
 
 @pytest.mark.slow
