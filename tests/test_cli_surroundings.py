@@ -34,6 +34,28 @@ def pictures(tmp_path_factory):
     return make_flower_folder(tmp_path_factory.mktemp("surroundings") / "pictures", n=10)
 
 
+def test_a_run_may_lie_beside_its_pictures_but_not_among_them(arguments, tmp_path, run_main, monkeypatch):
+    photos = make_flower_folder(tmp_path / "photos", n=10)
+    monkeypatch.chdir(photos)
+    flags = changed(arguments, "--source=folder:.", "--workdir=runs/mine", "--cache_dir=cache")
+    status, out, err = run_main(*flags)
+    assert (status, err) == (0, "")
+    status, out, err = run_main(*flags)
+    assert (status, err) == (0, "")
+    assert "ways on: " in out
+    assert run_main("predict", "--workdir=runs/mine", ".", "--output=found.csv")[0] == 0
+    assert len((photos / "found.csv").read_text().splitlines()) == 1 + 30
+    for source, workdir in (("folder:.", "."), ("folder:../photos", str(photos)), ("folder:train", "."),
+                            ('joined:["folder:.","folder:red"]', ".")):  # fmt: skip
+        (photos / "train").mkdir(exist_ok=True)
+        status, out, err = run_main(*changed(arguments, f"--source={source}", f"--workdir={workdir}"))
+        assert (status, out) == (2, "")
+        assert "would have the files of the run among the pictures of --source=folder:" in err
+        assert err.endswith("choose another, such as --workdir=runs/mine\n")
+    assert not (photos / "run.json").exists()
+    (photos / "train").rmdir()
+
+
 @pytest.fixture
 def arguments(pictures, tiny_backbone, tmp_path):
     """Of a run of 4 steps in two epochs, in tmp_path/run."""

@@ -15,7 +15,8 @@ from types import ModuleType
 from trainer import plugins, register
 from trainer.cli.flags import CommandLine
 from trainer.cli.search import check_space, read_space
-from trainer.data.sources.base import check_source
+from trainer.data.sources.base import check_apart, check_source
+from trainer.data.sources.joined import parts_of
 from trainer.paths import settle_home
 from trainer.record.workdir import Workdir
 from trainer.run.team import settled
@@ -87,6 +88,11 @@ def _check(line: CommandLine) -> None:
     of_plugins = line.config.run.plugin or (workdir and Workdir(workdir).plugins.exists())
     if "source" in line.given and line.command in (*TRAINING, "inspect", "evaluate") and not of_plugins:
         check_source(line.given["source"])
+    if workdir and line.command in TRAINING:
+        scheme, _, address = line.config.data.source.partition(":")
+        joined = parts_of(address, flag="--source") if scheme == "joined" else [f"{scheme}:{address}"]
+        for one in joined:
+            check_apart(one, Workdir(workdir).root)
     if not of_plugins:
         check_names(line.config, line.given)
     if not workdir and not needs_none:

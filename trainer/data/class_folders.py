@@ -18,6 +18,10 @@ from trainer.values import TrainerError, composed
 EXPECTED = "expected JPEG, PNG, GIF, BMP or WebP files"
 # Of all pictures; more that cannot be decoded are an error.
 _MOST_UNDECODABLE = 0.1
+# Of a run, in its folder.
+RUN_FILE = "run.json"
+# That are looked at in a folder of runs, and named.
+_MOST_RUNS = 10
 _LOOP = "a link to a folder that it lies in"
 _ARCHIVE = re.compile(r"\.(zip|tar|tgz|tar\.\w+)$", re.IGNORECASE)
 
@@ -41,16 +45,20 @@ class UndecodableError(TrainerError):
 class Listing:
     """Walks folders and counts the files it leaves out.
 
-    Of files whose names leave doubt of what they are, the first bytes are read; no pipe can stop it.
+    Of files whose names leave doubt of what they are, the first bytes are read; no pipe can stop it. Folders
+    of runs are left out, as many keep them beside their pictures.
     """
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, *, results: Iterable[Path] = ()):
         """Begins.
 
         Args:
           name: what messages call the source.
+          results: folders that this program writes to; those of earlier runs are known by their files.
         """
         self.name = name
+        self._results = {os.path.realpath(folder) for folder in results}
+        self._of_runs: list[str] = []
         self._left_out: Counter[str] = Counter()
         self._undecodable: Counter[str] = Counter()
         self._looked_into: dict[Path, tuple[list[str], int]] = {}
@@ -73,7 +81,7 @@ class Listing:
         """
         if folder not in self._looked_into:
             # Not sorted: it may be the folder of a class, which is listed once more.
-            entries = self._scanned(folder)
+            entries = [entry for entry in self._scanned(folder) if not self._is_of_runs(entry)]
             folders = sorted(entry.name for entry in entries if _kind(entry)[0] and not is_system(entry.name))
             files = (e for e in entries if not is_system(e.name) and _kind(e) == (False, ""))
             pictures = (entry for entry in files if kind_of_file(entry.path, entry.name))
@@ -101,11 +109,13 @@ class Listing:
             if self._is_class(folder, entry):
                 if self.identity(folder / entry.name) in chain:
                     raise self._error(f"the class folder {folder / entry.name} cannot be used: {_LOOP}")
-                before = self._left_out.copy(), self._undecodable.copy()
+                before, runs_before = (self._left_out.copy(), self._undecodable.copy()), len(self._of_runs)
                 pictures = sorted(self._pictures(folder / entry.name, chain))
                 self._require_one_spelling(folder, entry.name, found)
                 if pictures:
                     found[composed(entry.name)] = entry.name, pictures
+                elif len(self._of_runs) > runs_before:
+                    continue
                 elif may_be_empty:
                     empty += 1
                     _log.warning("%s: the class folder %s holds no picture", self.name, folder / entry.name)
@@ -156,6 +166,11 @@ class Listing:
         Raises:
           UndecodableError: they are more than a tenth.
         """
+        if self._of_runs:
+            _log.info(
+                "%s: left out %s: results of this program, no pictures",
+                self.name, ", ".join(sorted({*self._of_runs})[:_MOST_RUNS]),
+            )  # fmt: skip
         if self._left_out:
             _log.info(
                 "%s: left out %s: no pictures, or other forms of those beside them",
@@ -210,7 +225,22 @@ class Listing:
 
     def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
         entries = [entry for entry in self._scanned(folder) if not is_system(entry.name)]
-        return sorted(entries, key=lambda entry: entry.name)
+        of_runs = [entry for entry in entries if self._is_of_runs(entry)]
+        self._of_runs += [f"{entry.path}/" for entry in of_runs]
+        return sorted((entry for entry in entries if entry not in of_runs), key=lambda entry: entry.name)
+
+    def _is_of_runs(self, entry: os.DirEntry[str]) -> bool:
+        """Returns whether an entry is a folder that holds a run, or nothing but such folders."""
+        if not _kind(entry)[0]:
+            return False
+        if os.path.exists(f"{entry.path}/{RUN_FILE}") or os.path.realpath(entry.path) in self._results:
+            return True
+        try:
+            with os.scandir(entry.path) as inner:
+                first, *more = [one for one in islice(inner, _MOST_RUNS) if not is_system(one.name)]
+        except (OSError, ValueError):
+            return False
+        return not entry.is_symlink() and all(self._is_of_runs(one) for one in (first, *more))
 
     def _scanned(self, folder: Path) -> list[os.DirEntry[str]]:
         try:

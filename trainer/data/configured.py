@@ -8,6 +8,7 @@ from trainer.cli.config import Config
 from trainer.data.inspect.bad_pictures import refusal, told_left_out
 from trainer.data.inspect.scan import Scan, scan
 from trainer.data.sources import Relabelled, Source, SourceOptions, open_source
+from trainer.paths import local_path
 from trainer.store.places import cache_root
 from trainer.tasks import Task, make_task
 from trainer.values import UsageError, parse_calls
@@ -27,15 +28,17 @@ def open_configured(config: Config, *, run_classes: Sequence[str] = ()) -> Sourc
       UsageError: it names no known scheme, or its labels are not of the kind that --task is about.
       TrainerError: it cannot be had.
     """
-    data = config.data
+    data, run = config.data, config.run
+    workdir = [local_path(run.workdir, flag=f"--workdir={run.workdir}")] if run.workdir else []
     options = SourceOptions(
         data_dir=data.data_dir,
-        cache_dir=config.run.cache_dir,
+        cache_dir=run.cache_dir,
         checksum=data.checksum,
         synthetic_examples=data.synthetic_examples,
         synthetic_seed=data.synthetic_seed,
         memory_budget_bytes=data.memory_budget_mb * 2**20,
         on_bad_image=data.on_bad_image,
+        results=(*workdir, cache_root(run.cache_dir)),
         splits="auto" if run_classes else data.splits,
         run_classes=tuple(run_classes),
         several=parse_calls(data.task)[0].name == "multi_label",

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.data.class_folders import EXPECTED, picture_kinds
+from trainer.data.class_folders import EXPECTED, RUN_FILE, picture_kinds
 from trainer.data.inspect.bad_pictures import BadPictureError
 from trainer.data.inspect.kinds import DECODABLE, kind_by_name, reason_of
 from trainer.paths import expanded
@@ -146,13 +146,17 @@ def _below(folder: str) -> Iterator[Found]:
         try:
             info = os.stat(path)
             with os.scandir(path) as entries:
-                found = _sorted_entries([entry for entry in entries if not is_system(entry.name)])
+                listed = [entry for entry in entries if not is_system(entry.name)]
+                found = _sorted_entries(listed)
         except OSError as error:
             yield Found(path, f"this folder cannot be listed: {error.strerror}")
             continue
         identity = (info.st_dev, info.st_ino)
         if identity in above:
             yield Found(path, "a link to a folder that it lies in")
+            continue
+        if above and any(entry.name == RUN_FILE for entry in listed):
+            # What a report shows is no new picture.
             continue
         for key, problem in reversed(found):
             entry_path = os.path.join(path, key.removesuffix("/"))

@@ -50,6 +50,38 @@ def test_files_left_out_are_counted_in_the_log(tmp_path, caplog):
     assert "left out 1 (no ending), 3 .txt: no pictures, or other forms of those beside them" in caplog.text
 
 
+def test_runs_beside_the_pictures_are_no_classes(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "trainer")
+    shown = FILES[ORDER[0]]
+    results = {
+        "runs/mine/run.json": b"{}",
+        "runs/mine/report/worst.png": shown,
+        "runs/sub/other/run.json": b"{}",
+        "roses/old/run.json": b"{}",
+        "roses/old/train/1.jpg": shown,
+    }
+    assert open_tree(tmp_path, {**FILES, **results}).ids == ORDER
+    photos = tmp_path / "photos"
+    assert (
+        f"left out {photos}/roses/old/, {photos}/runs/: results of this program, no pictures" in caplog.text
+    )
+    # Where a command is about to write, there is nothing yet to know it by.
+    write_tree(photos, {"new/run/lock": b"", "cache/scans/x": b""})
+    own = SourceOptions(results=(photos / "new/run", photos / "cache"))
+    assert open_source(f"folder:{photos}", own).ids == ORDER
+    with pytest.raises(
+        TrainerError, match=r"class folder \S+/cache holds no picture \(but 1 \(no ending\)\)"
+    ):
+        open_source(f"folder:{photos}", SourceOptions())
+
+
+def test_a_class_of_folders_stays_whatever_lies_beside_them(tmp_path):
+    picture = FILES[ORDER[0]]
+    files = {"a/run/run.json": b"", "a/in/1.jpg": picture, "b/1.jpg": picture, "c/empty/run.json": b""}
+    source = open_tree(tmp_path, files)
+    assert source.ids == ["a/in/1.jpg", "b/1.jpg"]
+
+
 def test_split_folders_become_native_splits(tmp_path):
     source = open_tree(
         tmp_path,

@@ -131,14 +131,58 @@ def test_columns_of_0_and_1(opened):
         ["sea,sun", "sea", "sun", "sea,sun", "sun"],
         ["['sea', 'sun']", "['sea']", "['sun']", "['sun', 'sea']", "['sun']"],
         ["sea; sun", "sea", "sun", "sun; sea", "sun"],
+        ["['sea' 'sun']", "['sea']", "['sun']", "['sun'\n 'sea']", "['sun']"],
+        ["sea,sun,", "sea,", "sun,", "sun, ,sea", "sun"],
     ],
-    ids=["commas", "brackets", "semicolons"],
+    ids=["commas", "brackets", "semicolons", "as NumPy writes them", "blanks"],
 )  # fmt: skip
 def test_lists_of_labels_in_a_column(opened, labels):
     lines = "".join(f'{k}.jpg,"{label}"\n' for k, label in enumerate(labels, start=1))
     source = opened(f"file,labels\n{lines}")
     assert source.class_names == ("sea", "sun")
     assert source.labels.tolist() == [(0, 1), (0,), (1,), (0, 1), (1,)]
+
+
+def test_numbers_as_numpy_writes_them(opened):
+    """The first list may be empty, and names may look like what is no name."""
+    labels = ["[]", "[1 2]", "[ 2.  3.]", "[3]", "[2]"]
+    lines = "".join(f'{k}.jpg,"{label}"\n' for k, label in enumerate(labels, start=1))
+    source = opened(f"file,labels\n{lines}", several=True)
+    assert (source.class_names, source.labels.tolist()) == (("1", "2", "3"), [(), (0, 1), (1, 2), (2,), (1,)])
+    fruit = opened(
+        "file,labels\n1.jpg,\"['banana' 'nan']\"\n2.jpg,\"['banana']\"\n3.jpg,\"['kiwi' 'banana']\"\n"
+    )
+    assert fruit.class_names == ("banana", "kiwi", "nan")
+
+
+def in_parquet(folder, **columns):
+    """The address of a table beside six pictures."""
+    write_pictures(folder)
+    parquet.write_table(pa.table({"file": IDS, **columns}), folder / "photos.parquet")
+    return f"table:{folder / 'photos.parquet'}"
+
+
+@pytest.mark.parametrize(
+    ("written", "other"),
+    [("[1, 0, 1]", "[0, 0, 1]"), ("[1 0 1]", "[0 0 0]"), ("1,0,1", "1,1,1"), ("[1. 0.]", "[1. 1.]")],
+)
+def test_a_vector_of_0_and_1_has_no_names(opened, written, other, options, tmp_path):
+    lines = [f'{k}.jpg,"{written if k % 2 else other}"' for k in range(1, 7)]
+    with pytest.raises(UsageError, match=r"the column labels has [23] numbers 0 and 1 in each row, and no"):
+        opened("\n".join(["file,labels", *lines]), several=True)
+    address = in_parquet(tmp_path, labels=[[1, 0, 0], [0, 1, 0]] * 3)
+    with pytest.raises(UsageError, match="write a column for each class"):
+        open_source(address, dataclasses.replace(options, several=True))
+    # Numbers of classes.
+    pairs = "file,labels\n" + "".join(f'{k}.jpg,"[0, {k % 2}]"\n' for k in (1, 3, 5))
+    assert opened(pairs, several=True).labels.tolist() == [(0, 1)] * 3
+
+
+def test_blanks_in_lists_are_no_classes(options, tmp_path):
+    labels = [["sea", ""], ["sun"], [" "], ["sea", "sun"], [], ["sun", ""]]
+    source = open_source(in_parquet(tmp_path, labels=labels), dataclasses.replace(options, several=True))
+    assert source.class_names == ("sea", "sun")
+    assert source.labels.tolist() == [(0,), (1,), (), (0, 1), (), (1,)]
 
 
 def test_a_name_with_a_comma_is_no_list(opened):
@@ -205,6 +249,54 @@ def test_a_split_without_labels_is_left_out(opened, caplog):
     assert "left out the split test, which has no labels" in caplog.text
 
 
+def test_of_several_a_split_that_says_nothing_is_left_out(opened, caplog):
+    text = SPLIT.replace(",a,test", ",,test").replace(",b,test", ",,test")
+    source = opened(text, several=True)
+    assert list(source.native_splits) == ["train", "validation"]
+    assert "left out the split test, which has no labels" in caplog.text
+    # Some of its pictures may have none.
+    source = opened(SPLIT.replace(",a,test", ",,test"), several=True)
+    assert source.labels.tolist()[-2:] == [(), (1,)]
+
+
+def test_a_split_that_nobody_uses_is_told(opened, caplog):
+    text = SPLIT.replace(",b,val", ",b,holdout").replace("split", "side")
+    opened(text, split_column="side")
+    assert "1 rows of the split holdout are not used: --splits says which are" in caplog.text
+    caplog.clear()
+    opened(text, split_column="side", splits="train,validation,holdout")
+    assert not caplog.text
+
+
+def test_a_group_is_one_however_it_is_written(opened, options, tmp_path, caplog):
+    who = ["p 1", " p  1 ", "cafe\u0301", "caf\u00e9", "7.0", "7"]
+    text = "file,label,who\n" + "".join(
+        f"{k}.jpg,{'ab'[k % 2]},{one}\n" for k, one in enumerate(who, start=1)
+    )
+    groups = opened(text, label_column="label", group_column="who").groups.tolist()
+    assert groups == ["p 1", "p 1", "caf\u00e9", "caf\u00e9", "7", "7"]
+    assert not caplog.text
+    opened(text.replace("p 1\n2", "P 1\n2"), label_column="label", group_column="who")
+    assert "the groups P 1 and p 1 of column who differ only in case, and count as two" in caplog.text
+    # As pandas writes numbers where one is missing.
+    parts = {"a": [3, 4, 5], "b": [3.0, 4.0, 6.0]}
+    (tmp_path / "shards").mkdir()
+    for at, (name, who) in enumerate(parts.items()):
+        files = [f"../{one}" for one in IDS[3 * at : 3 * at + 3]]
+        table = pa.table({"file": files, "label": ["x", "y", "x"], "who": who})
+        parquet.write_table(table, tmp_path / "shards" / f"{name}.parquet")
+    source = open_source(
+        f"table:{tmp_path / 'shards'}", dataclasses.replace(options, group_column="who", label_column="label")
+    )
+    assert source.groups.tolist() == ["3", "4", "5", "3", "4", "6"]
+
+
+def test_weights_that_are_all_0_are_refused(opened):
+    text = "file,label,w\n1.jpg,a,0\n2.jpg,b,0.0\n"
+    with pytest.raises(TrainerError, match="all weights in column w are 0, so that nothing would be learned"):
+        opened(text, label_column="label", weight_column="w")
+
+
 def test_groups_and_weights(opened):
     text = "file,label,who,w\n1.jpg,a,007,1\n2.jpg,b,7,0.5\n"
     source = opened(text, label_column="label", group_column="who", weight_column="w")
@@ -252,6 +344,29 @@ def test_two_labels_for_one_picture_are_none(opened):
     with pytest.raises(TrainerError, match=r"2 of 7 rows .* \(2 with a picture that another row names\)"):
         opened(text)
     assert opened(text, on_bad_image="skip").ids == ["1.jpg", "2.jpg", "4.jpg", "5.jpg", "6.jpg"]
+
+
+def test_the_order_of_labels_is_no_contradiction_and_to_say_nothing_is_none(opened):
+    lists = 'file,labels\n1.jpg,"sea,sun"\n2.jpg,sea\n3.jpg,sun\n1.jpg,"sun, sea"\n2.jpg,\n'
+    source = opened(lists, several=True, on_bad_image="skip")
+    assert source.ids == ["1.jpg", "2.jpg", "3.jpg"]
+    assert source.labels.tolist() == [(0, 1), (0,), (1,)]
+    assert [reason for _, reason in source.left_out] == [
+        "1.jpg is named by photos.csv line 2, too", "2.jpg is named by photos.csv line 3, too",
+    ]  # fmt: skip
+    # The row that says something stays, wherever it is.
+    turned = opened(
+        "file,labels\n2.jpg,\n3.jpg,sun\n1.jpg,sea\n2.jpg,sea\n", several=True, on_bad_image="skip"
+    )
+    assert (turned.ids, turned.labels.tolist()) == (["3.jpg", "1.jpg", "2.jpg"], [(1,), (0,), (0,)])
+
+
+@pytest.mark.parametrize("name", ["my image.jpg", "a%20b.jpg", "caf\u00e9.jpg"])
+def test_a_file_may_be_named_as_an_address(opened, tmp_path, name):
+    (tmp_path / name).write_bytes(PICTURES["1.jpg"])
+    for address in {(tmp_path / name).as_uri(), f"file://{tmp_path / name}"}:
+        source = opened(f"file,label\n{address},roses\n2.jpg,daisy\n3.jpg,roses\n")
+        assert source.read(0) == PICTURES["1.jpg"]
 
 
 def test_a_missing_picture_keeps_its_place(opened):

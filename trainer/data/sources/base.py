@@ -95,6 +95,8 @@ class SourceOptions:
     """Value of --splits."""
     on_bad_image: str = "fail"
     """Value of --on_bad_image."""
+    results: tuple[Path, ...] = ()
+    """Folders that the command writes to: they hold no pictures to train with."""
     run_classes: tuple[str, ...] = ()
     """The classes of the run that is to be scored on these pictures; empty where they are trained with."""
     several: bool = False
@@ -168,6 +170,8 @@ def gives_several(source: Source) -> bool:
     return source.labels.dtype == object
 
 
+# Folders in the folder of a run.
+_OF_RUNS = ("train", "validation", "test", "options", "report", "checkpoints", "export", "explain")
 SOURCES: AddressRegistry[Source] = AddressRegistry("source", flag="--source")
 
 
@@ -201,6 +205,24 @@ def check_source(address: str) -> None:
         raise UsageError(f"{error}{of_folder}") from None
     if chosen.name == "folder":
         Listing(address).folders(local_path(chosen.address, flag=f"--source={address}"))
+
+
+def check_apart(address: str, workdir: Path) -> None:
+    """Makes sure that the files of a run do not come to lie among class folders, where they would be classes.
+
+    A run in a folder of its own may lie anywhere: see `Listing`.
+
+    Raises:
+      UsageError: they would.
+    """
+    if not address.startswith("folder:"):
+        return
+    root = local_path(address.removeprefix("folder:"), flag=f"--source={address}").resolve()
+    if workdir.resolve() == root or (workdir.resolve() == root.parent and root.name in _OF_RUNS):
+        raise UsageError(
+            f"--workdir={workdir} would have the files of the run among the pictures of --source={address}: "
+            "choose another, such as --workdir=runs/mine"
+        )
 
 
 def open_source(address: str, options: SourceOptions) -> Source:

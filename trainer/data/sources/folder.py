@@ -98,8 +98,8 @@ def open_folder(
       path: the folder; `~` is expanded.
       name: what messages call the source.
       budget_bytes: how much of the pictures is kept in memory once read.
-      options: of them, --splits and the classes of a run that is to be scored (see `find_layout`), and
-        --on_bad_image.
+      options: of them, --splits and the classes of a run that is to be scored (see `find_layout`),
+        --on_bad_image, and where results go.
 
     Raises:
       TrainerError: there are no two classes of pictures; the message says what was found.
@@ -107,7 +107,7 @@ def open_folder(
       UsageError: folders may be splits or classes, and --splits does not say what they are.
     """
     top = local_path(path, flag=f"--source={name}")
-    listing = Listing(name)
+    listing = Listing(name, results=options.results)
     layout = find_layout(listing, top, asked=options.splits, run_classes=options.run_classes)
     parts = _listed(listing, layout, scored=bool(options.run_classes))
     class_names = tuple(sorted(set().union(*(classes for _, classes in parts.values()))))

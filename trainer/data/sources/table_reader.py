@@ -25,7 +25,7 @@ from trainer.data.sources.base import Source, SourceOptions, label_tuples
 from trainer.data.tables.columns import Asked, Columns, as_truth, find_columns, is_empty
 from trainer.data.tables.files import Files, find_files
 from trainer.data.tables.formats import BadRow, ColumnTable, Format, open_table
-from trainer.data.tables.labels import NO_LABEL, Labels, labels_of_column, labels_of_columns
+from trainer.data.tables.labels import NO_LABEL, Labels, group_name, labels_of_column, labels_of_columns
 from trainer.data.tables.pictures import Finder, Named
 from trainer.paths import local_path
 from trainer.store.system_names import is_system
@@ -128,7 +128,7 @@ class _Reader:
     def source(self) -> TableSource:
         rows = self._read()
         labels = self._labels(rows)
-        ids, pictures = self._embedded(rows) if self._holds else self._named(rows)
+        ids, pictures = self._embedded(rows) if self._holds else self._named(rows, labels)
         splits = self._splits(rows, labels)
         rows.problems = {**labels.problems, **rows.problems}
         left_out = self._leave_out(rows)
@@ -150,8 +150,8 @@ class _Reader:
             numbers,
             Kept(functools.partial(kept.read, made), count, kept.store),
             native,
-            np.array([str(rows.groups[at]) for at in order], object) if self._columns.group else None,
-            np.array([float(rows.weights[at]) for at in order]) if self._columns.weight else None,
+            self._groups(rows, order),
+            self._weights(rows, order),
             left_out,
             kept,
         )
@@ -278,7 +278,31 @@ class _Reader:
         except UsageError as error:
             raise UsageError(f"--source={self._name}: {error}") from None
 
-    def _named(self, rows: _Rows) -> tuple[list[str], "_Files"]:
+    def _groups(self, rows: _Rows, order: Sequence[int]) -> np.ndarray | None:
+        if not self._columns.group:
+            return None
+        groups = [group_name(rows.groups[at]) for at in order]
+        spelled: dict[str, str] = {}
+        for group in dict.fromkeys(groups):
+            if (other := spelled.setdefault(group.casefold(), group)) != group:
+                _log.warning(
+                    "%s: the groups %s and %s of column %s differ only in case, and count as two",
+                    self._name, other, group, self._columns.group,
+                )  # fmt: skip
+        return np.array(groups, object)
+
+    def _weights(self, rows: _Rows, order: Sequence[int]) -> np.ndarray | None:
+        if not self._columns.weight:
+            return None
+        weights = np.array([float(rows.weights[at]) for at in order])
+        if not weights.any():
+            raise self._error(
+                f"all weights in column {self._columns.weight} are 0, so that nothing would be learned: name "
+                "another with --weight_column, or none"
+            )
+        return weights
+
+    def _named(self, rows: _Rows, labels: Labels) -> tuple[list[str], "_Files"]:
         """Finds the pictures that rows name."""
         finders = [self._finder(number) for number in range(len(self._tables))]
         found: list[Named] = []
@@ -294,17 +318,20 @@ class _Reader:
                 continue
             before = first.setdefault(one.path or one.name, at)
             if before != at:
-                self._note_double(rows, before, at, one.name)
+                self._note_double(rows, labels, before, at, one.name)
         self._require_some(found, rows)
         return [one.name for one in found], _Files(self._name, self._files, found, self._options)
 
-    def _note_double(self, rows: _Rows, before: int, at: int, name: str) -> None:
-        same = rows.labels[before] == rows.labels[at]
+    def _note_double(self, rows: _Rows, labels: Labels, before: int, at: int, name: str) -> None:
+        said = [row for row in (before, at) if not (row in labels.problems or is_empty(rows.labels[row]))]
+        same = len(said) < 2 or labels.of_rows[before] == labels.of_rows[at]
         other = "" if same else ", with another label"
-        rows.problems[at] = _DOUBLE, f"{name} is named by {self._place(rows, before)}, too{other}"
+        # The one that says something stays.
+        lost, kept = (before, at) if said == [at] else (at, before)
+        rows.problems[lost] = _DOUBLE, f"{name} is named by {self._place(rows, kept)}, too{other}"
         if not same:
             # Nobody knows which of them is right.
-            rows.problems[before] = _DOUBLE, f"{name} is named by {self._place(rows, at)}, too{other}"
+            rows.problems[kept] = _DOUBLE, f"{name} is named by {self._place(rows, lost)}, too{other}"
 
     def _require_some(self, found: Sequence[Named], rows: _Rows) -> None:
         """Refuses a table of whose pictures none, or hardly one, is where it should be."""
@@ -357,10 +384,10 @@ class _Reader:
         else:
             splits = [self._files.files[number].split for number, _ in rows.where]
         # A split whose labels nobody tells is no loss: competitions keep those of test back.
-        known = {split for at, split in enumerate(splits) if labels.of_rows[at] is not None}
+        known = {split for at, split in enumerate(splits) if _says(rows.labels[at], labels.of_rows[at])}
         for split in sorted(set(splits) - known):
             hidden = [at for at, one in enumerate(splits) if one == split]
-            if split and known and all(labels.problems.get(at, ("",))[0] == NO_LABEL for at in hidden):
+            if split and known and all(labels.problems.get(at, (NO_LABEL,))[0] == NO_LABEL for at in hidden):
                 _log.warning("%s: left out the split %s, which has no labels", self._name, split)
                 for at in hidden:
                     rows.problems[at] = "", ""
@@ -404,6 +431,13 @@ class _Reader:
             if split:
                 native[split] = start, stop
             start = stop
+        if self._options.splits == "auto" and not self._options.run_classes:
+            for split in [split for split in native if split not in _USUAL]:
+                _log.warning(
+                    "%s: %s rows of the split %s are not used: --splits says which are, such as "
+                    "--splits=train,validation,%s",
+                    self._name, f"{np.diff(native[split])[0]:,}", split, split,
+                )  # fmt: skip
         return native
 
     def _require_classes(self, labels: Labels, order: Sequence[int]) -> None:
@@ -456,6 +490,11 @@ class _Reader:
 
     def _error(self, text: str) -> TrainerError:
         return TrainerError(f"--source={self._name}: {text}")
+
+
+def _says(value: Any, labels: Sequence[int] | None) -> bool:
+    """Tells whether a row says what its labels are; of several, to say nothing may be to say none."""
+    return bool(labels) or (labels is not None and not is_empty(value) and value != [])
 
 
 def _has_columns(table: Format, names: str) -> bool:

@@ -19,9 +19,15 @@ _SEPARATORS = (",", ";", "|")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 # Python refuses to read the number that thousands of digits are.
 _WHOLE = re.compile(r"[+-]?\d{1,1000}")
+# A text in quotes, or a number; and lists of such as NumPy writes them, with blanks between and no commas.
+_QUOTED = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
+_ITEM = re.compile(rf"{_QUOTED}|{_NUMBER.pattern}|None|nan")
+_ARRAY = re.compile(rf"\[\s*(?:{_ITEM.pattern})(?:\s+(?:{_ITEM.pattern}))+\s*\]")
 # A guessed column with more classes than half of so many rows, or more, is no column of labels.
 _ENOUGH_ROWS = 20
 _SHOWN_LETTERS = 60
+# Texts, to see whether they are lists.
+_LOOKED_AT = 100
 
 
 @dataclass
@@ -77,6 +83,8 @@ def labels_of_column(
       UsageError: it is no column of labels.
     """
     lists, several = _as_lists(values, asked=several, named=bool(names))
+    if several:
+        _require_no_vectors(lists, column)
     if names:
         return _numbered(lists, values, names, several=several)
     _require_classes(lists, column)
@@ -134,16 +142,17 @@ def _as_lists(
     """Returns the labels of each row, None where it says nothing, and whether there may be several."""
     texts = [value for value in values if isinstance(value, str) and not is_empty(value)]
     separator = _separator(texts, asked=asked) if not named else ""
-    several = asked or bool(separator) or any(map(_written_list, texts[:1])) or any(map(_is_list, values))
+    is_written = any(_written_list(text) is not None for text in texts[:_LOOKED_AT])
+    several = asked or bool(separator) or is_written or any(map(_is_list, values))
     found: list[tuple[Any, ...] | None] = []
     for value in values:
         if _is_list(value):
-            found.append(tuple(value))
+            found.append(_without_blanks(value))
         elif is_empty(value):
             # Where a row may have no class, to say nothing is to say that.
             found.append(() if several else None)
         elif several and isinstance(value, str) and (written := _written_list(value)) is not None:
-            found.append(tuple(written))
+            found.append(_without_blanks(written))
         elif separator and isinstance(value, str):
             found.append(tuple(part.strip() for part in value.split(separator) if part.strip()))
         else:
@@ -174,11 +183,35 @@ def _written_list(text: str) -> list[Any] | None:
     text = text.strip()
     if not (text.startswith("[") and text.endswith("]")):
         return None
+    if _ARRAY.fullmatch(text):
+        # Python takes texts beside one another for one.
+        items = [match[0] for match in _ITEM.finditer(text)]
+        text = f"[{', '.join('None' if item == 'nan' else item for item in items)}]"
     try:
         found = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return None
     return found if isinstance(found, list) else None
+
+
+def _without_blanks(labels: Sequence[Any]) -> tuple[Any, ...]:
+    """Returns a list without what is left of `sea,` where it is cut at commas."""
+    return tuple(one for one in labels if not (isinstance(one, str) and not one.strip()))
+
+
+def _require_no_vectors(lists: Sequence[tuple[Any, ...] | None], column: str) -> None:
+    """Refuses a column that says 0 or 1 of each class, in a row, without saying which class is which."""
+    rows = [row for row in lists if row]
+    length = len(rows[0]) if rows else 0
+    if (
+        length > 1
+        and all(len(row) == length and set(map(str, row)) <= {"0", "1", "0.0", "1.0"} for row in rows)
+        and any(len(set(row)) < length for row in rows)
+    ):
+        raise UsageError(
+            f"the column {column} has {length} numbers 0 and 1 in each row, and no names of the classes that "
+            "they are of: write a column for each class, with its name as the heading, or lists of names"
+        )
 
 
 def _is_list(value: Any) -> bool:
@@ -223,6 +256,11 @@ def _text(value: Any) -> str | None:
     if isinstance(value, float | decimal.Decimal):
         return _without_point(str(value))
     return str(value) if isinstance(value, str | int) else None
+
+
+def group_name(value: Any) -> str:
+    """Returns the name of a group, the same for `3`, `3.0` and ` 3 `, in either spelling of Unicode."""
+    return composed(" ".join(_without_point(str(value).strip()).split()))
 
 
 def _without_point(text: str) -> str:

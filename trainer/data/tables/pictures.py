@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from trainer.data.inspect.bad_pictures import name_problem, shown_name
 from trainer.data.inspect.kinds import PICTURE_ENDINGS, kind_by_name
@@ -47,7 +48,7 @@ class Finder:
         """Returns the picture that a value names; the value is no empty one."""
         text = str(value).strip()
         if scheme_of(text) == "file":
-            text = re.sub(r"^file:/*(?=/)", "", text, flags=re.I)
+            text = _path_of(re.sub(r"^file:/*(?=/)", "", text, flags=re.I))
         elif scheme_of(text):
             return Named(shown_name(text), "", "an address, and only files are read: download it first")
         if "\0" in text:
@@ -79,3 +80,8 @@ class Finder:
         name = path[len(self._top) + 1 :] if inside else path
         wrong = name_problem(name)
         return Named(shown_name(name) if wrong else name, path, problem or wrong)
+
+
+def _path_of(address: str) -> str:
+    """Returns the path behind `file://`: with what `%20` stands for, unless a file is called so."""
+    return address if os.path.exists(address) else unquote(address)
