@@ -311,7 +311,10 @@ def test_evaluate_where_there_is_nothing_to_evaluate(arguments, tmp_path, run_ma
     shutil.rmtree(workdir / "checkpoints" / "best")
     assert_fails_once(run_main("evaluate", f"--workdir={workdir}"), f"no 'best' checkpoint {there}")
     shutil.rmtree(workdir / "checkpoints")
-    message = f"no 'best' checkpoint in {workdir}/checkpoints; there is none at all"
+    message = (
+        f"no 'best' checkpoint in {workdir}/checkpoints; there is none at all: of a run that was stopped "
+        "before its first step, run the command again"
+    )
     assert_fails_once(run_main("evaluate", f"--workdir={workdir}"), message)
     run = json.loads((workdir / "run.json").read_text())
     (workdir / "run.json").write_text(json.dumps({**run, "format": 99}))

@@ -238,6 +238,9 @@ def test_options_of_predict_with_a_model(exported, run_main):
 
 def test_models_that_predict_cannot_take(exported, run_main, tmp_path, tiny_backbone):
     (tmp_path / "text.tflite").write_text("text")
+    (tmp_path / "text.onnx").write_text("text")
+    (tmp_path / "lite").mkdir()
+    (tmp_path / "lite" / "int8.tflite").write_text("text")
     with zipfile.ZipFile(tmp_path / "strange.tflite", "w") as archive:
         archive.writestr("labels.txt", "a")
     for change, name in (({"format": 2}, "newer.tflite"), ({"class_names": None}, "odd.tflite")):
@@ -254,6 +257,12 @@ def test_models_that_predict_cannot_take(exported, run_main, tmp_path, tiny_back
         ("text.tflite", 2, "is no model that export wrote: there is no export.json inside of it"),
         ("strange.tflite", 2, "is no model that export wrote: there is no export.json inside of it"),
         (tiny_backbone, 2, "is no model that export wrote: there is no export.json in its assets"),
+        ("lite", 2, "is a folder of models: name one of them, such as"),
+        (
+            "text.onnx",
+            2,
+            "is no file that predict takes, which are .tflite files and SavedModel folders: ",
+        ),
         (
             exported.folder,
             2,

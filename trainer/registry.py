@@ -10,6 +10,7 @@ import contextvars
 import functools
 import inspect
 import math
+import re
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -352,7 +353,10 @@ class AddressRegistry(Registry[T]):
             if (names := self[one].facts.get("names"))
             for address in close_names(name, names(), n=1)
         ]
-        return found or super()._close(name)
+        plain = super()._close(name)
+        # What is the same but for its case and hyphens is meant.
+        is_same = plain and re.sub(r"[\W_]", "", plain[0].lower()) == re.sub(r"[\W_]", "", name.lower())
+        return plain if is_same else found or plain
 
     def choose(self, text: str | Call, *, flag: str = "") -> AddressChoice[T]:
         """Reads `NAME` or `NAME:ADDRESS`; see `Registry.choose`."""

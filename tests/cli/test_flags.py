@@ -182,6 +182,27 @@ def test_wrong_command_lines(argv, message):
     assert refusal(*argv) == message
 
 
+def test_a_path_that_was_cut_at_its_blanks_is_quoted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "My Photos of 2026").mkdir()
+    quoted = "a path with blanks stands in quotes: --source='folder:My Photos of 2026'"
+    assert refusal("--source=folder:My", "Photos", "of", "2026") == quoted
+    assert refusal("train", "--source=folder:My", "Photos", "of", "2026", "--seed=1") == quoted
+    workdir = "a path with blanks stands in quotes: --workdir='My Photos of 2026'"
+    assert refusal("inspect", "--workdir=My", "Photos", "of", "2026") == workdir
+    # Nothing is there that is called so, or it is there without the rest.
+    assert refusal("--source=folder:My", "Pictures").startswith("'Pictures' is no command; there are")
+    (tmp_path / "My").mkdir()
+    assert refusal("--source=folder:My", "Photos").startswith("'Photos' is no command; there are")
+
+
+def test_blanks_around_an_equals_sign():
+    told = "an option is written without blanks around =, as in --workdir=runs/mine"
+    assert refusal("--source", "=", "folder:x") != ""
+    assert refusal("train", "--seed=1", "=", "folder:x") == told
+    assert refusal("train", "--source=", "folder:x") == told
+
+
 @pytest.mark.parametrize(
     ("argv", "meant"),
     [

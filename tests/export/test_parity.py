@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from trainer.export.fresh_process import Answers
-from trainer.export.parity import Reference, failures, parity, size_bytes, told, told_uses
+from trainer.export.parity import Reference, failures, for_phones, parity, size_bytes, told, told_uses
 
 # The network is right on the first three of four.
 REFERENCE = Reference(
@@ -117,3 +117,5 @@ def of_file(file, drop, *, way="images", size=4_600_000):
 )
 def test_which_file_is_for_what(models, lines):
     assert told_uses({"models": models}) == lines
+    told_for_phones = [line.split(",")[0].split()[-1] for line in lines if line.startswith("phone:")]
+    assert for_phones({"models": models}) == "".join(told_for_phones)

@@ -1,5 +1,6 @@
 """What a run says of itself at its end."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 
 from trainer.cli.config import Config
 from trainer.loop.phases import make_plan
-from trainer.run.introduction import told_in_vain
+from trainer.record.workdir import Workdir
+from trainer.run.introduction import told_in_vain, told_of_rise
 
 
 @pytest.mark.parametrize(
@@ -30,3 +32,26 @@ def test_phases_in_vain_are_told(schedule, best, told):
     }
     found = told_in_vain(plan, state, metric="accuracy")
     assert found == (f"{told}, with validation accuracy 0.7500" if told else "")
+
+
+@pytest.mark.parametrize(
+    ("losses", "told"),
+    [
+        (
+            [0.6, 0.25, 1369.0],
+            "validation loss rose from 0.25 at step 2 to 1,369: a smaller learning",
+        ),
+        # What over-fitting comes to, and a run that has only just begun to learn.
+        ([0.6, 0.2, 0.4], ""),
+        ([0.02, 0.01, 0.09], ""),
+        ([2.0, 1.9, 1.8], ""),
+        ([], ""),
+    ],
+)
+def test_a_loss_that_has_risen_is_told(losses, told, tmp_path):
+    lines = [{"split": "validation", "step": at, "loss": loss} for at, loss in enumerate(losses, start=1)]
+    # Of the training split, and a line that a crash has cut.
+    lines += [{"split": "train", "step": 9, "loss": 99.0}]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"split": "val')
+    assert told_of_rise(Workdir(str(tmp_path))).startswith(told)
+    assert bool(told_of_rise(Workdir(str(tmp_path)))) == bool(told)

@@ -176,7 +176,7 @@ class InspectConfig:
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """Benchmark"""
+    """Results and measurements"""
 
     output: str = option(
         "",

@@ -164,12 +164,14 @@ def parse(argv: Sequence[str]) -> CommandLine:
     command, *extra = rest or ["train"]
     if command not in COMMANDS:
         _check_lengths(rest, arguments)
+        _check_quotes(command, arguments)
         told = f"{command!r} is no command; there are {', '.join(COMMANDS)} (see --help)"
         usual = VERBS.get(command.lower().replace("-", "_"), "")
         close = [usual] if usual else close_names(command, COMMANDS, n=1)
         raise UsageError(_meant_by_path(command) or told + is_it(close))
     if extra and command not in TAKE_PATHS:
         _check_lengths(extra, arguments)
+        _check_quotes(extra[0], arguments)
         told = f"unexpected argument {extra[0]!r} after {command!r}; options start with --"
         raise UsageError(_meant_by_path(extra[0]) or told)
     if is_dry and command not in ("train", "inspect"):
@@ -373,6 +375,29 @@ def _check_lengths(words: Sequence[str], arguments: Sequence[str]) -> None:
         number = before.rpartition("=")[2]
         if re.fullmatch("(epoch|step|example)s?|%", word) and re.fullmatch("[0-9.]+", number):
             raise UsageError(f"a length is one word: {before}{word}, not {before} {word}")
+
+
+def _check_quotes(word: str, arguments: Sequence[str]) -> None:
+    """Tells who has cut a value at its blanks, such as `--source=folder:My Photos`, to quote it."""
+    at = arguments.index(word) if word in arguments else 0
+    before = arguments[at - 1] if at else ""
+    if before == "=" or word == "=" or before.endswith("="):
+        raise UsageError("an option is written without blanks around =, as in --workdir=runs/mine")
+    flag, equals, value = before.partition("=")
+    if not (flag.startswith("--") and equals and value):
+        return
+    path = value.partition(":")[2] or value
+    for stop in range(len(arguments), at, -1):
+        rest = " ".join(arguments[at:stop])
+        if _is_there(f"{path} {rest}") and not _is_there(path):
+            raise UsageError(f"a path with blanks stands in quotes: {flag}={shlex.quote(f'{value} {rest}')}")
+
+
+def _is_there(path: str) -> bool:
+    try:
+        return os.path.exists(expanded(path, flag=path))
+    except UsageError:
+        return False
 
 
 def _told(error: absl_flags.Error) -> str:

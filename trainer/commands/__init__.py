@@ -7,6 +7,7 @@ A new verb is a file here with `run(line) -> exit status`, and a line in `flags.
 import contextlib
 import importlib
 import logging
+import shlex
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -97,6 +98,8 @@ def _check(line: CommandLine) -> None:
         check_names(line.config, line.given)
     if not workdir and not needs_none:
         raise UsageError(_needs_workdir(line))
+    if line.command == "predict" and workdir and (source := line.given.get("source")):
+        _require_own_source(Workdir(workdir), source)
     if line.command == "predict" and not line.paths and (sys.stdin is None or sys.stdin.isatty()):
         raise UsageError(
             "predict needs pictures: files, folders or patterns behind the options, or a list of paths on "
@@ -104,9 +107,21 @@ def _check(line: CommandLine) -> None:
         )
 
 
+def _require_own_source(workdir: Workdir, source: str) -> None:
+    """Tells who names new pictures as a run's own were named where they belong."""
+    if workdir.run_json.exists() and workdir.read_config().data.source != source:
+        path = shlex.quote(source.removeprefix("folder:"))
+        raise UsageError(
+            f"--source={source}: what is to be predicted stands behind the options: predict "
+            f"--workdir={shlex.quote(str(workdir.root))} {path}"
+        )
+
+
 def _needs_workdir(line: CommandLine) -> str:
     """Returns what to say to who has not said where the results go, or which run is meant."""
     told = f"{line.command} needs --workdir=FOLDER"
+    if line.command in ("serve", "explain", "evaluate") and line.given.get("model"):
+        return f"{told}, the folder of the run: an exported model is taken by predict --model alone"
     if line.command in TRAINING:
         first_try = f". {_FIRST_TRY}" if line.command == "train" and not line.given else ""
         return f"{told}, where its results go, such as --workdir=runs/mine{first_try}"

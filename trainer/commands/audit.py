@@ -36,6 +36,9 @@ def run(line: CommandLine) -> int:
     crossing = len(across_splits(found.pairs, found.split_of))
     _log.info("%-25s%s pairs, %s across splits", "near duplicates:", f"{len(found.pairs):,}", f"{crossing:,}")
     _log.info("page:        %s", folder / "index.html")
+    if not found.findings:
+        _log.info("nothing stands out: no label, and no picture by its look")
+        return 0
     _log.info(
         "to correct:  write classes into new_label of %s, and train with --relabel", folder / "audit.csv"
     )

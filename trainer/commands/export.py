@@ -21,7 +21,7 @@ from trainer.export.folder import CARD, PARITY, kept_models, put_in_place, requi
 from trainer.export.fresh_process import KINDS, Answers, Picture, run_model
 from trainer.export.metadata import About
 from trainer.export.models import FORMS, file_of, parse_formats, write_models
-from trainer.export.parity import Reference, failures, parity, size_bytes, told, told_uses
+from trainer.export.parity import Reference, failures, for_phones, parity, size_bytes, told, told_uses
 from trainer.loop.evaluator import Evaluator
 from trainer.model.weights import assign_weights, weights_sha256
 from trainer.paths import local_path
@@ -111,8 +111,8 @@ def _tell(folder: Path, found: Mapping[str, Any]) -> None:
     for line in told_uses(found):
         _log.info("%s", line)
     files = [row["file"] for row in found["models"]]
-    if tried := [name for name in files if name == "saved_model" or name.endswith(".tflite")]:
-        model_path = shlex.quote(str(folder / tried[-1]))
+    if tried := for_phones(found) or ("saved_model" if "saved_model" in files else ""):
+        model_path = shlex.quote(str(folder / tried))
         _log.info("try one:     %s predict --model=%s photo.jpg", called(), model_path)
 
 

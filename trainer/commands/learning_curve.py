@@ -49,10 +49,12 @@ def _table(found: LearningCurve) -> list[str]:
 def _told(found: LearningCurve) -> str:
     """Returns what twice the pictures would buy, in a line."""
     ahead, now = found.outlook, 100 * found.accuracies(len(found.sizes) - 1).mean()
+    num_scored = found.right[-1].shape[1]
+    too_few = f"; {num_scored:,} pictures are too few to tell" if ahead.gain < 0 else ""
     return (
         f"twice the pictures ({ahead.num_train:,}) would buy about {100 * ahead.gain:+.1f} points of "
         f"{found.split} accuracy (95 % interval {100 * ahead.low:+.1f} to {100 * ahead.high:+.1f}), from "
-        f"{now:.1f} %, with --head={found.head} on the frozen network"
+        f"{now:.1f} %, with --head={found.head} on the frozen network{too_few}"
     )
 
 

@@ -32,6 +32,7 @@ from trainer.run.introduction import (
     sum_up,
     tell_finished,
     told_in_vain,
+    told_of_rise,
 )
 from trainer.run.new_pictures import named_pictures
 from trainer.run.run_times import RunTimes
@@ -193,6 +194,8 @@ def _train_once(
     _log.info("TensorBoard: %s", tensorboard)
     if told := told_in_vain(plan, stages.state, metric=experiment.task.best):
         _log.info("%s", told)
+    if told := told_of_rise(workdir):
+        _log.warning("%s", told)
     require_scores(report, config.run)
     return 0
 
@@ -204,6 +207,7 @@ def _foretell(stages: Stages) -> RunTimes:
     if stages.state.step or team().count > 1:
         return times
     if not times.is_known and work(experiment) >= LEAST_WORK:
+        _log.info("time:        measured now, a few steps of each phase")
         foreseen = foresee(experiment, decided=stages.arithmetic.decided)
         stages.take(foreseen.decided, picture_secs=foreseen.picture_secs)
         times = RunTimes(stages, foreseen=foreseen.speeds)

@@ -13,7 +13,7 @@ from pathlib import Path
 from trainer.data.inspect.bad_pictures import name_problem, shown_name
 from trainer.data.inspect.kinds import DECODABLE, kind_by_name, kind_of_file, kinds_in, told_kinds
 from trainer.store.system_names import is_system
-from trainer.values import TrainerError, composed
+from trainer.values import TrainerError, close_names, composed, is_it
 
 EXPECTED = "expected JPEG, PNG, GIF, BMP or WebP files"
 # Of all pictures; more that cannot be decoded are an error.
@@ -247,7 +247,9 @@ class Listing:
             with os.scandir(folder) as found:
                 return list(found)
         except FileNotFoundError:
-            raise self._error(f"{folder} does not exist: expected a folder of class folders") from None
+            beside = [one.name for one in folder.parent.glob("*/")]
+            near = is_it(close_names(folder.name, beside, n=1)) or ": expected a folder of class folders"
+            raise self._error(f"{folder} does not exist{near}") from None
         except NotADirectoryError:
             archive = "; an archive is written archive:PATH" if _ARCHIVE.search(str(folder)) else ""
             raise self._error(f"{folder} is a file: expected a folder of class folders{archive}") from None

@@ -140,6 +140,16 @@ def _text(path: Path, flag: str) -> str:
                 raise TrainerError(f"{flag} is damaged: {NAME} inside of it has {size:,} bytes")
             return files.read(NAME).decode()
     except (FileNotFoundError, KeyError, zipfile.BadZipFile):
+        if path.suffix == ".onnx":
+            raise UsageError(
+                f"{flag} is no file that predict takes, which are .tflite files and SavedModel folders: ONNX "
+                "Runtime runs it"
+            ) from None
+        inside = sorted(one.name for one in path.glob("*.tflite")) if path.is_dir() else []
+        if inside:
+            raise UsageError(
+                f"{flag} is a folder of models: name one of them, such as {path / inside[0]}"
+            ) from None
         raise UsageError(
             f"{flag} is no model that export wrote: there is no {NAME} "
             f"{'in its assets' if path.is_dir() else 'inside of it'}"

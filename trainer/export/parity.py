@@ -101,16 +101,28 @@ def told(model: Mapping[str, Any]) -> str:
     )
 
 
-def told_uses(found: Mapping[str, Any]) -> list[str]:
-    """Returns a line for each place that a `parity` has a model for: which file is meant for it."""
+def for_phones(found: Mapping[str, Any]) -> str:
+    """Returns the smallest model of a `parity` that keeps the accuracy; empty where none is for phones."""
+    lost = _lost(found)
+    small = [file for file in _FOR_PHONES if file in lost]
+    # If all lose too much, the last one is nearest to the network.
+    return next((file for file in small if _passes(lost[file], _LITTLE)), small[-1] if small else "")
+
+
+def _lost(found: Mapping[str, Any]) -> dict[str, float]:
     lost: dict[str, float] = {}
     for model in found["models"]:
         lost[model["file"]] = max(model["accuracy_drop"], lost.get(model["file"], 0.0))
+    return lost
+
+
+def told_uses(found: Mapping[str, Any]) -> list[str]:
+    """Returns a line for each place that a `parity` has a model for: which file is meant for it."""
+    lost = _lost(found)
     sizes = {model["file"]: told_size(model["size_bytes"]) for model in found["models"]}
     lines = []
-    if small := [file for file in _FOR_PHONES if file in lost]:
-        # If all lose too much, the last one is nearest to the network.
-        best = next((file for file in small if _passes(lost[file], _LITTLE)), small[-1])
+    if best := for_phones(found):
+        small = [file for file in _FOR_PHONES if file in lost]
         worse = [
             f"; {file} loses {100 * lost[file]:.1f} % of accuracy" for file in small[: small.index(best)]
         ]

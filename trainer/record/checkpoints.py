@@ -282,4 +282,6 @@ class Checkpoints:
                     steps.add(self.step_of(name))
         if steps:
             return f"{begin} are those of steps {', '.join(map(str, sorted(steps)))}"
-        return "none is whole" if self.exist() else "there is none at all"
+        if self.exist():
+            return "none is whole"
+        return "there is none at all: of a run that was stopped before its first step, run the command again"

@@ -15,8 +15,11 @@ from typing import Any, Protocol
 from trainer.paths import local_path
 from trainer.record.spreadsheets import as_text
 from trainer.store.files import PART_PREFIX, move, require_place, sync, sync_file
+from trainer.values import UsageError
 
 _UNREAD = "(not read)"
+# Of files that programs other than this one write.
+_OTHERS = (".xlsx", ".xls", ".ods", ".parquet", ".html", ".pdf", ".docx", ".md", ".png", ".jpg")
 _FORMAT_OF = {".csv": "csv", ".txt": "table"}
 
 
@@ -128,11 +131,20 @@ def choose_format(asked: str, *, output: str) -> str:
     """Returns one of `FORMATS`: what was asked for, or what auto comes to.
 
     That is, for a file, CSV or a table where it ends in .csv or .txt; a table on a terminal; else JSON lines.
+
+    Raises:
+      UsageError: the file is called as one that would be something else.
     """
     if asked != "auto":
         return asked
     if output:
-        return _FORMAT_OF.get(Path(output).suffix.lower(), "jsonl")
+        ending = Path(output).suffix.lower()
+        if ending in _OTHERS:
+            raise UsageError(
+                f"--output={output}: predict writes no {ending} file: a spreadsheet reads .csv; other "
+                "endings get JSON lines, and --format says which of them whatever the ending"
+            )
+        return _FORMAT_OF.get(ending, "jsonl")
     return "table" if sys.stdout.isatty() else "jsonl"
 
 

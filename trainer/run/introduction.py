@@ -30,6 +30,8 @@ from trainer.store.files import write_bytes
 from trainer.store.provenance import code, versions
 
 _log = logging.getLogger("trainer")
+# Times the lowest validation loss: what over-fitting alone does not come to.
+_RISEN = 5
 # What a start writes as it finds it. All else was recorded under way, and holds for the rest of the run.
 RENEWED_FACTS = (
     "format", "identity", "config", "first_names", "class_names", "layers", "contract", "versions",
@@ -263,6 +265,23 @@ def told_in_vain(plan: Plan, state: TrainState, *, metric: str) -> str:
     score = f"validation {metric} {float(state.best[metric].numpy()):.4f}"
     phases = f"phase {' and '.join(after)} did not beat phase {best.spec.name}"
     return f"{phases}: the best weights are those of step {step:,}, with {score}"
+
+
+def told_of_rise(workdir: Workdir) -> str:
+    """Returns a line on a validation loss that has risen far above its lowest; empty where it has not."""
+    from trainer.report.curves import read_metrics  # Late: matplotlib takes a second.
+
+    lines = [line for line in read_metrics(workdir.metrics_jsonl) if line.get("split") == "validation"]
+    losses = {line["step"]: line["loss"] for line in lines if isinstance(line.get("loss"), float)}
+    if not losses:
+        return ""
+    best, last = min(losses, key=lambda step: losses[step]), max(losses)
+    if losses[last] < max(_RISEN * losses[best], 1):
+        return ""
+    return (
+        f"validation loss rose from {losses[best]:,.4g} at step {best:,} to {losses[last]:,.4g}: a smaller "
+        "learning rate may do better (find_lr proposes one)"
+    )
 
 
 def draw_curves(experiment: Experiment, workdir: Workdir, summaries: Summaries) -> None:

@@ -242,7 +242,8 @@ def match_classes(
         are = "are" if len(strange) > 1 else "is"
         raise UsageError(
             f"--source={source}: {_listed(strange)} {are} none of the classes of the run, which are "
-            f"{_listed(known)}; classes are matched by name"
+            f"{_listed(known)}. Classes are matched by the names of their folders: rename these, or use "
+            "predict for pictures of other things"
         )
     there = set(map(composed, wanted))
     missing = [name for name in known if composed(name) not in there]
