@@ -130,9 +130,10 @@ HEAD = "id,sha256,new_label\n"
         (None, "No such file or directory"),
         ("id,new_label\na,b\n", "it has no column sha256; `audit` writes such a table"),
         (HEAD + "red/000.jpg,{red},violet\n", "line 2: 'violet' is none of the classes blue, green, red"),
+        (HEAD + "red/000.jpg,{red},Blue\n", "and not 'leave out': is it blue?"),
         (HEAD + "red/000.jpg,00,blue\n", "line 2: red/000.jpg is another picture than the table"),
         (HEAD + "red/no.jpg,00,blue\n", "line 2: red/no.jpg is not there"),
-        (HEAD + "red/000.jpg,{red},blue\nred/000.jpg,{red},leave out\n", "lines 2 and 3 say different"),
+        (HEAD + "red/000.jpg,{red},blue\nred/000.jpg,{red},Leave out\n", "lines 2 and 3 say different"),
         (b"\xff\xfe", "it is no text in UTF-8"),
     ],
 )  # fmt: skip
@@ -150,10 +151,12 @@ def test_a_wrong_table_is_told(text, message, arguments, pictures, tmp_path, run
     assert err.count("\n") == 1
 
 
-def test_a_table_with_semicolons_of_renamed_pictures(arguments, pictures, tmp_path, run_main):
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_a_table_of_renamed_pictures_with(delimiter, arguments, pictures, tmp_path, run_main):
     digest = hashlib.sha256((pictures / "red" / "000.jpg").read_bytes()).hexdigest()
     table = tmp_path / "table.csv"
-    table.write_bytes(f"\ufeffsha256;id;x;new_label\n{digest.upper()};was/called.jpg;1;blue\n".encode())
+    lines = ["\ufeffsha256;id;x;new_label", f"{digest.upper()};was/called.jpg;1;blue", ""]
+    table.write_bytes("\n".join(lines).replace(";", delimiter).encode())
     status, out, err = run_main("inspect", *arguments, f"--relabel={table}")
     assert (status, err) == (0, "")
     assert "relabel:     1 labels changed, 0 pictures left out" in out

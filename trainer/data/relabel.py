@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from trainer.data.inspect.scan import Scan
 from trainer.data.sources import Relabelled, Source
 from trainer.tasks import Task
-from trainer.values import TrainerError, UsageError, composed
+from trainer.values import TrainerError, UsageError, close_names, composed, is_it
 
 COLUMNS = ("id", "sha256", "label", "new_label")
 LEAVE_OUT = "leave out"
@@ -57,13 +57,16 @@ def relabel(
         if digest:
             places[digest].append(at)
     numbers = {composed(name): number for number, name in enumerate(source.class_names)}
-    labels, left_out, seen = source.labels.copy(), [], dict[int, Change]()
+    labels, left_out, seen = source.labels.copy(), [], dict[int, tuple[Change, str]]()
     for change in changes:
         new = composed(change.new_label)
+        if new not in numbers and new.casefold() == LEAVE_OUT:
+            new = LEAVE_OUT
         if new != LEAVE_OUT and new not in numbers:
             raise UsageError(
                 f"{flag}, line {change.line}: {change.new_label!r} is none of the classes "
                 f"{', '.join(source.class_names[:10])}, and not {LEAVE_OUT!r}"
+                f"{is_it(close_names(new, [*source.class_names, LEAVE_OUT], n=1))}"
             )
         same = places.get(change.sha256, [])
         if not same and strict:
@@ -71,11 +74,11 @@ def relabel(
         if not same:
             continue
         at = next((one for one in same if source.ids[one] == change.id), same[0])
-        if at in seen and composed(seen[at].new_label) != new:
+        before, said = seen.setdefault(at, (change, new))
+        if said != new:
             raise UsageError(
-                f"{flag}: lines {seen[at].line} and {change.line} say different things of {source.ids[at]}"
+                f"{flag}: lines {before.line} and {change.line} say different things of {source.ids[at]}"
             )
-        seen[at] = change
         if new == LEAVE_OUT:
             left_out.append(at)
         else:

@@ -88,7 +88,7 @@ def read_changes(data: bytes, *, flag: str) -> list[Change]:
 
     Args:
       data: a CSV in UTF-8 with the columns of `COLUMNS`, of which `label` may be missing, in any order, among
-        others; with commas or, as some spreadsheets write it, semicolons.
+        others; with commas or, as some spreadsheets write it, semicolons or tabs.
       flag: begins messages, such as `--relabel=audit.csv`.
 
     Raises:
@@ -99,7 +99,7 @@ def read_changes(data: bytes, *, flag: str) -> list[Change]:
     except ValueError:
         raise UsageError(f"{flag}: it is no text in UTF-8") from None
     head = text.partition("\n")[0].strip()
-    delimiter = ";" if ";" in head and "," not in head else ","
+    delimiter = next((one for one in ",;\t" if one in head), ",")
     needed = [name for name in COLUMNS if name != "label"]
     columns = [cell.strip().strip('"') for cell in head.split(delimiter)]
     if missing := [name for name in needed if name not in columns]:
