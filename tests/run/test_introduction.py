@@ -9,7 +9,7 @@ import pytest
 from trainer.cli.config import Config
 from trainer.loop.phases import make_plan
 from trainer.record.workdir import Workdir
-from trainer.run.introduction import told_in_vain, told_of_rise
+from trainer.run.introduction import told_in_vain, told_of_rise, told_of_smoothing
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,16 @@ def test_a_loss_that_has_risen_is_told(losses, told, tmp_path):
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"split": "val')
     assert told_of_rise(Workdir(str(tmp_path))).startswith(told)
     assert bool(told_of_rise(Workdir(str(tmp_path)))) == bool(told)
+
+
+def test_the_least_loss_under_smoothing_is_told():
+    smoothed = Config().replace(label_smoothing=0.1)
+    # -0.95 ln 0.95 - 0.05 ln 0.05
+    assert "loss:        in training 0.20 at best, by --label_smoothing=0.1; " in told_of_smoothing(
+        smoothed, num_classes=2
+    )
+    targets = np.full([5], 0.02) + 0.9 * np.eye(5)[3]
+    assert f" {-(targets * np.log(targets)).sum():.2f} at best" in told_of_smoothing(smoothed, num_classes=5)
+    assert told_of_smoothing(Config(), num_classes=5) == ""
+    assert told_of_smoothing(smoothed.replace(loss="focal(2)"), num_classes=5) == ""
+    assert told_of_smoothing(smoothed.replace(task="multi_label"), num_classes=5) == ""

@@ -33,6 +33,7 @@ from trainer.run.introduction import (
     tell_finished,
     told_in_vain,
     told_of_rise,
+    told_of_smoothing,
 )
 from trainer.run.new_pictures import named_pictures
 from trainer.run.run_times import RunTimes
@@ -260,6 +261,8 @@ def _begin(
     if path is None:
         summaries.cut_back(None)
         introduce(stages, summaries)
+        if told := told_of_smoothing(experiment.config, num_classes=len(experiment.source.class_names)):
+            _log.info("%s", told)
         return stages
     restore(stages, checkpoints, path)
     checkpoints.check_best(int(state.best["step"].numpy()))

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer.cli.config import Config
 from trainer.data.decode import unscale
 from trainer.loop.evaluator import Evaluation
 from trainer.loop.monitoring import profile_range, real_values
@@ -32,6 +33,8 @@ from trainer.store.provenance import code, versions
 _log = logging.getLogger("trainer")
 # Times the lowest validation loss: what over-fitting alone does not come to.
 _RISEN = 5
+# The loss and the task of which the least loss is known.
+_SMOOTHED = ("cross_entropy", "single_label")
 # What a start writes as it finds it. All else was recorded under way, and holds for the rest of the run.
 RENEWED_FACTS = (
     "format", "identity", "config", "first_names", "class_names", "layers", "contract", "versions",
@@ -265,6 +268,20 @@ def told_in_vain(plan: Plan, state: TrainState, *, metric: str) -> str:
     score = f"validation {metric} {float(state.best[metric].numpy()):.4f}"
     phases = f"phase {' and '.join(after)} did not beat phase {best.spec.name}"
     return f"{phases}: the best weights are those of step {step:,}, with {score}"
+
+
+def told_of_smoothing(config: Config, *, num_classes: int) -> str:
+    """Returns a line on the least loss that training can come to; empty where that is 0, or not known."""
+    share = config.update.label_smoothing
+    if not share or num_classes < 2 or (config.update.loss, config.data.task) != _SMOOTHED:
+        return ""
+    other = share / num_classes
+    right = 1 - share + other
+    least = -right * math.log(right) - (num_classes - 1) * other * math.log(other)
+    return (
+        f"loss:        in training {least:.2f} at best, by --label_smoothing={share:g}; validation's is "
+        "without"
+    )
 
 
 def told_of_rise(workdir: Workdir) -> str:
