@@ -92,6 +92,7 @@ class Observer:
         with pytest.MonkeyPatch.context() as patch:
             self._look_before(patch, os, "fsync")
             self._look_before(patch, tf.train.Checkpoint, "write")
+            self._look_before(patch, tf.raw_ops, "SaveV2")
             self._look_before(patch, tf.raw_ops, "ImportEvent")
             self._look_before(patch, tf.summary, "create_file_writer")
             for name in ("flush", "close"):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from trainer.record.checkpoint_values import read_values, write_values
 from trainer.record.checkpoints import Base, Checkpoints
 from trainer.values import TrainerError
 
@@ -377,3 +378,38 @@ def test_a_base_that_cannot_be_written_leaves_no_checkpoint_without_it(checkpoin
     text = message(lambda: save(checkpoints, variables(), step=5))
     assert text.startswith("checkpoint of step 5 was not saved: ")
     assert not checkpoints.exist()
+
+
+def test_every_checkpoint_has_the_bytes_that_tensorflow_writes(tmp_path):
+    """What is known of the objects since the first one is used again, with other values."""
+    draw = np.random.default_rng(0)
+
+    def made(names, *, dtype="float32"):
+        return {
+            name: tf.Variable(draw.random([3, 2]).astype(dtype), name=name.split("/")[-1]) for name in names
+        }
+
+    first = made(["model/a.b/kernel:0", "slots/model/a.b/kernel/m", "step"])
+    other = made(["model/kernel", "model/kernel.S"], dtype="float64")
+    at = 0
+    for _ in range(3):
+        for variables in (first, other, dict(reversed(first.items()))):
+            at += 1
+            for variable in variables.values():
+                variable.assign(draw.random([3, 2]))
+            write_values(variables, str(tmp_path / f"ours-{at}"))
+            tf.train.Checkpoint(variables=dict(variables)).write(str(tmp_path / f"theirs-{at}"))
+            for ending in (".index", ".data-00000-of-00001"):
+                ours, theirs = (tmp_path / f"{whose}-{at}{ending}" for whose in ("ours", "theirs"))
+                assert ours.read_bytes() == theirs.read_bytes()
+            read = read_values(tmp_path / f"ours-{at}", variables)
+            assert {name: value.tolist() for name, value in read.items()} == {
+                name: variable.numpy().tolist() for name, variable in variables.items()
+            }
+
+
+def test_many_kinds_of_checkpoints_are_written_and_the_first_again(tmp_path):
+    for number in [*range(12), 0]:
+        variables = {f"v{number}": tf.Variable(float(number))}
+        write_values(variables, str(tmp_path / "one"))
+        assert read_values(tmp_path / "one", variables) == {f"v{number}": number}

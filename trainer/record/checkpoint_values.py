@@ -17,6 +17,11 @@ from trainer.values import TrainerError, told_by_tensorflow
 
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _PREFIX = "variables/"
+_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+# What `tf.train.Checkpoint` writes of the objects that variables belong to, by the names of these. Few are
+# kept: some hundred kilobytes each, and a run has one or two a phase.
+_GRAPHS_KEPT = 8
+_graphs: dict[tuple[tuple[str, str], ...], bytes] = {}
 # Blocks of files that are not full, the record, the list.
 _OVERHEAD_BYTES = 32_768
 _NO_ROOM = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
@@ -37,10 +42,27 @@ class Base:
 def write_values(variables: Mapping[str, tf.Variable], prefix: str) -> None:
     """Writes a checkpoint; the same values give the same bytes, in any process.
 
+    They are those that `tf.train.Checkpoint` writes. It is asked the first time: for a network with its slots
+    it takes half a second, as it looks at all objects anew. What it has found out stays true of the same
+    variables.
+
     Raises:
       tf.errors.OpError: the disk does not take it.
     """
-    tf.train.Checkpoint(variables=dict(variables)).write(prefix)
+    named = tuple((name, variable.name) for name, variable in variables.items())
+    is_divided = any(isinstance(one, tf.distribute.DistributedValues) for one in variables.values())
+    if named not in _graphs or is_divided:
+        tf.train.Checkpoint(variables=dict(variables)).write(prefix)
+        while len(_graphs) >= _GRAPHS_KEPT:
+            _graphs.pop(next(iter(_graphs)), None)
+        _graphs[named] = tf.train.load_checkpoint(prefix).get_tensor(_GRAPH)
+        return
+    tf.raw_ops.SaveV2(
+        prefix=prefix,
+        tensor_names=[*map(_escaped, variables), _GRAPH],
+        shape_and_slices=[""] * (len(variables) + 1),
+        tensors=[*(variable.read_value() for variable in variables.values()), tf.constant(_graphs[named])],
+    )
 
 
 def bytes_of(variables: Mapping[str, tf.Variable]) -> int:
@@ -112,7 +134,11 @@ def read_values(prefix: Path, wanted: Mapping[str, tf.Variable] | None = None) -
         raise TrainerError(f"checkpoint {prefix} cannot be read: {told_by_tensorflow(error)}") from None
 
 
-def _unescaped(key: str) -> str:
+def _escaped(name: str) -> str:
     # TensorFlow writes '/' within a name as '.S' and '.' as '..'.
+    return f"{_PREFIX}{name.replace('.', '..').replace('/', '.S')}{_VALUE}"
+
+
+def _unescaped(key: str) -> str:
     name = key.removeprefix(_PREFIX).removesuffix(_VALUE)
     return name.replace("..", "\0").replace(".S", "/").replace("\0", ".")
