@@ -49,7 +49,7 @@ class Listing:
     of runs are left out, as many keep them beside their pictures.
     """
 
-    def __init__(self, name: str, *, results: Iterable[Path] = ()):
+    def __init__(self, name: str, *, results: Sequence[Path] = ()):
         """Begins.
 
         Args:
@@ -58,6 +58,8 @@ class Listing:
         """
         self.name = name
         self._results = {os.path.realpath(folder) for folder in results}
+        # A look at the name alone spares most folders the others.
+        self._named = {os.path.basename(folder) for folder in (*self._results, *map(str, results))}
         self._of_runs: list[str] = []
         self._left_out: Counter[str] = Counter()
         self._undecodable: Counter[str] = Counter()
@@ -233,7 +235,9 @@ class Listing:
         """Returns whether an entry is a folder that holds a run, or nothing but such folders."""
         if not _kind(entry)[0]:
             return False
-        if os.path.exists(f"{entry.path}/{RUN_FILE}") or os.path.realpath(entry.path) in self._results:
+        if entry.name in self._named and os.path.realpath(entry.path) in self._results:
+            return True
+        if os.path.exists(f"{entry.path}/{RUN_FILE}"):
             return True
         try:
             with os.scandir(entry.path) as inner:
