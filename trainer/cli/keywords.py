@@ -154,7 +154,7 @@ class Options(TypedDict, total=False):
     max_upload_mb: int
     # Inspect
     verbose: bool
-    # Benchmark
+    # Results and measurements
     output: PathLike
     repeats: int
     # Learning-rate finder
