@@ -73,8 +73,12 @@ def test_report_group_and_drop(arguments, tmp_path, plain, run_main):
         workdir = tmp_path / how
         status, out, err = run_main(*arguments, f"--near_duplicates={how}", f"--workdir={workdir}")
         assert (status, err) == (0, "")
-        told = f"near duplicates: {len(before)} groups of pictures that are one are in two splits: "
-        assert told in out
+        now = {
+            "report": "are in two splits (--near_duplicates=group or drop keeps them apart): ",
+            "group": "were in two splits, and are put into one: ",
+            "drop": "were in two splits, and are left out of the earlier one: ",
+        }
+        assert f"near duplicates: {len(before)} groups of pictures that are one {now[how]}" in out
         groups = read_json(workdir / "splits.json")["near_duplicates"]
         assert sorted(group[0].split(" ")[0].replace("_copy", "") for group in groups) == before
         table = (workdir / "near_duplicates" / "near_duplicates.csv").read_text().splitlines()

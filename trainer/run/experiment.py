@@ -83,6 +83,14 @@ def turned_spec(spec: PhaseSpec, turn: Turn) -> PhaseSpec:
     return dataclasses.replace(spec, learning_rate=rate, weight_decay=decay)
 
 
+# What becomes of groups of near duplicates that are in two splits, by --near_duplicates.
+_OF_NEAR_DUPLICATES = {
+    "report": ("are", " (--near_duplicates=group or drop keeps them apart)"),
+    "group": ("were", ", and are put into one"),
+    "drop": ("were", ", and are left out of the earlier one"),
+}
+
+
 class Experiment:
     """Everything a configuration names, opened and checked against one another."""
 
@@ -404,10 +412,10 @@ class Experiment:
         if torn:
             shown = "; ".join(_told_same(names) for names in self.near_groups[:SHARED_SHOWN])
             more = f"; and {len(torn) - SHARED_SHOWN} more (splits.json)" if len(torn) > SHARED_SHOWN else ""
-            ways_out = {"report": ". --near_duplicates=group or drop keeps them apart"}
+            are, what_then = _OF_NEAR_DUPLICATES[data.near_duplicates]
             _log.info(
-                "near duplicates: %d groups of pictures that are one are in two splits: %s%s%s",
-                len(torn), shown, more, ways_out.get(data.near_duplicates, ""),
+                "near duplicates: %d groups of pictures that are one %s in two splits%s: %s%s",
+                len(torn), are, what_then, shown, more,
             )  # fmt: skip
         else:
             _log.info("near duplicates: none are in two splits")
