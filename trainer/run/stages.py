@@ -327,7 +327,7 @@ class Stage:
         begins = step if phase.start_step <= step < phase.stop_step else phase.start_step
         batches = self.training(begins)
         is_plain = isinstance(batches, tf.data.Dataset)
-        # To begin a dataset takes longer than to trace what goes through it.
+        # To begin a dataset takes some hundredths of a second, and the loop begins this one anyway.
         first: Any = tf.data.IteratorSpec(batches.element_spec) if is_plain else iter(batches)
         report_random_ops(run.get_concrete_function(first, tf.constant(0)).graph, self.phase.spec)
         if self._all.arithmetic.asked == precision != "float32":

@@ -77,7 +77,13 @@ def test_runs_beside_the_pictures_are_no_classes(tmp_path, caplog):
 
 def test_a_class_of_folders_stays_whatever_lies_beside_them(tmp_path):
     picture = FILES[ORDER[0]]
-    files = {"a/run/run.json": b"", "a/in/1.jpg": picture, "b/1.jpg": picture, "c/empty/run.json": b""}
+    files = {
+        "a/run/run.json": b"",
+        "a/in/1.jpg": picture,
+        "b/1.jpg": picture,
+        "c/empty/run.json": b"",
+        "c/notes.txt": b"",
+    }
     source = open_tree(tmp_path, files)
     assert source.ids == ["a/in/1.jpg", "b/1.jpg"]
 
