@@ -1,8 +1,12 @@
 """`learning_curve` through the door: what it writes, says and refuses."""
 
+import dataclasses
+
 import pytest
 
 from tests.conftest import make_flower_folder
+from trainer.commands import learning_curve
+from trainer.metrics.sample_size import Outlook
 from trainer.store.files import read_json
 
 
@@ -45,6 +49,19 @@ def test_it_leaves_a_table_a_figure_and_a_line(curve, tmp_path):
     assert (folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
     # It is not the beginning of a run.
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_fall_is_no_forecast(curve, monkeypatch):
+    real = learning_curve.learning_curve
+
+    def falling(*args, **options):
+        found = real(*args, **options)
+        return dataclasses.replace(found, outlook=Outlook(72, -0.127, -0.3, 0.1))
+
+    monkeypatch.setattr(learning_curve, "learning_curve", falling)
+    out = curve("--curve_shares=25%,50%,100%", "--curve_draws=2", "--schedule=finetune")[1]
+    assert "would buy about -12.7 points" in out
+    assert "on the frozen network; 12 pictures are too few to tell\n" in out
 
 
 def test_of_a_run_that_is_there_it_takes_pictures_and_network(colours, tmp_path, run_main):
