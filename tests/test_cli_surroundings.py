@@ -142,6 +142,11 @@ def test_another_run_in_the_workdir(arguments, tmp_path, run_main):
     )
     other = ("--seed=1", "--head=mlp(8)", "--phase=for=9steps; train=head", "--log_every=1steps")
     assert_fails_once(run_main(*arguments, *other), message)
+    elsewhere = make_flower_folder(tmp_path / "elsewhere", n=9)
+    status, _, err = run_main(f"--source=folder:{elsewhere}", *arguments[1:], "--seed=1")
+    assert (status, "--seed was 0, now 1" in err) == (1, True)
+    # Which might have been the same pictures at another place.
+    assert f"{arguments[0].replace('=', ' was ', 1)}, now folder:{elsewhere}" in err
     message = f"{workdir} holds a run with other options: --batch_size was 9, now 7. Choose another ..."
     status, _, err = run_main("evaluate", f"--workdir={workdir}", "--batch_size=7")
     assert (status, err.startswith(f"trainer: {message.removesuffix('...')}")) == (1, True)

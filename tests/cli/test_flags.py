@@ -415,6 +415,8 @@ def test_help_is_short_and_helpfull_complete():
     assert "--helpfull shows all options" in short
     assert "\n      constant, cosine to zero" not in short
     assert "One of frozen, batch. [frozen]" in full
+    # What the default schedule chooses: the default beside it holds for all other schedules.
+    assert "over all devices. [by --schedule=recommended; else 32]" in " ".join(full.split())
 
 
 def test_help_loads_nothing_heavy():

@@ -223,6 +223,15 @@ def test_once_gives_each_example_in_order():
     assert ids(read(make().once(TRAIN[:1]))) == [9, -1, -1, -1]
 
 
+@pytest.mark.parametrize("share", [(0, 1), (1, 2)])
+def test_no_dataset_tunes_itself(share):
+    # To end one that does may take a minute, which no test can wait for: see `_finish`.
+    pipeline = make().of_worker(*share)
+    steps = pipeline.training(TRAIN, start_step=0, stop_step=2, augment=make_augment("flip,mixup(0.5)"))
+    for dataset in (steps, pipeline.once(TRAIN)):
+        assert dataset.options().autotune.enabled is False
+
+
 def test_pixels_are_scaled_to_the_value_range():
     zero_one = read(make().once(TRAIN))
     for low, high in ((-1.0, 1.0), (0.0, 255.0), (-127 / 128, 1.0)):

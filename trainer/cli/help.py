@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trainer.cli.config import Config
+from trainer.cli.declare import RECOMMENDED
 from trainer.cli.flags import COMMANDS, GO_BY, TAKE_PATHS
 from trainer.cli.usual_words import written_here
 from trainer.values import UsageError, called
@@ -116,7 +117,10 @@ def _sections(is_shown: Any) -> list[str]:
 
 def _option_help(field: Any) -> str:
     choices = f" One of {', '.join(field.metadata['choices'])}." if field.metadata["choices"] else ""
-    default = "" if field.default in ("", ()) else f" [{field.default}]"
+    told = "" if field.default in ("", ()) else str(field.default)
+    default = f" [{told}]" if told else ""
+    if field.name in RECOMMENDED:
+        default = f" [by --schedule=recommended; else {told or 'none'}]"
     text = textwrap.wrap(field.metadata["help"] + choices + default, width=78)
     return "\n".join([f"  --{field.name}", *(f"      {line}" for line in text)])
 

@@ -34,6 +34,10 @@ examples have weights, also weight [B] float32. Where
 padding is not at the end, also place [B] int32: the row that an example would have if it were."""
 
 
+_CORES = os.cpu_count() or 1
+_MOST_BATCHES = 16
+"""How many batches are changed at the same time at most: each is held in memory, while it is little work."""
+
 # What datasets map is written in TensorFlow's own operations: looking for Python's `if` in it, and in all
 # it calls, takes a second or two of every start.
 plain = tf.autograph.experimental.do_not_convert
@@ -219,9 +223,12 @@ class OrderedBatches:
     def _finish(self, batches: tf.data.Dataset) -> tf.data.Dataset:
         options = tf.data.Options()
         options.deterministic = True
+        # To end a dataset that tunes itself may take up to a minute: the tuner is woken before it is told to
+        # end (`StartCancel` in TensorFlow's cancellation.cc), and where it looks at once it sleeps on.
+        options.autotune.enabled = False
         # The network uses all cores; within a picture there is nothing worth dividing.
         options.threading.max_intra_op_parallelism = 1
-        options.threading.private_threadpool_size = os.cpu_count() or 1
+        options.threading.private_threadpool_size = _CORES
         # The data are one stream for all devices: batches are divided, files are not.
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
         return batches.prefetch(2).with_options(options)
@@ -364,7 +371,7 @@ class Pipeline(OrderedBatches):
         With mixup or cutmix, a batch holds `target` besides.
         """
         return self._decoded(steps, augment).map(
-            self._finished(augment), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+            self._finished(augment), num_parallel_calls=min(_CORES, _MOST_BATCHES), deterministic=True
         )
 
     def pixels(self, indices: np.ndarray) -> Iterator[np.ndarray]:
@@ -384,7 +391,7 @@ class Pipeline(OrderedBatches):
         return (
             steps.map(self._traced_once("read", None, read), num_parallel_calls=2, deterministic=True)
             .unbatch()
-            .map(self._example(augment), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            .map(self._example(augment), num_parallel_calls=_CORES, deterministic=True)
             .batch(self.batch_size, drop_remainder=True)
         )
 

@@ -222,10 +222,13 @@ PLAIN_EVERY_SECS = 10.0
 
 
 @contextlib.contextmanager
-def counting(kind: str, what: str, total: int, *, unit: str = "pictures") -> Iterator[Callable[[int], None]]:
+def counting(
+    kind: str, what: str, total: int, *, unit: str = "pictures", tells_end: bool = True
+) -> Iterator[Callable[[int], None]]:
     """Shows how far work on `total` pictures, or whatever the unit is, has come, while the block lasts.
 
-    Yields a function that is told how many more are done.
+    Yields a function that is told how many more are done. At the end a line says how long it took, unless
+    whoever did the work has more to say than that.
     """
     begun = spoken = time.monotonic()
     done = 0
@@ -244,6 +247,8 @@ def counting(kind: str, what: str, total: int, *, unit: str = "pictures") -> Ite
 
     with bar:
         yield more
+    if not tells_end:
+        return
     secs = time.monotonic() - begun
     speed = done / max(secs, 1e-9)
     told = f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"

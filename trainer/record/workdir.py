@@ -159,7 +159,8 @@ class Workdir:
         Raises:
           TrainerError: it holds another run; the message names the options that differ.
         """
-        changed = [name for name in self._changed(config) if not self._is_found_out(config, name, found_out)]
+        differing = self._changed(config)
+        changed = [name for name in differing if not self._is_found_out(config, name, found_out)]
         only_lengths = False
         if changed and LENGTHS.issuperset(changed):
             only_lengths = config.only_lengths_differ(self.read_config())
@@ -171,7 +172,8 @@ class Workdir:
                     "--extend cannot go on with it: --schedule=recommended lets the learning rate fall to "
                     "the end, so that a longer run has other updates from its start. "
                 )
-            raise self._other_run(config, changed, way_on=way_on if only_lengths else "")
+            # With those that might turn out to mean the same: whoever reads it is to see all that is other.
+            raise self._other_run(config, differing, way_on=way_on if only_lengths else "")
 
     def _is_found_out(self, config: Config, name: str, found_out: Collection[str]) -> bool:
         kind = Config.naming().get(name)

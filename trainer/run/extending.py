@@ -145,5 +145,5 @@ def _same_until(
             if not found:
                 return step, why
             at, what = min(found)
-            why = why or f"step {at:,} is {what} under only one of the two plans"
+            why = why or f"of this run and the longer one, only one is {what} at step {at:,}"
     return None, why

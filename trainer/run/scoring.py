@@ -82,7 +82,7 @@ def score(
     experiment, step = stages.experiment, stages.state.step
     task, class_names = experiment.task, experiment.source.class_names
     start = time.perf_counter()
-    scored = stages.evaluate(split)
+    scored = stages.evaluate_at_end(split)
     calibration = _calibrate(stages, workdir, scored, split=split, ends_training=bool(summaries))
     task = calibration.settled(task)
     if calibration.thresholds is not None:
@@ -244,7 +244,7 @@ def _calibrate(
         if recorded.temperature is not None:
             return recorded
     if split != "validation":
-        scored = stages.evaluate("validation")
+        scored = stages.evaluate_at_end("validation")
     if not np.isfinite(scored.logits).all():
         return UNKNOWN
     found = Calibration(

@@ -9,6 +9,7 @@ from typing import Any
 from trainer.loop import monitoring as watching
 from trainer.loop.best_and_stop import Best, EarlyStop, Judge, Plateau
 from trainer.loop.callbacks import CALLBACKS, Callback, Every, RunView
+from trainer.loop.evaluator import Evaluation
 from trainer.loop.loop import train
 from trainer.loop.objectives import metric_names_of, variables_of
 from trainer.loop.phases import Phase
@@ -66,6 +67,7 @@ class _Session:
         self._stop, self._plan = stop, stages.experiment.plan
         self._evaluations = self._every(self._config.run.evaluate_every)
         self._guard = Guard(examples=self._examples, max_loss=self._config.guard.max_loss or math.inf)
+        self._scored: Evaluation | None = None
         self._profile = _profile(self._experiment)
         self._figures = _figures(self._experiment, summaries, self._every)
 
@@ -150,6 +152,7 @@ class _Session:
         is_last = state.step == self._plan.total_steps and not self._evaluations.is_multiple(state.step)
         base = base_of(state)
         self._checkpoints.save_best(state.variables(), step=state.step, base=base, in_place=not is_last)
+        self._stages.best_scored = (state.step, self._scored) if self._scored else None
 
     def _save_once(self, state: TrainState) -> None:
         # What Save has written at this step is what a run that nobody stops leaves: it holds nothing of an
@@ -159,7 +162,7 @@ class _Session:
             self._save(state)
 
     def _evaluate(self) -> dict[str, float]:
-        scored = self._stages.evaluate("validation")
+        scored = self._scored = self._stages.evaluate("validation")
         for one in self._figures:
             one.keep(scored, step=self._stages.state.step)
         values = measures(scored, self._experiment.source.class_names, task=self._experiment.task)

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -35,17 +35,25 @@ from trainer.run.arithmetic import (
 )
 from trainer.run.engines import Engines, compiled, over_devices, precision_of, tell_unusable
 from trainer.run.experiment import Experiment
-from trainer.run.feature_cache import FeatureCache, Network, Watch, cut_of_features, why_uncached
+from trainer.run.feature_cache import FeatureCache, Network, cut_of_features, why_uncached
 from trainer.runtime import endless, share_of
 from trainer.values import TENSORFLOW, UsageError
 
 _log = logging.getLogger("trainer")
 
 
+class Counting(Protocol):
+    """Shows how far long work is, as `record.progress.counting` does."""
+
+    def __call__(
+        self, what: str, total: int, *, tells_end: bool = True
+    ) -> AbstractContextManager[Callable[[int], None]]: ...
+
+
 class Stages:
     """Makes the stage of each phase, and keeps what phases share."""
 
-    def __init__(self, experiment: Experiment, state: TrainState, *, arithmetic: Arithmetic, watch: Watch):
+    def __init__(self, experiment: Experiment, state: TrainState, *, arithmetic: Arithmetic, watch: Counting):
         """Notes what to do.
 
         Args:
@@ -74,6 +82,8 @@ class Stages:
         """How long has been worked on what another run finds done: features, and measurements of speed."""
         self.picture_secs: float | None = None
         """How long the features of a picture took that were computed last; None where there were none."""
+        self.best_scored: tuple[int, Evaluation] | None = None
+        """The step whose weights were best, and validation scored with them, if training did it here."""
         self._evaluators: dict[tuple[str, str], Evaluator] = {}
         self._stage: Stage | None = None
         if experiment.config.speed.feature_cache == "require":
@@ -114,7 +124,7 @@ class Stages:
 
     @contextlib.contextmanager
     def counted(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Shows how far something is that another run finds done; see `Watch`."""
+        """Shows how far something is that another run finds done; see `Counting`."""
         with self.once(), self._watch(what, total) as done:
             yield done
 
@@ -137,6 +147,19 @@ class Stages:
         """Scores a split as the phase does that made the state."""
         with self.state.averaged():
             return self.scoring().evaluate(split)
+
+    def evaluate_at_end(self, split: str) -> Evaluation:
+        """Scores a split with the weights that a run keeps, and shows how far it is.
+
+        Validation is not scored again where it was when these weights turned out to be the best ones.
+        """
+        if split == "validation" and self.best_scored and self.best_scored[0] == self.state.step:
+            return self.best_scored[1]
+        stage, total = self.scoring(), len(self.experiment.splits.indices[split])
+        if stage.cut_of(split):
+            return self.evaluate(split)
+        with self.state.averaged(), self._watch(f"scoring {split}", total, tells_end=False) as done:
+            return stage.evaluate(split, done=done)
 
     def stage_of(self, phase: Phase) -> "Stage":
         if self._stage is None or self._stage.phase is not phase:
@@ -336,15 +359,23 @@ class Stage:
         self._ready = {(begins, phase.stop_step): batches}
         return in_precision(run, precision)
 
-    def evaluate(self, split: str) -> Evaluation:
-        """Scores a split with the current weights."""
+    def evaluate(self, split: str, *, done: Callable[[int], None] = lambda count: None) -> Evaluation:
+        """Scores a split with the current weights; `done` is told how many pictures each batch had."""
         cut, batches = self.cut_of(split), self.batches(split)
         precision = self.step_precision if cut else self.precision
         if split not in self._once:
             # Making a dataset takes longer than going through one of features.
             self._once[split] = self._own(batches).once(self._experiment.splits.indices[split])
+        left, most = len(self._experiment.splits.indices[split]), self._experiment.config.plan.batch_size
+
+        def between_batches() -> None:
+            nonlocal left
+            done(min(left, most))
+            left -= most
+            self._all.between_batches()
+
         return in_precision(self._all.evaluator(cut, precision), precision)(
-            self._once[split], between_batches=self._all.between_batches
+            self._once[split], between_batches=between_batches
         )
 
     def scorer(self, split: str) -> Callable[[], Evaluation]:

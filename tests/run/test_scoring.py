@@ -1,0 +1,71 @@
+"""The end of a run: what is scored, how often, and what is told meanwhile."""
+
+import collections
+import json
+
+import pytest
+
+from tests.conftest import make_flower_folder
+from tests.helpers.undrawn import PLAIN
+from trainer.record import progress
+from trainer.run.stages import Stage
+
+pytestmark = pytest.mark.usefixtures("figures_undrawn")
+
+
+@pytest.fixture
+def train(run_main, tiny_backbone, tmp_path, monkeypatch):
+    """train(*options) -> (how often each split was scored, standard output), of a run in tmp_path / "run"."""
+    source = make_flower_folder(tmp_path / "source", n=12)
+    scored = []
+    evaluate = Stage.evaluate
+
+    def counted(stage, split, **how):
+        scored.append(split)
+        return evaluate(stage, split, **how)
+
+    monkeypatch.setattr(Stage, "evaluate", counted)
+
+    def run(*options):
+        scored.clear()
+        status, out, err = run_main(
+            "train", f"--source=folder:{source}", f"--backbone=savedmodel:{tiny_backbone}", "--image_size=8",
+            "--head=linear", "--splits=50%,25%,25%", "--batch_size=4", "--schedule=finetune",
+            "--finetune_for=3epochs", "--precision=float32", f"--workdir={tmp_path / 'run'}", *PLAIN,
+            *options,
+        )  # fmt: skip
+        assert status == 0, err
+        return collections.Counter(scored), out
+
+    return run
+
+
+@pytest.mark.parametrize("average", ["", "--average=ema(0.9)"])
+def test_validation_is_not_scored_again_with_the_weights_that_it_chose(train, run_main, tmp_path, average):
+    # Where the best weights are not the last ones they come back from a checkpoint.
+    scored, _ = train("--finetune_learning_rate=0.5", *filter(None, [average]))
+    assert scored == {"validation": 3, "test": 1}
+    run, again = tmp_path / "run", tmp_path / "again"
+    report = json.loads((run / "report" / "metrics.json").read_text())
+    best = [line for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+            if line["split"] == "validation" and line["step"] == report["step"]]  # fmt: skip
+    # Nothing was taken for granted: whoever scores these weights now comes to the same numbers.
+    (run / "report" / "calibration.json").unlink()
+    evaluate = ("evaluate", f"--workdir={run}", f"--report_dir={again}")
+    assert run_main(*evaluate, "--eval_split=validation")[0] == 0
+    assert [line["loss"] for line in best] == [json.loads((again / "metrics.json").read_text())["loss"]]
+    assert run_main(*evaluate)[0] == 0
+    assert json.loads((again / "metrics.json").read_text())["calibration"] == report["calibration"]
+
+
+def test_without_a_test_split_nothing_is_scored_after_training(train):
+    assert train("--splits=75%,25%")[0] == {"validation": 3}
+
+
+def test_a_long_wait_for_a_score_is_counted(train, monkeypatch):
+    monkeypatch.setattr(progress, "PLAIN_EVERY_SECS", 0)
+    _, out = train("--progress=plain")
+    told = [line for line in out.splitlines() if line.startswith("scoring ")]
+    assert [line.partition(" pictures")[0] for line in told] == [
+        f"scoring test: {done} of 9" for done in (4, 8, 9)
+    ]
