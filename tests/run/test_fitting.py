@@ -1,6 +1,7 @@
 """Heads that are fitted, and what every report is compared with, through the door."""
 
 import json
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -49,6 +50,10 @@ def knn(door):
 
 def values(run, folder="report"):
     return json.loads((run.workdir / folder / "metrics.json").read_text())
+
+
+def page_of(run):
+    return (run.workdir / "report" / "index.html").read_text()
 
 
 def features(run, split):
@@ -132,9 +137,14 @@ def test_the_head_of_a_fit_is_what_updates_begin_with(door, probe):
     np.testing.assert_array_equal(predictions(tuned.workdir)[1], predictions(probe.workdir)[1])
 
 
-def compared_with(probabilities, labels):
-    right = int((probabilities.argmax(axis=1) == labels).sum())
-    return {"num_correct": right, "num_examples": len(labels), "accuracy": right / len(labels)}
+def compared_with(probabilities, labels, of_run):
+    right = probabilities.argmax(axis=1) == labels
+    counts = {"num_correct": int(right.sum()), "num_examples": len(labels), "accuracy": right.mean()}
+    better, worse = int((of_run & ~right).sum()), int((right & ~of_run).sum())
+    # All that differ are coins, of which at least so many fall on one side.
+    coins, fewer = better + worse, min(better, worse)
+    p_value = min(1.0, 2 * sum(math.comb(coins, k) for k in range(fewer + 1)) / 2**coins)
+    return {**counts, "only_run": better, "only_this": worse, "p_value": pytest.approx(p_value)}
 
 
 @pytest.mark.slow
@@ -152,15 +162,23 @@ def test_every_report_shows_what_the_pretrained_network_could(door, run_main):
     strength = float(beside["linear_probe"]["how"].split("C=")[1].split(",")[0])
     for split, folder in (("test", "report"), ("validation", "report/validation")):
         found = values(run, folder)["pretrained"]
+        of_run = np.array(
+            [
+                row[1] == row[2]
+                for row in predictions(run.workdir, folder.removeprefix("report").strip("/"))[0]
+            ]
+        )
         expected = {
-            "linear_probe": compared_with(*scikit_learns(run, split, strength)),
-            "knn": compared_with(*by_hand(run, split, 20, 0.07)),
+            "linear_probe": compared_with(*scikit_learns(run, split, strength), of_run),
+            "knn": compared_with(*by_hand(run, split, 20, 0.07), of_run),
         }
+        assert found["knn"]["only_this"] > 0
         assert {key: {name: found[key][name] for name in one} for key, one in expected.items()} == expected
         assert found["linear_probe"]["num_fitted"] == 36
-    page = (run.workdir / "report" / "index.html").read_text()
+    page = page_of(run)
     assert "<h2>Beside the pretrained network</h2>" in page
     assert "logistic regression, C=" in page
+    assert f"the linear probe {beside['linear_probe']['only_this']:,}: more than chance (p=" in page
     run_main("evaluate", f"--workdir={run.workdir}", "--eval_split=train")
     why = {"why_not": "these are the pictures that it was fitted to"}
     assert values(run, "report/train")["pretrained"] == {"linear_probe": why, "knn": why}
@@ -173,6 +191,9 @@ def test_the_run_of_a_probe_is_the_probe_beside_it(door):
         "num_correct": found["num_correct"],
         "loss": pytest.approx(found["loss"], rel=1e-5),
     }
+    same = {"only_run": 0, "only_this": 0, "p_value": 1.0}
+    assert {name: found["pretrained"]["linear_probe"][name] for name in same} == same
+    assert "The run and the linear probe have the same pictures right." in page_of(run)
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,11 @@ import numpy as np
 from trainer.cli.config import Config
 from trainer.record.spreadsheets import as_text
 from trainer.report.scored import Scored
+from trainer.report.words import SIGNIFICANT
 
 if TYPE_CHECKING:
     from trainer.metrics.significance import Bootstrap
 
-SIGNIFICANT = 0.05
 # Of five runs. Of more, each is tested against the first alone: a correction for more pairs hides everything.
 MOST_PAIRS = 10
 _OF_SPLITS = (

@@ -13,6 +13,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from trainer.record.spreadsheets import as_text
+from trainer.report.words import told_bought
 from trainer.tasks import SINGLE_LABEL, Task
 
 
@@ -174,7 +175,9 @@ def pretrained(values: Mapping[str, Any]) -> str:
         "was when the run began. They take seconds, and have no learning rate to choose.</p>"
     )
     shown = table(["", "fitted as", "right", "pictures right", "of", "points gained"], rows, num_names=2)
-    return f"<h2>Beside the pretrained network</h2>{told + shown if len(rows) > 1 else ''}{why}"
+    bought = told_bought(others)
+    verdict = f"<p>{escape(bought[0].upper() + bought[1:])}.</p>" if bought else ""
+    return f"<h2>Beside the pretrained network</h2>{told + shown if len(rows) > 1 else ''}{verdict}{why}"
 
 
 def _pretrained_on_labels(values: Mapping[str, Any], others: Mapping[str, Any]) -> str:

@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+SIGNIFICANT = 0.05
+"""The p-value up to which a difference is claimed."""
+
 
 def told_score(values: Mapping[str, Any]) -> str:
     """Returns e.g. 'test accuracy 91.20 % (342 of 375 right)', or of several labels their mean precision too.
@@ -18,6 +21,25 @@ def told_score(values: Mapping[str, Any]) -> str:
         )
     right = f"{values['num_correct']} of {values['num_examples']}"
     return f"{values['split']} accuracy {100 * values['accuracy']:.2f} % ({right} right)"
+
+
+def told_bought(pretrained: Mapping[str, Any]) -> str:
+    """Returns whether a run and the linear probe beside it differ by more than chance; empty: nobody knows.
+
+    Args:
+      pretrained: what metrics.json of a report holds by that name.
+    """
+    probe = pretrained["linear_probe"]
+    if "p_value" not in probe:
+        return ""
+    run, other = probe["only_run"], probe["only_this"]
+    if not run + other:
+        return "the run and the linear probe have the same pictures right"
+    verdict = "more than chance" if probe["p_value"] <= SIGNIFICANT else "that may be chance"
+    return (
+        f"of pictures that only one of the two has right, the run has {run:,} and the linear probe "
+        f"{other:,}: {verdict} (p={probe['p_value']:.2g})"
+    )
 
 
 def told_ranking(values: Mapping[str, Any]) -> str:

@@ -101,7 +101,8 @@ def compare_pretrained(features: PretrainedFeatures) -> dict[str, Any]:
 
     Returns:
       What run.json holds as `pretrained`: {key of `COMPARED`: {"head", "how", "num_fitted", "scores": {split:
-      {"num_correct", "num_examples", "loss"}}}, or {"why_not": why there are none}}.
+      {"num_correct", "num_examples", "loss", "right"}}}, or {"why_not": why there are none}}. `right` is a
+      bit for each picture of the split, in hex, where a picture has one label.
     """
     stages, experiment = features.stages, features.stages.experiment
     try:
@@ -174,8 +175,14 @@ def _score(head: Any, given: Labelled, task: Task, class_names: Sequence[str]) -
     logits = logits_of(head, given.features)
     right = task.right(task.predicted(logits), given.labels)
     loss = task.means(given.labels, logits)["loss"]
-    found = {"num_correct": int(right.sum()), "num_examples": len(given.labels), "loss": float(loss)}
-    if not task.excludes:
+    found: dict[str, Any] = {
+        "num_correct": int(right.sum()),
+        "num_examples": len(given.labels),
+        "loss": float(loss),
+    }
+    if task.excludes:
+        found["right"] = np.packbits(right).tobytes().hex()
+    else:
         of_split = task.split_metrics(given.labels, logits, class_names)
         found |= {name: of_split[name] for name in ("map", "macro_f1") if name in of_split}
     return found
@@ -226,12 +233,21 @@ def record_pretrained(features: PretrainedFeatures, workdir: Workdir) -> None:
     _log.info("pretrained:  %s%s (%.1f s)", told_compared(values), what, time.perf_counter() - begun)
 
 
-def compared(workdir: Workdir, split: str) -> dict[str, Any]:
+def compared(workdir: Workdir, split: str, *, right: np.ndarray | None = None) -> dict[str, Any]:
     """Returns what metrics.json holds as `pretrained` of a split: what the network reaches as it began.
 
-    {key of `COMPARED`: {"accuracy", "num_correct", "num_examples", "loss", "num_fitted", "head", "how"}, or
-    {"why_not": why there is none}}; of any number of labels also "map" and "macro_f1", decided at 0.5.
+    Args:
+      workdir: of the run.
+      split: which has been scored.
+      right: [N] bool, what the run has right of the split, in its order; None: it is not known.
+
+    Returns:
+      {key of `COMPARED`: {"accuracy", "num_correct", "num_examples", "loss", "num_fitted", "head", "how"}, or
+      {"why_not": why there is none}}; of any number of labels also "map" and "macro_f1", decided at 0.5. Of
+      one label, with `right`, also "only_run", "only_this" and "p_value" of McNemar's test.
     """
+    from trainer.metrics.significance import mcnemar  # Late: scipy takes a second to import.
+
     recorded = workdir.read_facts().get("pretrained", {})
     found = {}
     for key in COMPARED:
@@ -239,7 +255,12 @@ def compared(workdir: Workdir, split: str) -> dict[str, Any]:
         if split == "train" and "scores" in one:
             one = {"why_not": "these are the pictures that it was fitted to"}
         if "scores" in one:
-            score = one["scores"][split]
+            score = dict(one["scores"][split])
+            bits = score.pop("right", None)
+            if bits is not None and right is not None:
+                theirs = np.unpackbits(np.frombuffer(bytes.fromhex(bits), np.uint8), count=len(right))
+                only_run, only_this, p_value = mcnemar(right, theirs)
+                score |= {"only_run": only_run, "only_this": only_this, "p_value": p_value}
             about = {name: one[name] for name in ("num_fitted", "head", "how")}
             one = {"accuracy": score["num_correct"] / score["num_examples"], **score, **about}
         found[key] = one

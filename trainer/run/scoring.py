@@ -21,7 +21,7 @@ from trainer.record.calibration import UNKNOWN, Calibration, record_calibration,
 from trainer.record.report_place import report_manifest, source_place
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
-from trainer.report.words import told_score
+from trainer.report.words import told_bought, told_score
 from trainer.run.fitting import compared, told_compared
 from trainer.run.introduction import draw_curves
 from trainer.run.stages import Stages
@@ -115,7 +115,7 @@ def score(
         left_out_pictures=[list(picture) for picture in experiment.left_out],
         left_out_batches=workdir.read_facts()["rollbacks"],
         missing_classes=experiment.missing,
-        pretrained=compared(workdir, split),
+        pretrained=compared(workdir, split, right=task.right(task.predicted(scored.logits), scored.labels)),
         shared_pictures=[names for names in experiment.shared if any(f"({split})" in n for n in names)],
     )
     if summaries:
@@ -214,6 +214,8 @@ def tell(values: Mapping[str, Any], folder: Path, *, secs: float) -> None:
         _log.info("             validation chose these weights, too: read this as slightly too good")
     if "pretrained" in values:
         _log.info("pretrained:  %s", told_compared(values["pretrained"]))
+        if told := told_bought(values["pretrained"]):
+            _log.info("             %s", told)
     _log.info("report:      %s", folder / "index.html")
 
 
