@@ -339,6 +339,22 @@ def test_rows_that_cannot_be_used(opened, text, told, caplog):
     assert told in caplog.text
 
 
+def test_rows_without_a_picture_are_told_with_the_others(opened):
+    text = "file,label,split\n1.jpg,a,train\n2.jpg,,train\n7.jpg,b,train\n3.jpg,b,val\n8.jpg,,test\n"
+    with pytest.raises(TrainerError) as caught:
+        opened(text)
+    first, *lines = str(caught.value).splitlines()
+    assert "2 of 5 rows of " in first
+    assert " cannot be used (1 with no label, 1 with no picture); " in first
+    place, names = "photos.csv line ", (": no label", ": 7.jpg: there is no such file")
+    assert [line.strip() for line in lines] == [
+        f"{place}{at}{why}" for at, why in zip((3, 4), names, strict=True)
+    ]
+    # Where the rest is well it is for the scan to tell.
+    assert opened(text.replace("2.jpg,,", "2.jpg,a,")).ids == ["1.jpg", "2.jpg", "7.jpg", "3.jpg"]
+    assert opened(text, on_bad_image="skip").ids == ["1.jpg", "7.jpg", "3.jpg"]
+
+
 def test_two_labels_for_one_picture_are_none(opened):
     text = PLAIN + "3.jpg,daisy\n"
     with pytest.raises(TrainerError, match=r"2 of 7 rows .* \(2 with a picture that another row names\)"):

@@ -9,7 +9,7 @@ import shlex
 import threading
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ _DOUBLE = "a picture that another row names"
 _NO_SPLIT = "no split"
 _NO_GROUP = "no group"
 _NO_WEIGHT = "no weight"
+_NO_PICTURE = "no picture"
 _USUAL = ("train", "validation", "test")
 _SHOWN = 5
 # Folders beside a table that may have its pictures.
@@ -131,7 +132,7 @@ class _Reader:
         ids, pictures = self._embedded(rows) if self._holds else self._named(rows, labels)
         splits = self._splits(rows, labels)
         rows.problems = {**labels.problems, **rows.problems}
-        left_out = self._leave_out(rows)
+        left_out = self._leave_out(rows, pictures.problems() if isinstance(pictures, _Files) else {})
         order = self._in_order(rows, splits)
         if not order:
             raise self._error(f"{self._told_files()} has no row that can be used")
@@ -393,30 +394,37 @@ class _Reader:
                     rows.problems[at] = "", ""
         return splits
 
-    def _leave_out(self, rows: _Rows) -> list[tuple[str, str]]:
+    def _leave_out(self, rows: _Rows, missing: Mapping[int, str]) -> list[tuple[str, str]]:
         """Names the rows that cannot be used; returns them.
+
+        Args:
+          rows: of the table.
+          missing: {row: why there is no picture}, of which the scan tells where all else is well. Whoever
+            mends the table is to see them all at once.
 
         Raises:
           TrainerError: there are some, and --on_bad_image says to fail.
         """
-        bad = [(self._place(rows, at), *rows.problems[at]) for at in sorted(rows.problems)]
-        bad = [(place, kind, reason) for place, kind, reason in bad if kind]
-        if not bad:
+        told = {at: problem for at, problem in rows.problems.items() if problem[0]}
+        if not told:
             return []
+        if self._options.on_bad_image == "fail":
+            told = {at: (_NO_PICTURE, why) for at, why in missing.items() if at not in rows.problems} | told
+        bad = [(self._place(rows, at), *told[at]) for at in sorted(told)]
         kinds = ", ".join(
             f"{count:,} with {kind}" for kind, count in Counter(kind for _, kind, _ in bad).most_common()
         )
-        told = f"{len(bad):,} of {len(rows.where):,} rows of {self._told_files()} cannot be used ({kinds})"
+        text = f"{len(bad):,} of {len(rows.where):,} rows of {self._told_files()} cannot be used ({kinds})"
         if self._options.on_bad_image == "fail":
             lines = [f"  {place}: {reason}" for place, _, reason in bad[:NAMED_AT_MOST]]
             if len(bad) > NAMED_AT_MOST:
                 lines.append(f"  and {len(bad) - NAMED_AT_MOST:,} more")
             it = "it" if len(bad) == 1 else "them"
-            first = f"--source={self._name}: {told}; --on_bad_image=skip leaves {it} out:"
+            first = f"--source={self._name}: {text}; --on_bad_image=skip leaves {it} out:"
             raise TrainerError("\n".join([first, *lines]))
         shown = "; ".join(f"{place}: {reason}" for place, _, reason in bad[:_SHOWN])
         more = f"; and {len(bad) - _SHOWN:,} more" if len(bad) > _SHOWN else ""
-        _log.warning("%s: left out %s: %s%s", self._name, told, shown, more)
+        _log.warning("%s: left out %s: %s%s", self._name, text, shown, more)
         return [(place, reason) for place, _, reason in bad]
 
     def _in_order(self, rows: _Rows, splits: Sequence[str]) -> list[int]:
@@ -537,6 +545,10 @@ class _Files:
                 # To give the permission changes no time and no size: what is recorded would stay wrong.
                 raise BadPictureError(one.name, str(error.strerror), lasting=False) from None
             raise TrainerError(f"--source={self._name}: cannot read {one.path}: {error.strerror}") from None
+
+    def problems(self) -> dict[int, str]:
+        """Returns {position: why there is no picture}, as far as the names tell."""
+        return {at: f"{one.name}: {one.problem}" for at, one in enumerate(self._found) if one.problem}
 
     def load(self) -> None:
         pass
