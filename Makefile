@@ -7,7 +7,7 @@ LOGDIR ?= runs
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo train tensorboard check test test-slow test-browser test-docs lint docs dist opponents constraints clean FORCE
+.PHONY: help demo train tensorboard check test test-slow test-browser test-docs coverage lint docs dist opponents constraints clean FORCE
 # Two pips at once in one environment would damage it.
 .NOTPARALLEL:
 
@@ -37,6 +37,11 @@ test-browser: $(VENV)/.installed-browser ## the page of serve, in headless Chrom
 
 test-docs: $(VENV)/.installed-test ## every command of the pages in docs/, with small pictures
 	$(RUN) -m pytest -n 2 -m docs $(ARGS)
+
+# In the processes of the tests themselves: what is killed on purpose has nothing left to tell.
+coverage: $(VENV)/.installed-coverage ## `make test`, and which lines of trainer/ it ran
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not extra and not browser and not docs" \
+	  --cov --cov-report=term:skip-covered $(ARGS)
 
 lint: $(VENV)/.installed-lint ## ruff (rules and format), mypy, codespell
 	$(RUN) -m ruff check .
@@ -68,7 +73,7 @@ constraints: ## resolve setup.py anew into constraints.txt, for Python 3.11 and 
 	  --custom-compile-command "make constraints" --quiet --output-file constraints.txt
 
 clean: ## remove .venv and the tools' caches; runs/ is kept
-	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
 	find setup.py trainer tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ---- the environment --------------------------------------------------------------------------------------------------
@@ -80,7 +85,7 @@ USABLE := import sys, ensurepip, venv; (3, 11) <= sys.version_info < (3, 14) or 
 # Where .venv was when it was made, and with which interpreter: a moved checkout or a changed system Python shows.
 BASE := import sys; print(*sys.version_info[:2], sys.base_prefix)
 IDENTITY := $(BASE); print(sys.prefix)
-STAMPS := $(addprefix $(VENV)/.installed-,base test slow browser lint docs release)
+STAMPS := $(addprefix $(VENV)/.installed-,base test slow browser coverage lint docs release)
 
 # Runs at every call and leaves the file alone while .venv is sound, so that nothing after it is made again. The file is
 # written last: an environment whose making was interrupted does not pass.
@@ -106,6 +111,8 @@ $(VENV)/.installed-slow: EXTRAS := [test,test-slow]
 $(VENV)/.installed-slow: DONE := $(VENV)/.installed-base $(VENV)/.installed-test $(VENV)/.installed-slow
 $(VENV)/.installed-browser: EXTRAS := [test,browser]
 $(VENV)/.installed-browser: DONE := $(VENV)/.installed-base $(VENV)/.installed-test $(VENV)/.installed-browser
+$(VENV)/.installed-coverage: EXTRAS := [test,coverage]
+$(VENV)/.installed-coverage: DONE := $(VENV)/.installed-base $(VENV)/.installed-test $(VENV)/.installed-coverage
 $(VENV)/.installed-lint: EXTRAS := [test,lint]
 $(VENV)/.installed-lint: DONE := $(VENV)/.installed-base $(VENV)/.installed-test $(VENV)/.installed-lint
 

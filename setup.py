@@ -96,6 +96,7 @@ EXTRAS_REQUIRE = {
         "sqlalchemy>=2",  # its record in a database; what it says of one that does not answer
         "pyyaml>=6",  # --space=FILE
     ],
+    "coverage": ["pytest-cov>=6"],  # `make coverage`
     "lint": ["ruff>=0.12", "mypy>=1.15", "codespell>=2.4"],
     "docs": [  # `make docs`: reads well on phones, searches without a network, checks its links
         "mkdocs>=1.6,<2",
@@ -103,7 +104,7 @@ EXTRAS_REQUIRE = {
         "mkdocstrings-python>=2",  # the page of the Python API, from docstrings
     ],
     "release": ["build>=1.2", "twine>=6"],  # `make dist`
-    "dev": ["hub-trainer[test,test-slow,browser,lint,docs,release]"],  # all that a contributor may need
+    "dev": ["hub-trainer[test,test-slow,browser,coverage,lint,docs,release]"],  # all that a contributor may need
 }
 
 setup(
