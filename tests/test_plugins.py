@@ -274,6 +274,78 @@ def test_a_plugin_that_fails_is_one_line(text, message, tmp_path):
     assert "mine" not in trainer.register.registries()["loss"]
 
 
+WRONG = """
+import tensorflow as tf
+import trainer
+
+@trainer.register.loss("column")
+def column():
+    return lambda logits, labels, targets: tf.reduce_mean(logits, axis=1, keepdims=True)
+
+@trainer.register.loss("flat")
+def flat():
+    return lambda logits, labels, targets: tf.reduce_mean(logits)
+
+@trainer.register.loss("deep")
+def deep():
+    def loss(logits, labels, targets):
+        if labels.shape.rank == 1:
+            logits = tf.concat([logits, logits], axis=2)
+        return tf.reduce_mean(logits, axis=1)
+    return loss
+
+@trainer.register.metric("sure")
+def sure():
+    return lambda logits, batch: tf.reduce_max(logits, axis=1) > 0
+
+@trainer.register.callback("lost")
+def lost(*, run):
+    class Lost:
+        def next_due(self, step):
+            return step + 1
+        def __call__(self, state):
+            return {}["nothing"]
+        def resume(self, state):
+            pass
+    return Lost()
+"""
+
+
+def line_of(text):
+    return WRONG[: WRONG.index(text)].count("\n") + 1
+
+
+OF_EXAMPLES = "must be [{}] float32, a number for each example; it is"
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("--loss=column", f"the loss {OF_EXAMPLES.format(4)} (4, 1) float32"),
+        ("--loss=column --accumulate=2", f"the loss {OF_EXAMPLES.format(2)} (2, 1) float32"),
+        ("--loss=flat", f"the loss {OF_EXAMPLES.format(4)} () float32"),
+        (
+            "--loss=deep",
+            f"the plugin failed at {{}}, line {line_of('axis=2')}: ValueError: Shape must be at least rank 3",
+        ),
+        ("--metrics=sure", f"the metric sure {OF_EXAMPLES.format(4)} (4,) bool"),
+        ("--callbacks=lost", f"the plugin failed at {{}}, line {line_of('nothing')}: KeyError: 'nothing'"),
+    ],
+)
+def test_what_a_plugin_does_wrong_while_it_runs_is_one_line(option, told, tmp_path, run_main):
+    (tmp_path / "wrong.py").write_text(WRONG)
+    options = (f"--plugin={SOURCE}", f"--plugin={tmp_path / 'wrong.py'}", *PLAIN, "--precision=float32")
+    status, _, err = run_main(
+        "train", "--source=noise:18", "--backbone=tiny:4", "--image_size=8", "--splits=10,4,4",
+        "--batch_size=4", "--head=linear", "--schedule=frozen", "--frozen_for=2steps",
+        f"--workdir={tmp_path / 'run'}",
+        *options, *option.split(),
+    )  # fmt: skip
+    assert status == (1 if "failed" in told else 2)
+    assert err.startswith(f"trainer: {told.format(tmp_path / 'wrong.py')}")
+    assert err.count("\n") == 1
+
+
 def test_what_is_no_plugin_is_refused(tmp_path):
     (tmp_path / "a").mkdir()
     for name in ("mine.py", "a/mine.py"):

@@ -10,7 +10,9 @@ import importlib
 import importlib.util
 import logging
 import sys
-from collections.abc import Iterable, Sequence
+import textwrap
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,6 +144,44 @@ def _load(plugin: Plugin, *, module: str, flag: str) -> None:
         where = _line_of(error, plugin.path)
         raise UsageError(f"{flag} cannot be loaded: {type(error).__name__}: {error}{where}") from error
     loaded[plugin.name] = plugin
+
+
+@contextlib.contextmanager
+def failures_named() -> Iterator[None]:
+    """Has what fails in a block in a plugin told by the line of the plugin, and the rest as it was raised.
+
+    Of what fails while TensorFlow traces, AutoGraph makes another error, whose message is the way to it.
+
+    Raises:
+      TrainerError: a plugin failed; its cause has the whole traceback.
+    """
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        raised = error
+        while hasattr(raised.__context__, "ag_error_metadata"):
+            raised = raised.__context__  # type: ignore[assignment]
+        if isinstance(raised, TrainerError):
+            raise raised from raised.__cause__
+        if place := _place_in_plugin(raised):
+            told = textwrap.shorten(f"{type(raised).__name__}: {raised}", 300, placeholder=" ...")
+            raise TrainerError(f"the plugin failed at {place}: {told}") from error
+        raise
+
+
+def _place_in_plugin(error: Exception) -> str:
+    """Returns the last line of a plugin on the way to an error; empty: no plugin is."""
+    paths = {str(plugin.path): plugin.path for plugin in loaded.values()}
+    # Where AutoGraph has rewritten the plugin, only it knows which lines these were.
+    rewritten = getattr(getattr(error, "ag_error_metadata", None), "translated_stack", ())
+    frames = [(frame.filename, frame.lineno) for frame in reversed(rewritten)]
+    frames += [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    for name, line in reversed(frames):
+        if name in paths:
+            return f"{paths[name]}, line {line}"
+    return ""
 
 
 def forget(name: str) -> None:

@@ -47,6 +47,11 @@ _FIRST_TRY = (
 
 def run(line: CommandLine) -> int:
     """Runs a command and returns the exit status."""
+    with plugins.failures_named():
+        return _run(line)
+
+
+def _run(line: CommandLine) -> int:
     if line.command not in STOPPABLE:
         return opened(line).run(line)
     _check(line)

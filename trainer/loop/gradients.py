@@ -5,7 +5,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from trainer.loop.gradient_rules import Computed
-from trainer.loop.metrics import Sums, sums_of
+from trainer.loop.metrics import Sums, require_per_example, sums_of
 from trainer.loop.objectives import Forward, Recipe, metric_names_of
 from trainer.loop.state import TrainState
 from trainer.model.batch_norm import Moments, Pool, move, no_moments, over_devices, pooled, pooling
@@ -176,6 +176,7 @@ class Gradients:
         with tf.GradientTape(watch_accessed_variables=False) as tape, pooling(pool):
             tape.watch(self._variables)
             terms = self._objective(forward, batch, draws.seed)
+            require_per_example(terms.losses, batch["mask"], what="the loss")
             losses = terms.losses * batch["weight"] if "weight" in batch else terms.losses
             mean = tf.reduce_sum(losses * batch["mask"]) / count
             if self._backbone_trains and (penalties := classifier.backbone.regularization_losses()):

@@ -52,7 +52,23 @@ def make_metrics(text: str, *, task: Task = SINGLE_LABEL) -> dict[str, Metric]:
 def sums_of(values: Mapping[str, tf.Tensor], *, mask: tf.Tensor) -> Sums:
     """Returns sums and counts of values [B] over the examples that mask [B] has at 1."""
     count = tf.reduce_sum(mask)
+    for name, value in values.items():
+        require_per_example(value, mask, what=f"the metric {name}" if name != "loss" else "the loss")
     return {name: (tf.reduce_sum(value * mask), count) for name, value in values.items()}
+
+
+def require_per_example(value: tf.Tensor, mask: tf.Tensor, *, what: str) -> None:
+    """Makes sure that a plugin gives a number for each example: others would be added up all the same.
+
+    Raises:
+      UsageError: it is not [B] float32, as mask [B] is.
+    """
+    if value.shape.rank == 1 and value.shape.is_compatible_with(mask.shape) and value.dtype == mask.dtype:
+        return
+    size = mask.shape[0] or "B"
+    raise UsageError(
+        f"{what} must be [{size}] float32, a number for each example; it is {value.shape} {value.dtype.name}"
+    )
 
 
 class Means:
