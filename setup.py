@@ -104,7 +104,7 @@ EXTRAS_REQUIRE = {
         "mkdocstrings-python>=2",  # the page of the Python API, from docstrings
     ],
     "release": ["build>=1.2", "twine>=6"],  # `make dist`
-    "dev": ["hub-trainer[test,test-slow,browser,coverage,lint,docs,release]"],  # all that a contributor may need
+    "dev": ["hub-trainer[test,test-slow,browser,coverage,lint,docs,release]"],  # all of it
 }
 
 setup(

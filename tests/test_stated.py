@@ -18,6 +18,7 @@ from trainer.values import UsageError
 # A wrong value -> what is said of it.
 WRONG = {
     "--backbone=mobilnetv2": "is it keras:MobileNetV2?",
+    "--backbone=efficientnet": "is it efficientnet_lite0?",
     "--backbone=keras:MobilNetV2": "did you mean MobileNetV2",
     "--head=mpl(64)": "is it mlp?",
     "--optimizer=adamm": "adam, adamw, sgd, rmsprop, lion: is it adam or adamw?",

@@ -353,10 +353,12 @@ class AddressRegistry(Registry[T]):
             if (names := self[one].facts.get("names"))
             for address in close_names(name, names(), n=1)
         ]
-        plain = super()._close(name)
-        # What is the same but for its case and hyphens is meant.
-        is_same = plain and re.sub(r"[\W_]", "", plain[0].lower()) == re.sub(r"[\W_]", "", name.lower())
-        return plain if is_same else found or plain
+        # What begins as it was written, but for case and hyphens, is meant.
+        wanted, *plain = (re.sub(r"[\W_]", "", one.lower()) for one in (name, *self))
+        begun = [
+            one for one, text in zip(self, plain, strict=True) if len(wanted) > 2 and text.startswith(wanted)
+        ]
+        return [self._shown(one) for one in begun[:1]] or found or super()._close(name)
 
     def choose(self, text: str | Call, *, flag: str = "") -> AddressChoice[T]:
         """Reads `NAME` or `NAME:ADDRESS`; see `Registry.choose`."""

@@ -93,7 +93,7 @@ def test_options_come_to_what_a_command_line_would_say():
     [
         (["dropout=0,1.5"], "--search: --dropout=1.5 must be 0 or more and below 1"),
         (["dropuot=0,1"], "--search: Unknown command line flag 'dropuot'. Did you mean: dropout ?"),
-        (["batch_size=log(8,64)"], "it must be a whole number below 2**63"),
+        (["batch_size=log(8,64)"], "it must be a whole number, in digits"),
         (["dropout=0.1"], "0.1 is one value: give several, or a range"),
         (["dropout=log(0,1)"], "log(0,1): both ends must be above 0"),
         (["dropout=uniform(1,0)"], "the first end must be below the second"),

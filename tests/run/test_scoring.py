@@ -62,6 +62,21 @@ def test_without_a_test_split_nothing_is_scored_after_training(train):
     assert train("--splits=75%,25%")[0] == {"validation": 3}
 
 
+def test_a_report_says_that_fine_tuning_was_in_vain(train, run_main, tmp_path):
+    told = "phase finetune did not beat phase frozen: the best weights are those of step "
+    well = ("--frozen_for=10epochs", "--frozen_learning_rate=0.1")
+    _, out = train("--schedule=two_phase", *well, "--finetune_learning_rate=50", "--finetune_for=2epochs")
+    [line] = [line for line in out.splitlines() if told in line]
+    report = tmp_path / "run" / "report"
+    values = json.loads((report / "metrics.json").read_text())
+    assert values["in_vain"] == line
+    assert told.removeprefix("phase") in (report / "index.html").read_text()
+    # Whoever is sent the pictures and the run reads the same; of other weights it is not said.
+    for checkpoint, is_told in (("best", True), ("latest", False)):
+        assert run_main("evaluate", f"--workdir={tmp_path / 'run'}", f"--checkpoint={checkpoint}")[0] == 0
+        assert ("in_vain" in json.loads((report / "metrics.json").read_text())) == is_told
+
+
 def test_a_long_wait_for_a_score_is_counted(train, monkeypatch):
     monkeypatch.setattr(progress, "PLAIN_EVERY_SECS", 0)
     _, out = train("--progress=plain")

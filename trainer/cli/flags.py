@@ -111,7 +111,7 @@ class _Whole(absl_flags.IntegerParser):
                 raise ValueError
             return super().convert(argument)
         except ValueError:
-            raise ValueError("it must be a whole number below 2**63, in digits from 0 to 9") from None
+            raise ValueError("it must be a whole number, in digits from 0 to 9") from None
 
 
 class _Side(_Whole):

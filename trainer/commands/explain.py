@@ -28,7 +28,7 @@ from trainer.paths import local_path
 from trainer.record.manifest import Manifest
 from trainer.record.progress import counting
 from trainer.record.spreadsheets import read_rows, unique_names
-from trainer.record.workdir import Workdir
+from trainer.record.workdir import Workdir, if_moved
 from trainer.report.overlays import contact_sheet, overlay, panels_png
 from trainer.run.explanations import Explanation, Explanations, label_of
 from trainer.run.finished_run import open_network
@@ -152,7 +152,9 @@ def _worst_mistakes(workdir: Workdir, config: Config) -> list[Chosen]:
     try:
         source = open_configured(config)
     except TrainerError as error:
-        raise type(error)(f"the pictures of the mistakes cannot be had: {error}; {instead}") from None
+        raise type(error)(
+            f"the pictures of the mistakes cannot be had: {if_moved(error)}; {instead}"
+        ) from None
     digests = {row[0]: row[2] for split in workdir.read_splits().values() for row in split}
     places = {name: place for place, name in enumerate(source.ids)}
 

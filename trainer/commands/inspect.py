@@ -26,8 +26,11 @@ def run(line: CommandLine) -> int:
     config = line.config
     if config.run.workdir:
         config = Workdir(config.run.workdir).or_run(config, line.given)
+    is_begun = config.run.workdir and Workdir(config.run.workdir).run_json.exists()
     experiment = Experiment(config)
     verbose = config.inspect.verbose
+    if "source" not in line.given and not is_begun:
+        print("no --source, so the pictures are drawn; of your own, --source=folder:PATH")
     print(_overview(experiment, verbose=verbose))
     if verbose:
         print("\n" + _details(experiment), end="")

@@ -184,6 +184,8 @@ def _train_once(
         with times.remembered_end():
             _restore_best(stages, checkpoints)
             split = main_split(experiment.splits.indices)
+            in_vain = told_in_vain(plan, stages.state, metric=experiment.task.best)
+            workdir.amend_run(in_vain={"step": stages.state.step, "told": in_vain})
             report = score(stages, workdir, split=split, folder=workdir.report, summaries=summaries)
             sum_up(stages.state, summaries, report)
             show_features(stages, workdir)
@@ -193,8 +195,8 @@ def _train_once(
     _log.info("results:     %s", workdir.root)
     tensorboard = shlex.join([sys.executable, "-m", "tensorboard.main", "--logdir", str(workdir.root)])
     _log.info("TensorBoard: %s", tensorboard)
-    if told := told_in_vain(plan, stages.state, metric=experiment.task.best):
-        _log.info("%s", told)
+    if in_vain:
+        _log.info("%s", in_vain)
     if told := told_of_rise(workdir):
         _log.warning("%s", told)
     require_scores(report, config.run)

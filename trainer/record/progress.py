@@ -317,14 +317,17 @@ class Progress:
         self._time_left = time_left or TimeLeft([PhaseLength(0, total_steps)], clock=clock)
         self._begun, self._spoke = False, clock()
         self._bar: Any = None
-        if _wants_bar(kind):
+        self._wants_bar, self._start = _wants_bar(kind), start_step
+
+    def _show(self) -> None:
+        """Begins the bar. Not before training does: what is logged until then would stand on its line."""
+        if self._bar is None and self._wants_bar:
             layout = (
                 # Not tqdm's own {remaining}, which knows one kind of step.
                 "{desc} {percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
             )
-            self._bar = tqdm(
-                total=total_steps, initial=start_step, bar_format=layout, file=_Shown(), dynamic_ncols=True
-            )
+            shown: dict[str, Any] = {"file": _Shown(), "bar_format": layout, "dynamic_ncols": True}
+            self._bar = tqdm(total=self._total, initial=self._start, **shown)
 
     def at(self, step: int, train: Mapping[str, float]) -> None:
         """Tells where the run is, with loss and metric since the last log."""
@@ -333,6 +336,7 @@ class Progress:
         name, value = _beside_loss(train)
         numbers = f"loss {train['loss']:.4f}, {name} {value:.3f}"
         self._time_left.at(step)
+        self._show()
         left = self._time_left.describe()
         if self._bar is not None:
             self._bar.set_description_str(self._phase_of(step), refresh=False)
@@ -372,6 +376,7 @@ class Progress:
                 _log.info("%s", line)
         else:
             _log.info("%s", line)
+            self._show()
 
     def close(self) -> None:
         if self._bar is not None:

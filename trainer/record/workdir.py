@@ -59,13 +59,18 @@ _FACTS = _RUN | {
     "assumed_prevalence?": {"why": str, "classes": {str: {"train": float, "assumed": float}}},
     "began?": str,
     "finished?": {"step": int, "best_step": int},
+    "in_vain?": {"step": int, "told": str},
 }
 _SCORE = {"split": str, "step": int, "accuracy": float, "num_correct": int, "num_examples": int}
 _COUNTED = re.compile("(not:)?(from_layer=-?|unfreeze_top_layers=)[0-9]+")
 _SPLITS = {"format": int, "splits": {str: [(str, str, str)]}, "order?": str, "how?": str}
 
-IF_MOVED = "There the run had its pictures; if they are elsewhere now: --source=folder:PATH"
-"""What to do where the pictures of a run have gone."""
+
+def if_moved(error: Exception) -> str:
+    """Returns a message about the pictures of a run with what to do where they have gone."""
+    told = str(error)
+    end = "" if told.endswith("?") else "."
+    return f"{told}{end} There the run had its pictures; if they are elsewhere now: --source=folder:PATH"
 
 
 class Workdir:

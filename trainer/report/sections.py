@@ -120,7 +120,7 @@ _NO_FACTS = {
     "brier_score", "roc_auc", "macro", "weighted", "classes", "confusion_matrix", "calibration", "undefined",
     "worst_mistakes", "least_certain", "pictures_sha256", "source_place", "missing_classes", "pretrained",
     "several_labels", "assumed_prevalence", "map", "hamming_loss", "micro", "samples", "cooccurrence",
-    "thresholds", "thresholds_from",
+    "thresholds", "thresholds_from", "in_vain",
     *_LISTS,
 }  # fmt: skip
 
@@ -146,8 +146,15 @@ def headline(values: Mapping[str, Any], *, title: str) -> str:
         f'<i class="point" style="left:{values["accuracy"]:.3%}"></i></div>\n'
         '<div class="ends"><span>0</span><span>100 %</span></div>\n'
         f"<p>{values['num_correct']:,} of {values['num_examples']:,} pictures; the 95\N{NO-BREAK SPACE}% "
-        f"interval is {percent(low)} to {percent(high)}. Weights of step {values['step']:,}.</p>{too_good}"
+        f"interval is {percent(low)} to {percent(high)}. Weights of step {values['step']:,}.</p>"
+        f"{in_vain(values)}{too_good}"
     )
+
+
+def in_vain(values: Mapping[str, Any]) -> str:
+    """Returns that phases after these weights have not made them better, where it is so."""
+    told = values.get("in_vain", "")
+    return f'<p class="note">{escape(told[0].upper() + told[1:])}.</p>' if told else ""
 
 
 _COMPARED = {"linear_probe": "linear probe", "knn": "nearest neighbours"}

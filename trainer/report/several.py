@@ -17,7 +17,7 @@ from trainer.report.figures import (
     reliability_figure,
     roc_figure,
 )
-from trainer.report.sections import AT_BOUND, VALIDATION_CHOSE, cards, number, percent, shares, table
+from trainer.report.sections import AT_BOUND, VALIDATION_CHOSE, cards, in_vain, number, percent, shares, table
 from trainer.report.shortening import shortened
 
 _MEANINGS = {
@@ -48,7 +48,7 @@ def headline(values: Mapping[str, Any], *, title: str) -> str:
         f"<p>Macro F1 {values['macro']['f1']:.3f}, micro F1 {values['micro']['f1']:.3f}. All labels are "
         f"right on {values['num_correct']:,} of {values['num_examples']:,} pictures, "
         f"{percent(values['accuracy'])}; the 95\N{NO-BREAK SPACE}% interval is {percent(low)} to "
-        f"{percent(high)}. Weights of step {values['step']:,}.</p>{too_good}"
+        f"{percent(high)}. Weights of step {values['step']:,}.</p>{in_vain(values)}{too_good}"
     )
 
 

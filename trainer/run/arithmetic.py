@@ -69,6 +69,7 @@ class Arithmetic:
             require_supported(asked)
         self.asked, self.decided = asked, dict(decided)
         self._cache_dir, self._on_decision = cache_dir, on_decision
+        self._told = set[str]()
 
     def take(self, decided: Mapping[str, Any]) -> None:
         """Takes what another one has decided of the same phases."""
@@ -124,7 +125,9 @@ class Arithmetic:
                 cache_dir=self._cache_dir,
                 **self._as_all(),
             )
-        _log.info("precision:   %s", choice.describe())
+        if (told := choice.describe()) not in self._told:
+            self._told.add(told)
+            _log.info("precision:   %s", told)
         # Whether there was another engine tells a later start whether the run may choose it.
         self.note(name, dataclasses.replace(choice, machine={**choice.machine, **openvino_version()}))
         return choice.precision

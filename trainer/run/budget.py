@@ -31,6 +31,7 @@ def within_budget(experiment: Experiment, *, begun: float) -> Experiment:
       begun: when the command began, by time.monotonic.
     """
     budget = experiment.config.plan.budget
+    _log.info("budget:      measures what fits into --budget=%s, a few steps of each phase", budget)
     foreseen = foresee(experiment, decided={})
     left = budget_secs(budget) * (1 - RESERVE) - START_SECS - (time.monotonic() - begun)
     costs = Costs.of(experiment, foreseen)

@@ -46,7 +46,7 @@ from trainer.model.backbones import Backbone, keep_rounding, open_backbone
 from trainer.model.classifier import Classifier
 from trainer.model.cuts import Cut
 from trainer.model.heads import make_head
-from trainer.record.workdir import IF_MOVED, Workdir
+from trainer.record.workdir import Workdir, if_moved
 from trainer.report.shortening import MOST_LETTERS, shortened_apart
 from trainer.run.bit_rule import apply_rule, bit_rule, rule_head
 from trainer.run.combinations import check_options, check_together
@@ -370,7 +370,7 @@ class Experiment:
             has_run = workdir is not None and workdir.run_json.exists()
             if not workdir or not has_run or workdir.read_config().data.source != self.config.data.source:
                 raise
-            raise TrainerError(f"{error}. {IF_MOVED}") from None
+            raise TrainerError(if_moved(error)) from None
 
     def _workdir(self) -> Workdir | None:
         """Returns the folder of the run that this is of, or will be; None where there is to be none."""

@@ -145,5 +145,5 @@ def _same_until(
             if not found:
                 return step, why
             at, what = min(found)
-            why = why or f"of this run and the longer one, only one is {what} at step {at:,}"
+            why = why or f"step {at:,} is {what} in one of this run and the longer one, and not in the other"
     return None, why

@@ -23,7 +23,7 @@ from trainer.paths import local_path
 from trainer.record.calibration import recorded_temperature
 from trainer.record.progress import counting
 from trainer.record.report_place import pictures_sha256, report_place, require_report_place, source_place
-from trainer.record.workdir import IF_MOVED, Workdir
+from trainer.record.workdir import Workdir, if_moved
 from trainer.run.experiment import head_of
 from trainer.run.finished_run import Network, open_network
 from trainer.run.fitting import compared
@@ -39,7 +39,7 @@ from trainer.run.scoring import (
     write_scores,
 )
 from trainer.tasks import Task, make_task
-from trainer.values import TrainerError, UsageError, composed, failure_in_words
+from trainer.values import TrainerError, UsageError, close_names, composed, failure_in_words, is_it
 
 
 @contextlib.contextmanager
@@ -89,7 +89,7 @@ def open_pictures(recorded: Config, given: Mapping[str, Any], *, run_classes: Se
     except TrainerError as error:
         if "source" in given or isinstance(error, UsageError):
             raise
-        raise TrainerError(f"{error}. {IF_MOVED}") from None
+        raise TrainerError(if_moved(error)) from None
     pictures = scan_configured(source, theirs, plugins=plugins.sources("source"))
     return relabelled(pictures, theirs, task=make_task(theirs.data.task), strict=False)
 
@@ -145,7 +145,7 @@ def evaluate_pictures(
         how=f"those of {split}, found again by their SHA-256" if split else "all pictures",
         backbone=config.model.backbone,
         image_size_px=network.classifier.backbone.contract.width_px,
-        **recipe_facts(config.replace(head=head_of(config)), workdir),
+        **recipe_facts(config.replace(head=head_of(config)), workdir, step=network.step),
         left_out_pictures=[list(picture) for picture in pictures.left_out],
         left_out_batches=workdir.read_facts()["rollbacks"],
         **more,
@@ -240,10 +240,11 @@ def match_classes(
     strange = [name for name in wanted if composed(name) not in places]
     if strange:
         are = "are" if len(strange) > 1 else "is"
+        near = list(dict.fromkeys(one for name in strange for one in close_names(name, known, n=1)))
         raise UsageError(
             f"--source={source}: {_listed(strange)} {are} none of the classes of the run, which are "
-            f"{_listed(known)}. Classes are matched by the names of their folders: rename these, or use "
-            "predict for pictures of other things"
+            f"{_listed(known)}{is_it(near) or '.'} Classes are matched by their names, of folders or in a "
+            "table: rename these, or use predict for pictures of other things"
         )
     there = set(map(composed, wanted))
     missing = [name for name in known if composed(name) not in there]

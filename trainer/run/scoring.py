@@ -111,7 +111,7 @@ def score(
         how=experiment.splits.how,
         backbone=experiment.backbone.name,
         image_size_px=experiment.backbone.contract.width_px,
-        **recipe_facts(experiment.config, workdir),
+        **recipe_facts(experiment.config, workdir, step=step),
         left_out_pictures=[list(picture) for picture in experiment.left_out],
         left_out_batches=workdir.read_facts()["rollbacks"],
         missing_classes=experiment.missing,
@@ -166,13 +166,18 @@ def write_scores(
     )
 
 
-def recipe_facts(config: Config, workdir: Workdir) -> dict[str, Any]:
-    """Returns what a report says of how the network of a run was trained, by its settled options."""
+def recipe_facts(config: Config, workdir: Workdir, *, step: int | None = None) -> dict[str, Any]:
+    """Returns what a report says of how the network of a run was trained, by its settled options.
+
+    With the step of the weights, `in_vain` is there where later phases have not made them better.
+    """
+    in_vain = workdir.read_facts().get("in_vain", {"step": -1, "told": ""})
     began, schedule = workdir.read_facts().get("began"), "fit" if config.fits else config.plan.schedule
     assumed = workdir.read_facts().get("assumed_prevalence")
     return {
         **({"began": began} if began else {}),
         **({"assumed_prevalence": assumed} if assumed else {}),
+        **({"in_vain": in_vain["told"]} if in_vain["told"] and in_vain["step"] == step else {}),
         "schedule": "--phase" if config.plan.phase and not workdir.read_chosen() else schedule,
         "phases": ["fit: nothing trains"] if config.fits else [told_phase(spec) for spec in config.phases],
         "head": config.model.head,

@@ -423,6 +423,7 @@ class _Reader:
             first = f"--source={self._name}: {text}; --on_bad_image=skip leaves {it} out:"
             raise TrainerError("\n".join([first, *lines]))
         shown = "; ".join(f"{place}: {reason}" for place, _, reason in bad[:_SHOWN])
+        text = text.replace(" cannot be used", ", which cannot be used", 1)
         more = f"; and {len(bad) - _SHOWN:,} more" if len(bad) > _SHOWN else ""
         _log.warning("%s: left out %s: %s%s", self._name, text, shown, more)
         return [(place, reason) for place, _, reason in bad]
