@@ -341,6 +341,8 @@ def test_runs_that_cannot_predict(trained, predict, run_main, tmp_path):
     assert (status, out, err) == (1, "", f"trainer: --workdir={tmp_path} holds no run (no run.json in it)\n")
     assert run_main("predict", trained.pictures)[0] == 2
     shutil.copytree(trained.workdir, tmp_path / "run")
+    _, _, err = run_main("predict", f"--workdir={tmp_path / 'runn'}", trained.pictures)
+    assert err.endswith("holds no run (no run.json in it): is it run?\n")
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     status, out, err = run_main("predict", f"--workdir={tmp_path / 'run'}", trained.pictures)
     message = f"trainer: no 'best' checkpoint in {tmp_path / 'run'}/checkpoints; there is none at all: of"

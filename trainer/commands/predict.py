@@ -82,7 +82,7 @@ def _predict(
                 more(1)
         if not tally.num_pictures:
             raise TrainerError("there are no pictures: the list of paths is empty")
-    _log.info("%s", tally.told())
+    _log.info("%s%s", tally.told(), f"; they are in {output}" if output else "")
     return 0 if tally.num_read else 1
 
 

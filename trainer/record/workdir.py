@@ -27,7 +27,7 @@ from trainer.store.files import (
     write_text,
 )
 from trainer.store.lock import file_lock
-from trainer.values import CONTRACT_SHAPE, TrainerError, UsageError, composed
+from trainer.values import CONTRACT_SHAPE, TrainerError, UsageError, close_names, composed, is_it
 
 # Of run.json and splits.json. 2: a checkpoint counts by its record.
 FORMAT = 3
@@ -519,7 +519,9 @@ class Workdir:
 
     def _read_run(self, shape: Shape = _RUN) -> dict[str, Any]:
         if not self.run_json.exists():
-            raise TrainerError(f"--workdir={self.root} holds no run (no {self.run_json.name} in it)")
+            runs = [path.parent.name for path in self.root.parent.glob(f"*/{self.run_json.name}")]
+            near = is_it(close_names(self.root.name, runs, n=1))
+            raise TrainerError(f"--workdir={self.root} holds no run (no {self.run_json.name} in it){near}")
         return self._read(self.run_json, shape)
 
     @staticmethod
