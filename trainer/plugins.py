@@ -161,7 +161,7 @@ def failures_named() -> Iterator[None]:
         raise
     except Exception as error:
         raised = error
-        while hasattr(raised.__context__, "ag_error_metadata"):
+        while str(raised).startswith("in user code:") and hasattr(raised.__context__, "ag_error_metadata"):
             raised = raised.__context__  # type: ignore[assignment]
         if isinstance(raised, TrainerError):
             raise raised from raised.__cause__

@@ -184,8 +184,8 @@ def _train_once(
         with times.remembered_end():
             _restore_best(stages, checkpoints)
             split = main_split(experiment.splits.indices)
-            in_vain = told_in_vain(plan, stages.state, metric=experiment.task.best)
-            workdir.amend_run(in_vain={"step": stages.state.step, "told": in_vain})
+            if in_vain := told_in_vain(plan, stages.state, metric=experiment.task.best):
+                workdir.amend_run(in_vain={"step": stages.state.step, "told": in_vain})
             report = score(stages, workdir, split=split, folder=workdir.report, summaries=summaries)
             sum_up(stages.state, summaries, report)
             show_features(stages, workdir)

@@ -63,7 +63,12 @@ def require_per_example(value: tf.Tensor, mask: tf.Tensor, *, what: str) -> None
     Raises:
       UsageError: it is not [B] float32, as mask [B] is.
     """
-    if value.shape.rank == 1 and value.shape.is_compatible_with(mask.shape) and value.dtype == mask.dtype:
+    # Of what NumPy computes within a graph, nothing is known before it runs.
+    if (
+        value.shape.rank in (1, None)
+        and value.shape.is_compatible_with(mask.shape)
+        and value.dtype == mask.dtype
+    ):
         return
     size = mask.shape[0] or "B"
     raise UsageError(
