@@ -5,6 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 LOGDIR ?= runs
 ARGS ?=
+QUICK := -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not extra and not browser and not docs"
 
 .DEFAULT_GOAL := help
 .PHONY: help demo train tensorboard check test test-slow test-browser test-docs coverage lint docs dist opponents constraints clean FORCE
@@ -27,7 +28,7 @@ tensorboard: $(VENV)/.installed-base ## show the runs under LOGDIR (default: run
 check: lint test ## what continuous integration runs
 
 test: $(VENV)/.installed-test ## the tests, without the slow ones
-	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not extra and not browser and not docs" $(ARGS)
+	$(RUN) -m pytest $(QUICK) $(ARGS)
 
 test-slow: $(VENV)/.installed-slow ## the tests that take minutes, and those of extras
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "slow or extra" $(ARGS)
@@ -40,8 +41,7 @@ test-docs: $(VENV)/.installed-test ## every command of the pages in docs/, with 
 
 # In the processes of the tests themselves: what is killed on purpose has nothing left to tell.
 coverage: $(VENV)/.installed-coverage ## `make test`, and which lines of trainer/ it ran
-	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not extra and not browser and not docs" \
-	  --cov --cov-report=term:skip-covered $(ARGS)
+	$(RUN) -m pytest $(QUICK) --cov --cov-report=term:skip-covered $(ARGS)
 
 lint: $(VENV)/.installed-lint ## ruff (rules and format), mypy, codespell
 	$(RUN) -m ruff check .

@@ -58,7 +58,8 @@ def test_other_pictures_are_scored_by_the_names_of_their_classes(evaluate, train
     # 'red' is the first class here and the last one of the run.
     new = make_flower_folder(tmp_path / "new photos", n=14, classes=("red", "green"))
     (new / "green").rename(new / "zgreen")
-    message = f"trainer: --source=folder:{new}: zgreen is none of the classes of the run"
+    message = f"trainer: --source=folder:{new}: zgreen is none of the classes of the run, which are "
+    message += "blue, green, red: is it green? Classes are matched"
     status, out, err = evaluate(f"--source=folder:{new}")
     assert (status, err.startswith(message)) == (2, True)
     (new / "zgreen").rename(new / "green")
@@ -88,7 +89,8 @@ def test_the_same_probabilities_as_predict(evaluate, trained, tmp_path, run_main
     new = make_flower_folder(tmp_path / "new", n=5)
     assert evaluate(f"--source=folder:{new}")[0] == 0
     arguments = ("predict", f"--workdir={trained.workdir}", str(new), f"--output={tmp_path / 'p.csv'}")
-    assert run_main(*arguments)[0] == 0
+    status, _, err = run_main(*arguments)
+    assert (status, err.splitlines()[-1].endswith(f"; they are in {tmp_path / 'p.csv'}")) == (0, True)
     with open(tmp_path / "p.csv") as file:
         predicted = {row["path"].removeprefix(f"{new}/"): row for row in csv.DictReader(file)}
     for row in rows_of(tmp_path / "report"):
@@ -293,4 +295,4 @@ def test_pictures_of_no_class_of_the_run_are_refused(evaluate, tmp_path):
     make_flower_folder(tmp_path / "new", n=1, classes=("red", "black"))
     status, _, err = evaluate(f"--source=folder:{tmp_path / 'new'}")
     assert status == 2
-    assert "black is none of the classes of the run, which are blue, green, red" in err
+    assert "black is none of the classes of the run, which are blue, green, red. Classes are matched" in err

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import shutil
 
 import pytest
@@ -77,14 +78,17 @@ def left(workdir):
         ),
     ],
 )  # fmt: skip
-def test_it_is_the_run_that_was_as_long_from_the_start(train, flags, short, long, begins_at, tmp_path):
+def test_it_is_the_run_that_was_as_long_from_the_start(train, flags, short, long, begins_at, tmp_path, capfd):
     workdir = tmp_path / "run"
     assert train(workdir, *flags, long) == 0
     expected = left(workdir)
     shutil.rmtree(workdir)
     assert train(workdir, *flags, short) == 0
     assert left(workdir)["metrics.jsonl"] != expected["metrics.jsonl"]
+    capfd.readouterr()
     assert train(workdir, *flags, long, "--extend") == 0
+    if why := re.search("--extend: (.*); goes back to", capfd.readouterr().out):
+        assert re.fullmatch("step [0-9]+ is [a-z ]+ only because the run ended there", why[1])
     assert not differences(without_older(left(workdir)), without_older(expected))
     [noted] = json.loads((workdir / "run.json").read_text())["extensions"]
     assert noted["step"] == begins_at

@@ -60,6 +60,10 @@ def test_who_has_few_pictures_need_not_know_of_batches(tmp_path, tiny_backbone, 
     ]  # fmt: skip
     status, out, err = run_main(*options, "--dry_run")
     assert (status, err) == (0, "")
+    drawn = "no --source, so the pictures are drawn; of your own, --source=folder:PATH"
+    assert drawn not in out
+    status, forgotten, _ = run_main(*options[1:], "--synthetic_examples=30", "--batch_size=4", "--dry_run")
+    assert (status, drawn in forgotten.splitlines()) == (0, True)
     assert "--batch_size=32: there are only 9 pictures to train with, so every update sees all of them" in out
     assert "plan: 1 steps an epoch, 10 in all" in out
     status, _, err = run_main(*options, "--batch_size=16", "--dry_run")

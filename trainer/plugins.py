@@ -160,28 +160,31 @@ def failures_named() -> Iterator[None]:
     except (OSError, MemoryError):
         raise
     except Exception as error:
-        raised = error
-        while str(raised).startswith("in user code:") and hasattr(raised.__context__, "ag_error_metadata"):
-            raised = raised.__context__  # type: ignore[assignment]
+        raised = _as_raised(error)
         if isinstance(raised, TrainerError):
             raise raised from raised.__cause__
-        if place := _place_in_plugin(raised):
-            told = textwrap.shorten(f"{type(raised).__name__}: {raised}", 300, placeholder=" ...")
-            raise TrainerError(f"the plugin failed at {place}: {told}") from error
-        raise
+        paths = [str(plugin.path) for plugin in loaded.values()]
+        if not (lines := [(name, line) for name, line in _lines(raised) if name in paths]):
+            raise
+        name, line = lines[-1]
+        told = textwrap.shorten(f"{type(raised).__name__}: {raised}", 300, placeholder=" ...")
+        raise TrainerError(f"the plugin failed at {name}, line {line}: {told}") from error
 
 
-def _place_in_plugin(error: Exception) -> str:
-    """Returns the last line of a plugin on the way to an error; empty: no plugin is."""
-    paths = {str(plugin.path): plugin.path for plugin in loaded.values()}
-    # Where AutoGraph has rewritten the plugin, only it knows which lines these were.
+def _as_raised(error: BaseException) -> BaseException:
+    """Returns the error that AutoGraph has made another one of, or the error itself."""
+    context = error.__context__
+    if context and str(error).startswith("in user code:") and hasattr(context, "ag_error_metadata"):
+        return _as_raised(context)
+    return error
+
+
+def _lines(error: BaseException) -> list[tuple[str, int | None]]:
+    """Returns the files and lines on the way to an error, its own last."""
+    # Where AutoGraph has rewritten a function, only it knows which lines these were.
     rewritten = getattr(getattr(error, "ag_error_metadata", None), "translated_stack", ())
-    frames = [(frame.filename, frame.lineno) for frame in reversed(rewritten)]
-    frames += [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
-    for name, line in reversed(frames):
-        if name in paths:
-            return f"{paths[name]}, line {line}"
-    return ""
+    frames = [*reversed(rewritten), *traceback.extract_tb(error.__traceback__)]
+    return [(frame.filename, frame.lineno) for frame in frames]
 
 
 def forget(name: str) -> None:
@@ -195,9 +198,5 @@ def _line_of(error: BaseException, path: Path) -> str:
     """Returns the line of the plugin at which it failed."""
     if isinstance(error, SyntaxError):
         return f" (line {error.lineno})"
-    frame, line = error.__traceback__, None
-    while frame is not None:
-        if frame.tb_frame.f_code.co_filename == str(path):
-            line = frame.tb_lineno
-        frame = frame.tb_next
-    return f" (line {line})" if line else ""
+    lines = [line for name, line in _lines(error) if name == str(path)]
+    return f" (line {lines[-1]})" if lines else ""

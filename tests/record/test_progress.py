@@ -220,3 +220,12 @@ def test_a_terminal_gets_a_bar(kind):
 
 def test_plain_lines_can_be_asked_for_on_a_terminal():
     assert "|" not in on_a_terminal("plain")
+
+
+def test_the_bar_begins_with_training_and_not_on_the_line_of_what_comes_before(capfd):
+    lengths = {"start_step": 0, "total_steps": 8, "steps_per_epoch": 4}
+    bar = Progress("bar", phase_of=lambda step: "a", **lengths)
+    assert capfd.readouterr().err == ""
+    bar.say("phase a begins")
+    assert "step 0/8" in capfd.readouterr().err
+    bar.close()

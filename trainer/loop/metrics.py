@@ -53,7 +53,7 @@ def sums_of(values: Mapping[str, tf.Tensor], *, mask: tf.Tensor) -> Sums:
     """Returns sums and counts of values [B] over the examples that mask [B] has at 1."""
     count = tf.reduce_sum(mask)
     for name, value in values.items():
-        require_per_example(value, mask, what=f"the metric {name}" if name != "loss" else "the loss")
+        require_per_example(value, mask, what=f"the metric {name}")
     return {name: (tf.reduce_sum(value * mask), count) for name, value in values.items()}
 
 

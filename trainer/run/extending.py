@@ -59,7 +59,7 @@ def extend(experiment: Experiment, workdir: Workdir, checkpoints: Checkpoints) -
         )
         return before, after
 
-    step, why = _same_until(recorded, checkpoints.whole_steps(), both)
+    step, why = _same_until(recorded, checkpoints.whole_steps(), both, end=old.total_steps)
     if step is None:
         raise _refusal(workdir, why)
     best = _best_of_both(checkpoints, step, evaluated=both(recorded.run.evaluate_every)[1])
@@ -115,7 +115,7 @@ def _refusal(workdir: Workdir, why: str) -> TrainerError:
 
 
 def _same_until(
-    recorded: Config, steps: Sequence[int], both: Callable[[str], tuple[Every, Every]]
+    recorded: Config, steps: Sequence[int], both: Callable[[str], tuple[Every, Every]], *, end: int
 ) -> tuple[int | None, str]:
     """Returns the newest step whose checkpoint is the same under both plans, and why no newer one is.
 
@@ -125,6 +125,7 @@ def _same_until(
       recorded: what the run was started with.
       steps: of the checkpoints, the newest last.
       both: text of a duration -> when it is due under the shorter plan and under the longer one.
+      end: the last step of the shorter plan.
     """
     run = recorded.run
     # What comes after Save at a step is made again when the run goes on from there.
@@ -145,5 +146,6 @@ def _same_until(
             if not found:
                 return step, why
             at, what = min(found)
-            why = why or f"step {at:,} is {what} in one of this run and the longer one, and not in the other"
+            reason = "only because the run ended there" if at == end else "in only one of the two plans"
+            why = why or f"step {at:,} is {what} {reason}"
     return None, why

@@ -335,6 +335,7 @@ def test_rows_that_cannot_be_used(opened, text, told, caplog):
     kept = ["1.jpg", "2.jpg", "4.jpg", "5.jpg", "6.jpg"]
     assert sorted(source.ids) == (IDS if "double" in told or "named by" in told else kept)
     assert len(source.left_out) == 1
+    assert "photos.csv, which cannot be used (1 with " in caplog.text
     assert told in ": ".join(source.left_out[0])
     assert told in caplog.text
 

@@ -414,18 +414,20 @@ class _Reader:
         kinds = ", ".join(
             f"{count:,} with {kind}" for kind, count in Counter(kind for _, kind, _ in bad).most_common()
         )
-        text = f"{len(bad):,} of {len(rows.where):,} rows of {self._told_files()} cannot be used ({kinds})"
+        rows_told = f"{len(bad):,} of {len(rows.where):,} rows of {self._told_files()}"
         if self._options.on_bad_image == "fail":
             lines = [f"  {place}: {reason}" for place, _, reason in bad[:NAMED_AT_MOST]]
             if len(bad) > NAMED_AT_MOST:
                 lines.append(f"  and {len(bad) - NAMED_AT_MOST:,} more")
             it = "it" if len(bad) == 1 else "them"
-            first = f"--source={self._name}: {text}; --on_bad_image=skip leaves {it} out:"
+            way_on = f"--on_bad_image=skip leaves {it} out:"
+            first = f"--source={self._name}: {rows_told} cannot be used ({kinds}); {way_on}"
             raise TrainerError("\n".join([first, *lines]))
         shown = "; ".join(f"{place}: {reason}" for place, _, reason in bad[:_SHOWN])
-        text = text.replace(" cannot be used", ", which cannot be used", 1)
         more = f"; and {len(bad) - _SHOWN:,} more" if len(bad) > _SHOWN else ""
-        _log.warning("%s: left out %s: %s%s", self._name, text, shown, more)
+        _log.warning(
+            "%s: left out %s, which cannot be used (%s): %s%s", self._name, rows_told, kinds, shown, more
+        )
         return [(place, reason) for place, _, reason in bad]
 
     def _in_order(self, rows: _Rows, splits: Sequence[str]) -> list[int]:
