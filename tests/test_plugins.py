@@ -290,9 +290,12 @@ def flat():
 def deep():
     def loss(logits, labels, targets):
         if labels.shape.rank == 1:
-            logits = tf.concat([logits, logits], axis=2)
+            logits = twice(logits)
         return tf.reduce_mean(logits, axis=1)
     return loss
+
+def twice(logits):
+    return tf.concat([logits, logits], axis=2)
 
 @trainer.register.metric("sure")
 def sure():
@@ -333,6 +336,8 @@ OF_EXAMPLES = "must be [{}] float32, a number for each example; it is"
     ],
 )
 def test_what_a_plugin_does_wrong_while_it_runs_is_one_line(option, told, tmp_path, run_main):
+    # Before anything is captured: the first time, TensorFlow tells of a machine without a GPU.
+    tf.config.list_logical_devices()
     (tmp_path / "wrong.py").write_text(WRONG)
     options = (f"--plugin={SOURCE}", f"--plugin={tmp_path / 'wrong.py'}", *PLAIN, "--precision=float32")
     status, _, err = run_main(
