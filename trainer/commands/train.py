@@ -215,7 +215,7 @@ def _foretell(stages: Stages) -> RunTimes:
         stages.take(foreseen.decided, picture_secs=foreseen.picture_secs)
         times = RunTimes(stages, foreseen=foreseen.speeds)
     if times.is_known:
-        _log.info("time:        %s", times.describe())
+        _log.info("time:        %s from here", times.describe())
     return times
 
 
