@@ -150,6 +150,20 @@ def test_a_run_brings_its_plugins(run, tmp_path, monkeypatch, run_main):
     again = json.loads((tmp_path / "again" / "metrics.json").read_text())
     assert again["accuracy"] == scored["accuracy"]
     assert again["loss"] == scored["loss"]
+    assert again["metrics"] == scored["metrics"]
+    assert scored["metrics"]["top(k=1)"] == scored["accuracy"]
+    assert 1 / 3 < scored["metrics"]["confidence"] < 1
+    # Other pictures, the last batch of which is not full, by the same metrics.
+    others = ("--source=noise:11", f"--report_dir={tmp_path / 'others'}")
+    status, out, err = run_main("evaluate", f"--workdir={workdir}", *others)
+    assert (status, err) == (0, ""), out
+    of_others = json.loads((tmp_path / "others" / "metrics.json").read_text())
+    assert of_others["num_examples"] == 11
+    assert of_others["metrics"]["top(k=1)"] == pytest.approx(of_others["accuracy"], abs=1e-6)
+    told = f"confidence {of_others['metrics']['confidence']:.4f}, top(k=1) {of_others['accuracy']:.4f}"
+    assert f"\n             {told}\n" in out
+    page = (tmp_path / "others" / "index.html").read_text()
+    assert f"Besides, as means over the pictures: {told}." in page
     forget_plugins()
     (tmp_path / "black.png").write_bytes(tf.io.encode_png(np.zeros([9, 9, 3], np.uint8)).numpy())
     [prediction] = trainer.load(workdir).predict([tmp_path / "black.png"])

@@ -293,7 +293,8 @@ def test_folds_are_pooled_label_by_label(tmp_path):
     """What the report of all folds says, counted here from the predictions of each."""
     options = [option for option in OPTIONS if not option.startswith("--splits=")]
     phase = "--phase=for=4epochs; train=all; lr=0.03"
-    assert quietly("cross_validate", *options, "--folds=3", phase, f"--workdir={tmp_path}") == 0
+    asked = ("--folds=3", phase, "--metrics=confidence", f"--workdir={tmp_path}")
+    assert quietly("cross_validate", *options, *asked) == 0
     of_folds = [tmp_path / f"fold-{number}" / "report" for number in (1, 2, 3)]
     seen = {
         row["id"]: row["prediction"]
@@ -309,10 +310,14 @@ def test_folds_are_pooled_label_by_label(tmp_path):
     assert len({tuple(report["thresholds"].values()) for report in reports}) > 1
     assert (pooled["num_examples"], pooled["num_correct"]) == (80, sum(r["num_correct"] for r in reports))
     assert "thresholds" not in pooled
+    # The folds are of 27, 27 and 26 pictures.
+    total = sum(report["num_examples"] * report["metrics"]["confidence"] for report in reports)
+    assert pooled["metrics"] == {"confidence": pytest.approx(total / 80)}
     page = (tmp_path / "report" / "index.html").read_text()
     assert "was fitted on the validation split of the fold that was asked" in page
     result = json.loads((tmp_path / "cross_validation.json").read_text())
     assert result["pooled"]["mAP"] == pooled["map"]
+    assert [fold["confidence"] for fold in result["folds"]] == [r["metrics"]["confidence"] for r in reports]
     assert [fold["mAP"] for fold in result["folds"]] == [
         json.loads((tmp_path / f"fold-{number}" / "report" / "metrics.json").read_text())["map"]
         for number in (1, 2, 3)

@@ -49,6 +49,12 @@ def make_metrics(text: str, *, task: Task = SINGLE_LABEL) -> dict[str, Metric]:
     return found
 
 
+def asked_besides(text: str, *, task: Task = SINGLE_LABEL) -> dict[str, Metric]:
+    """Returns what a text such as `confidence,top_k(5)` names besides the metrics of the task, by name."""
+    own = make_metrics("", task=task)
+    return {name: metric for name, metric in make_metrics(text, task=task).items() if name not in own}
+
+
 def sums_of(values: Mapping[str, tf.Tensor], *, mask: tf.Tensor) -> Sums:
     """Returns sums and counts of values [B] over the examples that mask [B] has at 1."""
     count = tf.reduce_sum(mask)

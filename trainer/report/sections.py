@@ -13,7 +13,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from trainer.record.spreadsheets import as_text
-from trainer.report.words import told_bought
+from trainer.report.words import told_bought, told_metrics
 from trainer.tasks import SINGLE_LABEL, Task
 
 
@@ -120,7 +120,7 @@ _NO_FACTS = {
     "brier_score", "roc_auc", "macro", "weighted", "classes", "confusion_matrix", "calibration", "undefined",
     "worst_mistakes", "least_certain", "pictures_sha256", "source_place", "missing_classes", "pretrained",
     "several_labels", "assumed_prevalence", "map", "hamming_loss", "micro", "samples", "cooccurrence",
-    "thresholds", "thresholds_from", "in_vain",
+    "thresholds", "thresholds_from", "in_vain", "metrics",
     *_LISTS,
 }  # fmt: skip
 
@@ -149,6 +149,12 @@ def headline(values: Mapping[str, Any], *, title: str) -> str:
         f"interval is {percent(low)} to {percent(high)}. Weights of step {values['step']:,}.</p>"
         f"{in_vain(values)}{too_good}"
     )
+
+
+def measured(values: Mapping[str, Any]) -> str:
+    """Returns what --metrics asked for besides."""
+    told = told_metrics(values)
+    return f"<p>Besides, as means over the pictures: {escape(told)}.</p>" if told else ""
 
 
 def in_vain(values: Mapping[str, Any]) -> str:

@@ -42,6 +42,14 @@ def told_bought(pretrained: Mapping[str, Any]) -> str:
     )
 
 
+def told_metrics(values: Mapping[str, Any]) -> str:
+    """Returns e.g. 'top(k=2) 0.9800, confidence 0.8712', the means of --metrics; empty: there are none."""
+    found = values.get("metrics", {})
+    return ", ".join(
+        f"{name} {'not finite' if mean is None else f'{mean:.4f}'}" for name, mean in found.items()
+    )
+
+
 def told_ranking(values: Mapping[str, Any]) -> str:
     """Returns e.g. 'mAP 0.8412, macro F1 0.772, micro F1 0.801' of examples with any number of labels."""
     mean = "unknown" if values["map"] is None else f"{values['map']:.4f}"

@@ -1,5 +1,6 @@
 """What the runs of all folds say together: a table with mean and spread, and a report of all predictions."""
 
+import dataclasses
 import logging
 import math
 import statistics
@@ -80,6 +81,7 @@ def put_together(config: Config, root: str, *, asked: RunConfig) -> None:
     experiment = Experiment(first.read_config())
     task, told_thresholds = _settled(experiment, reports)
     scored, digests = _pooled(folders, experiment, task=task)
+    scored = dataclasses.replace(scored, metrics={**scored.metrics, **_pooled_metrics(reports)})
     pooled = write_scores(
         Workdir(root).root / "report",
         Workdir(root),
@@ -117,6 +119,7 @@ def _summed_up(reports: Sequence[Mapping[str, Any]], pooled: Mapping[str, Any]) 
     """Returns what cross_validation.json holds, from the reports of the folds and that of all together."""
     # Mean average precision is of several labels a picture alone.
     measures = {name: keys for name, keys in _MEASURES.items() if keys[0] in pooled}
+    measures |= {name: ("metrics", name) for name in pooled.get("metrics", {})}
     rows = [{name: _value(report, keys) for name, keys in measures.items()} for report in reports]
     sizes = [report["num_examples"] for report in reports]
     return {
@@ -197,6 +200,17 @@ def _pooled(folders: Sequence[Path], experiment: Experiment, *, task: Task) -> t
     labels, logits = source.labels[at], np.concatenate(parts)
     means = task.means(labels, logits)
     return Evaluation(means.pop("loss"), at, labels, logits, means), digests
+
+
+def _pooled_metrics(reports: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Returns the means of --metrics over the pictures of all folds."""
+    sizes = [report["num_examples"] for report in reports]
+    means: dict[str, float] = {}
+    for name in reports[0].get("metrics", {}):
+        of_folds = [_value(report, ("metrics", name)) for report in reports]
+        totals = [math.nan if v is None else v * size for v, size in zip(of_folds, sizes, strict=True)]
+        means[name] = sum(totals) / sum(sizes)
+    return means
 
 
 def _read_predictions(path: Path, class_names: Sequence[str]) -> tuple[list[str], np.ndarray, list[str]]:

@@ -19,6 +19,7 @@ from trainer.data.pipeline import Pipeline, find_undecodable
 from trainer.data.sources import Source
 from trainer.data.splits import find_again
 from trainer.loop.evaluator import Evaluation
+from trainer.loop.metrics import Metric, asked_besides, sums_of
 from trainer.paths import local_path
 from trainer.record.calibration import recorded_temperature
 from trainer.record.progress import counting
@@ -118,16 +119,14 @@ def evaluate_pictures(
     digests = [scan.digests[i] for i in indices.tolist()]
     written = [task.label_words(label, class_names) for label in labels]
     folder = _report_folder(workdir, config, source.name, digests, written, split=split)
+    metrics = asked_besides(config.update.metrics, task=task)
     network = open_network(workdir, config)
     task = network.task  # With the thresholds of the run.
-    pipeline, logits = _logits(network, source, scan, config, indices)
-    means = task.means(labels, logits)
+    pipeline, logits, asked = _scored(network, source, scan, config, indices, labels=labels, metrics=metrics)
+    means = {**task.means(labels, logits), **asked}
     scored = Evaluation(means.pop("loss"), indices, labels, logits, means)
-    more = (
-        {"pretrained": compared(workdir, split)}
-        if split
-        else {"seen_before": _seen_before(workdir, scan.digests)}
-    )
+    seen_before = {} if split else {"seen_before": _seen_before(workdir, scan.digests)}
+    more = {"pretrained": compared(workdir, split)} if split else seen_before
     report = write_scores(
         folder,
         workdir,
@@ -193,10 +192,21 @@ def require_no_splits(given: Mapping[str, Any]) -> None:
         )
 
 
-def _logits(
-    network: Network, source: Source, scan: Scan, config: Config, indices: np.ndarray
-) -> tuple[Pipeline, np.ndarray]:
-    """Returns the pipeline of a source, and the logits [N, K] of its pictures at `indices`."""
+def _scored(
+    network: Network,
+    source: Source,
+    scan: Scan,
+    config: Config,
+    indices: np.ndarray,
+    *,
+    labels: np.ndarray,
+    metrics: Mapping[str, Metric],
+) -> tuple[Pipeline, np.ndarray, dict[str, float]]:
+    """Scores the pictures of a source at `indices` [N], whose labels [N] are numbered as those of the run.
+
+    Returns:
+      (its pipeline, logits [N, K], means of the metrics).
+    """
     pipeline = Pipeline(
         source,
         scan,
@@ -206,16 +216,24 @@ def _logits(
         decoding=config.data.decode,
         task=network.task,
     )
-    parts = []
+    parts: list[np.ndarray] = []
+    totals = dict.fromkeys(metrics, 0.0)
     with (
         named_pictures(source, scan),
         counting(config.run.progress, source.name, len(indices)) as more,
     ):
         for batch in pipeline.once(indices):
             real = batch["mask"].numpy() > 0
+            begin, count = sum(map(len, parts)), int(real.sum())
             parts.append(network.logits(batch["image"].numpy())[real])
-            more(int(real.sum()))
-    return pipeline, np.concatenate(parts)
+            rows = {name: tf.boolean_mask(part, real) for name, part in batch.items()}
+            rows["label"] = tf.cast(labels[begin : begin + count], rows["label"].dtype)
+            measured = {name: metric(tf.constant(parts[-1]), rows) for name, metric in metrics.items()}
+            for name, (total, _) in sums_of(measured, mask=tf.ones(count)).items():
+                totals[name] += float(total)
+            more(count)
+    means = {name: total / len(indices) for name, total in totals.items()}
+    return pipeline, np.concatenate(parts), means
 
 
 def match_classes(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,11 +18,12 @@ from trainer.cli.phase_specs import PhaseSpec
 from trainer.data.decode import unscale
 from trainer.data.pipeline import Pipeline
 from trainer.loop.evaluator import Evaluation
+from trainer.loop.metrics import make_metrics
 from trainer.record.calibration import UNKNOWN, Calibration, record_calibration, recorded_calibration
 from trainer.record.report_place import report_manifest, source_place
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
-from trainer.report.words import told_bought, told_score
+from trainer.report.words import told_bought, told_metrics, told_score
 from trainer.run.fitting import compared, told_compared
 from trainer.run.introduction import draw_curves
 from trainer.run.stages import Stages
@@ -155,6 +157,10 @@ def write_scores(
     from trainer.report.sections import Predictions  # Late: they import scikit-learn.
     from trainer.report.writer import write_report
 
+    own = make_metrics("", task=task)
+    asked = {name: float(mean) for name, mean in scored.metrics.items() if name not in own}
+    if asked:
+        rest["metrics"] = {name: mean if math.isfinite(mean) else None for name, mean in asked.items()}
     curves = workdir.report / "learning_curves.png"
     return write_report(
         folder,
@@ -215,6 +221,8 @@ def tell(values: Mapping[str, Any], folder: Path, *, secs: float) -> None:
         "%s, weights of step %d, %.1f s",
         told_score(values).removesuffix(")") + interval, values["step"], secs,
     )  # fmt: skip
+    if told := told_metrics(values):
+        _log.info("             %s", told)
     if values["split"] == "validation":
         _log.info("             validation chose these weights, too: read this as slightly too good")
     if "pretrained" in values:
