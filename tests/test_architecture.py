@@ -45,7 +45,7 @@ ALLOWED = {
         *("tasks", "precision", "data", "model", "loop", "record", "report"),
         *("export", "serving", "doctor", "run"),
     },
-    "api": {"values", "paths", "cli", "data", "record", "report", "export", "run", "commands"},
+    "api": {"values", "paths", "plugins", "cli", "data", "record", "report", "export", "run", "commands"},
     "main": {"values", "runtime", "cli", "commands"},
     "__init__": {"values", "version", "register", "cli"},
 }

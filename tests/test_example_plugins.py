@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import make_flower_folder
+from tests.helpers.plugins import forget_plugins
 from tests.record.events import scalars
-from trainer import plugins
 from trainer.record.workdir import Workdir
 
 pytestmark = pytest.mark.usefixtures("figures_undrawn")
@@ -18,8 +18,7 @@ EXAMPLES = Path(__file__).parent.parent / "experiments" / "plugins"
 @pytest.fixture(autouse=True)
 def without_plugins():
     yield
-    for name in list(plugins.loaded):
-        plugins.forget(name)
+    forget_plugins()
 
 
 def command_of(plugin):

@@ -16,8 +16,10 @@ import pytest
 
 import trainer
 from tests.conftest import make_flower_folder
+from tests.helpers.plugins import forget_plugins
 from trainer.cli import keywords
 from trainer.cli.config import Config
+from trainer.registry import Origin
 from trainer.values import TrainerError, UsageError
 
 pytestmark = pytest.mark.usefixtures("figures_undrawn")
@@ -243,6 +245,71 @@ def test_runs_in_threads(run, places, tmp_path):
         )
     assert runs[0].history == run.history
     assert runs[1].history != run.history
+
+
+IDEA = """
+import tensorflow as tf
+import trainer
+
+@trainer.register.loss("mine")
+def mine():
+    "Mine."
+    return lambda logits, labels, targets: {0} * tf.reduce_logsumexp(logits, axis=-1)
+
+@trainer.register.metric("version")
+def version():
+    "Which one this is."
+    return lambda logits, batch: tf.fill(tf.shape(logits)[:1], {0})
+"""
+
+
+@pytest.fixture
+def ideas(tmp_path):
+    """Two versions of a plugin, {which: its file}."""
+    made = {number: tmp_path / str(number) / "idea.py" for number in (1.0, 1000.0)}
+    for number, path in made.items():
+        path.parent.mkdir()
+        path.write_text(IDEA.format(number))
+    yield made
+    forget_plugins()
+
+
+def test_each_call_has_plugins_of_its_own(ideas, places, tmp_path):
+    """Two versions at once in threads; each run keeps to its own; without plugin= there is none."""
+    asked = {**places, "loss": "mine", "metrics": "version"}
+
+    def train(number):
+        return trainer.train(**asked, plugin=ideas[number], workdir=tmp_path / f"run{number}")
+
+    with ThreadPoolExecutor(2) as pool:
+        runs = dict(zip(ideas, pool.map(train, ideas), strict=True))
+    for number, run in runs.items():
+        assert {line["version"] for line in run.history} == {number}
+        assert all((line["loss"] > 50) == (number > 1) for line in run.history if line["split"] == "train")
+        assert (run.workdir / "plugins" / "idea.py").read_bytes() == ideas[number].read_bytes()
+    for number in (1.0, 1000.0, 1.0):
+        assert runs[number].evaluate()["metrics"] == {"version": number}
+    with pytest.raises(UsageError, match=r"^--loss=mine is not one of"):
+        trainer.train(**asked, workdir=tmp_path / "none")
+
+
+def test_a_cell_may_register_again_what_it_has_registered(caplog):
+    scope = {"__name__": "__main__"}
+    for scale in (1, 2):
+        exec(IDEA.format(scale), scope)
+    losses = trainer.register.registries()["loss"]
+    try:
+        assert losses["mine"].make is scope["mine"]
+        told = [record.message for record in caplog.records if record.message.startswith("--loss mine")]
+        assert told == 2 * [
+            "--loss mine is of __main__: a run with it keeps no copy of that code, as it does of a file that "
+            "plugin= or --plugin= names"
+        ]
+    finally:
+        for registry in trainer.register.registries().values():
+            registry.forget(Origin("", "__main__"))
+    assert "mine" not in losses
+    assert "focal" in losses
 
 
 def test_a_run_in_use_is_refused(places, tmp_path):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import pytest
 
-from trainer.registry import AddressRegistry, Bounds, Registry, registering
+from trainer.registry import AddressRegistry, Bounds, Origin, Registry, registering, see
 from trainer.values import UsageError
 
 Share = Annotated[float, Bounds(above=0, below=1)]
@@ -108,14 +108,16 @@ def test_a_name_is_registered_once_and_a_plugin_can_be_forgotten(registry):
     def mine():
         """Mine."""
 
-    with registering("idea.py"):
+    origin = Origin("idea.py", "1")
+    see(origin)
+    with registering(origin):
         registry.register("mine")(mine)
         with pytest.raises(UsageError, match=r"plugin idea\.py registers the thing 'plain', and th"):
             registry.register("plain")(mine)
     assert registry["mine"].plugin == "idea.py"
     with pytest.raises(UsageError, match=r"there is one already of plugin idea\.py"):
         registry.register("mine")(mine)
-    registry.forget("idea.py")
+    registry.forget(origin)
     assert "mine" not in list(registry)
     assert len(registry) == 4
 

@@ -11,7 +11,7 @@ from tests.helpers.plugins import forget_plugins
 from trainer import register
 from trainer.applications import application_names, known_application
 from trainer.cli.flags import parse
-from trainer.registry import registering
+from trainer.registry import Origin, registering, see
 from trainer.stated import check_names, stated_registry
 from trainer.values import UsageError
 
@@ -87,10 +87,12 @@ def test_what_a_notebook_has_registered_is_known():
     line = parse(["x", "--source=synthetic:flowers", "--loss=of_a_notebook(2)"])
     with pytest.raises(UsageError, match="is not one of cross_entropy"):
         check_names(line.config, line.given)
-    with registering("a notebook"):
+    origin = Origin("a notebook")
+    see(origin)
+    with registering(origin):
         register.loss("of_a_notebook")(lambda: None)
     try:
         with pytest.raises(UsageError, match="of_a_notebook takes no arguments"):
             check_names(line.config, line.given)
     finally:
-        register.registries()["loss"].forget("a notebook")
+        register.registries()["loss"].forget(origin)

@@ -17,6 +17,7 @@ from trainer import commands
 from trainer.cli import flags
 from trainer.cli.keywords import Options, PathLike
 from trainer.paths import local_path
+from trainer.plugins import apart
 from trainer.record.workdir import Workdir
 from trainer.report.words import told_ranking
 from trainer.values import TrainerError, UsageError, in_words
@@ -375,13 +376,14 @@ def _several(value: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def _told() -> Iterator[None]:
-    """Errors of files, memory and TensorFlow become the line that the command line has for them.
+    """Does what a command does, with the plugins of its own; errors become the line of the command line.
 
     Raises:
       TrainerError: from the error itself.
     """
     try:
-        yield
+        with apart():
+            yield
     except TrainerError:
         raise
     except Exception as error:

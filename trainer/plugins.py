@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import sys
 import textwrap
+import threading
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,10 +20,13 @@ from typing import Any
 
 from trainer import register
 from trainer.paths import local_path
-from trainer.registry import registering
+from trainer.registry import Origin, registering, see, versions
+from trainer.registry import apart as apart
 from trainer.values import TrainerError, UsageError
 
 _log = logging.getLogger("trainer")
+# Of a plugin that two threads want, the second one takes what the first one has loaded.
+_loading = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,14 @@ class Plugin:
     def sha256(self) -> str:
         return hashlib.sha256(self.source).hexdigest()
 
+    @property
+    def origin(self) -> Origin:
+        """What its entries are registered with: several versions of a file may be in use at once."""
+        return Origin(self.name, self.sha256)
 
-loaded: dict[str, Plugin] = {}
-"""{name: plugin} of this process."""
+
+loaded: dict[Origin, Plugin] = {}
+"""Those of this process, also of other threads; `registry.versions` says which ones are seen."""
 
 
 def load_plugins(texts: Sequence[str]) -> list[Plugin]:
@@ -55,7 +64,8 @@ def load_plugins(texts: Sequence[str]) -> list[Plugin]:
         if any(other.name == plugin.name for other in plugins):
             raise UsageError(f"{flag}: there is another plugin called {plugin.name}: give one another name")
         plugins.append(plugin)
-        _load(plugin, module="" if _is_path(text) else text, flag=flag)
+        with _loading:
+            _load(plugin, module="" if _is_path(text) else text, flag=flag)
     return plugins
 
 
@@ -77,22 +87,24 @@ def load_copies(folder: Path, recorded: Iterable[dict[str, Any]]) -> list[Plugin
         plugin = Plugin(path.name, path, path.read_bytes())
         if plugin.sha256 != one["sha256"]:
             raise TrainerError(f"{path} is not the plugin that the run was trained with: it was changed")
-        if loaded.get(plugin.name) != plugin:
+        if loaded.get(plugin.origin) != plugin:
             _log.info("plugin:      %s, code that came with the run, is loaded", path)
-        _load(plugin, module="", flag=str(path))
+        with _loading:
+            _load(plugin, module="", flag=str(path))
         plugins.append(plugin)
     return plugins
 
 
 def sources(*kinds: str) -> list[bytes]:
     """Returns the sources of the loaded plugins that register something of these kinds, for keys."""
-    names = {
-        registry[name].plugin
+    origins = {
+        registry[name].origin
         for kind, registry in register.registries().items()
         if kind in kinds
         for name in registry
+        if registry[name].plugin
     }
-    return [loaded[name].source for name in sorted(names - {""})]
+    return [loaded[origin].source for origin in sorted(origins)]
 
 
 def _is_path(text: str) -> bool:
@@ -117,17 +129,15 @@ def _file_of_module(text: str, *, flag: str) -> Path:
 
 
 def _load(plugin: Plugin, *, module: str, flag: str) -> None:
-    before = loaded.get(plugin.name)
-    if before is not None and before.sha256 == plugin.sha256:
+    before = versions().get(plugin.name)
+    see(plugin.origin)
+    if plugin.origin in loaded:
         return
-    if before is not None:
-        # It was edited, as in a notebook.
-        forget(plugin.name)
     name = module or f"trainer_plugin_{plugin.path.stem}"
     # First what is ours: of a room that a plugin is the first to import, all would count as the plugin's.
     register.registries()
     try:
-        with registering(plugin.name):
+        with registering(plugin.origin):
             if module:
                 sys.modules.pop(module, None)
                 importlib.import_module(module)
@@ -137,13 +147,14 @@ def _load(plugin: Plugin, *, module: str, flag: str) -> None:
                 sys.modules[name] = made
                 spec.loader.exec_module(made)
     except Exception as error:
-        forget(plugin.name)
+        forget(plugin.origin)
+        see(Origin(plugin.name, before or ""))
         sys.modules.pop(name, None)
         if isinstance(error, UsageError):
             raise UsageError(f"{flag}: {error}") from None
         where = _line_of(error, plugin.path)
         raise UsageError(f"{flag} cannot be loaded: {type(error).__name__}: {error}{where}") from error
-    loaded[plugin.name] = plugin
+    loaded[plugin.origin] = plugin
 
 
 @contextlib.contextmanager
@@ -163,7 +174,7 @@ def failures_named() -> Iterator[None]:
         raised = _as_raised(error)
         if isinstance(raised, TrainerError):
             raise raised from raised.__cause__
-        paths = [str(plugin.path) for plugin in loaded.values()]
+        paths = [str(plugin.path) for plugin in list(loaded.values())]
         if not (lines := [(name, line) for name, line in _lines(raised) if name in paths]):
             raise
         name, line = lines[-1]
@@ -187,11 +198,11 @@ def _lines(error: BaseException) -> list[tuple[str, int | None]]:
     return [(frame.filename, frame.lineno) for frame in frames]
 
 
-def forget(name: str) -> None:
+def forget(origin: Origin) -> None:
     """Takes what a plugin has registered out of the registries; it can be loaded anew."""
     for registry in register.registries().values():
-        registry.forget(name)
-    loaded.pop(name, None)
+        registry.forget(origin)
+    loaded.pop(origin, None)
 
 
 def _line_of(error: BaseException, path: Path) -> str:

@@ -9,10 +9,11 @@ import contextlib
 import contextvars
 import functools
 import inspect
+import logging
 import math
 import re
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -23,7 +24,25 @@ F = TypeVar("F", bound=Callable[..., Any])
 # Beyond it, products of two are no longer safe in float32.
 LARGEST = 1e30
 _KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text in quotes"}
-_plugin: contextvars.ContextVar[str] = contextvars.ContextVar("plugin", default="")
+_log = logging.getLogger("trainer")
+
+
+@dataclass(frozen=True, order=True)
+class Origin:
+    """What an entry came with: a plugin, and its version, which is another text for other code.
+
+    What a script or a notebook registers has the name of its module as the version; ours has none.
+    """
+
+    plugin: str = ""
+    version: str = ""
+
+
+_OURS = Origin()
+_registering: contextvars.ContextVar[Origin] = contextvars.ContextVar("registering", default=_OURS)
+# {plugin: version}: the last ones that were loaded, and those of a context that has its own.
+_of_process: dict[str, str] = {}
+_of_context: contextvars.ContextVar[Mapping[str, str] | None] = contextvars.ContextVar("seen", default=None)
 
 
 @dataclass(frozen=True)
@@ -89,7 +108,7 @@ class Parameter:
 class Entry(Generic[T]):
     """One registered function.
 
-    `help` is one line, `source` the paper or site it follows, `plugin` the plugin it came with, `facts` what
+    `help` is one line, `source` the paper or site it follows, `origin` the plugin it came with, `facts` what
     else its room wants to know of it.
     """
 
@@ -97,8 +116,18 @@ class Entry(Generic[T]):
     make: Callable[..., T]
     help: str
     source: str = ""
-    plugin: str = ""
+    origin: Origin = _OURS
     facts: dict[str, Any] = field(default_factory=dict, hash=False, compare=False)
+
+    @property
+    def plugin(self) -> str:
+        """Name of the plugin it came with; empty: none."""
+        return self.origin.plugin
+
+    @property
+    def is_loose(self) -> bool:
+        """Whether it is of a script or a notebook, that is neither ours nor of a plugin."""
+        return self.origin != _OURS and not self.plugin
 
     @functools.cached_property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -222,7 +251,7 @@ class AddressChoice(Choice[T]):
 
 
 class Registry(Generic[T]):
-    """Names of one kind of thing."""
+    """Names of one kind of thing: ours, and those of the plugins that the context has loaded (`apart`)."""
 
     def __init__(self, what: str, *, flag: str, may_be_none: bool = False):
         """Begins without entries.
@@ -233,7 +262,17 @@ class Registry(Generic[T]):
           may_be_none: whether the option may be empty, for none of them.
         """
         self.what, self.flag, self._may_be_none = what, flag, may_be_none
-        self._entries: dict[str, Entry[T]] = {}
+        self._all: list[Entry[T]] = []
+
+    @property
+    def _entries(self) -> dict[str, Entry[T]]:
+        """Those that are seen here, by name."""
+        seen = versions()
+        return {
+            entry.name: entry
+            for entry in self._all
+            if not entry.plugin or seen.get(entry.plugin) == entry.origin.version
+        }
 
     def register(self, name: str, *, source: str = "", **facts: Any) -> Callable[[F], F]:
         """Returns a decorator that makes a function known under a name.
@@ -243,23 +282,34 @@ class Registry(Generic[T]):
         """
 
         def add(make: F) -> F:
-            plugin = _plugin.get()
-            if name in self._entries:
-                before = self._entries[name].plugin
-                who = f"plugin {plugin}" if plugin else make.__module__
-                whose = f" of plugin {before}" if before else ""
-                raise UsageError(f"{who} registers the {self.what} {name!r}, and there is one already{whose}")
             first = (inspect.getdoc(make) or "").split("\n\n")[0]
-            entry: Entry[T] = Entry(name, make, " ".join(first.split()), source, plugin, facts)
+            origin, module = _registering.get(), str(getattr(make, "__module__", ""))
+            if not origin.plugin and not module.startswith("trainer."):
+                origin = Origin("", module)
+            entry: Entry[T] = Entry(name, make, " ".join(first.split()), source, origin, facts)
+            before = self._entries.get(name)
+            if before and before.is_loose and entry.is_loose:
+                # A cell of a notebook that runs once more.
+                self._all.remove(before)
+            elif before:
+                who = f"plugin {entry.plugin}" if entry.plugin else module
+                whose = f" of plugin {before.plugin}" if before.plugin else ""
+                raise UsageError(f"{who} registers the {self.what} {name!r}, and there is one already{whose}")
             _ = entry.parameters  # What is wrong with a signature shows at once.
-            self._entries[name] = entry
+            self._all.append(entry)
+            if entry.is_loose:
+                _log.warning(
+                    "%s %s is of %s: a run with it keeps no copy of that code, as it does of a file that "
+                    "plugin= or --plugin= names",
+                    self.flag, name, module,
+                )  # fmt: skip
             return make
 
         return add
 
-    def forget(self, plugin: str) -> None:
-        """Removes what came with a plugin."""
-        self._entries = {name: entry for name, entry in self._entries.items() if entry.plugin != plugin}
+    def forget(self, origin: Origin) -> None:
+        """Removes what came with a version of a plugin."""
+        self._all = [entry for entry in self._all if entry.origin != origin]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -375,11 +425,37 @@ class AddressRegistry(Registry[T]):
 _NONE = ("none", "no", "off", "false", "null")
 
 
+def versions() -> Mapping[str, str]:
+    """Returns {plugin: version} of what is seen here."""
+    seen = _of_context.get()
+    return _of_process if seen is None else seen
+
+
+def see(origin: Origin) -> None:
+    """From here on, what came with this version of a plugin is seen, instead of with another one."""
+    _of_process[origin.plugin] = origin.version
+    if (seen := _of_context.get()) is not None:
+        _of_context.set({**seen, origin.plugin: origin.version})
+
+
 @contextlib.contextmanager
-def registering(plugin: str) -> Iterator[None]:
-    """What is registered in the block comes with a plugin."""
-    token = _plugin.set(plugin)
+def apart() -> Iterator[None]:
+    """In the block, and in its thread, only those plugins are seen that the block loads.
+
+    Where there is no block, as in threads that were begun in one, the last ones of the process are.
+    """
+    token = _of_context.set({})
     try:
         yield
     finally:
-        _plugin.reset(token)
+        _of_context.reset(token)
+
+
+@contextlib.contextmanager
+def registering(origin: Origin) -> Iterator[None]:
+    """What is registered in the block comes with a plugin."""
+    token = _registering.set(origin)
+    try:
+        yield
+    finally:
+        _registering.reset(token)

@@ -5,5 +5,5 @@ from trainer import plugins
 
 def forget_plugins():
     """Forgets all, as a new process would not know them."""
-    for name in list(plugins.loaded):
-        plugins.forget(name)
+    for origin in list(plugins.loaded):
+        plugins.forget(origin)

@@ -46,8 +46,8 @@ _FIRST_TRY = (
 
 
 def run(line: CommandLine) -> int:
-    """Runs a command and returns the exit status."""
-    with plugins.failures_named():
+    """Runs a command and returns the exit status; it sees the plugins that it loads, and no others."""
+    with plugins.failures_named(), plugins.apart():
         return _run(line)
 
 
