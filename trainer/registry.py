@@ -283,8 +283,9 @@ class Registry(Generic[T]):
 
         def add(make: F) -> F:
             first = (inspect.getdoc(make) or "").split("\n\n")[0]
-            origin, module = _registering.get(), str(getattr(make, "__module__", ""))
-            if not origin.plugin and not module.startswith("trainer."):
+            # Of an object that is called, rather than a function, nobody knows where it is from.
+            origin, module = _registering.get(), getattr(make, "__module__", None) or ""
+            if not origin.plugin and module and not module.startswith("trainer."):
                 origin = Origin("", module)
             entry: Entry[T] = Entry(name, make, " ".join(first.split()), source, origin, facts)
             before = self._entries.get(name)
