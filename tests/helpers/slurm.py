@@ -1,8 +1,8 @@
 """A real SLURM: two nodes of a CPU each on this machine, with a network of their own.
 
 From Debian's packages slurm-wlm and munge; to be root is needed, too. Each node is a network namespace,
-so that both can use the same port, as two machines can. A job that is queued again waits until its credentials
-have expired, which is after two minutes by default.
+so that both can use the same port, as two machines can. A job that is queued again waits until its
+credentials have expired, which is after two minutes by default.
 """
 
 import contextlib
