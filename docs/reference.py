@@ -10,6 +10,7 @@ from pathlib import Path
 
 from trainer import register
 from trainer.cli.config import Config
+from trainer.cli.declare import RECOMMENDED
 from trainer.cli.flags import COMMANDS
 from trainer.registry import Registry
 from trainer.runtime import start_tensorflow
@@ -18,7 +19,9 @@ PAGE = Path(__file__).with_name("reference.md")
 HEAD = """\
 # Reference
 
-Made by `make docs` from the declarations in the code, as `--helpfull` is: change it there.
+Made by `make docs` from the declarations in the code, as `--helpfull` is: change it there. Under `--schedule=recommended`, the
+default, a rule goes by the pictures for what is called *recommended* ([what it chooses](recipes.md)); what stands behind it
+holds under any other schedule.
 """
 
 
@@ -36,6 +39,8 @@ def options() -> list[str]:
         ]
         for field in dataclasses.fields(kind):
             default = "" if field.default in ("", ()) else f"`{field.default}`"
+            if field.name in RECOMMENDED:
+                default = f"recommended; else {default or 'none'}"
             lines.append(f"| `--{field.name}` | {default} | {_cell(_meaning(field))} |")
     return lines
 

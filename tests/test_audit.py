@@ -159,4 +159,4 @@ def test_a_table_of_renamed_pictures_with(delimiter, arguments, pictures, tmp_pa
     table.write_bytes("\n".join(lines).replace(";", delimiter).encode())
     status, out, err = run_main("inspect", *arguments, f"--relabel={table}")
     assert (status, err) == (0, "")
-    assert "relabel:     1 labels changed, 0 pictures left out" in out
+    assert "relabel:     labels changed: 1, pictures left out: 0" in out

@@ -158,7 +158,9 @@ def test_what_is_no_picture_is_named_and_stops_nothing(mixed, predict):
     assert err[-1].startswith("4 of 11 pictures predicted in ")
 
 
-def test_nothing_readable_is_a_failure(predict, tmp_path):
+def test_nothing_readable_is_a_failure(predict, tmp_path, monkeypatch):
+    # The network is not waited for.
+    monkeypatch.setattr("trainer.commands.predict.open_network", None)
     status, out, err = predict(tmp_path / "missing.jpg", tmp_path, f"{tmp_path}/*.jpg", "--format=csv")
     assert status == 1
     rows = list(csv.DictReader(io.StringIO(out)))

@@ -271,8 +271,18 @@ KNOWN = {
 }
 
 
-@pytest.mark.parametrize("name", KNOWN)
-@pytest.mark.parametrize(("size", "shrinks"), [(5, True), (13, None), (31, False)])
+SIZES = [(5, True), (13, None), (31, False)]
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "shrinks"),
+    [
+        # Of each kind one in `make test`.
+        pytest.param(name, *size, marks=() if at == kind % len(SIZES) else pytest.mark.slow)
+        for kind, name in enumerate(KNOWN)
+        for at, size in enumerate(SIZES)
+    ],
+)
 def test_what_holds_for_all_pictures_is_not_asked_of_each_and_changes_no_pixel(name, size, shrinks):
     pictures, known = KNOWN[name]
     source = MemorySource("memory:two", ("a", "b"), ["0", "1"], np.array([0, 1]), pictures)

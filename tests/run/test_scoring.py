@@ -46,7 +46,9 @@ def train(run_main, tiny_backbone, tmp_path, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("options", [(), ("--average=ema(0.9)",), RUINED])
+@pytest.mark.parametrize(
+    "options", [pytest.param((), marks=pytest.mark.slow), ("--average=ema(0.9)",), RUINED]
+)
 def test_validation_is_not_scored_again_with_the_weights_that_it_chose(train, run_main, tmp_path, options):
     scored, _ = train("--finetune_learning_rate=0.5", *options)
     assert scored["validation"] == (12 if options == RUINED else 3)

@@ -176,6 +176,7 @@ def _export(
     validation = experiment.splits.indices["validation"]
     # With the thresholds that the models have.
     task = about.make_task()
+    _log.info("network:     scores validation in float32")
     reference = _reference(experiment, validation, task)
     _log.info(
         "network:     weights of step %d (%s): %.2f %% of %d validation pictures right in float32",

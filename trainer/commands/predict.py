@@ -1,6 +1,8 @@
 """`predict`: what a finished run says of new pictures, from its workdir alone."""
 
 import contextlib
+import errno
+import itertools
 import logging
 import os
 import sys
@@ -65,25 +67,49 @@ def _predict(
     form = FORMATS[choose_format(options.format, output=output)]
     lines = form(class_names, top_k=options.top_k, threshold=options.threshold)
     found: Iterable[Found] = find_pictures(line.paths or ("-",), lines=sys.stdin.buffer if sys.stdin else ())
+    leading, is_any = _until_one(iter(found)) if line.paths else ([], True)
+    found = itertools.chain(leading, found)
+    # Where that is a terminal, the line of the picture is there already.
+    is_shown = not output and sys.stdout.isatty()
     watch: Any = contextlib.nullcontext(lambda count: None)
     with opened(output) as write:
-        predictor = opened_predictor()
-        if output:
+        tally = Tally() if is_any else Tally(len(leading))
+        if is_any and output:
             found = list(found)
             watch = counting(line.config.run.progress, "predictions", len(found)) if found else watch
-        tally = Tally()
+        predictions: Iterable[Prediction] = (Prediction(one.path, error=_why_none(one)) for one in leading)
+        if is_any:
+            # It takes seconds, which nobody waits for who has mistyped the one path.
+            predictions = opened_predictor().stream(found, tally=tally)
         with watch as more:
             write(lines.head)
-            for prediction in predictor.stream(found, tally=tally):
+            for prediction in predictions:
                 shown = shown_name(prediction.path)
                 write(lines.line(prediction, shown=shown))
-                if prediction.error:
+                if prediction.error and not is_shown:
                     _log.warning("%s cannot be read: %s", shown, prediction.error)
                 more(1)
         if not tally.num_pictures:
             raise TrainerError("there are no pictures: the list of paths is empty")
     _log.info("%s%s", tally.told(), f"; they are in {output}" if output else "")
     return 0 if tally.num_read else 1
+
+
+def _until_one(found: Iterator[Found]) -> tuple[list[Found], bool]:
+    """Takes what was found up to the first that may be a picture; returns it, and whether there is one."""
+    taken = []
+    for one in found:
+        taken.append(one)
+        if not _why_none(one):
+            return taken, True
+    return taken, False
+
+
+def _why_none(found: Found) -> str:
+    """Returns why there can be no picture; empty where only a look into the file can tell."""
+    if found.problem or os.path.exists(found.path):
+        return found.problem
+    return os.strerror(errno.ENOENT)
 
 
 def load_model(path: str | os.PathLike[str]) -> "Predictor":

@@ -1,5 +1,6 @@
 """The files of an export, by the names that --formats gives them: each form is a registered function."""
 
+import logging
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -18,6 +19,7 @@ from trainer.registry import Registry
 from trainer.store.files import write_bytes, write_text
 from trainer.values import UsageError
 
+_log = logging.getLogger("trainer")
 T = TypeVar("T")
 
 
@@ -177,6 +179,7 @@ def write_models(
     try:
         for form in formats:
             file = folder / file_of(form)
+            _log.info("model:       writes %s", file.name)
             FORMS.choose(form)(file=file, exporting=exporting)
             yield file
     finally:

@@ -90,11 +90,19 @@ def failures(found: Mapping[str, Any]) -> list[str]:
     ]
 
 
+_GIVEN = {"serving_default": "encoded files", "images": "pixels"}
+
+
+def _given(way: str) -> str:
+    """Returns a way into a model, and what it is given."""
+    return f"{way}: {_GIVEN[way]}" if way in _GIVEN else way
+
+
 def told(model: Mapping[str, Any]) -> str:
     """Returns what a `parity` found of a model, in a line."""
     much = model["largest_probability_difference"]
     return (
-        f"{model['file']} ({model['input']}): {told_size(model['size_bytes'])}, accuracy "
+        f"{model['file']} ({_given(model['input'])}): {told_size(model['size_bytes'])}, accuracy "
         f"{100 * model['accuracy']:.2f} %, same prediction on {100 * model['agreement']:.2f} %; largest "
         f"difference of a probability {'unknown' if much is None else f'{much:.2g}'}, "
         f"{model['images_per_second']:,.0f} images a second"

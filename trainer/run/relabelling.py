@@ -41,7 +41,7 @@ def relabelled(pictures: Pictures, config: Config, *, task: Task, strict: bool) 
     if strict:
         count = sum(task.label_words(a, source.class_names) != task.label_words(b, source.class_names)
                     for a, b in zip(was, now, strict=True))  # fmt: skip
-        _log.info("relabel:     %d labels changed, %d pictures left out", count, len(left_out))
+        _log.info("relabel:     labels changed: %d, pictures left out: %d", count, len(left_out))
     reasons = [(source.ids[at], f"left out by {flag}") for at in left_out]
     return dataclasses.replace(
         pictures, source=source, removed=tuple(left_out), left_out=[*pictures.left_out, *reasons]
