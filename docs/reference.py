@@ -19,9 +19,9 @@ PAGE = Path(__file__).with_name("reference.md")
 HEAD = """\
 # Reference
 
-Made by `make docs` from the declarations in the code, as `--helpfull` is: change it there. Under `--schedule=recommended`, the
-default, a rule goes by the pictures for what is called *recommended* ([what it chooses](recipes.md)); what stands behind it
-holds under any other schedule.
+Made by `make docs` from the declarations in the code, as `--helpfull` is: change it there. Under
+`--schedule=recommended`, the default, a rule goes by the pictures for what is called *recommended*
+([what it chooses](recipes.md)); what stands behind it holds under any other schedule.
 """
 
 
