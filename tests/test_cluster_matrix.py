@@ -147,7 +147,7 @@ def cases(pictures):
             (
                 folder, "--splits=11,4,4", "--batch_size=4", "--objective=noisy_scale(2)",
                 f"--plugin={pictures.parent / 'noisy_scale.py'}",
-                "--metrics=top(2)", "--callbacks=kernel_norm(2)", "--gradient_rule=sam(0.05)",
+                "--metrics=top(2)", "--callbacks=kernel_norm(2)", "--gradient_rule=sam(0.05,0.001)",
                 "--head=narrow",
                 "--phase=name=kept; for=1epochs; train=head; lr=0.05; optimizer=sgd; lr_schedule=saw(0.5)",
                 "--phase=name=all; for=1epochs; train=all; bn=batch; augment=dim(0.5); lr=0.05; "

@@ -390,7 +390,11 @@ def test_what_the_terminal_says(exported):
     model = exported.folder / "int8.tflite"
     assert lines[-1] == f"try one:     python -m trainer.main predict --model={model} photo.jpg"
     assert any(line.startswith("network:     weights of step 18 (best): ") for line in lines)
-    assert any(line.startswith("int8.tflite (images): ") for line in lines)
+    assert any(line.startswith("int8.tflite (images: pixels): ") for line in lines)
+    # Each model is announced before it takes its time.
+    written = [line.removeprefix("model:       writes ") for line in lines if line.startswith("model: ")]
+    assert "int8.tflite" in written
+    assert lines.index("model:       writes int8.tflite") < at
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ PHASES = (
 SETTINGS = (
     "--image_size=8", "--splits=10,4,4", "--batch_size=4", "--head=narrow", "--log_every=2steps",
     "--evaluate_every=3steps", "--save_every=3steps", "--precision=float32", "--progress=plain",
-    "--embeddings=0", "--objective=learnt_scale(0.5)", "--loss=squared(2)", "--gradient_rule=sam(0.1)",
+    "--embeddings=0", "--objective=learnt_scale(0.5)", "--loss=squared(2)", "--gradient_rule=sam(0.1,0.01)",
     "--metrics=confidence,top(1)", "--callbacks=kernel_norm(3)",
 )  # fmt: skip
 
@@ -81,9 +81,9 @@ def run(tmp_path_factory):
 def test_each_idea_leaves_its_mark(run):
     lines = [json.loads(line) for line in run.expected["metrics.jsonl"].splitlines()]
     train = [line for line in lines if line["split"] == "train"]
-    assert {"loss", "accuracy", "confidence", "top(k=1)", "scaled", "learning_rate", "gradient_norm"} <= {
-        *train[0]
-    }
+    told = {"loss", "accuracy", "confidence", "top(k=1)", "scaled", "sharpness", "learning_rate"}
+    assert {*told, "gradient_norm"} <= {*train[0]}
+    assert all(line["sharpness"] > 0 for line in train)
     for line in train:
         # The largest logit is the label's: that is accuracy.
         assert line["top(k=1)"] == line["accuracy"]
@@ -106,6 +106,8 @@ def test_state_is_kept_in_checkpoints_and_what_can_be_trained_is(run):
     calls = next(value for name, value in found.items() if name.endswith("calls"))
     # Twice an update, as the gradient rule asks for.
     assert calls == 18, values
+    [name] = [name for name in reader.get_variable_to_shape_map() if "gradient_rule" in name]
+    assert reader.get_tensor(name) == 9
     scales = [v for name, v in found.items() if name.endswith("log_scale") and "ptimizer" not in name]
     assert scales
     assert abs(scales[0] - 0.5) > 1e-3
@@ -405,9 +407,8 @@ def test_it_stands_in_the_help(run_main):
     assert status == 0
     assert "\nobjective (--objective):\n  supervised\n" in out
     assert "\n  learnt_scale(weight=1.0)\n" in out
-    assert "Gradients where the loss nearby is largest. arXiv 2010.01412 [plugin every_kind.py]" in " ".join(
-        out.split()
-    )
+    told = "noise that becomes smaller from update to update. arXiv 2010.01412 [plugin every_kind.py]"
+    assert told in " ".join(out.split())
 
 
 def test_sharpness_aware_gradients_by_hand():
@@ -415,19 +416,31 @@ def test_sharpness_aware_gradients_by_hand():
     plugins.load_plugins([str(SOURCE)])
     sam = trainer.register.registries()["gradient_rule"].choose("sam(0.3)")()
     features, labels = np.array([[1.0, 0.2, 0.0], [0.1, 0.5, 1.0]]), np.array([0, 2])
-    state = state_of("for=9steps; train=head; lr=0.5; optimizer=sgd; momentum=0")
+    told = {"metrics": ("accuracy", "sharpness"), "gradient_rule": sam.variables}
+    state = state_of("for=9steps; train=head; lr=0.5; optimizer=sgd; momentum=0", **told)
     kernel, bias = (v.numpy() for v in state.classifier.head.weights)
 
     def gradients(kernel, bias):
         difference = (softmax(features @ kernel + bias) - np.eye(3)[labels]) / 2
         return features.T @ difference, difference.sum(axis=0)
 
+    def loss_of(kernel, bias):
+        return -np.log(softmax(features @ kernel + bias)[[0, 1], labels]).mean()
+
     first = gradients(kernel, bias)
     norm = np.sqrt(sum((g**2).sum() for g in first))
-    worst = gradients(*(v + 0.3 / norm * g for v, g in zip((kernel, bias), first, strict=True)))
+    there = [v + 0.3 / norm * g for v, g in zip((kernel, bias), first, strict=True)]
+    worst = gradients(*there)
     run_of(state, gradient_rule=sam)(iter(dataset_of(batch_of(features, labels))), tf.constant(1))
     for variable, before, gradient in zip(state.classifier.head.weights, (kernel, bias), worst, strict=True):
         np.testing.assert_allclose(variable, before - 0.5 * gradient, rtol=1e-5, atol=1e-6)
-    loss = -np.log(softmax(features @ kernel + bias)[[0, 1], labels]).mean()
+    loss = loss_of(kernel, bias)
     assert state.metrics.read()["loss"] == pytest.approx(loss, rel=1e-5)
-    assert state.metrics.count("loss") == 2
+    assert state.metrics.read()["sharpness"] == pytest.approx(loss_of(*there) - loss, rel=1e-4)
+    assert state.metrics.count("loss") == state.metrics.count("sharpness") == 2
+    assert state.variables()["gradient_rule/updates"] is sam.variables["updates"]
+    # A metric that nobody has announced is told, rather than left out.
+    with pytest.raises(UsageError, match=r"sharpness is told as a metric, and is not among metric_names"):
+        run_of(state_of("for=9steps; train=head"), gradient_rule=sam)(
+            iter(dataset_of(batch_of(features, labels))), tf.constant(1)
+        )

@@ -127,6 +127,8 @@ def objective(name: str, *, source: str = "") -> Decorator:
 def gradient_rule(name: str, *, source: str = "") -> Decorator:
     """Registers what makes a `loop.gradient_rules.GradientRule`: (compute, variables) -> Computed.
 
+    Variables are made in the strategy's scope: do so here, and hold them in an attribute `variables`.
+
     Args:
       name: for --gradient_rule.
       source: the paper or site it follows.

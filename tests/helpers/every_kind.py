@@ -81,16 +81,31 @@ class LearntScale:
 
 
 @trainer.register.gradient_rule("sam", source="arXiv 2010.01412")
-def sam(rho: Annotated[float, trainer.register.Bounds(above=0)] = 0.05):
-    """Gradients where the loss nearby is largest."""
+class Sam:
+    """Gradients where the loss nearby is largest, with noise that becomes smaller from update to update."""
 
-    def rule(compute, variables):
+    metric_names = ("sharpness",)
+
+    def __init__(self, rho: Annotated[float, trainer.register.Bounds(above=0)] = 0.05, noise: float = 0.0):
+        self._rho, self._noise = rho, noise
+        first = tf.VariableAggregation.ONLY_FIRST_REPLICA
+        self.variables = {"updates": tf.Variable(0.0, trainable=False, aggregation=first)}
+
+    def __call__(self, compute, variables):
         first = compute()
         norm = tf.linalg.global_norm(first.gradients) + 1e-12
-        worst = moved(variables, [rho / norm * gradient for gradient in first.gradients], compute)
-        return first._replace(gradients=worst.gradients)
-
-    return rule
+        worst = moved(variables, [self._rho / norm * gradient for gradient in first.gradients], compute)
+        gradients = worst.gradients
+        if self._noise:
+            self.variables["updates"].assign_add(1.0)
+            scale = self._noise / self.variables["updates"]
+            seeds = [tf.random.experimental.stateless_fold_in(first.seed, i) for i in range(len(gradients))]
+            gradients = [
+                gradient + scale * tf.random.stateless_normal(gradient.shape, seed)
+                for gradient, seed in zip(gradients, seeds, strict=True)
+            ]
+        (here, count), (there, _) = first.sums["loss"], worst.sums["loss"]
+        return first._replace(gradients=gradients, sums={**first.sums, "sharpness": (there - here, count)})
 
 
 @trainer.register.metric("top")

@@ -42,9 +42,10 @@ def plan_of(*phases, num_examples=4, batch_size=4):
     return make_plan(phase_specs(PlanConfig(phase=phases)), num_examples=num_examples, batch_size=batch_size)
 
 
-def state_of(*phases, backbone=None, num_logits=3, dropout=0.0, seed=0):
+def state_of(*phases, backbone=None, num_logits=3, dropout=0.0, seed=0, **told):
+    """The state of a run; `told` are metrics and variables, as `TrainState` takes them."""
     head = Head("linear", num_logits=num_logits, dropout=dropout, seed=seed)
-    return TrainState(Classifier(backbone or PixelBackbone(), head), plan_of(*phases))
+    return TrainState(Classifier(backbone or PixelBackbone(), head), plan_of(*phases), **told)
 
 
 def run_of(state, *, strategy=None, **options):

@@ -1,7 +1,7 @@
 """Which gradients an update takes, and limits on them."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import tensorflow as tf
 
@@ -17,14 +17,24 @@ class Computed(NamedTuple):
     """Of the mean loss of the whole batch, for each variable that trains."""
     sums: dict[str, tuple[tf.Tensor, tf.Tensor]]
     """{metric: (sum, count)} over the examples of this device."""
+    seed: tf.Tensor
+    """[2] int32, another one for each update and the same on all devices; for `tf.random.stateless_*`."""
 
 
 Compute = Callable[[], Computed]
 """Computes the batch of the update at the weights as they are. From the second call on, the statistics of
 BatchNorm stay as they were."""
 
-GradientRule = Callable[[Compute, Sequence[tf.Variable]], Computed]
-"""(compute, variables that train) -> what the update takes. It leaves the variables as they were."""
+
+class GradientRule(Protocol):
+    """(compute, variables that train) -> what the update takes. It leaves the variables as they were.
+
+    It may have an attribute `variables`, {name: tf.Variable}, of what it keeps from update to update, none of
+    them trainable. And one `metric_names`, of metrics that it adds to `Computed.sums`.
+    """
+
+    def __call__(self, compute: Compute, variables: Sequence[tf.Variable], /) -> Computed: ...
+
 
 GRADIENT_RULES: Registry[GradientRule] = Registry("gradient rule", flag="--gradient_rule")
 

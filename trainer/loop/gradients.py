@@ -16,6 +16,8 @@ from trainer.precision import arithmetic
 
 # Written in TensorFlow's own operations: nothing in it, or in what it calls, is for AutoGraph to find.
 plain = tf.autograph.experimental.do_not_convert
+# A number of its own, for the seed of a gradient rule.
+_OF_RULE = 0x52
 
 
 class Part(NamedTuple):
@@ -152,7 +154,9 @@ class Gradients:
         with tf.control_dependencies(gradients):
             for variable, value in zip(self._moving if again else [], kept, strict=True):
                 tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)
-        return Computed(part.loss, gradients, part.sums)
+        # Not what the objective draws by.
+        own_seed = tf.random.experimental.stateless_fold_in(seed, _OF_RULE)
+        return Computed(part.loss, gradients, part.sums, own_seed)
 
     def _of(
         self, batch: dict[str, tf.Tensor], count: tf.Tensor, draws: Draws, before: list[tf.Tensor]

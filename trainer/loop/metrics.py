@@ -91,6 +91,8 @@ class Means:
     def add(self, sums: Sums) -> None:
         """Adds what a batch came to, on each device its own."""
         for name, (total, count) in sums.items():
+            if name not in self._means:
+                raise UsageError(f"{name} is told as a metric, and is not among metric_names")
             self._means[name].total.assign_add(total)
             self._means[name].count.assign_add(count)
 

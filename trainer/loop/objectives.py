@@ -121,9 +121,9 @@ def supervised(*, loss: Loss) -> Objective:
     return terms
 
 
-def variables_of(objective: Objective) -> dict[str, tf.Variable]:
-    """Returns {name: variable} of what an objective keeps."""
-    return dict(getattr(objective, "variables", {}))
+def variables_of(made: Objective | GradientRule) -> dict[str, tf.Variable]:
+    """Returns {name: variable} of what an objective, or a gradient rule, keeps."""
+    return dict(getattr(made, "variables", {}))
 
 
 def start(objective: Objective) -> None:
@@ -131,9 +131,9 @@ def start(objective: Objective) -> None:
     getattr(objective, "start", lambda: None)()
 
 
-def metric_names_of(objective: Objective) -> tuple[str, ...]:
-    """Returns the names of the metrics that an objective computes besides the loss."""
-    return tuple(getattr(objective, "metric_names", ()))
+def metric_names_of(made: Objective | GradientRule) -> tuple[str, ...]:
+    """Returns the names of the metrics that an objective, or a gradient rule, computes besides the loss."""
+    return tuple(getattr(made, "metric_names", ()))
 
 
 @dataclass(frozen=True)
@@ -153,4 +153,4 @@ class Recipe:
     but for rounding, in less memory, unless BatchNorm goes by the batch: then it normalises each part by
     itself."""
     seed: int = 0
-    """Of dropout, and of what objectives draw."""
+    """Of dropout, and of what objectives and gradient rules draw."""

@@ -153,6 +153,7 @@ class TrainState:
         layer_decay: float = 1.0,
         metrics: Iterable[str] | None = None,
         objective: Mapping[str, tf.Variable] = {},
+        gradient_rule: Mapping[str, tf.Variable] = {},
     ):
         """Starts at step 0.
 
@@ -163,6 +164,7 @@ class TrainState:
           layer_decay: see `multipliers`.
           metrics: names of what is measured of the training examples besides the loss; None: the task's own.
           objective: {name: variable} of what the objective keeps; those that are trainable are trained.
+          gradient_rule: {name: variable} of what the gradient rule keeps.
         """
         self.classifier, self.plan = classifier, plan
         self._lr_rules, self._layer_decay = lr_rules, layer_decay
@@ -170,7 +172,7 @@ class TrainState:
         task = classifier.task
         names = make_metrics("", task=task) if metrics is None else metrics
         self.metrics = Means(["loss", *names, "gradient_norm"])
-        self.objective = dict(objective)
+        self.objective, self._gradient_rule = dict(objective), dict(gradient_rule)
         self.unfit = Unfit()
         # Held always, so that checkpoints look the same under all options: see `loss_scaling`, `callbacks`.
         self.loss_scale = LossScale()
@@ -281,6 +283,7 @@ class TrainState:
             "step": self._step,
             **{f"model/{name}": v for name, v in self.classifier.named_variables.items()},
             **{f"objective/{name}": v for name, v in self.objective.items()},
+            **{f"gradient_rule/{name}": v for name, v in self._gradient_rule.items()},
             **slots,
             **{f"metrics/{name}": v for name, v in self.metrics.variables().items()},
             **(

@@ -64,7 +64,7 @@ class Step:
             calls += 1
             return self._gradients(batch, count, seed, again=calls > 1)
 
-        loss, gradients, sums = self._recipe.gradient_rule(compute, self._variables)
+        loss, gradients, sums, _ = self._recipe.gradient_rule(compute, self._variables)
         norm = tf.linalg.global_norm(gradients)
         if self._recipe.limit:
             gradients = self._recipe.limit(gradients, norm)

@@ -233,10 +233,11 @@ class Experiment:
             objective = OBJECTIVES.choose(update.objective)(
                 loss=loss, num_classes=len(names), experiment=self
             )
+            gradient_rule = GRADIENT_RULES.choose(update.gradient_rule)()
         return Recipe(
             objective,
             make_metrics(update.metrics, task=self.task),
-            GRADIENT_RULES.choose(update.gradient_rule)(),
+            gradient_rule,
             make_limit(norm=update.clip_norm, value=update.clip_value),
             num_parts=update.accumulate,
             seed=config.run.seed,

@@ -259,15 +259,17 @@ def make_stages(
 
     In the precisions `decided` before; `on_decision` is told all, when one is added.
     """
-    config = experiment.config
+    config, recipe = experiment.config, experiment.recipe
+    told = (*metric_names_of(recipe.objective), *metric_names_of(recipe.gradient_rule))
     with experiment.strategy.scope():
         state = TrainState(
             experiment.classifier,
             experiment.plan,
             lr_rules=config.update.lr_multiplier,
             layer_decay=config.update.layer_decay,
-            metrics=[*experiment.recipe.metrics, *metric_names_of(experiment.recipe.objective)],
-            objective=variables_of(experiment.recipe.objective),
+            metrics=[*recipe.metrics, *told],
+            objective=variables_of(recipe.objective),
+            gradient_rule=variables_of(recipe.gradient_rule),
         )
     arithmetic = Arithmetic(
         config.speed.precision,
