@@ -160,3 +160,23 @@ def test_a_table_of_renamed_pictures_with(delimiter, arguments, pictures, tmp_pa
     status, out, err = run_main("inspect", *arguments, f"--relabel={table}")
     assert (status, err) == (0, "")
     assert "relabel:     labels changed: 1, pictures left out: 0" in out
+
+
+def test_nothing_stands_out(arguments, tmp_path, run_main):
+    """Pictures as sharp, as bright and as much alike as one another, each in its own class."""
+    random = np.random.default_rng(0)
+    for colour, name in ((np.array(rgb), name) for rgb, name in (
+        ((200, 60, 60), "red"), ((60, 200, 60), "green"), ((60, 60, 200), "blue")
+    )):  # fmt: skip
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number in range(12):
+            noise = random.integers(-50, 50, (32, 32, 1))
+            pixels = np.clip(colour + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{number}.png")
+    source = f"--source=folder:{tmp_path / 'pictures'}"
+    status, out, err = run_main(
+        "audit", *arguments[1:], source, "--audit_folds=3", f"--workdir={tmp_path / 'audit'}"
+    )
+    assert (status, err) == (0, "")
+    assert out.endswith("nothing stands out: no label, and no picture by its look\n"), out
+    assert rows_of(tmp_path / "audit" / "audit" / "audit.csv") == []
