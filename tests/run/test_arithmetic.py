@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import time
 
 import numpy as np
@@ -16,7 +17,14 @@ from trainer.cli.config import Config
 from trainer.precision import choice as choice_module
 from trainer.precision import supported
 from trainer.run import arithmetic as arithmetic_module
-from trainer.run.arithmetic import Arithmetic, forward_step, speed_key, train_step
+from trainer.run.arithmetic import (
+    TIMED_STEPS,
+    Arithmetic,
+    forward_step,
+    speed_key,
+    timed_step,
+    train_step,
+)
 from trainer.run.experiment import Experiment
 from trainer.run.session import make_stages
 from trainer.runtime import StopSignal
@@ -450,3 +458,15 @@ def test_what_a_machine_does_not_compute_in_is_refused(
         )
         assert (status, err) == (2, NO_EFFECT.format(precision, f"here it does {here}"))
         assert not workdir.exists()
+
+
+@pytest.mark.parametrize(("enough_secs", "expected"), [(math.inf, 1 + TIMED_STEPS), (0.01, 2), (0.05, 3)])
+def test_a_step_is_timed_as_often_as_is_needed(enough_secs, expected):
+    calls = []
+
+    def step():
+        calls.append(None)
+        time.sleep(0.03)
+
+    assert 0.03 <= timed_step(step, enough_secs=enough_secs) < 1
+    assert len(calls) == expected

@@ -206,8 +206,8 @@ def test_a_run_is_the_same_whether_its_time_was_measured_before_or_not(
     asked = []
 
     def noted(experiment, **given):
-        asked.append(experiment)
-        return foresight.foresee(experiment, **given)
+        asked.append(foresight.foresee(experiment, **given))
+        return asked[-1]
 
     monkeypatch.setattr("trainer.commands.train.foresee", noted)
     monkeypatch.setattr("trainer.commands.train.LEAST_WORK", 0)
@@ -216,6 +216,11 @@ def test_a_run_is_the_same_whether_its_time_was_measured_before_or_not(
     status, out, err = run_main("train", *arguments, fresh, f"--workdir={tmp_path / 'measured'}")
     assert (status, err, len(asked)) == (0, "", 1)
     assert "time:        about " in out
+    # An evaluation is what the network takes for as many pictures.
+    [(head, everything), picture_secs] = asked[0].speeds, asked[0].picture_secs
+    assert head == foresight.HEAD
+    num_validation = len(read_json(tmp_path / "measured" / "splits.json")["splits"]["validation"])
+    assert everything.evaluation_secs == pytest.approx(num_validation * picture_secs)
     plain, measured = (tmp_path / name / "metrics.jsonl" for name in ("not", "measured"))
     assert measured.read_bytes() == plain.read_bytes()
 

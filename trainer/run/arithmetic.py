@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -154,11 +155,14 @@ def forward_pictures(batch_size: int, *, replicas: int) -> int:
     return max(batch_size // 4 // replicas, 1) * replicas
 
 
-def timed_step(step: Callable[[], object]) -> float:
-    """Returns the seconds of a step, of which the first one traces."""
+def timed_step(step: Callable[[], object], *, enough_secs: float = math.inf) -> float:
+    """Returns the seconds of a step, of which the first one traces.
+
+    Once the others have taken `enough_secs`, no more are timed: for an estimate, which nothing is chosen by.
+    """
     step()
-    taken = []
-    for _ in range(TIMED_STEPS):
+    taken: list[float] = []
+    while len(taken) < TIMED_STEPS and sum(taken) < enough_secs:
         begun = time.perf_counter()
         step()
         taken.append(time.perf_counter() - begun)

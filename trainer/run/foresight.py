@@ -45,6 +45,7 @@ def foresee(experiment: Experiment, *, decided: Mapping[str, Any]) -> Foreseen:
       decided: precisions that an earlier start of the run decided.
     """
     stages = make_stages(experiment, decided=decided)
+    num_validation = len(experiment.splits.indices.get("validation", ()))
     speeds: list[Speed] = []
     picture_secs = None
     for phase in experiment.plan.phases:
@@ -52,13 +53,16 @@ def foresee(experiment: Experiment, *, decided: Mapping[str, Any]) -> Foreseen:
         begun = time.monotonic()
         stage = stages.stage_of(phase)
         secs = stage.step_secs()
-        # It is traced once more for the run itself.
-        start_secs = time.monotonic() - begun
+        # It is traced once more for the run itself, in a first step that takes as long.
+        start_secs = max(time.monotonic() - begun - secs, 0.0)
         if stage.only_head:
             picture_secs = secs / stage.pictures_a_step
             speeds.append(HEAD)
         else:
-            speeds.append(Speed(step_secs=secs + _batch_secs(experiment, stage), start_secs=start_secs))
+            # All of the network goes over validation, where that is known of it.
+            evaluation_secs = None if stage.cut or not picture_secs else num_validation * picture_secs
+            step_secs = secs + _batch_secs(experiment, stage)
+            speeds.append(Speed(step_secs, evaluation_secs, start_secs))
     return Foreseen(tuple(speeds), picture_secs, stages.arithmetic.decided)
 
 

@@ -40,6 +40,8 @@ from trainer.runtime import endless, share_of
 from trainer.values import TENSORFLOW, UsageError
 
 _log = logging.getLogger("trainer")
+# Of steps, to say how long a run takes.
+ENOUGH_SECS = 2.0
 
 
 class Counting(Protocol):
@@ -504,13 +506,13 @@ class Stage:
             weights = digest_variables(self.cut.variables)
             forward = self._compile(self.cut, self.engine, weights=weights)
             with forward_step(self._experiment, forward) as do:
-                return timed_step(do)
+                return timed_step(do, enough_secs=ENOUGH_SECS)
         key = speed_key(self._experiment, self.phase, self.cut)
         choice = arithmetic.known(self.phase, self.kind, key=key)
         if choice and choice.precision in choice.step_secs:
             return choice.step_secs[choice.precision]
         with self._measured_step() as do:
-            return timed_step(in_precision(do, self.precision))
+            return timed_step(in_precision(do, self.precision), enough_secs=ENOUGH_SECS)
 
     @contextlib.contextmanager
     def _noted(self, step: AbstractContextManager[Callable[[], object]]) -> Iterator[Callable[[], object]]:
