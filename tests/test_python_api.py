@@ -17,6 +17,7 @@ import pytest
 import trainer
 from tests.conftest import make_flower_folder
 from tests.helpers.plugins import forget_plugins
+from trainer import plugins
 from trainer.cli import keywords
 from trainer.cli.config import Config
 from trainer.registry import Origin
@@ -293,7 +294,7 @@ def test_each_call_has_plugins_of_its_own(ideas, places, tmp_path):
         trainer.train(**asked, workdir=tmp_path / "none")
 
 
-def test_a_cell_may_register_again_what_it_has_registered(caplog):
+def test_a_cell_may_register_again_what_it_has_registered(caplog, ideas):
     scope = {"__name__": "__main__"}
     for scale in (1, 2):
         exec(IDEA.format(scale), scope)
@@ -305,7 +306,14 @@ def test_a_cell_may_register_again_what_it_has_registered(caplog):
             "--loss mine is of __main__: a run with it keeps no copy of that code, as it does of a file that "
             "plugin= or --plugin= names"
         ]
+        # And its code may become a file, which is seen where it is named.
+        with plugins.apart():
+            plugins.load_plugins([str(ideas[1.0])])
+            assert losses["mine"].plugin == "idea.py"
+        with plugins.apart():
+            assert losses["mine"].make is scope["mine"]
     finally:
+        forget_plugins()
         for registry in trainer.register.registries().values():
             registry.forget(Origin("", "__main__"))
     assert "mine" not in losses

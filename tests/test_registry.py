@@ -112,9 +112,10 @@ def test_a_name_is_registered_once_and_a_plugin_can_be_forgotten(registry):
     see(origin)
     with registering(origin):
         registry.register("mine")(mine)
-        with pytest.raises(UsageError, match=r"plugin idea\.py registers the thing 'plain', and th"):
-            registry.register("plain")(mine)
     assert registry["mine"].plugin == "idea.py"
+    told = r"plugin other\.py registers the thing 'mine', and there is one already of plugin idea\.py$"
+    with registering(Origin("other.py", "1")), pytest.raises(UsageError, match=told):
+        registry.register("mine")(mine)
     with pytest.raises(UsageError, match=r"there is one already of plugin idea\.py"):
         registry.register("mine")(mine)
     registry.forget(origin)

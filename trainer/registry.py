@@ -289,9 +289,10 @@ class Registry(Generic[T]):
                 origin = Origin("", module)
             entry: Entry[T] = Entry(name, make, " ".join(first.split()), source, origin, facts)
             before = self._entries.get(name)
-            if before and before.is_loose and entry.is_loose:
-                # A cell of a notebook that runs once more.
-                self._all.remove(before)
+            if before and before.is_loose:
+                # A cell of a notebook that runs once more; or its code has become a plugin, which is seen.
+                if entry.is_loose:
+                    self._all.remove(before)
             elif before:
                 who = f"plugin {entry.plugin}" if entry.plugin else module
                 whose = f" of plugin {before.plugin}" if before.plugin else ""
