@@ -170,6 +170,12 @@ def test_nothing_readable_is_a_failure(predict, tmp_path, monkeypatch):
         (f"{tmp_path}/*.jpg", "", "no file has a name like this"),
     ]
     assert err[-1] == "nothing predicted: none of 3 files could be read"
+    assert err[0] == f"{tmp_path}/missing.jpg cannot be read: No such file or directory"
+    # On a terminal the line of the picture says it already.
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    status, out, err = predict(tmp_path / "missing.jpg")
+    assert "No such file or directory" in out
+    assert err == ["nothing predicted: none of 1 files could be read"]
 
 
 def test_order_patterns_and_each_picture_once(trained, predict):

@@ -251,7 +251,7 @@ def test_what_is_kept_is_in_the_time_that_is_told(phases, tmp_path, tiny_backbon
     status, out, err = run_main("train", *arguments, fresh, f"--workdir={tmp_path / 'run'}")
     assert (status, err) == (0, "")
     # 30 pictures of a minute each, and some seconds.
-    assert "time:        about 30 min" in out
+    assert "time:        about 30 min from here\n" in out
 
 
 COSTS = budget.Costs(

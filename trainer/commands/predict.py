@@ -70,7 +70,7 @@ def _predict(
     leading, is_any = _until_one(iter(found)) if line.paths else ([], True)
     found = itertools.chain(leading, found)
     # Where that is a terminal, the line of the picture is there already.
-    is_shown = not output and sys.stdout.isatty()
+    is_shown = not output and sys.stdout is not None and sys.stdout.isatty()
     watch: Any = contextlib.nullcontext(lambda count: None)
     with opened(output) as write:
         tally = Tally() if is_any else Tally(len(leading))

@@ -1,6 +1,7 @@
 """What is measured of the examples of an update, or of a split."""
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 import tensorflow as tf
 import tf_keras
@@ -9,6 +10,7 @@ from trainer.registry import Registry
 from trainer.tasks import SINGLE_LABEL, Task
 from trainer.values import UsageError, parse_calls
 
+T = TypeVar("T")
 Metric = Callable[[tf.Tensor, Mapping[str, tf.Tensor]], tf.Tensor]
 """(logits [B, K] float32, batch) -> [B] float32, of which means are told."""
 
@@ -49,10 +51,10 @@ def make_metrics(text: str, *, task: Task = SINGLE_LABEL) -> dict[str, Metric]:
     return found
 
 
-def asked_besides(text: str, *, task: Task = SINGLE_LABEL) -> dict[str, Metric]:
-    """Returns what a text such as `confidence,top_k(5)` names besides the metrics of the task, by name."""
+def asked_besides(found: Mapping[str, T], *, task: Task) -> dict[str, T]:
+    """Returns those of metrics, or of what they came to, that --metrics asked for: not the task's own."""
     own = make_metrics("", task=task)
-    return {name: metric for name, metric in make_metrics(text, task=task).items() if name not in own}
+    return {name: one for name, one in found.items() if name not in own}
 
 
 def sums_of(values: Mapping[str, tf.Tensor], *, mask: tf.Tensor) -> Sums:

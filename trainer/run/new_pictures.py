@@ -19,7 +19,7 @@ from trainer.data.pipeline import Pipeline, find_undecodable
 from trainer.data.sources import Source
 from trainer.data.splits import find_again
 from trainer.loop.evaluator import Evaluation
-from trainer.loop.metrics import Metric, asked_besides, sums_of
+from trainer.loop.metrics import Metric, asked_besides, make_metrics, sums_of
 from trainer.paths import local_path
 from trainer.record.calibration import recorded_temperature
 from trainer.record.progress import counting
@@ -119,7 +119,7 @@ def evaluate_pictures(
     digests = [scan.digests[i] for i in indices.tolist()]
     written = [task.label_words(label, class_names) for label in labels]
     folder = _report_folder(workdir, config, source.name, digests, written, split=split)
-    metrics = asked_besides(config.update.metrics, task=task)
+    metrics = asked_besides(make_metrics(config.update.metrics, task=task), task=task)
     network = open_network(workdir, config)
     task = network.task  # With the thresholds of the run.
     pipeline, logits, asked = _scored(network, source, scan, config, indices, labels=labels, metrics=metrics)
@@ -226,12 +226,14 @@ def _scored(
             real = batch["mask"].numpy() > 0
             begin, count = sum(map(len, parts)), int(real.sum())
             parts.append(network.logits(batch["image"].numpy())[real])
+            more(count)
+            if not metrics:
+                continue
             rows = {name: tf.boolean_mask(part, real) for name, part in batch.items()}
             rows["label"] = tf.cast(labels[begin : begin + count], rows["label"].dtype)
             measured = {name: metric(tf.constant(parts[-1]), rows) for name, metric in metrics.items()}
             for name, (total, _) in sums_of(measured, mask=tf.ones(count)).items():
                 totals[name] += float(total)
-            more(count)
     means = {name: total / len(indices) for name, total in totals.items()}
     return pipeline, np.concatenate(parts), means
 

@@ -18,7 +18,7 @@ from trainer.cli.phase_specs import PhaseSpec
 from trainer.data.decode import unscale
 from trainer.data.pipeline import Pipeline
 from trainer.loop.evaluator import Evaluation
-from trainer.loop.metrics import make_metrics
+from trainer.loop.metrics import asked_besides
 from trainer.record.calibration import UNKNOWN, Calibration, record_calibration, recorded_calibration
 from trainer.record.report_place import report_manifest, source_place
 from trainer.record.summaries import Summaries
@@ -157,9 +157,7 @@ def write_scores(
     from trainer.report.sections import Predictions  # Late: they import scikit-learn.
     from trainer.report.writer import write_report
 
-    own = make_metrics("", task=task)
-    asked = {name: float(mean) for name, mean in scored.metrics.items() if name not in own}
-    if asked:
+    if asked := asked_besides(scored.metrics, task=task):
         rest["metrics"] = {name: mean if math.isfinite(mean) else None for name, mean in asked.items()}
     curves = workdir.report / "learning_curves.png"
     return write_report(
