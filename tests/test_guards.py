@@ -13,6 +13,7 @@ from tests.helpers.feature_runs import metrics, weights
 from tests.helpers.undrawn import PLAIN
 from trainer.commands import train
 from trainer.loop import standard_callbacks
+from trainer.precision import left_out
 from trainer.record.workdir import Workdir
 from trainer.values import TrainerError
 
@@ -260,6 +261,22 @@ def test_changed_code_is_noted(arguments, light, tmp_path, run_main, monkeypatch
     after = run_json(tmp_path / "run")
     assert after["code"]["trainer"] == "9.9"
     assert after["code_changes"] == [{"step": 2, "changed": {"trainer": [before["code"]["trainer"], "9.9"]}}]
+
+
+def test_what_a_run_computes_in_float32_stays(arguments, light, tmp_path, run_main):
+    options = (f"--source=folder:{light}", "--frozen_for=2steps")
+    assert run_main(*arguments, *options)[0] == 0
+    path = tmp_path / "run" / "run.json"
+    first = run_json(tmp_path / "run")
+    assert first["left_out"] == ["DepthwiseConv2dNativeBackpropFilter", "DepthwiseConv2dNativeBackpropInput"]
+    # As the version wrote it that knew of none.
+    older = {name: value for name, value in first.items() if name not in ("left_out", "finished")}
+    for written, kept in ((older, []), ({**older, "left_out": ["Conv2D"]}, ["Conv2D"])):
+        path.write_text(json.dumps(written))
+        (tmp_path / "run" / "report" / "metrics.json").unlink()
+        assert run_main(*arguments, *options)[0] == 0
+        assert run_json(tmp_path / "run")["left_out"] == kept
+    assert left_out() == first["left_out"]
 
 
 def run_json_step(workdir):

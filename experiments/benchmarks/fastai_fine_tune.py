@@ -41,6 +41,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--plain", action="store_true", help="no augmentation")
+    parser.add_argument("--bfloat16", action="store_true", help="fastai's to_bf16")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", help="JSON with what was measured")
     return parser.parse_args()
@@ -64,6 +65,8 @@ def main() -> None:
     found = body.load_state_dict({name: state[name] for name in body.state_dict()})
     print(found, flush=True)
     epochs: list[dict] = []
+    if options.bfloat16:
+        learner.to_bf16()
     with learner.no_bar():
         learner.fine_tune(options.epochs)
     for _, validation_loss, validation_accuracy, *_ in learner.recorder.values:

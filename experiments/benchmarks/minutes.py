@@ -44,10 +44,11 @@ class Opponents:
                 str(HERE / "fastai_fine_tune.py"),
                 f"--item_size={options.item_size}",
             ]
+            fastai += ["--bfloat16"] * options.bfloat16
             self._commands["fastai"] = fastai
         if options.torch_python and options.timm:
             timm = [options.torch_python, str(HERE / "timm_train.py"), f"--timm={options.timm}"]
-            self._commands["timm"] = timm
+            self._commands["timm"] = [*timm, *["--bfloat16"] * options.bfloat16]
         self._commands = {name: [*line, f"--folder={folder}"] for name, line in self._commands.items()}
         self._secs: dict[str, tuple[float, float]] = {}
 
@@ -147,6 +148,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--torch_python", default="", help="Python that has fastai and timm")
     parser.add_argument("--timm", default="", help="checkout of pytorch-image-models")
+    parser.add_argument("--bfloat16", action="store_true", help="fastai and timm in 16 bits; ours chooses")
     parser.add_argument("--item_size", type=int, default=224, help="of fastai: 460 where pictures are larger")
     parser.add_argument("--scratch", required=True, type=Path, help="folder that keeps what the runs write")
     parser.add_argument("--output", help="JSON with every run")

@@ -32,6 +32,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--learning_rate", type=float, default=5e-4)
     parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--bfloat16", action="store_true", help="--amp of train.py")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", help="JSON with what was measured")
     return parser.parse_args()
@@ -48,6 +49,8 @@ def command(options: argparse.Namespace, *, weights: Path, scratch: Path) -> lis
         "--aa=rand-m7-mstd0.5-inc1 --scale 0.5 1.0 --model-ema --model-ema-decay=0.99 --channels-last "
         f"--output={scratch} --experiment=run"
     )
+    if options.bfloat16:
+        settings += " --amp --amp-dtype=bfloat16"
     return [sys.executable, str(Path(options.timm, "train.py")), *settings.split()]
 
 

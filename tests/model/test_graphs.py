@@ -106,6 +106,14 @@ def test_a_warning_of_one_line(caplog, bn, way):
     assert "\n" not in message
 
 
+def test_a_plugin_may_be_what_draws(caplog):
+    with caplog.at_level("WARNING", "trainer"):
+        report_random_ops(graph_of(lambda: tf.random.uniform([2])), spec_of("frozen"), has_plugins=True)
+    [message] = caplog.messages
+    assert message.startswith("phase top: the network, or a plugin, draws random numbers of its own (Random")
+    assert "a plugin that draws from the seed it is handed, avoids that" in message
+
+
 @contextlib.contextmanager
 def determinism():
     tf.config.experimental.enable_op_determinism()

@@ -1,5 +1,7 @@
 """Arithmetic through the graph rewriter, told by how it rounds: 1 + 2^-12 is 1 in 16 bits."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,6 +16,8 @@ from trainer.precision.rewriter import (
     apart,
     arithmetic,
     in_precision,
+    leaving_out,
+    left_out,
     require_rewritten,
     require_supported,
     supported,
@@ -124,6 +128,45 @@ def test_each_arithmetic_is_optimized_once_and_float32_is_that_of_no_option(bflo
             answer(function, precision)
         function(fine_images())
     assert graphs == []
+
+
+def make_depthwise():
+    """Returns a fresh tf.function: images [2, 4, 4, 8] -> the largest output, and their sum as a gradient."""
+    kernel = tf.Variable(tf.ones([1, 1, 8, 1]))
+
+    @tf.function
+    def both(images):
+        with tf.GradientTape() as tape:
+            maps = tf.nn.depthwise_conv2d(images, kernel, strides=[1, 1, 1, 1], padding="SAME")
+        return tf.reduce_max(maps), tape.gradient(maps, kernel)[0, 0, 0, 0]
+
+    return both
+
+
+def test_gradients_of_depthwise_convolutions_stay_float32(bfloat16):
+    def answers():
+        with arithmetic("bfloat16"):
+            return [float(number) for number in make_depthwise()(fine_images())]
+
+    assert answers() == [1.0, 32 * FINE]
+    with leaving_out(()):
+        # As in runs that began before; they go on so.
+        assert answers() == [1.0, 32.0]
+        with arithmetic("float32"):
+            assert [float(number) for number in make_depthwise()(fine_images())] == [FINE, 32 * FINE]
+    assert answers() == [1.0, 32 * FINE]
+    assert left_out() == list(rewriter.LEFT_OUT)
+
+
+def test_a_list_of_the_users_own_is_left_alone():
+    name = "TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_ALLOWLIST_REMOVE"
+    code = (
+        f"import os; os.environ[{name!r}] = 'Conv2D'\n"
+        "from trainer.precision import arithmetic\n"
+        f"with arithmetic('bfloat16'): print(os.environ[{name!r}])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "Conv2D\n"
 
 
 def test_a_function_inside_another_computes_as_that_one_does(bfloat16):

@@ -14,6 +14,7 @@ from trainer.cli.options import GuardConfig
 from trainer.loop.objectives import start
 from trainer.loop.standard_callbacks import NonFinite
 from trainer.model.weights import network_digests
+from trainer.precision import leaving_out, left_out
 from trainer.record.checkpoints import Checkpoints
 from trainer.record.progress import Progress
 from trainer.record.summaries import Summaries
@@ -78,11 +79,13 @@ def _run(config: Config, given: Mapping[str, Any], stop: StopSignal, *, begun: f
         config = workdir.as_begun(config, given)
         if _is_finished(config, workdir):
             return 0
-        while True:
-            try:
-                return _train_once(config, workdir, checkpoints, stop, begun=begun)
-            except NonFinite as error:
-                _note_rollback(error, workdir, checkpoints, config.guard)
+        recorded = workdir.read_left_out()
+        with leaving_out(left_out() if recorded is None else recorded):
+            while True:
+                try:
+                    return _train_once(config, workdir, checkpoints, stop, begun=begun)
+                except NonFinite as error:
+                    _note_rollback(error, workdir, checkpoints, config.guard)
 
 
 def _tell_drawn(config: Config, workdir: Workdir) -> None:

@@ -263,11 +263,12 @@ class TrainState:
         }
 
     def find_nonfinite(self) -> str:
-        """Returns the name of a variable of the run that is not finite; empty: there is none."""
+        """Returns the name of a variable that updates change and that is not finite; empty: there is none."""
+        constant = self.constant()
         for name, variable in self.variables().items():
             # The best is infinitely bad before there is one.
-            checked = variable.dtype.is_floating and not name.startswith(("best/", "plateau/", "early/"))
-            if checked and not tf.reduce_all(tf.math.is_finite(variable)):
+            passed = name in constant or name.startswith(("best/", "plateau/", "early/"))
+            if variable.dtype.is_floating and not passed and not tf.reduce_all(tf.math.is_finite(variable)):
                 return name
         return ""
 

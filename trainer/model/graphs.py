@@ -53,12 +53,13 @@ def stateful_random_ops(graph: tf.Graph) -> list[str]:
     return sorted({node.op for node in _stateful_nodes(graph)})
 
 
-def report_random_ops(graph: tf.Graph, spec: PhaseSpec) -> None:
+def report_random_ops(graph: tf.Graph, spec: PhaseSpec, *, has_plugins: bool = False) -> None:
     """Warns of a phase with `stateful_random_ops`: their state is in no checkpoint.
 
     Args:
       graph: of the phase's update.
       spec: the phase.
+      has_plugins: whether they may be of something that a plugin registers.
 
     Raises:
       UsageError: TensorFlow computes deterministically, as here on a GPU, and the operations that
@@ -68,8 +69,11 @@ def report_random_ops(graph: tf.Graph, spec: PhaseSpec) -> None:
     if not nodes:
         return
     names = ", ".join(sorted({node.op for node in nodes}))
-    what = f"phase {spec.name}: the network draws random numbers of its own ({names})"
+    who = "the network, or a plugin," if has_plugins else "the network"
+    what = f"phase {spec.name}: {who} draws random numbers of its own ({names})"
     off = "bn=frozen in --phase" if spec.bn == "batch" else "another network with --backbone"
+    if has_plugins:
+        off += ", or a plugin that draws from the seed it is handed,"
     unseeded = any(
         node.op in _WITH_SEED and not (node.attr["seed"].i or node.attr["seed2"].i) for node in nodes
     )

@@ -10,7 +10,8 @@ import functools
 import itertools
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from trainer.precision.call_options import rewriting
@@ -25,6 +26,33 @@ _OPTION_OF = {
 }
 _OPTIONS = (*_OPTION_OF.values(), "auto_mixed_precision_mkl")  # The last: an older name of the first.
 _fresh_min_nodes = itertools.count(-1, -1)
+
+LEFT_OUT = ("DepthwiseConv2dNativeBackpropFilter", "DepthwiseConv2dNativeBackpropInput")
+"""What stays float32 where all else is bfloat16: oneDNN's kernels for these take four and six times as long
+in 16 bits (TensorFlow 2.21, two cores with AVX512-bf16)."""
+# Read whenever a function is optimized; there is no option of it.
+_LEFT_OUT_VARIABLE = "TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_ALLOWLIST_REMOVE"
+_is_the_users = _LEFT_OUT_VARIABLE in os.environ
+_left_out: ContextVar[Sequence[str]] = ContextVar("left_out", default=LEFT_OUT)
+
+
+def left_out() -> list[str]:
+    """Returns the operations that stay float32 in functions that this thread calls in bfloat16."""
+    return list(_left_out.get())
+
+
+@contextlib.contextmanager
+def leaving_out(operations: Sequence[str]) -> Iterator[None]:
+    """Has functions of this thread that are optimized in a block keep other operations in float32.
+
+    Args:
+      operations: instead of `LEFT_OUT`. None, for runs that began when there was no such list.
+    """
+    token = _left_out.set(tuple(operations))
+    try:
+        yield
+    finally:
+        _left_out.reset(token)
 
 
 @contextlib.contextmanager
@@ -49,6 +77,8 @@ def arithmetic(precision: str) -> Iterator[None]:
         if precision in _OPTION_OF:
             setattr(options, _OPTION_OF[precision], options.ON)
 
+    if precision in _OPTION_OF and not _is_the_users:
+        os.environ[_LEFT_OUT_VARIABLE] = ",".join(_left_out.get()) if precision == "bfloat16" else ""
     with rewriting(change):
         yield
 

@@ -46,6 +46,7 @@ _FACTS = _RUN | {
             "measured_at": str,
         }
     },
+    "left_out?": [str],
     "code": {str: object},
     "code_changes": [{str: object}],
     "rollbacks": [{"what": str, "step": int}],
@@ -351,6 +352,15 @@ class Workdir:
           TrainerError: it is damaged, or of another format.
         """
         return self._read_run(_FACTS) if self.run_json.exists() else {}
+
+    def read_left_out(self) -> list[str] | None:
+        """Returns what of a network stays float32 in a run in bfloat16; None: there is no run yet.
+
+        Raises:
+          TrainerError: the record is damaged, or of another format.
+        """
+        facts = self.read_facts()
+        return list(facts.get("left_out", [])) if facts else None
 
     def read_chosen(self) -> dict[str, Any]:
         """Returns what --schedule=recommended chose for the run, by name of the option; empty: nothing.

@@ -57,7 +57,7 @@ def _thumbs(experiment: Experiment, chosen: np.ndarray) -> np.ndarray:
     """Returns pictures as the network sees them, small and square: [n, S, S, 3] uint8."""
     size, found = thumb_size(len(chosen)), []
     for batch in experiment.pipeline.once(chosen):
-        images = unscale(batch["image"].numpy()[batch["mask"].numpy() > 0], experiment.backbone.contract)
-        small = tf.image.resize(images, [size, size], antialias=True).numpy()
-        found.append((np.clip(small, 0.0, 1.0) * 255 + 0.5).astype(np.uint8))
+        small = tf.image.resize(batch["image"], [size, size], antialias=True).numpy()
+        shown = unscale(small[batch["mask"].numpy() > 0], experiment.backbone.contract)
+        found.append((np.clip(shown, 0.0, 1.0) * 255 + 0.5).astype(np.uint8))
     return np.concatenate(found)

@@ -20,6 +20,7 @@ from trainer.loop.monitoring import profile_range, real_values
 from trainer.loop.phases import Phase, Plan
 from trainer.loop.state import TrainState
 from trainer.plugins import load_plugins
+from trainer.precision import left_out
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
 from trainer.report.words import told_score
@@ -74,6 +75,7 @@ def record(experiment: Experiment, workdir: Workdir, stages: Stages, *, network:
         **({"plugins": recorded} if recorded else {}),
         **{
             "began": str(datetime.date.today()),
+            "left_out": left_out(),
             "code": code(),
             "code_changes": [],
             "rollbacks": [],

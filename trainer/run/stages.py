@@ -354,7 +354,8 @@ class Stage:
         is_plain = isinstance(batches, tf.data.Dataset)
         # To begin a dataset takes some hundredths of a second, and the loop begins this one anyway.
         first: Any = tf.data.IteratorSpec(batches.element_spec) if is_plain else iter(batches)
-        report_random_ops(run.get_concrete_function(first, tf.constant(0)).graph, self.phase.spec)
+        graph = run.get_concrete_function(first, tf.constant(0)).graph
+        report_random_ops(graph, self.phase.spec, has_plugins=bool(self._experiment.config.run.plugin))
         if self._all.arithmetic.asked == precision != "float32":
             # With no step to do, nothing but the graph is made.
             require_rewritten(run, iter(batches), tf.constant(0), precision=precision)
