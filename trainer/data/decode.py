@@ -8,6 +8,10 @@ import tensorflow as tf
 
 from trainer.values import PADDING, Contract
 
+MUCH = 6
+"""How many times smaller pictures must become for `_of_four_pixels` to be the faster way: a photo of 500x375
+px to 224 px takes 1.8 ms so and 0.4 ms the other way, one of 4000x3000 px 5 and 16."""
+
 
 @dataclass(frozen=True)
 class Known:
@@ -25,9 +29,9 @@ class Known:
     """No side is shorter than the first or longer than the second."""
 
     def shrinks(self, size: tuple[int, int]) -> bool | None:
-        """Returns whether pictures shrink to less than half in both directions; None: it depends."""
+        """Returns whether pictures shrink `MUCH` in both directions; None: it depends."""
         shortest, longest = self.sides_px
-        return True if shortest > 2 * max(size) else False if longest <= 2 * min(size) else None
+        return True if shortest > MUCH * max(size) else False if longest <= MUCH * min(size) else None
 
 
 ANY = Known()
@@ -169,7 +173,7 @@ def _resized(image: tf.Tensor, size: Any, contract: Contract, known: Known) -> t
     # Both give the same numbers: which is taken is a matter of time alone.
     shrinks: Any = known.shrinks(contract.image_shape[:2])
     if shrinks is None:
-        shrinks = tf.reduce_all(tf.shape(image)[:2] > 2 * tf.convert_to_tensor(size))
+        shrinks = tf.reduce_all(tf.shape(image)[:2] > MUCH * tf.convert_to_tensor(size))
         return tf.cond(shrinks, lambda: _of_four_pixels(image, size), of_floats)
     return _of_four_pixels(image, size) if shrinks else of_floats()
 
