@@ -5,8 +5,9 @@
 
 PICTURES has a folder for each class; a fifth of each class is for validation, the same for all, and nothing
 is tested: no program chooses anything by it, the last weights count. Round r has seed r and all programs,
-one after another. Ours gets --budget and nothing else. The others do not plan: two runs of one and two
-epochs that are not counted tell how long an epoch takes, and they get as many as end in time, one at least.
+one after another. Ours gets --budget and nothing else. The others do not plan: runs of two epochs and
+more, 20 seconds apart, tell how long an epoch takes and are not counted; they get as many as end in time, one
+at least.
 
 The opponents on PyTorch run in an environment of their own, which `make opponents` makes. A program whose
 --torch_python or --timm is not given is left out. What a run has measured stays in SCRATCH, and the same
@@ -29,6 +30,8 @@ import reading
 
 HERE = Path(__file__).resolve().parent
 VALIDATION = 0.2
+# By how much the longer of two runs must be longer: what starts takes seconds more or less.
+LONGER_SECS = 20.0
 OURS = "ours"
 
 
@@ -66,8 +69,13 @@ class Opponents:
         """Returns the seconds of all but epochs, and those of an epoch."""
         if name not in self._secs:
             # Two are the fewest that tf_keras has of both kinds: in the first half the network is frozen.
-            few, more = (self._run(name, epochs=epochs, seed=0)["wall_seconds"] for epochs in (2, 4))
-            self._secs[name] = (few - (more - few), (more - few) / 2)
+            least, epochs = self._run(name, epochs=2, seed=0)["wall_seconds"], 2
+            longer_secs = 0.0
+            while longer_secs < LONGER_SECS:
+                epochs *= 2
+                longer_secs = self._run(name, epochs=epochs, seed=0)["wall_seconds"] - least
+            epoch_secs = longer_secs / (epochs - 2)
+            self._secs[name] = (least - 2 * epoch_secs, epoch_secs)
         return self._secs[name]
 
     def _run(self, name: str, *, epochs: int, seed: int) -> dict[str, Any]:
