@@ -1,5 +1,6 @@
 """Arithmetic through the graph rewriter, told by how it rounds: 1 + 2^-12 is 1 in 16 bits."""
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -158,15 +159,22 @@ def test_gradients_of_depthwise_convolutions_stay_float32(bfloat16):
     assert left_out() == list(rewriter.LEFT_OUT)
 
 
-def test_a_list_of_the_users_own_is_left_alone():
-    name = "TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_ALLOWLIST_REMOVE"
+def test_a_list_of_the_users_own_is_left_alone_and_an_inherited_one_is_not():
+    name, ours = "TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_ALLOWLIST_REMOVE", ",".join(rewriter.LEFT_OUT)
     code = (
-        f"import os; os.environ[{name!r}] = 'Conv2D'\n"
-        "from trainer.precision import arithmetic\n"
-        f"with arithmetic('bfloat16'): print(os.environ[{name!r}])"
+        "import os\n"
+        "from trainer.precision import arithmetic, leaving_out\n"
+        f"with leaving_out(()), arithmetic('bfloat16'): print(os.environ[{name!r}])"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout == "Conv2D\n"
+    for given, kept in (("Conv2D", "Conv2D"), (ours, ""), ("", "")):
+        found = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, name: given},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert found.stdout == f"{kept}\n"
 
 
 def test_a_function_inside_another_computes_as_that_one_does(bfloat16):

@@ -32,7 +32,8 @@ LEFT_OUT = ("DepthwiseConv2dNativeBackpropFilter", "DepthwiseConv2dNativeBackpro
 in 16 bits (TensorFlow 2.21, two cores with AVX512-bf16)."""
 # Read whenever a function is optimized; there is no option of it.
 _LEFT_OUT_VARIABLE = "TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_ALLOWLIST_REMOVE"
-_is_the_users = _LEFT_OUT_VARIABLE in os.environ
+# A process that one of ours has started inherits what is set below.
+_is_the_users = os.environ.get(_LEFT_OUT_VARIABLE, "") not in ("", ",".join(LEFT_OUT))
 _left_out: ContextVar[Sequence[str]] = ContextVar("left_out", default=LEFT_OUT)
 
 
