@@ -175,7 +175,7 @@ def test_nothing_readable_is_a_failure(predict, tmp_path, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     status, out, err = predict(tmp_path / "missing.jpg")
     assert "No such file or directory" in out
-    assert err == ["nothing predicted: none of 1 files could be read"]
+    assert err == ["nothing predicted: the only file cannot be read"]
 
 
 def test_order_patterns_and_each_picture_once(trained, predict):

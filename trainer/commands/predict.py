@@ -156,6 +156,8 @@ class Tally:
     def told(self) -> str:
         """Returns it in a line."""
         if not self.num_read:
+            if self.num_pictures == 1:
+                return "nothing predicted: the only file cannot be read"
             return f"nothing predicted: none of {self.num_pictures:,} files could be read"
         share = self.waiting_secs / max(self.secs, 1e-9)
         return (

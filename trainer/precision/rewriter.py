@@ -46,6 +46,9 @@ def left_out() -> list[str]:
 def leaving_out(operations: Sequence[str]) -> Iterator[None]:
     """Has functions of this thread that are optimized in a block keep other operations in float32.
 
+    The list is of the process: where two threads with different ones call a function for the first time at
+    the same moment, one of them may get the other's, which rounds otherwise.
+
     Args:
       operations: instead of `LEFT_OUT`. None, for runs that began when there was no such list.
     """
