@@ -1,5 +1,5 @@
 # Needs make, a POSIX sh and a Python 3.11 to 3.13; everything else is installed into .venv, at the versions in constraints.txt.
-# `make demo PYTHON=/path/to/python3.12` chooses the interpreter; `make train ARGS="--epochs=2"` passes further flags.
+# `make demo PYTHON=/path/to/python3.12` chooses the interpreter; `make train ARGS="--frozen_for=2epochs"` passes further flags.
 
 VENV := .venv
 RUN := $(VENV)/bin/python

@@ -104,6 +104,11 @@ def test_only_some_commands_take_paths():
     [
         (["--work_dir=x"], "Unknown command line flag 'work_dir'. Did you mean: workdir ?"),
         (["--batchsize=3"], "Unknown command line flag 'batchsize'. Did you mean: batch_size ?"),
+        (
+            ["--epocs=3"],
+            "Unknown command line flag 'epocs'. Write --frozen_for=3epochs (the head) and "
+            "--finetune_for=3epochs (all of it)",
+        ),
         (["--batch-size=3"], "Unknown command line flag 'batch-size'. Did you mean: batch_size ?"),
         (["--output-dir=x"], "Unknown command line flag 'output-dir'. Did you mean: workdir ?"),
         (["--colour=red"], "Unknown command line flag 'colour'"),

@@ -15,7 +15,7 @@ from absl import flags as absl_flags
 
 from trainer.cli.config import Config
 from trainer.cli.declare import FOR_TENSORFLOW
-from trainer.cli.usual_words import VERBS, written_here
+from trainer.cli.usual_words import VERBS, WORDS, written_here
 from trainer.paths import expanded, local_path
 from trainer.values import UsageError, as_number, close_names, is_it
 
@@ -323,7 +323,7 @@ def _unknown(name: str, arguments: Sequence[str]) -> str:
     command = next((word for word in arguments if word in COMMANDS), "train")
     if meant := written_here(name, _value_of(name, arguments), command=command):
         return f"{told}. {meant}"
-    name = name.lower().replace("-", "_")
+    given, name = name, name.lower().replace("-", "_")
     flags = ["flagfile", "help", "helpfull"]
     flags += [field.name for section, field in _fields() if command in GO_BY.get(section, COMMANDS)]
     close = difflib.get_close_matches(name, flags, cutoff=0.85)
@@ -331,6 +331,8 @@ def _unknown(name: str, arguments: Sequence[str]) -> str:
         close = [_RESULTS[command]]
     close = close or difflib.get_close_matches(name, flags, cutoff=0.7)
     close = close or [flag for flag in flags if len(name) > 2 and flag.startswith(name)]
+    if not close and (usual := difflib.get_close_matches(name, WORDS, n=1, cutoff=0.85)):
+        return f"{told}. {written_here(usual[0], _value_of(given, arguments), command=command)}"
     return told + (f". Did you mean: {', '.join(close)} ?" if close else "")
 
 
