@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tensorflow as tf
@@ -295,8 +296,8 @@ def test_a_file_is_read_once_as_long_as_it_is_the_same(folder, monkeypatch):
     monkeypatch.setattr(
         hashlib, "file_digest", lambda file, name: digested.append(file.name) or file_digest(file, name)
     )
-    for path in [*folder.rglob(f"*{DATA}"), *folder.rglob("*.index")]:
-        os.utime(path, (1, 1))
+    # For longer than a tick of the system's clock, unchanged.
+    time.sleep(0.1)
     checkpoints = of(folder)
     assert_latest(checkpoints, 6)
     checkpoints.check_best(4)
@@ -315,6 +316,27 @@ def test_a_file_that_has_just_changed_may_change_once_more_with_the_same_time(fo
     flip_in_place(path)
     os.utime(path, ns=(now, now))
     assert_latest(checkpoints, 4)
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+def test_how_long_a_file_may_change_unseen_goes_by_the_clock_of_its_file_system(folder, monkeypatch, coarse):
+    """FAT rounds times to 2 s: for that long, a change may leave a file with the time that it has."""
+    at = (time.time_ns() - 700_000_000) // 10_000_000 * 10_000_000 + (0 if coarse else 1)
+    digested, fstat, file_digest = [], os.fstat, hashlib.file_digest
+
+    def with_times(handle):
+        found = fstat(handle)
+        times = {"st_mtime_ns": at, "st_ctime_ns": at}
+        return SimpleNamespace(st_ino=found.st_ino, st_size=found.st_size, st_mode=found.st_mode, **times)
+
+    monkeypatch.setattr(os, "fstat", with_times)
+    monkeypatch.setattr(
+        hashlib, "file_digest", lambda file, name: digested.append(file.name) or file_digest(file, name)
+    )
+    checkpoints = of(folder)
+    for _ in range(3):
+        checkpoints.latest()
+    assert digested.count(f"{folder}/ckpt-6.{DATA}") == (3 if coarse else 1)
 
 
 def flip_in_place(path):

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests.helpers.tabs import Projector
-from trainer.record.projector import framed, thumb_size, write_projector
+from trainer.record.projector import framed, make_sprite, thumb_size, write_projector
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
 
@@ -31,12 +31,13 @@ def written(folder, count=3):
     # Without event files, TensorBoard knows no run here.
     summaries.scalars("validation", 1, {"loss": 1.0})
     summaries.close()
+    columns = {what: (words * count)[:count] for what, words in COLUMNS.items()}
     write_projector(
         workdir.root / "validation",
         name="features",
         features=np.resize(FEATURES, (count, 3)),
-        thumbs=colours(count),
-        columns={what: (words * count)[:count] for what, words in COLUMNS.items()},
+        sprite=make_sprite(colours(count), columns["label"]),
+        columns=columns,
     )
     return workdir
 

@@ -20,7 +20,7 @@ from trainer.record.progress import Progress
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
 from trainer.run.budget import within_budget
-from trainer.run.embeddings import show_features
+from trainer.run.embeddings import drawing_aside, show_features
 from trainer.run.experiment import Experiment
 from trainer.run.extending import extend, may_grow
 from trainer.run.finished_run import take_weights
@@ -184,14 +184,14 @@ def _train_once(
             progress.close()
             summaries.close()
             times.remember()
-        with times.remembered_end():
+        with times.remembered_end(), drawing_aside(experiment) as sprite:
             _restore_best(stages, checkpoints)
             split = main_split(experiment.splits.indices)
             if in_vain := told_in_vain(plan, stages.state, metric=experiment.task.best):
                 workdir.amend_run(in_vain={"step": stages.state.step, "told": in_vain})
             report = score(stages, workdir, split=split, folder=workdir.report, summaries=summaries)
             sum_up(stages.state, summaries, report)
-            show_features(stages, workdir)
+            show_features(stages, workdir, sprite())
             summaries.close()
         # The last thing of all, so that what was interrupted before is done again.
         workdir.amend_run(finished={"step": plan.total_steps, "best_step": stages.state.step})

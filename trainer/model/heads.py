@@ -1,5 +1,6 @@
 """What turns features into logits."""
 
+from collections.abc import Callable
 from typing import Annotated
 
 import tensorflow as tf
@@ -7,7 +8,15 @@ import tf_keras
 
 from trainer.cli.options import ZERO
 from trainer.model.dropout import Draws, dropout
-from trainer.model.fits import Labelled, Neighbours, Probe, fit_probe, most_pictures, require_one_class
+from trainer.model.fits import (
+    Fitted,
+    Labelled,
+    Neighbours,
+    Probe,
+    fit_probe,
+    most_pictures,
+    require_one_class,
+)
 from trainer.model.layers import HEAD, Layer
 from trainer.registry import Bounds, Registry
 from trainer.tasks import Task
@@ -113,22 +122,23 @@ class Head(tf_keras.layers.Layer):
             features = dropout(features, rate=self.dropout, draws=draws)
         return self.logits(features)
 
-    def fit(self, train: Labelled, validation: Labelled, *, task: Task) -> str:
+    def fit(
+        self, train: Labelled, validation: Labelled, *, task: Task, fit: Callable[..., Fitted] = fit_probe
+    ) -> str:
         """Gives the logits the weights that `fits` asks for, and returns in words how they were found.
 
         Args:
           train: what is fitted.
           validation: what chooses how closely.
           task: what the labels mean.
+          fit: does what `fit_probe` does.
 
         Raises:
           UsageError: it cannot be fitted to them; the message says why.
         """
         assert self.fits
         one = task.excludes and self.logits.units == 1
-        found = fit_probe(
-            self.fits, train, validation, num_classes=2 if one else self.logits.units, task=task
-        )
+        found = fit(self.fits, train, validation, num_classes=2 if one else self.logits.units, task=task)
         kernel, bias = found.kernel, found.bias
         if one:
             kernel, bias = kernel[:, 1:] - kernel[:, :1], bias[1:] - bias[:1]

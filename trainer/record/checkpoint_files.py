@@ -144,8 +144,9 @@ def _checked_files(found: Any, name: str) -> Files:
 _log = logging.getLogger("trainer")
 _LIST = "checkpoint"
 _WHOLE_PREFIX = ".whole-"
-# File systems count times in steps of up to 2 s: within one, a file may change and keep its time.
-_SETTLED_NS = 2_000_000_000
+# Within a step of a file system's clock, a file may change and keep its time. FAT counts in 2 s and exFAT in
+# 10 ms, of which all times are multiples; others go by the ticks of the system, of 10 ms at most.
+_COARSE_NS, _STEP_OF_COARSE_NS, _STEP_NS = 10_000_000, 2_000_000_000, 50_000_000
 
 
 class CheckpointFolder:
@@ -153,7 +154,7 @@ class CheckpointFolder:
 
     def __init__(self, path: Path):
         self.path = path
-        self._digests: dict[str, tuple[tuple[int, int, int], str]] = {}
+        self._digests: dict[str, tuple[tuple[int, ...], str]] = {}
 
     def names(self) -> list[str]:
         """Returns the names of the checkpoints that were finished, by number, damaged since or not."""
@@ -314,13 +315,22 @@ class CheckpointFolder:
         """Returns the SHA-256 of a file; it is read once as long as it is the same by its stamp."""
         with open(path, "rb") as file:
             found = os.fstat(file.fileno())
-            stamp = (found.st_ino, found.st_size, found.st_mtime_ns)
+            # A time that is set does not change when it was set, which is st_ctime.
+            stamp = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
             if path.name not in self._digests or self._digests[path.name][0] != stamp:
+                may_change_unseen = not _is_settled(found)
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-                if found.st_mtime_ns > time.time_ns() - _SETTLED_NS:
+                if may_change_unseen:
                     return digest
                 self._digests[path.name] = (stamp, digest)
         return self._digests[path.name][1]
+
+
+def _is_settled(found: os.stat_result) -> bool:
+    """Returns whether a file that changes from now on has another time than that of its last change."""
+    changed = max(found.st_mtime_ns, found.st_ctime_ns)
+    step = _STEP_NS if changed % _COARSE_NS else _STEP_OF_COARSE_NS
+    return changed < time.time_ns() - step
 
 
 def _synced(path: Path) -> dict[str, Any]:

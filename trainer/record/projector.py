@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from colorsys import hsv_to_rgb
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -19,9 +20,26 @@ THUMB_PX = 64
 FOLDER = "projector"
 
 
+class Sprite(NamedTuple):
+    """Small pictures in one: `png` is that file, `size_px` the sides of each."""
+
+    png: bytes
+    size_px: int
+
+
 def thumb_size(num_pictures: int) -> int:
     """Returns the sides of thumbnails, in pixels, with which so many fit into one picture."""
     return min(THUMB_PX, MAX_SPRITE_PX // max(1, math.ceil(math.sqrt(num_pictures))))
+
+
+def make_sprite(thumbs: np.ndarray, labels: Sequence[str]) -> Sprite:
+    """Puts pictures side by side, in frames of the colours of their labels.
+
+    Args:
+      thumbs: [N, S, S, 3] uint8, S as `thumb_size` says.
+      labels: [N] words.
+    """
+    return Sprite(tf.io.encode_png(_side_by_side(framed(thumbs, labels))).numpy(), thumbs.shape[1])
 
 
 def write_projector(
@@ -29,7 +47,7 @@ def write_projector(
     *,
     name: str,
     features: np.ndarray,
-    thumbs: np.ndarray,
+    sprite: Sprite,
     columns: Mapping[str, Sequence[str]],
 ) -> None:
     """Writes vectors with a picture and a few words for each.
@@ -39,18 +57,17 @@ def write_projector(
         projector_config.pbtxt, which is written last. The rest is in `projector/` below.
       name: of the vectors.
       features: [N, D] float.
-      thumbs: [N, S, S, 3] uint8, S as `thumb_size` says.
-      columns: two or more, {what: [N] words}; the first is the label of a point, and gives it its colour.
+      sprite: of the N pictures.
+      columns: two or more, {what: [N] words}; the first is the label of a point.
     """
     folder = run_folder / FOLDER
     remove_parts(folder)
-    rows = ("\t".join(f"{number:.6g}" for number in row) for row in features.tolist())
-    write_text(folder / "features.tsv", "".join(f"{row}\n" for row in rows))
+    row = "\t".join(["%.6g"] * features.shape[1]) + "\n"
+    write_text(folder / "features.tsv", "".join(row % tuple(numbers) for numbers in features.tolist()))
     table = [tuple(columns), *zip(*columns.values(), strict=True)]
     lines = ("\t".join(map(_cell, row)) + "\n" for row in table)
     write_bytes(folder / "metadata.tsv", "".join(lines).encode(errors="replace"))
-    labels = next(iter(columns.values()))
-    write_bytes(folder / "sprite.png", tf.io.encode_png(_sprite(framed(thumbs, labels))).numpy())
+    write_bytes(folder / "sprite.png", sprite.png)
     config = ProjectorConfig()
     embedding = config.embeddings.add(
         tensor_name=name,
@@ -58,7 +75,7 @@ def write_projector(
         metadata_path=f"{FOLDER}/metadata.tsv",
     )
     embedding.sprite.image_path = f"{FOLDER}/sprite.png"
-    embedding.sprite.single_image_dim.extend(thumbs.shape[1:3])
+    embedding.sprite.single_image_dim.extend([sprite.size_px] * 2)
     write_text(run_folder / "projector_config.pbtxt", text_format.MessageToString(config))
 
 
@@ -88,7 +105,7 @@ def _cell(text: str) -> str:
     return re.sub(r"[\t\n\r]", lambda found: repr(found[0])[1:-1], text)
 
 
-def _sprite(thumbs: np.ndarray) -> np.ndarray:
+def _side_by_side(thumbs: np.ndarray) -> np.ndarray:
     """Returns a square of thumbnails [n * S, n * S, 3], row after row from the upper left."""
     num_pictures, size = thumbs.shape[:2]
     side = math.ceil(math.sqrt(num_pictures))

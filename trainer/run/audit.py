@@ -1,8 +1,9 @@
 """Which pictures to look at before believing a number: labels, copies, what is odd, blurred, dark or tiny."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,6 @@ from trainer.record.progress import counting
 from trainer.run.experiment import Experiment
 from trainer.run.fitting import PretrainedFeatures, fitted_head, logits_of
 from trainer.store.places import cache_root
-from trainer.tasks import Task
 from trainer.values import UsageError
 
 _log = logging.getLogger("trainer")
@@ -133,6 +133,8 @@ def _judged(
     Those are not judged of whose class no other fold has a picture.
     """
     task, num_classes = experiment.task, len(experiment.source.class_names)
+    cache_dir = experiment.config.run.cache_dir
+    given: dict[str, Any] = {"num_classes": num_classes, "task": task, "cache_dir": cache_dir}
     found = np.zeros((len(fold_of), num_classes))
     judged = np.zeros(len(fold_of), bool)
     numbers = np.unique(fold_of).tolist()
@@ -143,18 +145,18 @@ def _judged(
             rest, part = _taken(every, ~inside), _taken(every, inside)
             if number == numbers[0]:
                 # One strength for all folds: it is chosen by those that it is not fitted to.
-                probe = _with_strength(rest, part, num_classes, task)
+                probe = _with_strength(rest, part, given)
             for text in (probe, *HEADS[1:]):
-                head, _ = fitted_head(text, rest, part, num_classes=num_classes, task=task)
+                head, _ = fitted_head(text, rest, part, **given)
                 found[inside] += task.probabilities(logits_of(head, part.features)) / len(HEADS)
             judged[inside] = np.isin(part.labels, rest.labels)
             done(1)
     return found, judged
 
 
-def _with_strength(rest: Labelled, part: Labelled, num_classes: int, task: Task) -> str:
+def _with_strength(rest: Labelled, part: Labelled, given: Mapping[str, Any]) -> str:
     """Returns such as probe(0.001), of the strength that a probe fitted to `rest` chooses by `part`."""
-    _, how = fitted_head(HEADS[0], rest, part, num_classes=num_classes, task=task)
+    _, how = fitted_head(HEADS[0], rest, part, **given)
     return f"probe({how.partition('C=')[2].partition(',')[0]})"
 
 

@@ -4,6 +4,7 @@ What is fitted are features of the network as the run begins, so that the compar
 bought. It is made once, when nothing is trained yet, and recorded: an interrupted run has the same.
 """
 
+import functools
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from trainer.model.heads import Head, NeighbourHead, make_head
 from trainer.record.progress import counting
 from trainer.record.workdir import Workdir
 from trainer.run.experiment import Experiment
+from trainer.run.kept_probes import find_or_fit
 from trainer.run.stages import Stage, Stages
 from trainer.tasks import Task
 from trainer.values import UsageError, failure_in_words
@@ -79,7 +81,8 @@ def fit_head(features: PretrainedFeatures) -> None:
     try:
         train, validation = features.of("train"), features.of("validation")
         begun = time.perf_counter()
-        found = _fit(head, train, validation, task=experiment.task)
+        cache_dir = experiment.config.run.cache_dir
+        found = _fit(head, train, validation, task=experiment.task, cache_dir=cache_dir)
     except UsageError as error:
         raise UsageError(f"--head={text}: {error}") from None
     if state.shadows:
@@ -88,12 +91,13 @@ def fit_head(features: PretrainedFeatures) -> None:
     _log.info("head:        %s; fitted in %.1f s", found, time.perf_counter() - begun)
 
 
-def _fit(head: Head | NeighbourHead, train: Labelled, validation: Labelled, *, task: Task) -> str:
-    """Fits a head, once nothing is imported in another thread any more."""
-    # scikit-learn looks into modules whose import has begun, and `scoring.import_early` may be at one.
-    import trainer.report.writer  # noqa: F401
-
-    return head.fit(train, validation, task=task)
+def _fit(
+    head: Head | NeighbourHead, train: Labelled, validation: Labelled, *, task: Task, cache_dir: str
+) -> str:
+    """Fits a head, or finds what the same fit has come to before."""
+    if isinstance(head, NeighbourHead):
+        return head.fit(train, validation, task=task)
+    return head.fit(train, validation, task=task, fit=functools.partial(find_or_fit, cache_dir=cache_dir))
 
 
 def compare_pretrained(features: PretrainedFeatures) -> dict[str, Any]:
@@ -126,7 +130,9 @@ def _scored(
     try:
         if text == COMPARED["linear_probe"]:
             train = train.spread(most_pictures(num_classes, train.features.shape[1], work=MOST_WORK))
-        head, how = fitted_head(text, train, others["validation"], num_classes=num_classes, task=task)
+        given: dict[str, Any] = {"num_classes": num_classes, "task": task}
+        cache_dir = experiment.config.run.cache_dir
+        head, how = fitted_head(text, train, others["validation"], cache_dir=cache_dir, **given)
     except UsageError as error:
         return {"why_not": str(error)}
     names = experiment.source.class_names
@@ -135,7 +141,7 @@ def _scored(
 
 
 def fitted_head(
-    text: str, train: Labelled, validation: Labelled, *, num_classes: int, task: Task
+    text: str, train: Labelled, validation: Labelled, *, num_classes: int, task: Task, cache_dir: str
 ) -> tuple[Head | NeighbourHead, str]:
     """Fits a head of its own to features, beside whatever head a run has.
 
@@ -145,6 +151,7 @@ def fitted_head(
       validation: what chooses how closely, where the head leaves that open.
       num_classes: K.
       task: what labels mean.
+      cache_dir: the value of --cache_dir, where a probe is kept for the next time.
 
     Returns:
       The head, and in words how it was found.
@@ -163,7 +170,7 @@ def fitted_head(
         task=task,
     )
     head.build(tf.TensorShape([None, width]))
-    return head, _fit(head, train, validation, task=task)
+    return head, _fit(head, train, validation, task=task, cache_dir=cache_dir)
 
 
 def logits_of(head: Head | NeighbourHead, features: np.ndarray) -> np.ndarray:

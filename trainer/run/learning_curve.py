@@ -95,6 +95,8 @@ def learning_curve(
     if count > (most := most_pictures(num_classes, width)):
         raise UsageError(f"train has {count:,} pictures, and a fit to more than {most:,} takes too long here")
     text = config.model.head if config.fitted_head else PROBE
+    cache_dir = config.run.cache_dir
+    given: dict[str, Any] = {"num_classes": num_classes, "task": task, "cache_dir": cache_dir}
     times = [_draws_of(size, count, draws, num_classes * width) for size in sizes]
     right: list[list[np.ndarray]] = [[] for _ in sizes]
     with counting(progress, "learning curve", sum(times), unit="fits") as done:
@@ -102,7 +104,7 @@ def learning_curve(
             parts = _parts(train, sizes, task, seed=[config.run.seed, draw])
             for i, part in enumerate(parts):
                 if draw < times[i]:
-                    head, _ = fitted_head(text, part, validation, num_classes=num_classes, task=task)
+                    head, _ = fitted_head(text, part, validation, **given)
                     right[i].append(_right(head, scored, task))
                     done(1)
     found = [np.array(of) for of in right]
