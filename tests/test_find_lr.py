@@ -1,6 +1,7 @@
 """`find_lr` through the door: what it writes, and what it refuses."""
 
 import json
+import math
 
 import pytest
 
@@ -44,6 +45,18 @@ def test_it_leaves_a_curve_and_a_rate(find, tmp_path):
     assert len(read_json(folder / "find_lr.json")["rates"]) <= 40
     assert len((folder / "metrics.jsonl").read_text().splitlines()) <= 40
     assert json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])["step"] == 1
+
+
+def test_a_head_that_is_fitted_before_it_trains_is_fitted_here_too(find, tmp_path):
+    flags = ("--schedule=finetune", "--find_lr_range=1e-5,10", "--find_lr_steps=40")
+    assert find("--head=zero_linear", *flags)[0] == 0
+    values = read_json(tmp_path / "run" / "find_lr" / "find_lr.json")
+    assert values["losses"][0] == pytest.approx(math.log(3), abs=1e-3)
+    status, out, err = find("--head=probe(0.01)", *flags)
+    assert (status, err) == (0, "")
+    assert "head:        logistic regression, C=0.01, on " in out
+    fitted = read_json(tmp_path / "run" / "find_lr" / "find_lr.json")
+    assert fitted["losses"][0] < 1.0
 
 
 def test_another_phase(find, tmp_path):

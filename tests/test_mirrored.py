@@ -48,6 +48,13 @@ def test_a_run_that_goes_back_ends_in_the_same_process(found):
     assert out.count("goes back to step") == found["rollbacks"] == 2
 
 
+def test_steps_are_measured_on_all_devices_before_a_run_begins(tmp_path, tiny_backbone):
+    """What the optimizer of a later phase keeps must be on all of them."""
+    done = run_program([tmp_path, tiny_backbone], module="tests.helpers.foreseen_program")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == {"frozen": True, "finetune": True}
+
+
 @pytest.mark.parametrize(
     ("count", "flags", "said"),
     [

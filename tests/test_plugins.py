@@ -106,8 +106,19 @@ def test_state_is_kept_in_checkpoints_and_what_can_be_trained_is(run):
     calls = next(value for name, value in found.items() if name.endswith("calls"))
     # Twice an update, as the gradient rule asks for.
     assert calls == 18, values
-    [name] = [name for name in reader.get_variable_to_shape_map() if "gradient_rule" in name]
-    assert reader.get_tensor(name) == 9
+    kept = {
+        name.split("gradient_rule")[1]: reader.get_tensor(name)
+        for name in reader.get_variable_to_shape_map()
+        if "gradient_rule" in name
+    }
+    [updates] = [value for name, value in kept.items() if "updates" in name]
+    assert updates == 9
+    # Of all that trains in the last phase: the head, the network, and what the objective learns.
+    walks = {name: value for name, value in kept.items() if "walk" in name}
+    for part in ("head", "backbone", "log_scale"):
+        moved = [bool(np.abs(value).max() > 0) for name, value in walks.items() if part in name]
+        assert moved, (part, list(walks))
+        assert all(moved)
     scales = [v for name, v in found.items() if name.endswith("log_scale") and "ptimizer" not in name]
     assert scales
     assert abs(scales[0] - 0.5) > 1e-3
@@ -416,7 +427,7 @@ def test_sharpness_aware_gradients_by_hand():
     plugins.load_plugins([str(SOURCE)])
     sam = trainer.register.registries()["gradient_rule"].choose("sam(0.3)")()
     features, labels = np.array([[1.0, 0.2, 0.0], [0.1, 0.5, 1.0]]), np.array([0, 2])
-    told = {"metrics": ("accuracy", "sharpness"), "gradient_rule": sam.variables}
+    told = {"metrics": ("accuracy", "sharpness"), "gradient_rule": sam}
     state = state_of("for=9steps; train=head; lr=0.5; optimizer=sgd; momentum=0", **told)
     kernel, bias = (v.numpy() for v in state.classifier.head.weights)
 
@@ -441,6 +452,6 @@ def test_sharpness_aware_gradients_by_hand():
     assert state.variables()["gradient_rule/updates"] is sam.variables["updates"]
     # A metric that nobody has announced is told, rather than left out.
     with pytest.raises(UsageError, match=r"sharpness is told as a metric, and is not among metric_names"):
-        run_of(state_of("for=9steps; train=head"), gradient_rule=sam)(
+        run_of(state_of("for=9steps; train=head", gradient_rule=sam), gradient_rule=sam)(
             iter(dataset_of(batch_of(features, labels))), tf.constant(1)
         )

@@ -296,11 +296,17 @@ def test_each_call_has_plugins_of_its_own(ideas, places, tmp_path):
 
 def test_a_cell_may_register_again_what_it_has_registered(caplog, ideas):
     scope = {"__name__": "__main__"}
+    keys = []
     for scale in (1, 2):
         exec(IDEA.format(scale), scope)
+        keys.append(plugins.sources("loss"))
     losses = trainer.register.registries()["loss"]
     try:
         assert losses["mine"].make is scope["mine"]
+        # Nobody knows what else of the notebook has changed: what was kept of it is made anew.
+        assert [len(key) for key in keys] == [1, 1]
+        assert keys[0] != keys[1] == plugins.sources("loss")
+        assert plugins.sources("augmentation") == []
         told = [record.message for record in caplog.records if record.message.startswith("--loss mine")]
         assert told == 2 * [
             "--loss mine is of __main__: a run with it keeps no copy of that code, as it does of a file that "

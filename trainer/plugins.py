@@ -96,15 +96,19 @@ def load_copies(folder: Path, recorded: Iterable[dict[str, Any]]) -> list[Plugin
 
 
 def sources(*kinds: str) -> list[bytes]:
-    """Returns the sources of the loaded plugins that register something of these kinds, for keys."""
-    origins = {
-        registry[name].origin
+    """Returns the sources of the loaded plugins that register something of these kinds, for keys.
+
+    Of what a notebook or a script registers nobody knows all of the source: that is another one each time.
+    """
+    entries = [
+        registry[name]
         for kind, registry in register.registries().items()
         if kind in kinds
         for name in registry
-        if registry[name].plugin
-    }
-    return [loaded[origin].source for origin in sorted(origins)]
+    ]
+    origins = {entry.origin for entry in entries if entry.plugin}
+    tokens = sorted(entry.token.encode() for entry in entries if entry.is_loose)
+    return [*(loaded[origin].source for origin in sorted(origins)), *tokens]
 
 
 def _is_path(text: str) -> bool:

@@ -12,6 +12,7 @@ import inspect
 import logging
 import math
 import re
+import secrets
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -109,7 +110,7 @@ class Entry(Generic[T]):
     """One registered function.
 
     `help` is one line, `source` the paper or site it follows, `origin` the plugin it came with, `facts` what
-    else its room wants to know of it.
+    else its room wants to know of it. `token` is another one each time that something is registered.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Entry(Generic[T]):
     source: str = ""
     origin: Origin = _OURS
     facts: dict[str, Any] = field(default_factory=dict, hash=False, compare=False)
+    token: str = field(default_factory=lambda: secrets.token_hex(16), hash=False, compare=False)
 
     @property
     def plugin(self) -> str:

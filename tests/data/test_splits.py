@@ -20,6 +20,7 @@ from trainer.data.splits import (
     missing_classes,
     shared_pictures,
 )
+from trainer.tasks import make_task
 from trainer.values import TrainerError, UsageError
 
 
@@ -106,6 +107,9 @@ ALL_THREE = {"train": (0, 100), "validation": (100, 120), "test": (120, 130)}
         (TRAIN_TEST, "auto", [(0, 89), (90, 99), (100, 129)]),
         (ALL_THREE, "auto", [(0, 99), (100, 119), (120, 129)]),
         ({"train": (0, 100), "validation": (100, 130)}, "auto", [(0, 99), (100, 129)]),
+        # As a column of a table calls them.
+        ({"train": (0, 100), "hold-out": (100, 130)}, "train,hold-out", [(0, 99), (100, 129)]),
+        ({"2019-2020": (0, 100), "test A": (100, 130)}, "2019-2020,test A[:50%]", [(0, 99), (100, 114)]),
         ({"train": (0, 130)}, "auto", [(0, 103), (104, 116), (117, 129)]),
         ({}, "auto", [(0, 103), (104, 116), (117, 129)]),
     ],
@@ -217,6 +221,7 @@ def test_ranges_of_a_sorted_source_are_permuted_within_each_native_split():
         ("train[:101%],test", UsageError, "overruns the 100 pictures of train"),
         ("train,dev", UsageError, "no split 'dev'; it has: train, test"),
         ("train[1:2:3],test", UsageError, "is no range"),
+        ("train,hold-out", UsageError, "'hold-out' is no range"),
         ("train[80%:10%],test", TrainerError, "the train split is empty"),
         ("100%,0%", TrainerError, "the validation split is empty"),
         ("130,rest", TrainerError, "the validation split is empty"),
@@ -316,11 +321,16 @@ def test_a_split_that_is_all_repeats_is_an_error():
         drop_shared(by_hand(train=[0], validation=[1, 2], test=[3, 4]), ["x", "a", "b", "a", "b"])
 
 
+def together(splits, keys, classes):
+    """Of pictures that have one class each."""
+    return keep_together(splits, keys, classes_of=lambda at: {int(classes[at])})
+
+
 def test_groups_come_to_be_whole_and_nobody_else_moves():
     # Pairs (0, 5), (3, 7) and (8, 9) of THREE with splits 0 to 4, 5 and 6, 7 to 9.
     before = by_hand(train=[0, 1, 2, 3, 4], validation=[5, 6], test=[7, 8, 9])
     keys = [0, 1, 2, 3, 4, 0, 6, 3, 8, 8]
-    kept = keep_together(before, keys, np.zeros(10, np.int64))
+    kept = together(before, keys, np.zeros(10, np.int64))
     assert shared_pictures(kept.indices, keys) == []
     # Train lacks two, and gets the first pair. Of the others, which lack one, test has had one of the second.
     assert {name: part.tolist() for name, part in kept.indices.items()} == {
@@ -329,8 +339,8 @@ def test_groups_come_to_be_whole_and_nobody_else_moves():
         "test": [8, 9, 3, 7],
     }
     assert kept.how == "by hand; 2 groups of near duplicates put into one split each"
-    assert keep_together(before, range(10), np.zeros(10, np.int64)) is not None
-    assert keep_together(before, range(10), np.zeros(10, np.int64)).how == "by hand"
+    assert together(before, range(10), np.zeros(10, np.int64)) is not None
+    assert together(before, range(10), np.zeros(10, np.int64)).how == "by hand"
 
 
 def test_where_everything_is_in_groups_the_splits_stay_about_as_large():
@@ -338,7 +348,7 @@ def test_where_everything_is_in_groups_the_splits_stay_about_as_large():
     before = by_hand(train=range(480), validation=range(480, 540), test=range(540, 600))
     keys = [at % 60 for at in range(600)]
     classes = np.array([at % 60 % 3 for at in range(600)])
-    kept = keep_together(before, keys, classes)
+    kept = together(before, keys, classes)
     assert shared_pictures(kept.indices, keys) == []
     assert sizes(kept) == {"train": 480, "validation": 60, "test": 60}
     for part in kept.indices.values():
@@ -347,13 +357,28 @@ def test_where_everything_is_in_groups_the_splits_stay_about_as_large():
 
 def test_a_class_that_is_one_group_is_in_train():
     before = by_hand(train=[0, 1, 2, 3], validation=[4, 5, 6], test=[7])
-    kept = keep_together(before, [0, 1, 2, 9, 9, 9, 6, 7], np.array([0, 0, 0, 1, 1, 1, 0, 0]))
+    kept = together(before, [0, 1, 2, 9, 9, 9, 6, 7], np.array([0, 0, 0, 1, 1, 1, 0, 0]))
     assert kept.indices["train"].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_of_several_labels_a_rare_combination_of_known_ones_may_leave_train():
+    """200 scenes of 3 frames with 2 to 4 of 20 labels: hardly two scenes have the same ones."""
+    rng = np.random.default_rng(0)
+    of_scene = np.stack([rng.permutation(np.arange(20) < rng.integers(2, 5)) for _ in range(200)])
+    scenes = np.arange(600) % 200
+    labels, task = of_scene[scenes].astype(np.float32), make_task("multi_label")
+    before = by_hand(train=range(480), validation=range(480, 540), test=range(540, 600))
+    kept = keep_together(before, scenes.tolist(), classes_of=lambda at: task.classes_in(labels[at : at + 1]))
+    assert shared_pictures(kept.indices, scenes.tolist()) == []
+    assert sum(map(len, kept.indices.values())) == 600
+    for name, part in before.indices.items():
+        assert abs(len(kept.indices[name]) - len(part)) <= 6
+    assert task.classes_in(labels[kept.indices["train"]]) == set(range(20))
 
 
 def test_a_split_that_groups_leave_empty_is_an_error():
     with pytest.raises(TrainerError, match="--near_duplicates=group leaves the validation split empty"):
-        keep_together(by_hand(train=[0, 1], validation=[2]), [0, 1, 1], np.zeros(3, np.int64))
+        together(by_hand(train=[0, 1], validation=[2]), [0, 1, 1], np.zeros(3, np.int64))
 
 
 def test_bad_pictures_leave_and_nobody_else_moves():
@@ -390,6 +415,9 @@ def test_a_class_of_bad_pictures_is_an_error():
             leave_out(splits, bad, by_class)
         text = "class 'class1' has only bad pictures in train: nothing could learn it"
         assert str(caught.value) == text
+        # In another fold it has pictures.
+        left = sizes(leave_out(splits, bad, by_class, may_lack_classes=True))
+        assert left == {"train": 3, "validation": 3 - len(bad - {2, 3})}
 
 
 @settings(max_examples=300, deadline=None)

@@ -69,13 +69,13 @@ def test_pictures_by_class_and_split():
         source="folder:x_y",
         how="80%,20%",
         counts=counts,
-        left_out=[("a/1.jpg", "cut")],
-        shared=[],
+        num_left_out=1,
+        num_shared=0,
         dropped=False,
     )
     assert "Pictures of folder:x\\_y, divided as 80%,20%." in text
     assert "| a | 1,200 | 5 |\n| b | 3 | 0 |\n| all | 1,203 | 5 |" in text
-    assert "could not be read: 1. Pictures that came twice and were in two splits: 0, left in both." in text
+    assert "or by hand: 1. Pictures that came twice and were in two splits: 0, left in both." in text
 
 
 def test_how_to_load_names_files_that_are_there():

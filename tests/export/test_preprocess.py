@@ -168,6 +168,20 @@ def test_every_kind_of_picture(read_picture):
     assert {name: value for name, value in far.items() if value > 0.07} == {}
 
 
+def test_what_is_transparent_in_a_gif_is_as_training_sees_it(read_picture):
+    """Black, whatever colour its palette has there."""
+    picture = photo(48, 32).convert("P")
+    white = Image.new("P", (48, 32))
+    white.putpalette([255, 255, 255, 200, 30, 60, *[0] * 762])
+    white.paste(1, (8, 8, 40, 24))
+    for one in (picture, white):
+        data = encode(one, "GIF", transparency=0)
+        found = read_picture(data)[0]
+        np.testing.assert_allclose(found, as_training(data), atol=0.01)
+    assert (found[0, 0] == 0).all()
+    assert found[24, 16].max() > 0.5
+
+
 def test_what_it_cannot_do_is_an_error(read_picture):
     other = Contract(48, 32, (0.0, 1.0), feature_width=2, any_size=True, resize="gaussian")
     with pytest.raises(ValueError, match="does not resize by gaussian"):

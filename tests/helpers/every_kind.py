@@ -82,7 +82,10 @@ class LearntScale:
 
 @trainer.register.gradient_rule("sam", source="arXiv 2010.01412")
 class Sam:
-    """Gradients where the loss nearby is largest, with noise that becomes smaller from update to update."""
+    """Gradients where the loss nearby is largest, with noise that becomes smaller from update to update.
+
+    The noise of a variable goes on from where it was: a walk, which begins anew in each phase.
+    """
 
     metric_names = ("sharpness",)
 
@@ -91,7 +94,10 @@ class Sam:
         first = tf.VariableAggregation.ONLY_FIRST_REPLICA
         self.variables = {"updates": tf.Variable(0.0, trainable=False, aggregation=first)}
 
-    def __call__(self, compute, variables):
+    def slots(self, variables):
+        return {"walk": [tf.zeros(variable.shape) for variable in variables]}
+
+    def __call__(self, compute, variables, slots):
         first = compute()
         norm = tf.linalg.global_norm(first.gradients) + 1e-12
         worst = moved(variables, [self._rho / norm * gradient for gradient in first.gradients], compute)
@@ -100,10 +106,9 @@ class Sam:
             self.variables["updates"].assign_add(1.0)
             scale = self._noise / self.variables["updates"]
             seeds = [tf.random.experimental.stateless_fold_in(first.seed, i) for i in range(len(gradients))]
-            gradients = [
-                gradient + scale * tf.random.stateless_normal(gradient.shape, seed)
-                for gradient, seed in zip(gradients, seeds, strict=True)
-            ]
+            for walk, seed in zip(slots["walk"], seeds, strict=True):
+                walk.assign_add(scale * tf.random.stateless_normal(walk.shape, seed))
+            gradients = [g + walk for g, walk in zip(gradients, slots["walk"], strict=True)]
         (here, count), (there, _) = first.sums["loss"], worst.sums["loss"]
         return first._replace(gradients=gradients, sums={**first.sums, "sharpness": (there - here, count)})
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import math
 import time
 
@@ -33,6 +34,14 @@ from trainer.values import TrainerError
 pytestmark = pytest.mark.usefixtures("figures_undrawn")
 HERE = {"cpu": "an abacus"}
 PHASES = plan_of("name=top; for=1steps; train=head", "name=all; for=1steps; train=head").phases
+
+
+@pytest.fixture
+def three(monkeypatch):
+    """A machine that computes in all of them."""
+    for module in (choice_module, arithmetic_module):
+        monkeypatch.setattr(module, "supported", lambda: ("float32", "bfloat16", "float16"))
+    monkeypatch.setattr(choice_module, "machine", lambda: HERE)
 
 
 @pytest.fixture
@@ -75,8 +84,8 @@ def arithmetic_of(asked, cache_dir, *, decided=None):
     return made, told
 
 
-def decide(arithmetic, step, *, phase=PHASES[0], key=None):
-    return arithmetic.decide(phase, "train step", step=step(), key=key or {"network": "abc"})
+def decide(arithmetic, step, *, phase=PHASES[0], key=None, **options):
+    return arithmetic.decide(phase, "train step", step=step(), key=key or {"network": "abc"}, **options)
 
 
 def test_what_is_asked_for_is_taken_and_no_step_is_made(tmp_path):
@@ -100,6 +109,31 @@ def test_auto_measures_once_and_tells(two, tmp_path, fastest):
     made = step.made
     assert decide(arithmetic, step) == fastest
     assert (step.entered, step.made, len(told)) == (1, made, 1)
+
+
+class FastInFloat16(Step):
+    """One that takes 1 ms in float16 and 20 ms in all others."""
+
+    def once(self):
+        self.made += 1
+        time.sleep(0.001 if options_here().auto_mixed_precision == options_here().ON else 0.02)
+
+
+def test_what_cannot_be_chosen_is_neither_measured_nor_remembered(three, tmp_path, caplog):
+    """Updates in float16 scale the loss on one device only."""
+    arithmetic, _ = arithmetic_of("auto", tmp_path)
+    assert decide(arithmetic, FastInFloat16()) == "float16"
+    decided = dict(arithmetic.decided)
+    on_several, _ = arithmetic_of("auto", tmp_path)
+    step = FastInFloat16()
+    assert decide(on_several, step, never=("float16",)) in ("float32", "bfloat16")
+    assert step.entered == 1
+    assert set(on_several.decided["0-top"]["step_secs"]) == {"float32", "bfloat16"}
+    # A run that an earlier version has left with it goes on.
+    goes_on, _ = arithmetic_of("auto", tmp_path, decided=decided)
+    with caplog.at_level(logging.WARNING, logger="trainer"):
+        assert decide(goes_on, FastInFloat16(), never=("float16",)) == "float32"
+    assert "phase top began in float16" in caplog.text
 
 
 def test_every_phase_is_a_matter_of_its_own(two, tmp_path):
@@ -136,7 +170,8 @@ def test_what_an_earlier_start_decided_counts_more_than_what_is_remembered(two, 
 
 
 def test_where_there_is_only_float32_a_run_goes_on_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(choice_module, "supported", lambda: ("float32",))
+    for module in (choice_module, arithmetic_module):
+        monkeypatch.setattr(module, "supported", lambda: ("float32",))
     first, told = arithmetic_of("auto", tmp_path)
     step = Step()
     assert decide(first, step) == "float32"

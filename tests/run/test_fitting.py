@@ -249,6 +249,7 @@ def test_of_many_pictures_an_even_choice_is_fitted(door, monkeypatch):
         (["--head=knn", "--augment=flip"], "--augment=flip: --head=knn is fitted to pictures as they are"),
         (["--head=probe", "--frozen_for=3epochs"], "or train on from it with --schedule=finetune"),
         (["--head=probe", "--label_smoothing=0.1"], "--label_smoothing=0.1: --head=probe is fitted"),
+        (["--head=knn", "--weight_column=w"], "--weight_column=w: --head=knn is fitted to pictures as they"),
         (["--head=probe", "--dropout=0.2"], "--dropout=0.2: --head=probe is fitted"),
         (["--head=probe", "--schedule=auto"], "--schedule=auto trains a head that starts at zero"),
         (["--head=linear", "--schedule=fit"], "--head=linear is trained, not fitted"),

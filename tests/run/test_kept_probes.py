@@ -64,6 +64,13 @@ def moved(given, at):
     return Labelled(features, labels)
 
 
+class Lenient(type(SINGLE_LABEL)):
+    """Has a loss by what it is made with."""
+
+    def __init__(self, how):
+        self.how = how
+
+
 class AnotherTask(type(SINGLE_LABEL)):
     """Has a loss of its own."""
 
@@ -84,6 +91,12 @@ CHANGES = {
 def test_whatever_is_another_is_fitted_anew(tmp_path, fitted, change):
     find(tmp_path)
     find(tmp_path, **change)
+    assert len(fitted) == 2
+
+
+def test_a_task_is_known_by_what_it_is_made_with(tmp_path, fitted):
+    for how in (0.3, 0.7, 0.3):
+        find(tmp_path, task=Lenient(how))
     assert len(fitted) == 2
 
 

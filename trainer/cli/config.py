@@ -411,6 +411,7 @@ def _check_fitted(config: Config) -> None:
     ]
     idle += [f"--augment={plan.augment}"] if plan.augment else []
     idle += [f"--average={plan.average}"] if plan.average else []
+    idle += [f"--weight_column={config.data.weight_column}"] if config.data.weight_column else []
     idle += [f"--dropout={config.model.dropout:g}"] if config.model.dropout else []
     if idle:
         raise UsageError(

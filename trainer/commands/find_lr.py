@@ -16,6 +16,7 @@ from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
 from trainer.run.experiment import Experiment
 from trainer.run.finished_run import take_weights
+from trainer.run.fitting import PretrainedFeatures, fit_head
 from trainer.run.new_pictures import named_pictures
 from trainer.run.session import make_stages
 from trainer.store.files import write_bytes, write_json
@@ -86,6 +87,8 @@ def _measure(
     rates, losses = [], []
     with experiment.strategy.scope():
         stages = make_stages(experiment, decided={})
+        # Where the head is fitted before it trains, rates are for that one.
+        fit_head(PretrainedFeatures(stages))
         update = stages.current().make_run()
         iterator = iter(stages.current().training(0))
         what = f"find_lr, {low:g} to {high:g}"

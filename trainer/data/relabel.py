@@ -59,6 +59,10 @@ def relabel(
     numbers = {composed(name): number for number, name in enumerate(source.class_names)}
     labels, left_out, seen = source.labels.copy(), [], dict[int, tuple[Change, str]]()
     for change in changes:
+        same = places.get(change.sha256, [])
+        if not same and not strict:
+            # Of other pictures: what there are of classes among these says nothing of the line.
+            continue
         new = composed(change.new_label)
         if new not in numbers and new.casefold() == LEAVE_OUT:
             new = LEAVE_OUT
@@ -68,11 +72,8 @@ def relabel(
                 f"{', '.join(source.class_names[:10])}, and not {LEAVE_OUT!r}"
                 f"{is_it(close_names(new, [*source.class_names, LEAVE_OUT], n=1))}"
             )
-        same = places.get(change.sha256, [])
-        if not same and strict:
-            raise TrainerError(_absent(source, change, flag))
         if not same:
-            continue
+            raise TrainerError(_absent(source, change, flag))
         at = next((one for one in same if source.ids[one] == change.id), same[0])
         before, said = seen.setdefault(at, (change, new))
         if said != new:

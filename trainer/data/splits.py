@@ -364,8 +364,9 @@ def _counts(parts: Sequence[str], total: int, spec: str) -> list[int]:
 
 
 def _named_range(part: str, source: Source) -> _Piece:
-    match = re.fullmatch(rf"(\w+)(?:\[((?:{_NUMBER}%?)?):((?:{_NUMBER}%?)?)\])?", part)
-    if not match:
+    match = re.fullmatch(rf"(.+?)(?:\[((?:{_NUMBER}%?)?):((?:{_NUMBER}%?)?)\])?", part)
+    # Those of a table are called as a column says, such as hold-out.
+    if not match or not (match[1] in source.native_splits or re.fullmatch(r"\w+", match[1])):
         raise UsageError(f"--splits: {part!r} is no range such as test, train[:80%] or train[80%:]")
     if match[1] not in source.native_splits:
         has = ", ".join(source.native_splits) or "none"
@@ -530,17 +531,23 @@ def drop_shared(
     return replace(splits, indices=kept, how=how)
 
 
-def keep_together(splits: Splits, keys: Sequence[Hashable], strata: np.ndarray) -> Splits:
+# Of a picture that has none of several labels.
+NO_CLASS = -1
+
+
+def keep_together(
+    splits: Splits, keys: Sequence[Hashable], *, classes_of: Callable[[int], Collection[int]]
+) -> Splits:
     """Returns the splits with every group of pictures whole in one of them; all others stay where they are.
 
     Groups that are in two splits are dealt anew, the largest first: each to the split that lacks most of what
-    it had of their strata, and of several to that which has most of the group. So splits stay about as large
-    as they were. A stratum that train has nothing else of goes to train.
+    it had of their classes, and of several to that which has most of the group. So splits stay about as large
+    as they were. A class that train has nothing else of goes to train.
 
     Args:
       splits: as they were made.
       keys: [N] alike for pictures of a group.
-      strata: [N] int, alike for pictures that are spread evenly, such as those of a class.
+      classes_of: position -> the classes that a picture has.
     """
     groups: defaultdict[Hashable, list[tuple[str, int]]] = defaultdict(list)
     for name, positions in splits.indices.items():
@@ -549,12 +556,13 @@ def keep_together(splits: Splits, keys: Sequence[Hashable], strata: np.ndarray) 
     torn = [group for group in groups.values() if len({name for name, _ in group}) > 1]
     lacking = {name: Counter[int]() for name in splits.indices}
     for name, at in itertools.chain(*torn):
-        lacking[name][int(strata[at])] += 1
+        lacking[name].update(classes_of(at) or (NO_CLASS,))
     moving = {at for group in torn for _, at in group}
-    has_train = {int(strata[at]) for at in splits.indices["train"].tolist() if at not in moving}
+    staying = (at for at in splits.indices["train"].tolist() if at not in moving)
+    has_train = {NO_CLASS}.union(*map(classes_of, staying))
     kept = {name: [at for at in of.tolist() if at not in moving] for name, of in splits.indices.items()}
     for group in sorted(torn, key=len, reverse=True):
-        of = Counter(int(strata[at]) for _, at in group)
+        of = Counter(k for _, at in group for k in classes_of(at) or (NO_CLASS,))
         there = Counter(name for name, _ in group)
 
         def need(name: str, of: Counter[int] = of, there: Counter[str] = there) -> tuple[int, int]:
@@ -582,6 +590,7 @@ def leave_out(
     *,
     task: Task = SINGLE_LABEL,
     what: str = "bad pictures",
+    may_lack_classes: bool = False,
 ) -> Splits:
     """Returns the splits without bad pictures; all others stay where they are.
 
@@ -591,6 +600,7 @@ def leave_out(
       source: that the positions are in.
       task: what labels mean.
       what: they are called.
+      may_lack_classes: whether train may have nothing left of a class, as in one of several folds.
 
     Raises:
       TrainerError: nothing is left of a split, or none of a class in train.
@@ -603,7 +613,7 @@ def leave_out(
             are = "bad" if what == "bad pictures" else "among them"
             raise TrainerError(f"the {name} split is empty without {what}: all {count:,} in it are {are}")
     before, left = (task.classes_in(source.labels[of["train"]]) for of in (splits.indices, kept))
-    for label in sorted(before - left):
+    for label in sorted(set() if may_lack_classes else before - left):
         raise TrainerError(
             f"class {source.class_names[label]!r} has only {what} in train: nothing could learn it"
         )

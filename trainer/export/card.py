@@ -56,8 +56,8 @@ def data_section(
     source: str,
     how: str,
     counts: Mapping[str, Mapping[str, int]],
-    left_out: Sequence[Sequence[str]],
-    shared: Sequence[Sequence[str]],
+    num_left_out: int,
+    num_shared: int,
     dropped: bool,
     sizes: Mapping[str, int] | None = None,
 ) -> str:
@@ -67,9 +67,9 @@ def data_section(
       source: as on the command line.
       how: how the splits were taken.
       counts: {split: {class name: number of pictures}}.
-      left_out: [(id, reason)] of bad pictures.
-      shared: groups of names of the same picture in two splits.
-      dropped: whether all but one of such a group were taken out.
+      num_left_out: pictures that are in no split.
+      num_shared: pictures that were in two splits.
+      dropped: whether they were taken out of all but one.
       sizes: {split: number of pictures}, where one may have several classes; None: the sums of `counts`.
     """
     names = next(iter(counts.values()))
@@ -82,8 +82,8 @@ def data_section(
             "## Data",
             f"Pictures of {escaped(source)}, divided as {escaped(how)}.",
             table(["class", *counts], [*rows, total]),
-            f"Left out because they could not be read: {len(left_out):,}. Pictures that came twice and were "
-            f"in two splits: {len(shared):,}, {both}.",
+            f"Left out, as they could not be read or used, or by hand: {num_left_out:,}. Pictures that came "
+            f"twice and were in two splits: {num_shared:,}, {both}.",
         ]
     )
 

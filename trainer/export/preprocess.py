@@ -100,6 +100,11 @@ def upright_rgb(data: bytes, about: dict[str, Any]) -> np.ndarray:
             image.draft("RGB", size if turn < 5 else size[::-1])
         if image.mode.startswith("I"):  # 16 bits of grey, of which the upper ones are kept.
             pixels = np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+        elif image.format == "GIF":
+            # What is transparent in the first frame is black in training.
+            ground = Image.new("RGB", image.size)
+            ground.paste(image.convert("RGB"), mask=image.convert("RGBA").getchannel("A"))
+            pixels = np.asarray(ground)
         else:
             pixels = np.asarray(image.convert("RGB"))
     return turned(pixels, turn)

@@ -1,11 +1,14 @@
 """Which gradients an update takes, and limits on them."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
 
 from trainer.registry import Registry
+from trainer.values import UsageError
+
+Sums = dict[str, tuple[tf.Tensor, tf.Tensor]]
 
 
 class Computed(NamedTuple):
@@ -15,7 +18,7 @@ class Computed(NamedTuple):
     """[] float32: what the examples of this device add to the mean loss."""
     gradients: list[tf.Tensor]
     """Of the mean loss of the whole batch, for each variable that trains."""
-    sums: dict[str, tuple[tf.Tensor, tf.Tensor]]
+    sums: Sums
     """{metric: (sum, count)} over the examples of this device."""
     seed: tf.Tensor
     """[2] int32, another one for each update and the same on all devices; for `tf.random.stateless_*`."""
@@ -31,9 +34,54 @@ class GradientRule(Protocol):
 
     It may have an attribute `variables`, {name: tf.Variable}, of what it keeps from update to update, none of
     them trainable. And one `metric_names`, of metrics that it adds to `Computed.sums`.
+
+    What it keeps of each variable that trains, such as an average of its gradients, goes by a method `slots`,
+    (variables) -> {name: [a tensor for each]}: what that begins with in each phase. The rule is called with a
+    third argument then, {name: [tf.Variable for each]}, to which it assigns.
     """
 
     def __call__(self, compute: Compute, variables: Sequence[tf.Variable], /) -> Computed: ...
+
+
+Slots = dict[str, list[tf.Variable]]
+"""{name: a variable for each of those that train}."""
+
+
+def make_slots(rule: GradientRule, variables: Sequence[tf.Variable]) -> Slots:
+    """Makes what a rule keeps of the variables that train, for a phase that begins.
+
+    Raises:
+      UsageError: it does not say one tensor for each.
+    """
+    made: Slots = {}
+    for name, first in getattr(rule, "slots", lambda variables: {})(variables).items():
+        if len(first) != len(variables):
+            raise UsageError(
+                f"the gradient rule keeps {len(first)} tensors as {name!r}, and {len(variables)} variables "
+                "train"
+            )
+        # All devices have the same gradients.
+        one = tf.VariableAggregation.ONLY_FIRST_REPLICA
+        made[name] = [tf.Variable(value, trainable=False, aggregation=one) for value in first]
+    return made
+
+
+def counted(rule: GradientRule, sums: Sums, finite: tf.Tensor) -> Sums:
+    """Returns sums without those of a rule's own metrics, where its gradients are not `finite` [] bool."""
+    found = dict(sums)
+    for name in getattr(rule, "metric_names", ()):
+        if name in sums:
+            total, count = sums[name]
+            found[name] = tf.where(finite, total, 0.0), tf.where(finite, count, 0.0)
+    return found
+
+
+def computed_by(
+    rule: GradientRule, compute: Compute, variables: Sequence[tf.Variable], slots: Slots
+) -> Computed:
+    """Calls a rule, with its slots if it asks for any."""
+    with_slots: Any = rule
+    return with_slots(compute, variables, slots) if hasattr(rule, "slots") else rule(compute, variables)
 
 
 GRADIENT_RULES: Registry[GradientRule] = Registry("gradient rule", flag="--gradient_rule")

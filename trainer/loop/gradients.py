@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from trainer.loop.gradient_rules import Computed
+from trainer.loop.gradient_rules import Compute, Computed
 from trainer.loop.metrics import Sums, require_per_example, sums_of
 from trainer.loop.objectives import Forward, Recipe, metric_names_of
 from trainer.loop.state import TrainState
@@ -123,6 +123,18 @@ class Gradients:
             self._statistics = Statistics(state.classifier, **parts)
         named = state.classifier.named_variables.values()
         self._moving = [v for v in named if not v.trainable] if self._bn_batch else []
+
+    def of(self, batch: dict[str, tf.Tensor], count: tf.Tensor, seed: tf.Tensor) -> Compute:
+        """Returns what a gradient rule computes a batch with: in its first call alone, statistics move."""
+        calls = 0
+
+        @plain
+        def compute() -> Computed:
+            nonlocal calls
+            calls += 1
+            return self(batch, count, seed, again=calls > 1)
+
+        return compute
 
     @plain
     def __call__(

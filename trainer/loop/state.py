@@ -13,7 +13,9 @@ import tensorflow as tf
 import tf_keras
 
 from trainer.loop.averages import Shadows
+from trainer.loop.gradient_rules import GradientRule, Slots, make_slots, plain
 from trainer.loop.metrics import Means, make_metrics
+from trainer.loop.objectives import variables_of
 from trainer.loop.optimizers import make_optimizer, multipliers
 from trainer.loop.phases import Phase, Plan
 from trainer.loop.stopwatch import Stopwatch
@@ -141,6 +143,8 @@ class TrainState:
     phase: Phase
     optimizer: tf_keras.optimizers.Optimizer
     trained: dict[str, tf.Variable]
+    slots: Slots
+    """What the gradient rule keeps of the variables that train."""
     shadows: Shadows | None
     """Averages of the weights that the phase changes, if it asks for them."""
 
@@ -153,7 +157,7 @@ class TrainState:
         layer_decay: float = 1.0,
         metrics: Iterable[str] | None = None,
         objective: Mapping[str, tf.Variable] = {},
-        gradient_rule: Mapping[str, tf.Variable] = {},
+        gradient_rule: GradientRule | None = None,
     ):
         """Starts at step 0.
 
@@ -164,7 +168,7 @@ class TrainState:
           layer_decay: see `multipliers`.
           metrics: names of what is measured of the training examples besides the loss; None: the task's own.
           objective: {name: variable} of what the objective keeps; those that are trainable are trained.
-          gradient_rule: {name: variable} of what the gradient rule keeps.
+          gradient_rule: which may keep variables, too; None: the plain one.
         """
         self.classifier, self.plan = classifier, plan
         self._lr_rules, self._layer_decay = lr_rules, layer_decay
@@ -172,7 +176,7 @@ class TrainState:
         task = classifier.task
         names = make_metrics("", task=task) if metrics is None else metrics
         self.metrics = Means(["loss", *names, "gradient_norm"])
-        self.objective, self._gradient_rule = dict(objective), dict(gradient_rule)
+        self.objective, self._gradient_rule = dict(objective), gradient_rule or plain()
         self.unfit = Unfit()
         # Held always, so that checkpoints look the same under all options: see `loss_scaling`, `callbacks`.
         self.loss_scale = LossScale()
@@ -240,9 +244,19 @@ class TrainState:
             factor=self.lr_factor if phase.plateau else None,
             step=self._step,
         )
+        self.slots = make_slots(self._gradient_rule, list(self.trained.values()))
         constant = self.constant()
         changed = {name: v for name, v in named.items() if f"model/{name}" not in constant}
         self.shadows = Shadows(phase.average, changed) if phase.average else None
+
+    def of_gradient_rule(self) -> dict[str, tf.Variable]:
+        """Returns {name: variable} of all that the gradient rule keeps."""
+        kept = {
+            f"{name}/{of}": v
+            for name, slots in self.slots.items()
+            for of, v in zip(self.trained, slots, strict=True)
+        }
+        return variables_of(self._gradient_rule) | kept
 
     def learning_rate(self) -> float:
         """Returns the rate of the last update, before multipliers."""
@@ -284,7 +298,7 @@ class TrainState:
             "step": self._step,
             **{f"model/{name}": v for name, v in self.classifier.named_variables.items()},
             **{f"objective/{name}": v for name, v in self.objective.items()},
-            **{f"gradient_rule/{name}": v for name, v in self._gradient_rule.items()},
+            **{f"gradient_rule/{name}": v for name, v in self.of_gradient_rule().items()},
             **slots,
             **{f"metrics/{name}": v for name, v in self.metrics.variables().items()},
             **(

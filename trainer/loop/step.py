@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 
 import tensorflow as tf
 
-from trainer.loop.gradient_rules import Computed
+from trainer.loop.gradient_rules import computed_by, counted
 from trainer.loop.gradients import Gradients, plain
 from trainer.loop.objectives import Recipe
 from trainer.loop.phases import Phase
@@ -57,22 +57,20 @@ class Step:
         seed = tf.random.experimental.stateless_fold_in([self._recipe.seed, 3], state.step_variable)
         # The mean is over the real examples of the whole batch, and not of a device.
         count = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(batch["mask"]))
-        calls = 0
-
-        def compute() -> Computed:
-            nonlocal calls
-            calls += 1
-            return self._gradients(batch, count, seed, again=calls > 1)
-
-        loss, gradients, sums, _ = self._recipe.gradient_rule(compute, self._variables)
+        compute = self._gradients.of(batch, count, seed)
+        kept = [(v, v.read_value()) for v in state.of_gradient_rule().values() if self._scales_loss]
+        rule = self._recipe.gradient_rule
+        loss, gradients, sums, _ = computed_by(rule, compute, self._variables, state.slots)
         norm = tf.linalg.global_norm(gradients)
         if self._recipe.limit:
             gradients = self._recipe.limit(gradients, norm)
-        state.metrics.add(sums)
+        state.metrics.add(counted(rule, sums, tf.math.is_finite(norm)) if self._scales_loss else sums)
         if not self._scales_loss:
             return loss, self._apply(gradients, norm)
         finite, hopeless = tf.math.is_finite(norm), state.loss_scale.scale <= 1.0
         tf.cond(finite, lambda: self._apply(gradients, norm), lambda: tf.zeros([]))
+        for variable, before in kept:
+            variable.assign(tf.where(finite, variable, before))
         state.loss_scale.note(finite)
         # Nothing for the guard to see: the next update has half the scale.
         return loss, tf.where(finite | hopeless, norm, 0.0)

@@ -142,6 +142,7 @@ def choose(
     if len(candidates) == 1:
         return Choice(candidates[0], {}, what, here, _utc_now())
     own = remembered(key, cache_dir=cache_dir)
+    own = own if own and own.precision in candidates else None
     if known := agree("the precision that was measured before", own and own.to_json()):
         return Choice.from_json(known)
     choice = measure(make, what=what, candidates=candidates, here=here, clock=clock)

@@ -467,6 +467,10 @@ class Workdir:
         """Returns in words how the pictures were divided."""
         return str(self._read(self.splits_json, _SPLITS).get("how", ""))
 
+    def read_num_shared(self) -> int:
+        """Returns how many pictures were in two splits when the pictures were divided."""
+        return len(self._read(self.splits_json, _SPLITS).get("shared", []))
+
     def require_found(
         self, found: Mapping[str, np.ndarray], recorded: Mapping[str, Sequence[Sequence[str]]], *, source: str
     ) -> None:

@@ -7,7 +7,7 @@ import logging
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -93,6 +93,7 @@ class Arithmetic:
         *,
         step: AbstractContextManager[Callable[[], object]],
         key: Mapping[str, Any],
+        never: Collection[str] = (),
     ) -> str:
         """Returns the precision of a phase.
 
@@ -102,13 +103,14 @@ class Arithmetic:
           step: gives a function that does one and returns when it is done; entered only if nothing is
             known yet, and left when all is measured.
           key: everything of the run that the speed depends on.
+          never: precisions that cannot be chosen here.
         """
         if self.asked != "auto":
             return self.asked
         name = f"{phase.index}-{phase.spec.name}"
         if name in self.decided:
             recorded = Choice.recorded(self.decided[name]).precision
-            if recorded in self._computable():
+            if recorded in self._computable(never):
                 return recorded
             _log.warning(
                 "precision:   phase %s began in %s, which this machine does not compute in; it goes on in "
@@ -124,7 +126,7 @@ class Arithmetic:
                 what=f"{kind} of phase {phase.spec.name}",
                 key={"kind": kind, **key},
                 cache_dir=self._cache_dir,
-                **self._as_all(),
+                **self._as_all(never),
             )
         if (told := choice.describe()) not in self._told:
             self._told.add(told)
@@ -138,16 +140,15 @@ class Arithmetic:
         self.decided[name] = choice.to_json()
         self._on_decision(self.decided)
 
-    def _computable(self) -> list[str]:
+    def _computable(self, never: Collection[str]) -> list[str]:
         """Returns the precisions that all workers can compute in."""
-        of_all = team().exchange("precisions", list(supported()))
+        of_all = team().exchange("precisions", [one for one in supported() if one not in never])
         return [precision for precision in of_all[0] if all(precision in of for of in of_all)]
 
-    def _as_all(self) -> dict[str, Any]:
+    def _as_all(self, never: Collection[str]) -> dict[str, Any]:
         """Returns what makes `choose` come to the same at all workers."""
-        if team().count == 1:
-            return {}
-        return {"clock": team().clock, "candidates": self._computable(), "agree": team().agree}
+        found: dict[str, Any] = {"candidates": self._computable(never)}
+        return found if team().count == 1 else {**found, "clock": team().clock, "agree": team().agree}
 
 
 def forward_pictures(batch_size: int, *, replicas: int) -> int:

@@ -60,6 +60,8 @@ from trainer.values import Calls, Contract, TrainerError, UsageError, composed, 
 
 _log = logging.getLogger("trainer")
 SHARED_SHOWN = 5
+LEAST_MOVED = 0.005
+"""Of the share of a class, where weights are said to assume another one than that of the pictures."""
 CLASSES_SHOWN = 10
 _MISSED = {
     "validation": "the best weights are chosen without %s",
@@ -261,18 +263,27 @@ class Experiment:
         update, names = self.config.update, self.source.class_names
         why = [f"--sampling={update.sampling}"] * (self.chances is not None)
         why += [f"--class_weights={update.class_weights}"] * bool(update.class_weights)
-        if not why:
+        of_source = getattr(self.source, "weights", None)
+        if not why and of_source is None:
             return None
         train = self.splits.indices["train"]
         labels, weights = self.source.labels[train], np.ones(len(train))
         if self.chances is not None:
             weights = self.chances[train]
+        if of_source is not None:
+            weights = weights * of_source[train]
         of_class = class_weights_from(
             update.class_weights, class_names=names, counts=self.class_counts("train")
         )
         if of_class is not None:
             weights = weights * self.task.weights(tf.constant(labels), None, tf.constant(of_class)).numpy()
         shares = assumed_shares(labels, weights, task=self.task, class_names=names)
+        if of_source is not None:
+            moved = any(abs(of["assumed"] - of["train"]) > LEAST_MOVED for of in shares.values())
+            # Weights that have nothing to do with the classes assume nothing of them.
+            why += [f"--weight_column={self.config.data.weight_column}"] * moved
+        if not why:
+            return None
         return {"why": " and ".join(why), "classes": shares}
 
     def _settled(self, config: Config) -> Config:
@@ -386,11 +397,13 @@ class Experiment:
         return splits
 
     def _without_left_out(self, splits: Splits) -> Splits:
+        # What `_checked` says of folds holds here, too.
+        given: dict[str, Any] = {"task": self.task, "may_lack_classes": bool(self.config.data.folds)}
         if self.left_out:
-            splits = leave_out(splits, self.scan.bad, self.source, task=self.task)
+            splits = leave_out(splits, self.scan.bad, self.source, **given)
         if self.removed:
             what = "pictures that --relabel leaves out"
-            splits = leave_out(splits, self.removed, self.source, task=self.task, what=what)
+            splits = leave_out(splits, self.removed, self.source, what=what, **given)
         return self._checked(splits) if self.config.data.relabel else splits
 
     def _without_near_duplicates(self, splits: Splits) -> Splits:
@@ -424,7 +437,8 @@ class Experiment:
             # All folds must be divided alike, and a group of pictures must stay whole.
             splits = self._without_left_out(self._make_splits(united(pairs, self._groups, len(source.ids))))
         elif data.near_duplicates == "group":
-            splits = keep_together(splits, keys, self.task.groups(source.labels))
+            task, labels = self.task, source.labels
+            splits = keep_together(splits, keys, classes_of=lambda at: task.classes_in(labels[at : at + 1]))
         elif data.near_duplicates == "drop":
             flag, what = "--near_duplicates=drop", "near duplicates"
             splits = drop_shared(splits, keys, flag=flag, what=what)
@@ -477,6 +491,11 @@ class Experiment:
                 "train has no picture of %s, as it may be in a fold: what others have can only be got wrong",
                 _few([self.source.class_names[label] for label in unseen]),
             )  # fmt: skip
+        if untaught := sorted(set(range(len(self.source.class_names))) - there):
+            _log.warning(
+                "no picture is of %s: the network can name what nothing has taught it",
+                _few([self.source.class_names[label] for label in untaught]),
+            )
         for split, names in self.missing.items():
             effect = _MISSED[split] % ("it" if len(names) == 1 else "them")
             _log.warning("%s has no picture of %s: %s", split, _few(names), effect)

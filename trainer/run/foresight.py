@@ -49,7 +49,9 @@ def foresee(experiment: Experiment, *, decided: Mapping[str, Any]) -> Foreseen:
     speeds: list[Speed] = []
     picture_secs = None
     for phase in experiment.plan.phases:
-        stages.state.jump(phase.start_step)
+        with experiment.strategy.scope():
+            # What the optimizer keeps must be on all devices.
+            stages.state.jump(phase.start_step)
         begun = time.monotonic()
         stage = stages.stage_of(phase)
         secs = stage.step_secs()

@@ -84,8 +84,8 @@ def _key(
         "probe": {"strength": probe.strength, "classes": num_classes},
         "train": _digest([train.features, train.labels]),
         "validation": _digest([validation.features, validation.labels]),
-        # It says what the loss is, by which a strength is chosen.
-        "task": f"{type(task).__module__}.{type(task).__qualname__}",
+        # It says what the loss is, by which a strength is chosen, and may go by what it was made with.
+        "task": f"{type(task).__module__}.{type(task).__qualname__} {getattr(task, '__dict__', {})}",
         "code": code_digest("trainer.model.fits", alone=[__name__], plugins=plugins.sources("task")),
         "versions": {name: version(name) for name in ("numpy", "scipy", "scikit-learn")},
     }

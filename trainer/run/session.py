@@ -269,7 +269,7 @@ def make_stages(
             layer_decay=config.update.layer_decay,
             metrics=[*recipe.metrics, *told],
             objective=variables_of(recipe.objective),
-            gradient_rule=variables_of(recipe.gradient_rule),
+            gradient_rule=recipe.gradient_rule,
         )
     arithmetic = Arithmetic(
         config.speed.precision,

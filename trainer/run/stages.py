@@ -473,7 +473,10 @@ class Stage:
         """Returns the arithmetic that is asked for, or that the phase's own step is fastest in."""
         key = speed_key(self._experiment, self.phase, self.cut)
         step = self._noted(self._measured_step())
-        return self._all.arithmetic.decide(self.phase, self.kind, step=step, key=key)
+        # Of the updates of a network, float16 scales the loss on one device only.
+        several = self._experiment.strategy.num_replicas_in_sync > 1 and not self.only_head
+        never = ("float16",) if several else ()
+        return self._all.arithmetic.decide(self.phase, self.kind, step=step, key=key, never=never)
 
     @property
     def kind(self) -> str:

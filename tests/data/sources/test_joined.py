@@ -83,6 +83,10 @@ def test_short_names():
     assert origins_of(["folder:x/a b/", "table:x/a.b.csv", "synthetic:flowers", "folder:y/flowers"]) == [
         *("a_b_1", "a_b_2", "flowers_3", "flowers_4")
     ]
+    # What another one is called is taken.
+    assert origins_of(["folder:a/photos", "folder:b/photos", "folder:c/photos_1"]) == [
+        *("photos_1_", "photos_2", "photos_1")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -378,6 +378,13 @@ def test_the_order_of_labels_is_no_contradiction_and_to_say_nothing_is_none(open
     assert (turned.ids, turned.labels.tolist()) == (["3.jpg", "1.jpg", "2.jpg"], [(1,), (0,), (0,)])
 
 
+def test_a_picture_of_three_rows_is_known_by_those_that_say_something(opened):
+    text = "file,label\n2.jpg,\n2.jpg,{}\n2.jpg,b\n1.jpg,a\n3.jpg,b\n"
+    same = opened(text.format("b"), on_bad_image="skip")
+    assert (same.ids, same.labels.tolist()) == (["2.jpg", "1.jpg", "3.jpg"], [1, 0, 1])
+    assert opened(text.format("a"), on_bad_image="skip").ids == ["1.jpg", "3.jpg"]
+
+
 @pytest.mark.parametrize("name", ["my image.jpg", "a%20b.jpg", "caf\u00e9.jpg"])
 def test_a_file_may_be_named_as_an_address(opened, tmp_path, name):
     (tmp_path / name).write_bytes(PICTURES["1.jpg"])
@@ -619,6 +626,37 @@ def test_arrow_as_save_to_disk_leaves_it(options, tmp_path):
     assert plainly(source) == (IDS, [0, 1, 0, 1, 0, 1], ("c0", "c1"))
     assert source.native_splits == {"train": (0, 4), "test": (4, 6)}
     assert [source.read(k) for k in (5, 0, 3)] == [PICTURES[f"{k}.jpg"] for k in (6, 1, 4)]
+
+
+@pytest.mark.parametrize("ending", ["arrow", "parquet"])
+def test_a_column_may_have_a_dot_in_its_name(options, tmp_path, ending):
+    """As `Dataset.flatten` leaves them."""
+    write_pictures(tmp_path)
+    table = pa.table({"file": IDS, "label": ["a", "b"] * 3, "meta.width": range(6), "meta.of": ["x"] * 6})
+    path = tmp_path / f"photos.{ending}"
+    if ending == "parquet":
+        parquet.write_table(table, path)
+    else:
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+            writer.write_table(table)
+    assert plainly(open_source(f"table:{path}", options)) == (IDS, [0, 1] * 3, ("a", "b"))
+    given = dataclasses.replace(options, label_column="label", weight_column="meta.width")
+    assert open_source(f"table:{path}", given).weights.tolist() == list(range(6))
+
+
+@pytest.mark.parametrize("file", ["run.json", "sweep.flags", "cross_validation.json", None])
+def test_what_this_program_wrote_beside_a_table_is_none(options, tmp_path, file):
+    write_table(tmp_path, PLAIN)
+    results = tmp_path / "runs" / "mine"
+    (results / "report").mkdir(parents=True)
+    parquet.write_table(pa.table({"id": ["9.jpg"], "label": ["x"]}), results / "report/predictions.parquet")
+    (results / "relabel.csv").write_text("id,label\n9.jpg,x\n")
+    if file:
+        (results / file).write_text("{}")
+    else:
+        # One that has not written anything that it is known by.
+        options = dataclasses.replace(options, results=(results,))
+    assert plainly(open_source(f"table:{tmp_path}", options)) == (IDS, LABELS, ("daisy", "roses"))
 
 
 def test_a_stamp_changes_with_table_and_pictures(options, tmp_path):

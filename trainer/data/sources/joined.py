@@ -136,10 +136,16 @@ def origins_of(addresses: Sequence[str]) -> list[str]:
     for address in addresses:
         last = address.rstrip("/").replace(":", "/").rsplit("/", 1)[-1]
         shorts.append(re.sub(r"\W+", "_", last.rpartition(".")[0] or last).strip("_") or "source")
-    counts = Counter(shorts)
-    return [
-        short if counts[short] == 1 else f"{short}_{number}" for number, short in enumerate(shorts, start=1)
-    ]
+    counts, taken, found = Counter(shorts), {*shorts}, []
+    for number, short in enumerate(shorts, start=1):
+        made = short
+        if counts[short] > 1:
+            made = f"{short}_{number}"
+            while made in taken:
+                made += "_"
+            taken.add(made)
+        found.append(made)
+    return found
 
 
 def _class_names(sources: Sequence[Source]) -> tuple[str, ...]:

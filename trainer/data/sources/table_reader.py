@@ -120,7 +120,7 @@ class _Reader:
         top = local_path(address, flag=f"--source={name}")
         # Ids are paths below it, from wherever it is named.
         top = Path(os.path.realpath(top)) if ".." in top.parts else top
-        self._files: Files = find_files(top, name=name)
+        self._files: Files = find_files(top, name=name, results=options.results)
         self._tables = [open_table(file, source=name) for file in self._files.files]
         self._root = self._image_root()
         self._columns = self._find_columns()
@@ -319,11 +319,12 @@ class _Reader:
                 continue
             before = first.setdefault(one.path or one.name, at)
             if before != at:
-                self._note_double(rows, labels, before, at, one.name)
+                first[one.path or one.name] = self._note_double(rows, labels, before, at, one.name)
         self._require_some(found, rows)
         return [one.name for one in found], _Files(self._name, self._files, found, self._options)
 
-    def _note_double(self, rows: _Rows, labels: Labels, before: int, at: int, name: str) -> None:
+    def _note_double(self, rows: _Rows, labels: Labels, before: int, at: int, name: str) -> int:
+        """Leaves out one of two rows that name a picture, or both, and returns which one it is known by."""
         said = [row for row in (before, at) if not (row in labels.problems or is_empty(rows.labels[row]))]
         same = len(said) < 2 or labels.of_rows[before] == labels.of_rows[at]
         other = "" if same else ", with another label"
@@ -333,6 +334,7 @@ class _Reader:
         if not same:
             # Nobody knows which of them is right.
             rows.problems[kept] = _DOUBLE, f"{name} is named by {self._place(rows, lost)}, too{other}"
+        return kept
 
     def _require_some(self, found: Sequence[Named], rows: _Rows) -> None:
         """Refuses a table of whose pictures none, or hardly one, is where it should be."""

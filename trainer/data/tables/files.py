@@ -3,10 +3,11 @@
 import glob
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer.data.class_folders import RUN_FILE
 from trainer.data.layouts import usual_split
 from trainer.store.system_names import is_system
 from trainer.values import TrainerError, UsageError
@@ -21,6 +22,8 @@ EXPECTED = "expected a .csv, .tsv, .jsonl or .parquet file, a pattern of such, o
 _BESIDE_PICTURES = re.compile(r"metadata\.(csv|jsonl|parquet)")
 # As `datasets` calls shards: train-00000-of-00002.parquet; others write train.parquet or train_0.parquet.
 _OF_SPLIT = re.compile(r"([A-Za-z]+)(?:[-_.]?\d+)*(?:[-_.]of[-_.]\d+)?")
+# Each in the folder of what has written it.
+_OF_RESULTS = (RUN_FILE, "cross_validation.json", "sweep.flags")
 _SHOWN = 5
 
 
@@ -47,22 +50,23 @@ class Files:
     files: tuple[TableFile, ...]
 
 
-def find_files(top: Path, *, name: str) -> Files:
+def find_files(top: Path, *, name: str, results: Sequence[Path] = ()) -> Files:
     """Returns the files that an address means.
 
     Of a folder these are the `metadata` files in it and in its folders, else all tables of one format in it
-    and below. Hidden files are passed over.
+    and below. Hidden files are passed over, and what this program has written.
 
     Args:
       top: a file, a folder, or a pattern.
       name: what messages call the source.
+      results: folders that this program writes to; those of earlier runs are known by their files.
 
     Raises:
       UsageError: it is a file of another kind.
       TrainerError: there is no such file, or no table in the folder.
     """
     if top.is_dir():
-        paths = _in_folder(top, name=name)
+        paths = _in_folder(top, name=name, results=results)
         root = top
     elif top.exists() or not glob.has_magic(str(top)):
         paths, root = [top], top.parent
@@ -84,11 +88,13 @@ def find_files(top: Path, *, name: str) -> Files:
     return Files(root, tuple(map(TableFile, paths, names, splits)))
 
 
-def _in_folder(folder: Path, *, name: str) -> list[Path]:
+def _in_folder(folder: Path, *, name: str, results: Sequence[Path]) -> list[Path]:
     """Returns the tables in a folder, in code-point order of their paths."""
     found: list[Path] = []
+    ours = {os.path.realpath(one) for one in results}
     for place, folders, files in os.walk(folder):
-        folders[:] = sorted(one for one in folders if not is_system(one))
+        inside = [one for one in folders if not is_system(one)]
+        folders[:] = sorted(one for one in inside if not _is_of_results(os.path.join(place, one), ours))
         found += [Path(place, one) for one in files if not is_system(one)]
     tables = [path for path in found if path.suffix.lower() in ENDINGS]
     beside = [path for path in tables if _BESIDE_PICTURES.fullmatch(path.name)]
@@ -113,6 +119,13 @@ def _in_folder(folder: Path, *, name: str) -> list[Path]:
             f"file, or a pattern such as {folder}/*{kinds[0]}"
         )
     return sorted(tables, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def _is_of_results(folder: str, ours: Collection[str]) -> bool:
+    """Returns whether a folder is one of a run, a sweep or a cross-validation."""
+    return os.path.realpath(folder) in ours or any(
+        os.path.exists(os.path.join(folder, name)) for name in _OF_RESULTS
+    )
 
 
 def _splits_of(names: Sequence[str]) -> list[str]:

@@ -328,8 +328,10 @@ class ArrowTable(ColumnTable):
     def _batches(
         self, columns: Sequence[str], *, groups: Sequence[int], num_rows: int
     ) -> Iterator[pa.RecordBatch]:
-        names = list(dict.fromkeys(name.partition(".")[0] if "." in name else name for name in columns))
-        names = [name for name in names if name in self._parts[0].schema.names] or list(columns)
+        there = set(self._parts[0].schema.names)
+        # A part of a column is called by both with a dot between them, and so may be a whole column.
+        names = [name if name in there else name.partition(".")[0] for name in columns]
+        names = [name for name in dict.fromkeys(names) if name in there] or list(columns)
         for group in groups:
             part = self._parts[group].select(names)
             for start in range(0, part.num_rows, num_rows):
