@@ -360,7 +360,8 @@ def test_all_code_that_runs_on_the_way_to_features_is_covered(train):
                     return
                 yield block
 
-        return real(self, key, compute=noted, **options)
+        # A probe is fitted to features, and is on no way to them.
+        return real(self, key, compute=compute if "probe" in key else noted, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FeatureStore, "get", get)
