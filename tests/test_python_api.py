@@ -117,6 +117,15 @@ def test_export_and_what_was_exported(run, pictures, tmp_path):
         with pytest.raises(TrainerError, match="is an exported model, and no run: it can only predict"):
             ask()
     assert str(exported.files[0]) in model._repr_html_()
+    with pytest.raises(UsageError, match=r"^plugin=.*: a run brings its own; an exported model may need one"):
+        trainer.load(run.workdir, plugin=tmp_path / "mine.py")
+
+
+def test_no_pictures_are_no_pictures(run, tmp_path):
+    """Not the mistakes of the report, which are explained where nothing is named."""
+    before = sorted(run.workdir.rglob("explain/*"))
+    assert run.explain(tmp_path.glob("*.jpg")) == run.explain([]) == run.predict([]) == []
+    assert sorted(run.workdir.rglob("explain/*")) == before
 
 
 def test_a_run_is_called_again_from_another_folder(run, pictures, tmp_path, monkeypatch):
@@ -273,6 +282,42 @@ def ideas(tmp_path):
         path.write_text(IDEA.format(number))
     yield made
     forget_plugins()
+
+
+CAUTIOUS = """import trainer
+import tensorflow as tf
+from trainer.tasks import OneClass
+
+@trainer.register.task("cautious")
+class Cautious(OneClass):
+    "Takes the class {0} whatever the network says."
+
+    def decide(self, probabilities):
+        return tf.fill(tf.shape(probabilities)[:1], tf.constant({0}, tf.int64))
+"""
+
+
+def test_the_task_of_one_run_is_not_that_of_another(places, pictures, tmp_path):
+    runs = {}
+    for number in (0, 1):
+        path = tmp_path / str(number) / "task.py"
+        path.parent.mkdir()
+        path.write_text(CAUTIOUS.format(number))
+        runs[number] = trainer.train(
+            **places, plugin=path, task="cautious", workdir=tmp_path / f"run{number}"
+        )
+    data = (pictures / "blue" / "000.jpg").read_bytes()
+    try:
+        for number in (0, 1, 0):
+            (one,) = trainer.load(runs[number].workdir).predict_encoded([("p", data)])
+            assert one.label == CLASSES[number]
+        (model,) = runs[1].export(formats="saved_model").files
+        with pytest.raises(UsageError, match="--task=cautious is not one of"):
+            trainer.load(model)
+        loaded = trainer.load(model, plugin=tmp_path / "1" / "task.py")
+        assert loaded.predict_encoded([("p", data)])[0].label == CLASSES[1]
+    finally:
+        forget_plugins()
 
 
 def test_each_call_has_plugins_of_its_own(ideas, places, tmp_path):

@@ -6,10 +6,11 @@ one of them is called, not before. docs/python.md has an example of each.
 
 import logging
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Unpack
 
 from trainer import register
-from trainer.cli.keywords import Options
+from trainer.cli.keywords import Options, PathLike
 from trainer.values import Interrupted, TrainerError, UsageError
 
 if TYPE_CHECKING:
@@ -54,20 +55,26 @@ def train(**options: Unpack[Options]) -> "Run":
     return api.train(**options)
 
 
-def load(workdir: str | os.PathLike[str], *, checkpoint: str | int = "best") -> "Run":
+def load(
+    workdir: str | os.PathLike[str],
+    *,
+    checkpoint: str | int = "best",
+    plugin: PathLike | Sequence[PathLike] = (),
+) -> "Run":
     """Opens a run that has trained: `trainer.load("runs/mine").predict(["a.jpg", "folder"])`.
 
     Args:
       workdir: the folder of the run; the pictures it was trained with need not be there any more. Or a model
         that `export` wrote, a SavedModel folder or a .tflite file: it can only predict.
       checkpoint: of a run: best, latest, or a step.
+      plugin: of an exported model whose task a plugin defines; a run brings its own.
 
     Raises:
       TrainerError: there is no such run, checkpoint or model, or it cannot be opened.
     """
     from trainer import api
 
-    return api.load(workdir, checkpoint=checkpoint)
+    return api.load(workdir, checkpoint=checkpoint, plugin=plugin)
 
 
 def prepare(**options: Unpack[Options]) -> "Experiment":

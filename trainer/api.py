@@ -17,7 +17,7 @@ from trainer import commands
 from trainer.cli import flags
 from trainer.cli.keywords import Options, PathLike
 from trainer.paths import local_path
-from trainer.plugins import apart
+from trainer.plugins import apart, load_plugins
 from trainer.record.workdir import Workdir
 from trainer.report.words import told_ranking
 from trainer.values import TrainerError, UsageError, in_words
@@ -36,10 +36,12 @@ def train(**options: Unpack[Options]) -> "Run":
     line = _line("train", options)
     with _told():
         commands.run(line)
-    return Run(line.config.run.workdir)
+    return Run(line.config.run.workdir, is_there=commands.has_the_run())
 
 
-def load(workdir: PathLike, *, checkpoint: str | int = _BEST) -> "Run":
+def load(
+    workdir: PathLike, *, checkpoint: str | int = _BEST, plugin: PathLike | Sequence[PathLike] = ()
+) -> "Run":
     """Does what `trainer.load` says."""
     with _told():
         commands.start("predict")
@@ -48,7 +50,10 @@ def load(workdir: PathLike, *, checkpoint: str | int = _BEST) -> "Run":
         )
 
         if is_model(local_path(workdir, flag=os.fspath(workdir))):
+            load_plugins(_paths(plugin))
             return ExportedRun(workdir)
+        if plugin:
+            raise UsageError(f"plugin={plugin!r}: a run brings its own; an exported model may need one")
         local_path(workdir, flag=os.fspath(workdir), for_tensorflow=True)
         return Run(workdir, checkpoint=checkpoint)
 
@@ -65,7 +70,7 @@ def prepare(**options: Unpack[Options]) -> "Experiment":
 
 @dataclass(frozen=True)
 class Explained:
-    """What a run says of a picture, and what it goes by: a line of explain.jsonl, see docs/report.md.
+    """What a run says of a picture, and what it goes by: a line of explain.jsonl.
 
     `file` is the drawing, None where `error` says why there is none. `box` is the part of the picture that
     speaks most for `explained_class`, which is the predicted one unless --explain_class names another.
@@ -109,8 +114,8 @@ class Run:
       checkpoint: whose weights predict, explain, export and evaluate take: best, latest, or a step.
     """
 
-    def __init__(self, workdir: PathLike, *, checkpoint: str | int = _BEST):
-        """Looks whether there is such a run.
+    def __init__(self, workdir: PathLike, *, checkpoint: str | int = _BEST, is_there: bool = True):
+        """Looks whether there is such a run, if it is to be there.
 
         Raises:
           TrainerError: there is no run, or not this checkpoint.
@@ -119,7 +124,8 @@ class Run:
         self.workdir, self.checkpoint = self._of.root, str(checkpoint)
         self._opening = threading.Lock()
         self._predictor: Predictor | None = None
-        self._require()
+        if is_there:
+            self._require()
 
     @property
     def _folder(self) -> Workdir:
@@ -194,11 +200,14 @@ class Run:
 
     def stream(self, found: "Iterable[Found]") -> "Iterator[Prediction]":
         """Yields predictions in the order of what was found, batch by batch: for what has no end."""
-        return self._opened().stream(found)
+        with _told():
+            opened = self._opened()
+        return opened.stream(found)
 
     def predict_encoded(self, pictures: Iterable[tuple[str, bytes]]) -> "list[Prediction]":
         """Predicts encoded pictures, given with a name each: does as `predict` does with files."""
-        return self._opened().predict_encoded(pictures)
+        with _told():
+            return self._opened().predict_encoded(pictures)
 
     def evaluate(self, **options: Unpack[Options]) -> dict[str, Any]:
         """Scores a split, or other pictures, and writes a report.
@@ -218,12 +227,12 @@ class Run:
         return scored
 
     def explain(
-        self, paths: PathLike | Iterable[PathLike] = (), **options: Unpack[Options]
+        self, paths: PathLike | Iterable[PathLike] | None = None, **options: Unpack[Options]
     ) -> list[Explained]:
         """Draws which regions of pictures drive a prediction.
 
         Args:
-          paths: as of `predict`; none: the worst mistakes of the report.
+          paths: as of `predict`; None: the worst mistakes of the report.
           **options: of the command `explain`, such as explain_class="roses", saliency, output.
 
         Returns:
@@ -232,7 +241,9 @@ class Run:
         Raises:
           TrainerError: the network cannot be opened or explained, or no report has the mistakes.
         """
-        with self._verb("explain", options, paths) as (verb, line):
+        if paths is not None and not (paths := _paths(paths)):
+            return []
+        with self._verb("explain", options, paths or ()) as (verb, line):
             folder, found = verb.explain(line)
         return [Explained(**{**one, "file": one["file"] and folder / one["file"]}) for one in found]
 
@@ -303,8 +314,7 @@ class Run:
         self, command: str, options: Options, paths: PathLike | Iterable[PathLike] = ()
     ) -> Iterator[tuple[ModuleType, flags.CommandLine]]:
         """Yields the module of a command, and what it is asked; errors of the block are told in words."""
-        several = [paths] if isinstance(paths, str | os.PathLike) else paths
-        line = self._line(command, options, [os.fspath(path) for path in several])
+        line = self._line(command, options, _paths(paths))
         with _told():
             yield commands.opened(line), line
 
@@ -349,6 +359,10 @@ class ExportedRun(Run):
 
     def __repr__(self) -> str:
         return f"<trainer model in {self.workdir}>"
+
+
+def _paths(paths: PathLike | Iterable[PathLike]) -> list[str]:
+    return [os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
 
 
 def _line(command: str, options: Mapping[str, Any], paths: Sequence[str] = ()) -> flags.CommandLine:

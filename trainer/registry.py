@@ -10,7 +10,6 @@ import contextvars
 import functools
 import inspect
 import logging
-import math
 import re
 import secrets
 import typing
@@ -90,7 +89,7 @@ class Parameter:
         # A bool is an int to Python, and no number to a reader.
         fits = type(value) is self.kind or (self.kind is float and type(value) is int)
         if fits and self.kind in (int, float):
-            fits = math.isfinite(value) and abs(value) <= LARGEST and self.bounds.allow(value)
+            fits = abs(value) <= LARGEST and self.bounds.allow(value)
         if not fits:
             raise UsageError(f"{self.name}={value!r} must be {self.wanted}")
 

@@ -207,6 +207,11 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def in_any_order(words: str) -> str:
+    """Returns names with commas between them as they are compared where their order says nothing."""
+    return ", ".join(sorted(composed(words).split(", ")))
+
+
 def as_number(text: str) -> float:
     """Returns the number that a text is, in digits from 0 to 9; Python's `float` takes any of Unicode, and _.
 

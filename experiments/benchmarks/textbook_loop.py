@@ -7,7 +7,7 @@ It is written as TensorFlow's "quickstart for experts" and its course notebook o
 Hub (l06c03) write it: tfds.load as it comes, take/skip on decoded pictures, shuffle, map, batch,
 prefetch(1), hub.KerasLayer in a Sequential, and a tf.function step that Python calls once a batch. The last
 batch of an epoch is smaller, so the step is traced twice. Nothing is cached by this program, and
-arithmetic is float32. It uses nothing of this project.
+arithmetic is float32. Of this project it takes nothing but how to import hub.
 
 --tuned_input resizes with AUTOTUNE, as TensorFlow's guide on tf.data performance says, for machines on which
 the network is faster than the pictures. $TFDS_DATA_DIR and $TFHUB_CACHE_DIR say where the downloads are.

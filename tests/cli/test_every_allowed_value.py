@@ -111,6 +111,12 @@ def test_a_seed_beyond_that_is_refused():
         Config().replace(seed=2**63)
 
 
+@pytest.mark.parametrize("changes", [{"seed": 10**320}, {"patience": 10**320}, {"head": f"knn({10**320})"}])
+def test_a_number_beyond_all_floats_is_refused(changes):
+    with pytest.raises(UsageError, match="must be"):
+        check_options(Config().replace(**changes))
+
+
 @SMALL
 @given(
     st.sampled_from(["cosine", "linear", "exponential", "step", "one_cycle", "plateau", "constant"]),

@@ -113,6 +113,27 @@ def test_a_phase_that_is_written_in_full_is_the_same_phase(plan):
     ]
 
 
+def test_a_phase_that_is_written_in_full_has_all_that_trains_beside_a_layer():
+    for train in ("unfreeze_top_layers=20 .*/gamma .*/beta", "from_layer=block_13_expand backbone/Conv1"):
+        (spec,) = specs(schedule="finetune", finetune_train=train)
+        assert spec.train == tuple(train.split())
+        (written,) = specs(phase_text(spec))
+        assert written == spec
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["auto()", "auto ", " recommended", "recommended()", "two_phase(frozen_for=3)", "fit()"],
+)
+def test_a_schedule_that_takes_nothing_is_written_as_it_is_called(text):
+    name = text.strip().partition("(")[0]
+    with pytest.raises(UsageError) as caught:
+        specs(schedule=text)
+    assert str(caught.value) == f"--schedule={text}: write --schedule={name}, and nothing behind it"
+    with pytest.raises(UsageError, match="how many phases, 2 to"):
+        specs(schedule="gradual(4,n=3)")
+
+
 def test_a_phase_takes_what_it_leaves_out_from_the_options():
     (spec,) = specs(
         "for=3steps;train=head", finetune_learning_rate=0.5, lr_schedule="step", warmup="1steps",

@@ -110,6 +110,7 @@ ALL_THREE = {"train": (0, 100), "validation": (100, 120), "test": (120, 130)}
         # As a column of a table calls them.
         ({"train": (0, 100), "hold-out": (100, 130)}, "train,hold-out", [(0, 99), (100, 129)]),
         ({"2019-2020": (0, 100), "test A": (100, 130)}, "2019-2020,test A[:50%]", [(0, 99), (100, 114)]),
+        ({"2018": (0, 100), "2019-2020": (100, 130)}, "2018,2019-2020", [(0, 99), (100, 129)]),
         ({"train": (0, 130)}, "auto", [(0, 103), (104, 116), (117, 129)]),
         ({}, "auto", [(0, 103), (104, 116), (117, 129)]),
     ],
@@ -288,6 +289,20 @@ def test_pictures_are_found_again_by_bytes_and_class_whatever_they_are_called():
     }
     found = find_again(recorded, there, ["1", "1", "2", "4", "9"])
     assert {name: part.tolist() for name, part in found.items()} == {"train": [0, 2], "test": [1, -1, -1]}
+
+
+def test_pictures_of_several_labels_are_found_again_whatever_order_the_labels_have():
+    """Columns of a table are in the order of the file."""
+    there = MemorySource(
+        name="memory:moved",
+        class_names=("trees", "sea"),
+        ids=["a", "b", "c"],
+        labels=np.array([[1, 1], [0, 1], [0, 0]], np.float32),
+        encoded=[b""] * 3,
+    )
+    recorded = {"train": [("a", "sea, trees", "1"), ("b", "sea", "2")], "test": [("c", "(none)", "3")]}
+    found = find_again(recorded, there, ["1", "2", "3"], task=make_task("multi_label"))
+    assert {name: part.tolist() for name, part in found.items()} == {"train": [0, 1], "test": [2]}
 
 
 # a is in all three splits, c twice in train, d in validation and test.

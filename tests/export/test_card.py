@@ -85,6 +85,11 @@ def test_how_to_load_names_files_that_are_there():
     assert "8x9 px" in text
     assert 'read_picture("picture.jpg", as_bytes=True)' in text
     assert "saved_model" not in text
+    # Beside models that were there before.
+    text = card.usage_section(about, has_saved_model=False, tflite_files=["int8.tflite", "float32.tflite"])
+    assert 'read_picture("picture.jpg", as_bytes=True)' in text
+    text = card.usage_section(about, has_saved_model=False, tflite_files=["float32.tflite", "int8.tflite"])
+    assert 'read_picture("picture.jpg")' in text
     text = card.usage_section(about, has_saved_model=True, tflite_files=[])
     assert "tf.saved_model.load" in text
     assert "tflite" not in text

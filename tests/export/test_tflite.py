@@ -64,6 +64,15 @@ def test_bytes_in_and_out(files):
         np.testing.assert_allclose(found, network(image[None].astype(np.float32) / 255).numpy(), atol=0.05)
 
 
+def test_bytes_are_what_they_are_where_resizing_goes_beyond_black_and_white(tmp_path):
+    """Bicubic does, at edges; a byte cannot."""
+    beyond = [np.clip(1.4 * picture - 0.2, -0.2, 1.2).astype(np.float32) for picture in PICTURES]
+    with Converter(network, about=ABOUT, folder=tmp_path) as converter:
+        interpreter = Interpreter(model_content=converter.convert("int8", pictures=lambda: beyond))
+    [taken] = interpreter.get_input_details()
+    assert taken["quantization"] == (pytest.approx(1 / 255), 0)
+
+
 def test_kernels_of_int8_have_a_scale_for_each_channel(files):
     interpreter = Interpreter(str(files["int8"]))
     interpreter.allocate_tensors()

@@ -344,3 +344,15 @@ def test_other_pictures_are_refused_naming_the_first(workdir, splits, message):
         workdir.write_or_check_splits(splits)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("extend", [False, True])
+def test_no_longer_run_begins_as_a_recommended_one(workdir, extend):
+    """Whoever has set its length: the rate falls to the end."""
+    asked = Config().replace(workdir="x", finetune_for="2epochs")
+    workdir.write_run(asked, flagfile="")
+    with pytest.raises(TrainerError) as caught:
+        workdir.check_same_run(asked.replace(finetune_for="4epochs", extend=extend))
+    assert "--finetune_for was 2epochs, now 4epochs. " in str(caught.value)
+    assert ("--extend cannot go on with it: --schedule=recommended" in str(caught.value)) == extend
+    assert "--extend goes on with it" not in str(caught.value)

@@ -294,6 +294,10 @@ def test_where_nothing_is_measured(monkeypatch, caplog):
     assert decide(engines(engine="tensorflow")) == "tensorflow"
     assert decide(engines(precision="float32")) == "tensorflow"
     assert decide(engines(several_devices=True)) == "tensorflow"
+    # Whatever one machine has chosen before the others came.
+    alone = {"0-head/features": Choice("openvino-float32", {}, "", {"openvino": "1.2"}, "").to_json()}
+    assert decide(engines(decided=alone)) == "openvino-float32"
+    assert decide(engines(several_devices=True, decided=alone)) == "tensorflow"
     of_before = {"0-other": Choice("float32", {}, "", {}, "2026-01-01").to_json()}
     assert decide(engines(decided=of_before)) == "tensorflow"
     later = {"0-head": Choice("float32", {}, "", {"openvino": "1.2"}, "2026-01-02").to_json()}

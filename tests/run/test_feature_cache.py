@@ -294,6 +294,18 @@ def test_where_features_cannot_be_kept_auto_goes_on_and_require_fails(hindrance,
 
 
 @pytest.mark.slow
+def test_views_go_by_the_places_of_pictures_in_their_source(train, tmp_path):
+    """By these it is drawn what becomes of each: where a picture before them has gone, all is drawn anew."""
+    pictures = make_flower_folder(tmp_path / "pictures", n=8)
+    (pictures / "blue" / "0.jpg").write_bytes(b"\xff\xd8 cut")
+    changes = (f"--source=folder:{pictures}", "--splits=60%,20%,20%", "--split_order=source", *NET, TOP)
+    changes = (*changes, "--on_bad_image=skip", "--augment=flip,crop(0.5)", "--feature_views=2")
+    before = train(*changes)
+    (pictures / "blue" / "0.jpg").unlink()
+    again, fresh = train(*changes, cache=before.cache), train(*changes)
+    assert left(again.workdir) == left(fresh.workdir)
+
+
 def test_pictures_that_have_changed_places_are_looked_at_anew(train, tmp_path):
     pictures = make_flower_folder(tmp_path / "pictures", n=8, classes=("grey", "black"))
     for path in pictures.rglob("*.jpg"):

@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from tests.helpers.processes import Program
@@ -17,7 +18,7 @@ from tests.helpers.workers import free_ports, tf_config
 from trainer.cli.config import Config
 from trainer.run import links, picture_cache
 from trainer.run.links import Link, meet
-from trainer.run.team import Team, settled
+from trainer.run.team import Team, facts_of, settled
 from trainer.runtime import Cluster, StopSignal, make_strategy, share_of
 from trainer.values import Interrupted, TrainerError, UsageError
 
@@ -288,3 +289,60 @@ def test_several_workers_keep_no_pictures(monkeypatch):
     stages.experiment.config = config.replace(picture_cache="require")
     with pytest.raises(UsageError, match=r"^--picture_cache=require: several workers do not keep pictures"):
         picture_cache.keep_pictures(stages)
+
+
+def test_only_a_run_that_begins_is_refused_to_keep_pictures_that_it_needs_once(monkeypatch):
+    """In its last epoch, every run is one."""
+    monkeypatch.setattr(picture_cache, "passes", lambda stages, split: 1)
+    stages = SimpleNamespace(
+        experiment=SimpleNamespace(config=Config().replace(picture_cache="require")),
+        state=SimpleNamespace(step=0),
+    )
+    with pytest.raises(UsageError, match="goes through no picture more than once"):
+        picture_cache.keep_pictures(stages)
+    stages.state.step = 7
+    picture_cache.keep_pictures(stages)
+
+
+class Told(Team):
+    """A worker that is told what another one has said."""
+
+    count = 2
+
+    def __init__(self, told=None):
+        self.said, self._told = [], told
+
+    def agree(self, what, value):
+        self.said.append(json.loads(json.dumps(value)))
+        return self.said[-1] if self._told is None else self._told.pop(0)
+
+
+@pytest.mark.parametrize("shape", [(3,), (700, 300), (0, 4), ()])
+def test_all_take_the_chiefs_numbers_whatever_their_own(shape):
+    rng = np.random.default_rng(0)
+    theirs = [np.asarray(rng.normal(size=shape), np.float32) for _ in range(2)]
+    chief = Told()
+    np.testing.assert_array_equal(chief.agree_array("x", theirs[0]), theirs[0])
+    # A message holds at most 1 MiB.
+    assert all(len(part) < 2**20 for part in chief.said)
+    found = Told(list(chief.said)).agree_array("x", theirs[1])
+    assert (found.shape, found.dtype) == (shape, np.float32)
+    np.testing.assert_array_equal(found, theirs[0])
+    assert Team().agree_array("x", theirs[1]) is theirs[1]
+
+
+def test_places_are_not_compared_by_what_they_are_called(tmp_path, monkeypatch):
+    """One worker stands in the folder that another one names in full."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "fixed.csv").write_text("")
+    asked = {"seed": 3, "backbone": "efficientnet_lite0"}
+    full = Config().replace(
+        source=f"folder:{tmp_path / 'photos'}", relabel=str(tmp_path / "fixed.csv"), **asked
+    )
+    monkeypatch.chdir(tmp_path)
+    here = Config().replace(source="folder:photos", relabel="fixed.csv", **asked)
+    facts = [facts_of(config) for config in (full, here)]
+    assert facts[0] == facts[1]
+    assert facts[0]["--backbone"] == "efficientnet_lite0"
+    assert "--source" not in facts[0]
+    assert "--source" in facts_of(Config().replace(source="tfds:tf_flowers"))

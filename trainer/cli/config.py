@@ -357,7 +357,7 @@ def _check(field: dataclasses.Field[Any], value: Any) -> None:
 
 def _check_number(name: str, value: float, bounds: Bounds) -> None:
     told = f"{value:g}" if isinstance(value, float) else str(value)
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise UsageError(f"--{name}={told} must be {f'a number {bounds}'.strip()}")
     if not bounds.allow(value):
         raise UsageError(f"--{name}={told} must be {bounds}")

@@ -92,7 +92,8 @@ def phase_text(spec: PhaseSpec) -> str:
     """Returns the value of --phase that says a phase in full, whatever the other options are."""
     way, equals, value = spec.train[0].partition("=")
     # What stands between parts, a regex can say otherwise.
-    what = {way: value} if equals and way in WAYS_TO_TRAIN else {"train": " ".join(spec.train)}
+    is_alone = equals and way in WAYS_TO_TRAIN and len(spec.train) == 1
+    what = {way: value} if is_alone else {"train": " ".join(spec.train)}
     values = {
         "name": spec.name,
         "for": spec.duration,
@@ -127,6 +128,10 @@ def _scheduled(plan: Any) -> dict[str, dict[str, Any]]:
         "fit": {"fit": _FIT},
     }
     if call.name in plain and not call.args:
+        if plan.schedule != call.name:
+            raise UsageError(
+                f"--schedule={plan.schedule}: write --schedule={call.name}, and nothing behind it"
+            )
         if call.name in ("frozen", "auto", "fit") and (plan.from_layer or plan.unfreeze_top_layers):
             raise UsageError(
                 "--from_layer and --unfreeze_top_layers say what trains in fine-tuning, and "
@@ -137,7 +142,7 @@ def _scheduled(plan: Any) -> dict[str, dict[str, Any]]:
         close = close_names(call.name, (name.partition("(")[0] for name in SCHEDULES), n=1)
         raise UsageError(f"--schedule={plan.schedule} is not one of {', '.join(SCHEDULES)}{is_it(close)}")
     number = call.args[0] if len(call.args) == 1 else None
-    if not isinstance(number, int) or not 2 <= number <= MOST_PHASES:
+    if call.named or not isinstance(number, int) or not 2 <= number <= MOST_PHASES:
         raise UsageError(f"--schedule={plan.schedule}: how many phases, 2 to {MOST_PHASES}, as in gradual(4)")
     if _finetune_train(plan) != {"train": "all"}:
         raise UsageError(

@@ -23,6 +23,7 @@ from trainer.record.workdir import Workdir
 from trainer.run.team import settled
 from trainer.runtime import (
     StopSignal,
+    has_joined,
     named_cluster,
     require_one_machine,
     start_tensorflow,
@@ -189,3 +190,9 @@ def start(command: str) -> ModuleType:
         # First of all, because whatever imports TensorFlow settles how loud it is.
         start_tensorflow()
     return importlib.import_module(f"trainer.commands.{command}")
+
+
+def has_the_run() -> bool:
+    """Returns whether the folder of the run that has just ended is here: of several workers, the chief's is."""
+    cluster = named_cluster()
+    return not has_joined() or cluster is None or cluster.index == 0

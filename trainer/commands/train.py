@@ -13,7 +13,7 @@ from trainer.cli.flags import CommandLine
 from trainer.cli.options import GuardConfig
 from trainer.loop.objectives import start
 from trainer.loop.standard_callbacks import NonFinite
-from trainer.model.weights import network_digests
+from trainer.model.weights import network_digests, values_digest
 from trainer.precision import leaving_out, left_out
 from trainer.record.checkpoints import Checkpoints
 from trainer.record.progress import Progress
@@ -243,6 +243,7 @@ def _begin(
     network = network_digests(experiment.backbone)
     workdir.check_network(experiment.asked, network)
     workdir.check_start(experiment.asked)
+    team().require_same("weights of the network", network["weights"])
     stages = make_stages(
         experiment,
         decided=workdir.read_facts().get("precision", {}),
@@ -252,6 +253,8 @@ def _begin(
     path = checkpoints.latest()
     # Before anything is written: weights that do not fit bind nobody.
     taken = take_weights(experiment) if experiment.config.model.init_from and path is None else None
+    if taken:
+        team().require_same("weights of --init_from", values_digest(experiment.classifier.named_variables))
     if path is None:
         start(experiment.recipe.objective)
     if stages.state.shadows:

@@ -154,7 +154,7 @@ def feature_key(
       contract: what the pictures are made into.
       decoding: exact or scaled.
       network: digests of the function and of the weights up to the cut, its name, and the arithmetic.
-      view: augmentation, seed and epoch of an augmented view; empty for plain pictures.
+      view: augmentation, seed, epoch and positions of an augmented view; empty for plain pictures.
       plugins: source of what comes from outside and computes them.
     """
     return {

@@ -14,7 +14,7 @@ from trainer.data.grouping import divide_groups, in_turn, require_whole, told_gr
 from trainer.data.sources import Source
 from trainer.data.strata import stratify, stratify_labels
 from trainer.tasks import SINGLE_LABEL, Task
-from trainer.values import TrainerError, UsageError, composed
+from trainer.values import TrainerError, UsageError, composed, in_any_order
 
 SPLIT_NAMES = ("train", "validation", "test")
 # Not what else Unicode has for digits.
@@ -110,7 +110,9 @@ def _make_ranges(
             "test, as in 80%,10%,10%"
         )
     total = len(source.ids)
-    named = any(re.match(r"[A-Za-z_]", part) and part != "rest" for part in parts)
+    named = any(re.match(r"[A-Za-z_]", part) and part != "rest" for part in parts) or all(
+        part.partition("[")[0] in source.native_splits for part in parts
+    )
     if named:
         pieces = [_named_range(part, source) for part in parts]
         of, unused = spec, 0
@@ -445,14 +447,16 @@ def find_again(
     Returns:
       {split: [n] int64 positions in the order of the record, -1 for one that is not there}.
     """
+    # Of several labels each source has an order of its own.
+    words = composed if task.excludes else in_any_order
     found = {name: np.full(len(rows), -1, np.int64) for name, rows in recorded.items()}
     waiting: defaultdict[tuple[str, str], list[tuple[str, int]]] = defaultdict(list)
     names: dict[tuple[str, str], set[str]] = defaultdict(set)
     for split, rows in recorded.items():
-        for at, (name, words, digest) in enumerate(rows):
-            waiting[composed(words), digest].append((split, at))
-            names[composed(words), digest].add(name)
-    words_of = [composed(task.label_words(label, source.class_names)) for label in source.labels]
+        for at, (name, label, digest) in enumerate(rows):
+            waiting[words(label), digest].append((split, at))
+            names[words(label), digest].add(name)
+    words_of = [words(task.label_words(label, source.class_names)) for label in source.labels]
     keys = list(zip(words_of, digests, strict=True))
     # Those with a name that a picture had come first.
     for position in sorted(range(len(keys)), key=lambda i: source.ids[i] not in names.get(keys[i], ())):

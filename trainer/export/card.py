@@ -196,7 +196,7 @@ pictures = tf.constant([open("picture.jpg", "rb").read()])
 print(model.signatures["serving_default"](image_bytes=pictures))"""
         parts += ["`saved_model` needs TensorFlow alone:", fenced(code)]
     if tflite_files:
-        takes_bytes = tflite_files == ["int8.tflite"]
+        takes_bytes = tflite_files[0] == "int8.tflite"
         code = f"""\
 from ai_edge_litert.interpreter import Interpreter
 from preprocess import read_picture

@@ -235,12 +235,15 @@ class Converter:
 
 
 def _whole_range(images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Puts black and white into corners of the first picture: 0 and 255 are then just 0 and 1."""
+    """Puts black and white into corners of the first picture: 0 and 255 are then just 0 and 1.
+
+    Bicubic and Lanczos go beyond these at edges, where bytes cannot follow.
+    """
     for i, image in enumerate(images):
+        inside = np.clip(image, 0.0, 1.0)
         if i == 0:
-            image = image.copy()
-            image[0, 0], image[-1, -1] = 0.0, 1.0
-        yield image
+            inside[0, 0], inside[-1, -1] = 0.0, 1.0
+        yield inside
 
 
 def _reason(error: Exception) -> str:

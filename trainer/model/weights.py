@@ -21,10 +21,14 @@ def weights_sha256(values: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
+def values_digest(variables: Mapping[str, tf.Variable]) -> str:
+    """Returns 64 hex digits of {name: variable}, by the values as they are."""
+    return weights_sha256({name: tf.convert_to_tensor(one).numpy() for name, one in variables.items()})
+
+
 def network_digests(backbone: Backbone) -> dict[str, str]:
     """Returns what tells a network from others, wherever it was opened from: its function and its weights."""
-    values = {name: tf.convert_to_tensor(variable).numpy() for name, variable in backbone.variables.items()}
-    return {"function": backbone.fingerprint, "weights": weights_sha256(values)}
+    return {"function": backbone.fingerprint, "weights": values_digest(backbone.variables)}
 
 
 def scored_weights(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

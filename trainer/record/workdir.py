@@ -170,16 +170,20 @@ class Workdir:
         only_lengths = False
         if changed and LENGTHS.issuperset(changed):
             only_lengths = config.only_lengths_differ(self.read_config())
-        if changed and not (only_lengths and config.run.extend):
-            way_on = "Longer phases may begin with the same steps: --extend goes on with it where they do. "
-            if config.run.extend and config.is_recommended:
-                only_lengths = True
+        can_grow = only_lengths and not config.is_recommended
+        if changed and not (can_grow and config.run.extend):
+            way_on = ""
+            if can_grow:
+                way_on = (
+                    "Longer phases may begin with the same steps: --extend goes on with it where they do. "
+                )
+            elif config.run.extend and config.is_recommended:
                 way_on = (
                     "--extend cannot go on with it: --schedule=recommended lets the learning rate fall to "
                     "the end, so that a longer run has other updates from its start. "
                 )
             # With those that might turn out to mean the same: whoever reads it is to see all that is other.
-            raise self._other_run(config, differing, way_on=way_on if only_lengths else "")
+            raise self._other_run(config, differing, way_on=way_on)
 
     def _is_found_out(self, config: Config, name: str, found_out: Collection[str]) -> bool:
         kind = Config.naming().get(name)

@@ -14,7 +14,7 @@ from trainer.paths import expanded
 from trainer.record.spreadsheets import read_rows
 from trainer.record.workdir import Workdir
 from trainer.store.files import read_json, require_shape
-from trainer.values import TrainerError, UsageError, composed
+from trainer.values import TrainerError, UsageError, composed, in_any_order
 
 # Of metrics.json. 2 had no digests of the pictures, 1 the name of the split in its own name.
 REPORT_FORMAT = 3
@@ -214,9 +214,11 @@ def _read(report: Path, *, name: str) -> Scored:
     several: dict[tuple[str, str], OfLabels] = {}
     for row in rows:
         if digest := row.digest or digests.get(row.name, ""):
-            examples.setdefault((digest, composed(row.label)), row.is_right)
+            # Of several labels each source has an order of its own.
+            label = in_any_order(row.label) if row.of_labels else composed(row.label)
+            examples.setdefault((digest, label), row.is_right)
             if row.of_labels:
-                several.setdefault((digest, composed(row.label)), row.of_labels)
+                several.setdefault((digest, label), row.of_labels)
     return Scored(name, report, run, options, values, examples, several)
 
 

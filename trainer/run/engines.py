@@ -79,14 +79,14 @@ class Engines:
         name = name_of(phase, place)
         if self.asked == TENSORFLOW:
             return TENSORFLOW
+        if self._several_devices:
+            if self.asked == OPENVINO or name in self._arithmetic.decided:
+                _log.info("engine:      tensorflow: OpenVINO is for one device, and there are several")
+            return TENSORFLOW
         recorded = self._recorded(name)
         if recorded and (self.asked == "auto" or recorded != TENSORFLOW):
             return recorded
         if not recorded and self.asked == "auto" and not self._is_considered():
-            return TENSORFLOW
-        if self._several_devices:
-            if self.asked == OPENVINO:
-                _log.info("engine:      tensorflow: OpenVINO is for one device, and there are several")
             return TENSORFLOW
         choice = choose_engine(
             make,
@@ -123,7 +123,7 @@ class Engines:
 
     def _is_considered(self) -> bool:
         """Returns whether OpenVINO is measured where nobody has asked for it."""
-        if self._precision != "auto" or self._several_devices or not openvino.precisions():
+        if self._precision != "auto" or not openvino.precisions():
             return False
         if tf.config.list_physical_devices("GPU"):
             return False

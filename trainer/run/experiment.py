@@ -53,7 +53,7 @@ from trainer.run.combinations import check_options, check_together
 from trainer.run.recommended import recommend, sizes_of, told, usual_effort
 from trainer.run.relabelling import relabelled
 from trainer.run.team import team
-from trainer.runtime import make_strategy
+from trainer.runtime import has_joined, make_strategy
 from trainer.store.places import cache_root
 from trainer.tasks import Task, make_task
 from trainer.values import Calls, Contract, TrainerError, UsageError, composed, parse_pair
@@ -150,6 +150,11 @@ class Experiment:
         """
         self.asked = self.config = config
         self._of_run, self._pictures, self.chosen = of_run, pictures, dict(chosen or {})
+        if has_joined() and team().count == 1:
+            raise UsageError(
+                "this process has trained with several workers, and what it opens now would wait for them: "
+                "do it in another process"
+            )
         self.strategy: tf.distribute.Strategy = make_strategy(config.run.strategy)
         self._check_shares(config)
         check_options(config)
@@ -534,6 +539,10 @@ class Experiment:
         trained = self.trained_in_backbone(spec)
         if all(pattern.startswith(("head/", "not:")) for pattern in spec.train):
             return
+        if self.config.speed.precision == "float16" and self.strategy.num_replicas_in_sync > 1:
+            raise UsageError(
+                "--precision=float16 scales the loss on one device only: use --strategy=one, or float32"
+            )
         try:
             with self.strategy.scope():
                 self.backbone.check_training(trained, bn_batch=spec.bn == "batch")
@@ -586,7 +595,10 @@ class Experiment:
             return ""
         # What they are called may differ.
         content = {split: [row[1:] for row in rows] for split, rows in self.split_record().items()}
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps(content).encode())
+        if (weights := getattr(self.source, "weights", None)) is not None:
+            digest.update(np.concatenate([weights[at] for at in self.splits.indices.values()]).tobytes())
+        return digest.hexdigest()
 
     def class_counts(self, split: str) -> dict[str, int]:
         """Returns {class name: number of examples} of a split."""

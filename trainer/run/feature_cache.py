@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -229,7 +230,9 @@ class FeatureCache:
 
     def _key(self, view: _View) -> dict[str, Any]:
         experiment, network = self._experiment, view.network
-        changes = {"augment": str(view.augment), "seed": view.seed, "epoch": view.epoch}
+        # What is drawn for a picture goes by its position in the source.
+        places = hashlib.sha256(view.indices.astype("<i8").tobytes()).hexdigest()
+        changes = {"augment": str(view.augment), "seed": view.seed, "epoch": view.epoch, "places": places}
         return feature_key(
             source=experiment.source,
             scan=experiment.scan,

@@ -21,6 +21,7 @@ from trainer.record.workdir import Workdir
 from trainer.run.experiment import Experiment
 from trainer.run.kept_probes import find_or_fit
 from trainer.run.stages import Stage, Stages
+from trainer.run.team import team
 from trainer.tasks import Task
 from trainer.values import UsageError, failure_in_words
 
@@ -85,6 +86,9 @@ def fit_head(features: PretrainedFeatures) -> None:
         found = _fit(head, train, validation, task=experiment.task, cache_dir=cache_dir)
     except UsageError as error:
         raise UsageError(f"--head={text}: {error}") from None
+    for variable in head.named_variables().values():
+        # Another processor may round otherwise, or choose another strength.
+        variable.assign(team().agree_array("the fitted head", variable.numpy()))
     if state.shadows:
         # Of the weights that training begins with.
         state.shadows.start()
@@ -115,6 +119,9 @@ def compare_pretrained(features: PretrainedFeatures) -> dict[str, Any]:
         train = features.of("train", most=MOST_FITTED)
         others = {split: features.of(split) for split in experiment.splits.indices if split != "train"}
     except (UsageError, tf.errors.OpError) as error:
+        if team().count > 1 and not isinstance(error, UsageError):
+            # The others wait for what this one was to give.
+            raise
         # What fails in training, too, is told there, with what was reached by then.
         why = str(error) if isinstance(error, UsageError) else failure_in_words(error)
         return {key: {"why_not": why} for key in COMPARED}

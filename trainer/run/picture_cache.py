@@ -53,7 +53,8 @@ def keep_pictures(stages: Stages) -> None:
         return
     times = {split: passes(stages, split) for split in ("train", "validation")}
     times = {split: count for split, count in times.items() if count > 1}
-    if not times and asked == "require":
+    # Of a run that goes on, less is left than it began with.
+    if not times and asked == "require" and not stages.state.step:
         raise UsageError("--picture_cache=require: this run goes through no picture more than once")
     missing = {split: count for split, count in times.items() if not _take(experiment, split)}
     if not missing or (asked == "auto" and not _is_worth_it(experiment, missing)):

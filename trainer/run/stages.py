@@ -343,10 +343,6 @@ class Stage:
         """Makes the function that does updates."""
         cut = self.cut_of("train")
         precision = self.step_precision if cut else self.precision
-        if precision == "float16" and self._experiment.strategy.num_replicas_in_sync > 1:
-            raise UsageError(
-                "--precision=float16 scales the loss on one device only: use --strategy=one, or float32"
-            )
         run = self._make_run(cut, precision)
         phase, step = self.phase, self._all.state.step
         begins = step if phase.start_step <= step < phase.stop_step else phase.start_step

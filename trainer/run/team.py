@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from trainer.cli.config import Config
 from trainer.plugins import load_plugins
 from trainer.run.links import Broken, Link, meet, tell_all
@@ -64,6 +66,15 @@ class Team:
     def exchange(self, what: str, value: Any) -> list[Any]:
         """Returns the values of all workers, in order."""
         return [value]
+
+    def agree_array(self, what: str, value: np.ndarray) -> np.ndarray:
+        """Returns the chief's array, which has the shape and type of this worker's."""
+        if self.count == 1:
+            return value
+        data = np.ascontiguousarray(value).tobytes()
+        parts = [data[at : at + _PART_BYTES] for at in range(0, len(data), _PART_BYTES)]
+        told = [self.agree(what, base64.b64encode(part).decode()) for part in parts]
+        return np.frombuffer(b"".join(map(base64.b64decode, told)), value.dtype).reshape(value.shape)
 
     def clock(self) -> float:
         """Returns the seconds of a clock that shows the same to all: that of the chief."""
@@ -166,7 +177,7 @@ def together(config: Config, stop: StopSignal) -> Iterator[Config]:
         )
     count = len(cluster.addresses)
     _log.info("workers:     %s of %d, by %s", cluster.told(cluster.index), count, cluster.named_by)
-    links = meet(cluster, facts=_facts(config), limit_secs=config.run.wait_for_workers_secs)
+    links = meet(cluster, facts=facts_of(config), limit_secs=config.run.wait_for_workers_secs)
     joined = Joined(cluster, links)
     with contextlib.ExitStack() as stack:
         stack.enter_context(joined.leaving())
@@ -188,7 +199,7 @@ def _forget() -> None:
     _team = Team()
 
 
-def _facts(config: Config) -> dict[str, Any]:
+def facts_of(config: Config) -> dict[str, Any]:
     """Returns what must be the same at all workers, by names for people."""
     import tensorflow as tf
 
@@ -196,7 +207,7 @@ def _facts(config: Config) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for name, value in config.flat().items():
         # What has a path may be elsewhere; whether it holds the same shows when it is opened.
-        is_place = name in names and "/" in str(value)
+        is_place = name in names and _is_path(str(value))
         if name not in _OF_A_WORKER and not is_place:
             facts[f"--{name}"] = value
     for plugin in load_plugins(config.run.plugin):
@@ -205,6 +216,11 @@ def _facts(config: Config) -> dict[str, Any]:
     facts["the SHA-256 of this program's code"] = code()["source_sha256"]
     facts["the number of GPUs"] = len(tf.config.list_physical_devices("GPU"))
     return facts
+
+
+def _is_path(text: str) -> bool:
+    """Returns whether a text is a path, or has one behind its scheme, as folder:photos has."""
+    return "/" in text or any(one and os.path.exists(one) for one in (text, text.partition(":")[2]))
 
 
 @contextlib.contextmanager
