@@ -193,6 +193,6 @@ def start(command: str) -> ModuleType:
 
 
 def has_the_run() -> bool:
-    """Returns whether the folder of the run that has just ended is here: of several workers, the chief's is."""
+    """Returns whether the folder of a run that has just ended is here: of several workers, at the chief."""
     cluster = named_cluster()
     return not has_joined() or cluster is None or cluster.index == 0
