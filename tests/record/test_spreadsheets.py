@@ -6,7 +6,7 @@ import io
 import pytest
 
 from trainer.record.predictions import FORMATS, Prediction
-from trainer.record.spreadsheets import as_text, original, read_rows
+from trainer.record.spreadsheets import is_right, as_text, original, read_rows
 
 FORMULAS = [
     "=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", " =1", '=HYPERLINK("x","y")', "'=1", "''-x", "＝1", "-",
@@ -50,3 +50,12 @@ def test_of_predictions_csv_has_text_and_json_lines_have_the_names():
     assert form.line(Prediction("-1.jpg", error="-"), shown="-1.jpg") == "'-1.jpg,,,,'-,,\n"
     line = FORMATS["jsonl"](["=1", "b"], top_k=1, threshold=0.0).line(prediction, shown="-1.jpg")
     assert '"path": "-1.jpg", "label": "=1"' in line
+
+
+def test_what_is_right_is_said_by_the_column_or_by_the_words():
+    row = {"label": "(none)", "prediction": "(none)"}
+    assert is_right(row)
+    # A label that is called so is not the same as no label.
+    assert not is_right({**row, "right": "false"})
+    assert is_right({"label": "a", "prediction": "b", "right": "true"})
+    assert not is_right({"label": "a", "prediction": "b"})

@@ -27,7 +27,7 @@ from trainer.model.saliency import check_saliency
 from trainer.paths import local_path
 from trainer.record.manifest import Manifest
 from trainer.record.progress import counting
-from trainer.record.spreadsheets import read_rows, unique_names
+from trainer.record.spreadsheets import is_right, read_rows, unique_names
 from trainer.record.workdir import Workdir, if_moved
 from trainer.report.overlays import contact_sheet, overlay, panels_png
 from trainer.run.explanations import Explanation, Explanations, label_of
@@ -139,7 +139,7 @@ def _worst_mistakes(workdir: Workdir, config: Config) -> list[Chosen]:
     path, instead = _report(workdir, config), "or name pictures behind explain"
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            rows = [row for row in read_rows(file) if row["label"] != row["prediction"]]
+            rows = [row for row in read_rows(file) if not is_right(row)]
         rows.sort(key=_surest(workdir, config))
     except FileNotFoundError:
         raise TrainerError(

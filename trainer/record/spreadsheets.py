@@ -37,6 +37,14 @@ def read_rows(file: IO[str], *, delimiter: str = ",") -> Iterator[Mapping[str, s
         }
 
 
+def is_right(row: Mapping[str, str]) -> bool:
+    """Returns whether a line of predictions.csv is of a picture whose prediction is its label.
+
+    By the words of both where an older report does not say it: of several labels these may be the same words.
+    """
+    return row["right"] == "true" if "right" in row else row["label"] == row["prediction"]
+
+
 def unique_names(names: Sequence[str]) -> list[str]:
     """Returns the names, each that was there before with a number behind it: ['a', 'a (2)']."""
     taken: set[str] = set()

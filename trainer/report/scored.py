@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainer.paths import expanded
-from trainer.record.spreadsheets import read_rows
+from trainer.record.spreadsheets import is_right, read_rows
 from trainer.record.workdir import Workdir
 from trainer.store.files import read_json, require_shape
 from trainer.values import TrainerError, UsageError, composed, in_any_order
@@ -246,7 +246,7 @@ def _read_rows(path: Path, *, labels: Sequence[str]) -> list[_Row]:
                 _Row(
                     row["id"],
                     row["label"],
-                    row["label"] == row["prediction"],
+                    is_right(row),
                     row.get("sha256") or "",
                     of_labels(row),
                 )
