@@ -15,7 +15,9 @@ from tests.helpers.continuations import Killed, told_faults, while_recovering
 from tests.helpers.feature_runs import tiny_net
 from tests.helpers.interruptions import torn
 from trainer.loop import standard_callbacks
+from trainer.loop.state import TrainState
 from trainer.precision import Choice, choice, supported
+from trainer.runtime import StopSignal
 
 COMMON = ("--image_size=8", "--batch_size=4", "--progress=plain")
 # Where there is nothing about them that is not the same in other runs.
@@ -167,6 +169,28 @@ def test_the_run_with_phases_that_end_early_is_worth_comparing_with(early):
     assert evaluated == [("a", 2), ("a", 4), ("b", 8), ("b", 10)]
     # Each phase's last evaluation, though it was to go on.
     assert [step for step, _ in early.expected["TensorBoard, validation: reliability"]] == [4, 10]
+
+
+@pytest.mark.parametrize(("which", "times"), [(1, 2), pytest.param(2, 1, marks=pytest.mark.slow)])
+def test_stopped_when_a_phase_has_just_ended_early(early, which, times, monkeypatch):
+    """The signal comes with the evaluation that ends it; of the first phase, with the one made again, too."""
+    end_phase, ended = TrainState.end_phase, []
+
+    def end(self):
+        end_phase(self)
+        ended.append(self.step)
+
+    early.put_back(None)
+    with early.warm():
+        with monkeypatch.context() as patch:
+            patch.setattr(TrainState, "end_phase", end)
+            patch.setattr(StopSignal, "requested", lambda self: "enough" if len(ended) == which else "")
+            for _ in range(times):
+                ended.clear()
+                assert early.start() == 75
+                assert ended == [7, 13][:which]
+        assert early.start() == 0
+    assert not early.differences(asked=True)
 
 
 def test_killed_between_two_side_effects(run):

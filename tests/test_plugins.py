@@ -413,6 +413,37 @@ def test_a_module_is_a_plugin_and_an_edited_file_is_loaded_again(tmp_path, monke
     assert metrics["mine"].help == "Two."
 
 
+def test_what_could_not_be_loaded_from_its_copy_is_refused_at_once(tmp_path, monkeypatch):
+    folder = tmp_path / "parts_of_mine"
+    (folder / "deep").mkdir(parents=True)
+    for name, text in (
+        ("__init__.py", "import trainer\n"),
+        ("helper.py", "ONE = 1\n"),
+        ("mine.py", "import trainer\n\ndef late():\n    from .helper import ONE\n    return ONE\n"),
+        ("deep/__init__.py", ""),
+        ("deep/mine.py", "from .. import helper as helping\nfrom . import deep\n"),
+        ("broken.py", "def f(:\n"),
+    ):
+        (folder / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    ways_on = (
+        ", and a run keeps a copy of one file: write what it needs into a file that stands alone, and give "
+        "that by its path, such as --plugin=my_idea.py"
+    )
+    for text, told in (
+        ("parts_of_mine", "is a package"),
+        ("parts_of_mine.deep", "is a package"),
+        ("parts_of_mine.mine", "imports from its package (from .helper import ONE, line 4)"),
+        ("parts_of_mine.deep.mine", "imports from its package (from .. import helper as helping, line 1)"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            plugins.load_plugins([text])
+        assert str(caught.value) == f"--plugin={text} {told}{ways_on}"
+    with pytest.raises(UsageError, match=r"parts_of_mine\.broken cannot be loaded: SyntaxError: .*line 1"):
+        plugins.load_plugins(["parts_of_mine.broken"])
+    assert not plugins.loaded
+
+
 def test_it_stands_in_the_help(run_main):
     status, out, _ = run_main("--helpfull", f"--plugin={SOURCE}")
     assert status == 0

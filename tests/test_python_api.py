@@ -215,6 +215,19 @@ def test_a_flagfile_and_options_beside_it(places, tmp_path):
     assert {line["phase"] for line in run.history} == {"frozen"}
 
 
+def test_phases_beside_a_flagfile_take_the_place_of_its_own(places, tmp_path):
+    file = tmp_path / "some.flags"
+    file.write_text("\n".join([*as_typed(places), "--phase=name=first; for=1steps; train=head"]))
+    mine = ["name=mine; for=2steps; train=head", "name=more; for=1steps; train=all"]
+    for given, names in (
+        ({"phase": mine}, ["mine", "more"]),
+        ({"phase": mine[0]}, ["mine"]),
+        ({}, ["first"]),
+    ):
+        phases = trainer.prepare(flagfile=file, **given).plan.phases
+        assert [phase.spec.name for phase in phases] == names
+
+
 def process_state():
     """What belongs to whoever calls: handlers of signals and logs, random numbers of nobody, the streams."""
     loggers = [logging.getLogger(name) for name in (None, "trainer", "absl", "tensorflow")]

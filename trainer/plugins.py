@@ -4,6 +4,7 @@ A plugin is code that the user chose to run. That of a run is loaded from its co
 said each time: whoever opens a run that somebody else sent runs their code.
 """
 
+import ast
 import contextlib
 import hashlib
 import importlib
@@ -55,7 +56,8 @@ def load_plugins(texts: Sequence[str]) -> list[Plugin]:
     """Loads what --plugin names, each once, in order.
 
     Raises:
-      UsageError: there is no such file or module, two have one name, or it fails when it is run.
+      UsageError: there is no such file or module, it is more than one file, two have one name, or it fails
+        when it is run.
     """
     plugins: list[Plugin] = []
     for text in texts:
@@ -129,7 +131,26 @@ def _file_of_module(text: str, *, flag: str) -> Path:
         spec = importlib.util.find_spec(text)
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         raise UsageError(f"{flag} is neither a file such as my_idea.py nor a module that can be imported")
-    return Path(spec.origin)
+    path = Path(spec.origin)
+    # The copy that a run keeps is one file, of no package.
+    needs = "is a package" if spec.submodule_search_locations is not None else _import_of_package(path)
+    if needs:
+        raise UsageError(
+            f"{flag} {needs}, and a run keeps a copy of one file: write what it needs into a file that "
+            "stands alone, and give that by its path, such as --plugin=my_idea.py"
+        )
+    return path
+
+
+def _import_of_package(path: Path) -> str:
+    """Returns in words what a module imports by where it is in a package; empty: nothing."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return ""  # Who reads it, or loads it, tells that.
+    relative = [one for one in ast.walk(tree) if isinstance(one, ast.ImportFrom) and one.level]
+    first = min(relative, key=lambda one: one.lineno, default=None)
+    return f"imports from its package ({ast.unparse(first)}, line {first.lineno})" if first else ""
 
 
 def _load(plugin: Plugin, *, module: str, flag: str) -> None:

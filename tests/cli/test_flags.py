@@ -292,6 +292,45 @@ def test_a_flagfile_with_comments_and_blank_lines(tmp_path):
     assert parse("--batch_size=16", f"--flagfile={path}").config.plan.batch_size == 8
 
 
+# One value each, and two others, of the options that may be given several times.
+SEVERAL = {
+    "by_hand": ("warmup", ["optimizer", "average"]),
+    "phase": ("for=1steps; train=head", ["for=2steps; train=head", "for=3steps; train=all"]),
+    "lr_multiplier": ("backbone/=0.5", ["backbone/=0.1", "head/=2"]),
+    "search": ("dropout=0,0.2", ["seed=1,2", "momentum=0.8,0.9"]),
+}
+
+
+@pytest.mark.parametrize("name", sorted(flags.REPEATED))
+def test_of_an_option_given_several_times_what_stands_behind_a_flagfile_wins(name, tmp_path):
+    of_file, behind = SEVERAL.get(name, ("mine.py", ["yours.py", "theirs.py"]))
+    inner, path = tmp_path / "inner.flags", tmp_path / "mine.flags"
+    inner.write_text(f"--{name}={of_file}\n--seed=7\n")
+    path.write_text(f"--flagfile={inner}\n")
+    # A plugin is loaded beside those of the flagfile.
+    wanted = [of_file, *behind] if name == "plugin" else behind
+    for words in ([f"--{name}={one}" for one in behind], [f"--{name}", behind[0], f"-{name}", behind[1]]):
+        assert parse(f"--flagfile={path}", *words).given == {name: wanted, "seed": 7}
+        # They are one value, at the place of the last.
+        around = parse(*words[: len(words) // 2], "--flagfile", path, *words[len(words) // 2 :]).given[name]
+        assert around == ([behind[0], of_file, behind[1]] if name == "plugin" else behind)
+        before = parse(*words, f"--flagfile={path}").given[name]
+        assert before == ([*behind, of_file] if name == "plugin" else [of_file])
+    path.write_text(f"--flagfile={inner}\n--{name}={behind[0]}\n")
+    wanted = [of_file, behind[0]] if name == "plugin" else behind[:1]
+    assert parse(f"--flagfile={path}").given[name] == wanted
+    assert refusal(f"--flagfile={path}", f"--{name}") == f"Missing value for flag --{name}"
+
+
+def test_sources_behind_a_flagfile_take_the_place_of_its_own(tmp_path):
+    path = tmp_path / "mine.flags"
+    path.write_text("--source=folder:a\n--source=folder:b\n")
+    assert parse(f"--flagfile={path}").given == {"source": 'joined:["folder:a", "folder:b"]'}
+    assert parse(f"--flagfile={path}", "--source", "folder:c").given == {"source": "folder:c"}
+    found = parse("--source=folder:c", f"--flagfile={path}", "--source", "folder:d").given
+    assert found == {"source": 'joined:["folder:c", "folder:d"]'}
+
+
 def test_flagfiles_that_cannot_be_read(tmp_path):
     missing = tmp_path / "no.flags"
     assert refusal(f"--flagfile={missing}") == f"--flagfile={missing}: No such file or directory"

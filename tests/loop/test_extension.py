@@ -2,6 +2,7 @@
 
 import pytest
 
+from trainer import plugins
 from trainer.cli.config import Config
 from trainer.loop.callbacks import Every
 from trainer.loop.extension import first_other_step, why_other_updates
@@ -45,6 +46,53 @@ RATE = "phase frozen: the learning rate depends on the length of the phase; at s
 def test_the_updates_of_a_phase(options, short, long, step, why):
     old, new = (plan_of(schedule="frozen", frozen_for=f"{n}steps", **options) for n in (short, long))
     assert why_other_updates(old, new, step=step) == why
+
+
+ASKING = """
+import tensorflow as tf
+import trainer
+
+
+@trainer.register.schedule("asks")
+def asks(first: float = 2.0):
+    '''Half after the first updates.'''
+    return lambda step, num_steps: tf.cond(step < first, lambda: 1.0, lambda: 0.5)
+
+
+@trainer.register.schedule("half")
+def half():
+    '''Half from the middle on.'''
+    return lambda step, num_steps: tf.cond(step < num_steps / 2, lambda: 1.0, lambda: 0.5)
+
+
+@trainer.register.average("late")
+def late(*, num_steps, steps_per_epoch):
+    '''The weights up to the middle, then their average.'''
+
+    def share(step):
+        if step * 2 < num_steps:
+            return 0.0
+        return 0.5
+
+    return share
+"""
+
+
+@pytest.mark.usefixtures("without_plugins")
+def test_what_asks_for_the_step_is_called_with_one(tmp_path):
+    (tmp_path / "asking.py").write_text(ASKING)
+    plugins.load_plugins([str(tmp_path / "asking.py")])
+
+    def why(**options):
+        old, new = (plan_of(schedule="frozen", frozen_for=f"{n}steps", **options) for n in (4, 8))
+        return why_other_updates(old, new, step=4)
+
+    assert why(lr_schedule="asks") == ""
+    assert why(lr_schedule="half") == f"{RATE}2 it was 0.0005, and would be 0.001"
+    assert why(average="late") == (
+        "phase frozen: the share that the average keeps depends on the length of the phase; at step 2 it was "
+        "0.5, and would be 0"
+    )
 
 
 @pytest.mark.parametrize(

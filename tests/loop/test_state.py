@@ -67,3 +67,18 @@ def test_names_do_not_depend_on_what_was_built_before():
     one, other = (list(state_of("for=2steps; train=all", backbone=b).variables()) for b in backbones)
     assert one == other
     assert "optimizer/0001/m/backbone/mix/kernel" in one
+
+
+def test_a_phase_that_has_ended_early_is_cut_short_up_to_the_next_update():
+    state = state_of("name=a; for=4steps; train=head", "name=b; for=3steps; train=head")
+    run_of(state)(iter(dataset_of(*random_batches(2))), tf.constant(2))
+    assert not state.is_cut_short
+    state.end_phase()
+    assert (state.step, state.phase.spec.name, state.is_cut_short) == (4, "b", True)
+    run_of(state)(iter(dataset_of(*random_batches(1))), tf.constant(1))
+    assert (state.step, state.is_cut_short) == (5, False)
+    state.end_phase()
+    assert (state.step, state.is_cut_short) == (7, True)
+    # A checkpoint of that step is one of a phase that has come to its end.
+    state.jump(7)
+    assert not state.is_cut_short

@@ -5,7 +5,9 @@ import pytest
 import tensorflow as tf
 
 from tests.model.modules import draws
-from trainer.model.heads import Head
+from trainer import plugins
+from trainer.model.heads import Head, choose_head
+from trainer.run.bit_rule import rule_head
 from trainer.values import UsageError
 
 
@@ -153,3 +155,45 @@ def test_dropout_is_applied_to_the_last_features_only():
     np.testing.assert_allclose(
         head(tf.constant(features), draws=draws([5, 6], 3)), expected, rtol=1e-4, atol=1e-4
     )
+
+
+NARROW = """
+import trainer
+
+
+@trainer.register.head("narrow")
+def narrow(width: int = 8):
+    '''One small hidden layer.'''
+    return [width]
+
+
+@trainer.register.head("mine")
+@trainer.register.head("zero_mine")
+def mine():
+    '''Straight to logits.'''
+    return []
+"""
+
+
+@pytest.mark.usefixtures("without_plugins")
+def test_the_logits_of_the_head_of_a_plugin_start_at_zero_where_that_is_asked_for(tmp_path):
+    (tmp_path / "narrow.py").write_text(NARROW)
+    plugins.load_plugins([str(tmp_path / "narrow.py")])
+    # --schedule=auto asks for it.
+    for text in (rule_head("narrow(4)"), "zero_narrow(width=4)", " zero_narrow( 4 )"):
+        zero, drawn = weights(make(text)), weights(make("narrow(4)"))
+        assert {name: value.shape for name, value in zero.items()} == {
+            "head/dense_0/kernel": (6, 4), "head/dense_0/bias": (4,),
+            "head/logits/kernel": (4, 3), "head/logits/bias": (3,),
+        }  # fmt: skip
+        np.testing.assert_array_equal(zero["head/dense_0/kernel"], drawn["head/dense_0/kernel"])
+        assert not zero["head/logits/kernel"].any()
+        assert drawn["head/logits/kernel"].all()
+    assert choose_head("zero_mine")[0].name == "zero_mine"
+    assert not weights(make("zero_mine"))["head/logits/kernel"].any()
+    with pytest.raises(UsageError, match=r"^--head=narrow\(0\.5\): width=0\.5 must be a whole number"):
+        choose_head("zero_narrow(0.5)")
+    # One that is fitted starts with what it is fitted to.
+    for text in ("zero_probe", "zero_wide(4)", "zero_"):
+        with pytest.raises(UsageError, match=r"^--head=zero_\S* is not one of linear, "):
+            choose_head(text)

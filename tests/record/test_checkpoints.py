@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -413,3 +414,33 @@ def test_many_kinds_of_checkpoints_are_written_and_the_first_again(tmp_path):
         variables = {f"v{number}": tf.Variable(float(number))}
         write_values(variables, str(tmp_path / "one"))
         assert read_values(tmp_path / "one", variables) == {f"v{number}": number}
+
+
+class Interrupted(dict):
+    """Variables that do something, once, when their values are about to be written."""
+
+    def __init__(self, variables, act):
+        super().__init__(variables)
+        self._left = [lambda: None, act]
+
+    def values(self):
+        (self._left.pop(0) if self._left else lambda: None)()
+        return super().values()
+
+
+def test_while_one_is_written_another_thread_may_write_many_of_other_kinds(tmp_path):
+    variables = {"v": tf.Variable(3.0)}
+    write_values(variables, str(tmp_path / "one"))
+
+    def write_others():
+        for number in range(12):
+            write_values({f"other{number}": tf.Variable(float(number))}, str(tmp_path / "other"))
+
+    def in_a_thread():
+        thread = threading.Thread(target=write_others)
+        thread.start()
+        thread.join()
+
+    write_values(Interrupted(variables, in_a_thread), str(tmp_path / "two"))
+    assert read_values(tmp_path / "two", variables) == {"v": 3.0}
+    assert read_values(tmp_path / "other") == {"other11": 11.0}

@@ -2,12 +2,14 @@
 
 import dataclasses
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.conftest import make_flower_folder
 from tests.helpers.undrawn import PLAIN
+from trainer import plugins
 from trainer.cli.config import Config
 from trainer.cli.flags import parse
 from trainer.cli.phase_specs import RULED
@@ -112,6 +114,18 @@ def test_the_head_starts_at_zero(tmp_path, tiny_backbone):
     made = experiment_room.Experiment(config)
     assert not np.any(made.classifier.named_variables["head/logits/kernel"].numpy())
     assert made.plan.phases[0].spec.train == (".*",)
+
+
+@pytest.mark.usefixtures("without_plugins")
+def test_the_head_of_a_plugin_starts_at_zero(tmp_path, tiny_backbone):
+    pictures = make_flower_folder(tmp_path / "pictures", n=6)
+    plugins.load_plugins([str(Path(__file__).parent.parent / "helpers" / "every_kind.py")])
+    given = (f"--source=folder:{pictures}", f"--backbone=savedmodel:{tiny_backbone}", "--image_size=8")
+    line = parse(["trainer", *given, "--schedule=auto", "--head=narrow", "--batch_size=8"])
+    variables = experiment_room.Experiment(line.config).classifier.named_variables
+    assert not np.any(variables["head/logits/kernel"].numpy())
+    assert np.all(variables["head/dense_0/kernel"].numpy())
+    assert variables["head/dense_0/kernel"].shape[-1] == 4
 
 
 @pytest.mark.slow

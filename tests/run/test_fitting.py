@@ -137,6 +137,30 @@ def test_the_head_of_a_fit_is_what_updates_begin_with(door, probe):
     np.testing.assert_array_equal(predictions(tuned.workdir)[1], predictions(probe.workdir)[1])
 
 
+def test_a_head_of_another_run_is_not_fitted_anew(door, probe, capsys):
+    # What it would be fitted to is the same, and would come to something else.
+    still = ("--head=probe(0.001)", "--phase=for=1steps; train=head; lr=0", f"--init_from={probe.workdir}")
+    taken = door("taken", *still)
+    assert (taken.status, "logistic regression, C=0.001" in capsys.readouterr().out) == (0, False)
+    np.testing.assert_array_equal(predictions(taken.workdir)[1], predictions(probe.workdir)[1])
+    fitted = door("fitted", *still, "--init_part=backbone")
+    assert (fitted.status, "logistic regression, C=0.001, on 36" in capsys.readouterr().out) == (0, True)
+    assert np.abs(predictions(fitted.workdir)[1] - predictions(probe.workdir)[1]).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("head", "more"), [("probe", "; --schedule=finetune trains on from its head"), ("knn(3,0.5)", "")]
+)
+def test_where_all_is_fitted_no_head_is_taken(door, probe, capsys, head, more):
+    assert door("no_use", f"--head={head}", f"--init_from={probe.workdir}").status == 2
+    assert capsys.readouterr().err == (
+        f"trainer: --head={head} is fitted here, and --init_from={probe.workdir} brings the head of that "
+        f"run: --init_part=backbone takes the network alone{more}\n"
+    )
+    network = (f"--init_from={probe.workdir}", "--init_part=backbone")
+    assert door(f"of_{head[:3]}", f"--head={head}", *network).status == 0
+
+
 def compared_with(probabilities, labels, of_run):
     right = probabilities.argmax(axis=1) == labels
     counts = {"num_correct": int(right.sum()), "num_examples": len(labels), "accuracy": right.mean()}

@@ -7,9 +7,11 @@ import pytest
 import trainer
 from tests.conftest import make_flower_folder
 from tests.helpers.undrawn import PLAIN
+from trainer import plugins
 from trainer.cli.config import Config
 from trainer.cli.declare import RECOMMENDED
 from trainer.cli.flags import parse
+from trainer.loop.phases import make_plan
 from trainer.record.workdir import Workdir
 from trainer.run import budget, foresight
 from trainer.run import experiment as experiment_room
@@ -70,6 +72,44 @@ def test_what_is_set_by_hand_stays():
     lines = config.flagfile().splitlines()
     assert "--label_smoothing=0.0" in lines
     assert not [line for line in lines if line.startswith(("--finetune_learning_rate", "--by_hand"))]
+
+
+def test_a_run_with_a_schedule_that_rises_by_itself_begins_without_a_warm_up(tmp_path, tiny_backbone):
+    arguments = arguments_of(tmp_path, tiny_backbone, "--lr_schedule=one_cycle")
+    experiment = experiment_room.Experiment(parse(["trainer", *arguments]).config)
+    assert (experiment.chosen["warmup"], experiment.chosen["lr_schedule"]) == ("0steps", "cosine")
+    assert {phase.warmup_steps for phase in experiment.plan.phases} == {0}
+    assert {str(phase.spec.lr_schedule) for phase in experiment.plan.phases} == {"one_cycle"}
+
+
+RISING = """
+import trainer
+
+
+@trainer.register.schedule("tent", rises=True)
+def tent():
+    '''Up to the middle, and down.'''
+    return lambda step, num_steps: 1.0 - abs(2.0 * step / num_steps - 1.0)
+"""
+
+
+@pytest.mark.usefixtures("without_plugins")
+def test_a_schedule_that_rises_by_itself_gets_no_warm_up(tmp_path):
+    (tmp_path / "rising.py").write_text(RISING)
+    plugins.load_plugins([str(tmp_path / "rising.py")])
+
+    def plan_of(*given):
+        config = parse(["trainer", *given]).config
+        filled = config.filled_in(recommend(Effort(5), num_train=1_000, asked=config))
+        plan = make_plan(filled.phases, num_examples=1_000, batch_size=filled.plan.batch_size)
+        return [phase.warmup_steps for phase in plan.phases]
+
+    assert plan_of("--lr_schedule=one_cycle") == plan_of("--lr_schedule=tent") == [0, 0]
+    assert plan_of("--lr_schedule=one_cycle(0.2)", "--frozen_for=1epochs") == [0, 0]
+    assert plan_of("--lr_schedule=linear") == plan_of("--lr_schedule=cosine") == plan_of() == [10, 16]
+    # Who asks for both is told.
+    with pytest.raises(UsageError, match="one_cycle rises by itself: leave the warm-up away"):
+        plan_of("--lr_schedule=one_cycle", "--warmup=10%")
 
 
 def test_other_schedules_are_as_they_were_and_know_no_budget():
@@ -321,7 +361,9 @@ def test_a_budget_is_planned_once(tmp_path, tiny_backbone, run_main, monkeypatch
     # Asked again, with other speeds, it is the same run.
     status, out, _ = run_main("train", *arguments, "--budget=20s")
     assert (status, "is finished" in out, len(asked)) == (0, True, 1)
-    status, out, _ = run_main("train", *arguments[:-1], f"--workdir={tmp_path / 'short'}", "--budget=1s")
+    short = ("--lr_schedule=one_cycle", f"--workdir={tmp_path / 'short'}", "--budget=1s")
+    status, out, err = run_main("train", *arguments[:-1], *short)
+    assert (status, "Traceback" in err) == (0, False)
     assert "--budget=1s is too short for the head alone on this machine, the least there is: it takes " in out
     status, out, _ = run_main("train", *arguments[:-1], f"--workdir={tmp_path / 'quick'}", "--budget=quick")
     assert (status, "finetune" in out) == (0, False)

@@ -110,6 +110,11 @@ class Config:
         name = self.model.head.partition("(")[0].strip()
         return name if name in FITTED else ""
 
+    @property
+    def takes_head(self) -> bool:
+        """Whether the run begins with the head of the one in --init_from."""
+        return bool(self.model.init_from) and self.model.init_part == "all"
+
     @classmethod
     def declared(cls) -> list[dataclasses.Field[Any]]:
         """Returns all options, as they are declared."""

@@ -67,12 +67,13 @@ _DRY_RUN = re.compile("--?dry[-_]?run(?:=(true|false))?", re.IGNORECASE)
 _OF_TABLES = (
     "image_column", "label_column", "split_column", "group_column", "weight_column", "image_root",
 )  # fmt: skip
-_SOURCE = re.compile("--?source(?:=(.*))?", re.DOTALL)
 TAKE_PATHS = ("predict", "explain", "compare", "recipes", "completion")
 # What they write there is for programs: what is logged goes elsewhere.
 ANSWER_ON_STDOUT = ("predict",)
 # May be given several times.
 REPEATED = frozenset(name for name, value in Config().flat().items() if isinstance(value, tuple))
+# Of these, what stands behind a flagfile replaces what the file says. A plugin is loaded beside others.
+_REPLACED = re.compile(f"--?({'|'.join(sorted((REPEATED | {'source'}) - {'plugin'}))})(?:=(.*))?", re.DOTALL)
 
 
 def make_flags() -> absl_flags.FlagValues:
@@ -216,52 +217,58 @@ def _without_dry_run(arguments: Sequence[str]) -> tuple[list[str], bool]:
 def _with_flagfiles(arguments: Sequence[str], *, inside: tuple[Path, ...] = ()) -> list[str]:
     """Returns the arguments with the flags in flagfiles in their place.
 
-    absl reads them by the locale, knows no byte order mark, and does not say which file is wrong.
+    absl reads them by the locale, knows no byte order mark, and does not say which file is wrong. And of an
+    option that may be given several times it would take those of the flagfile, too, first.
 
     Args:
       arguments: of the command line, or the lines of a flagfile.
       inside: the flagfiles that these come from, the outermost first.
     """
     found: list[str] = []
-    left = _with_one_source(arguments)
+    left = _grouped(arguments)
     while left:
-        argument = left.pop(0)
-        if argument == "--":
-            return [*found, argument, *left]
-        if not (match := _FLAGFILE.fullmatch(argument)):
-            found.append(argument)
-            continue
-        if match[1] is None and not left:
-            raise UsageError("--flagfile with no argument")
-        if name := left.pop(0) if match[1] is None else match[1].strip():
+        group = left.pop(0)
+        if group[0] == "--":
+            return [*found, *group]
+        if match := _FLAGFILE.fullmatch(group[0]):
+            if match[1] is None and not left:
+                raise UsageError("--flagfile with no argument")
+            if not (name := left.pop(0)[0] if match[1] is None else match[1].strip()):
+                continue
             path = local_path(name, flag=f"--flagfile={name}")
             if path in inside:
                 raise UsageError(f"--flagfile={name}: it leads back to itself")
-            found += _with_flagfiles(_lines(path, name), inside=(*inside, path))
+            group = _with_flagfiles(_lines(path, name), inside=(*inside, path))
+        replaced = {_replaced_by(one) for one in group} - {""}
+        found = [one for one in found if _replaced_by(one) not in replaced] + group
     return found
 
 
-def _with_one_source(arguments: Sequence[str]) -> list[str]:
-    """Returns arguments with one --source that joins all of them, at the place of the last.
+def _replaced_by(argument: str) -> str:
+    """Returns the option whose values of an earlier flagfile an argument replaces; empty if none."""
+    match = _REPLACED.fullmatch(argument)
+    return match[1] if match else ""
 
-    Those of a flagfile are not joined with those of the command line, which take their place.
+
+def _grouped(arguments: Sequence[str]) -> list[list[str]]:
+    """Returns arguments one by one, but those together that give one option several times.
+
+    Such a group stands where the last of them stood; what follows `--` is the last group.
     """
-    found, sources = list(arguments), list[tuple[int, int, str]]()
-    at = 0
-    while at < len(found) and found[at] != "--":
-        match = _SOURCE.fullmatch(str(found[at]))
-        if match and match[1] is not None:
-            sources.append((at, at + 1, match[1]))
-        elif match and at + 1 < len(found):
-            sources.append((at, at + 2, found[at + 1]))
-            at += 1
-        at += 1
-    if len(sources) < 2:
-        return found
-    joined = json.dumps([text for _, _, text in sources], ensure_ascii=False)
-    for start, stop, _ in reversed(sources):
-        found[start:stop] = [f"--source=joined:{joined}"] if start == sources[-1][0] else []
-    return found
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    groups: dict[str | int, list[str]] = {}
+    left = [*map(str, arguments[:end])]
+    while left:
+        argument = left.pop(0)
+        key: str | int = -len(left)
+        if (match := _REPLACED.fullmatch(argument)) and (match[2] is not None or left):
+            key = match[1]
+            argument = f"--{key}={left.pop(0) if match[2] is None else match[2]}"
+        groups[key] = [*groups.pop(key, []), argument]
+    if len(sources := groups.get("source", [])) > 1:
+        texts = [one.removeprefix("--source=") for one in sources]
+        groups["source"] = [f"--source=joined:{json.dumps(texts, ensure_ascii=False)}"]
+    return [*groups.values(), *([list(arguments[end:])] if end < len(arguments) else [])]
 
 
 def _lines(flagfile: Path, name: str) -> list[str]:

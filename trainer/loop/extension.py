@@ -63,5 +63,19 @@ def _kept(phase: Phase, count: int) -> np.ndarray:
 
 
 def _values(of_step: Callable[[tf.Tensor], tf.Tensor], count: int) -> np.ndarray:
-    """Returns what a function gives for each of the first `count` updates of a phase, [count] float32."""
-    return np.broadcast_to(of_step(tf.range(count, dtype=tf.int64)).numpy(), [count])
+    """Returns what a function gives for each of the first `count` updates of a phase, [count] float32.
+
+    It is called with one step, [] int64, in a graph, as an update calls it: that of a plugin may ask for it.
+    """
+
+    def of_one(step: tf.Tensor) -> tf.Tensor:
+        return tf.cast(of_step(step), tf.float32)
+
+    @tf.function
+    def of_all() -> tf.Tensor:
+        return tf.map_fn(of_one, tf.range(count, dtype=tf.int64), fn_output_signature=tf.float32)
+
+    # A GPU would start each operation of each step by itself.
+    with tf.device("CPU:0"):
+        found: np.ndarray = of_all().numpy()
+    return found

@@ -125,10 +125,19 @@ def choose_schedule(text: str | Call, *, warmup: bool) -> Choice[Course]:
       UsageError: there is none, its numbers are wrong, or it has a warm-up where there can be none.
     """
     choice = SCHEDULES.choose(text)
-    if warmup and choice.entry.facts.get("rises"):
+    if warmup and rises_by_itself(text):
         raise UsageError(f"{choice.said} rises by itself: leave the warm-up away, as by warmup=0steps")
     choice()  # Of some, the numbers must go together.
     return choice
+
+
+def rises_by_itself(text: str | Call) -> bool:
+    """Returns whether the schedule that a text names begins low, so that there can be no warm-up.
+
+    Raises:
+      UsageError: there is none, or its numbers are wrong.
+    """
+    return bool(SCHEDULES.choose(text).entry.facts.get("rises"))
 
 
 def along(choice: Choice[Course], *, warmup_steps: int, num_steps: int) -> Schedule:

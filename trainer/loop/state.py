@@ -188,12 +188,21 @@ class TrainState:
             for name, value in ((task.best, -math.inf), ("loss", math.inf), ("step", -1.0))
         }
         self.stopwatch = Stopwatch()
+        self._cut_short_at = -1
         self._take_up(plan.phase_at(0))
 
     @property
     def step(self) -> int:
         """Number of updates so far."""
         return int(self._step.numpy())
+
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether a phase has just ended early: no update has come to this step, and a run is not saved here.
+
+        It goes on from the step at which the phase was ended, whose evaluation then ends it again.
+        """
+        return self.step == self._cut_short_at
 
     @property
     def step_variable(self) -> tf.Variable:
@@ -208,11 +217,13 @@ class TrainState:
     def jump(self, step: int) -> None:
         """Takes up the phase of `step`, so that a checkpoint of that step fits."""
         self._step.assign(step)
+        self._cut_short_at = -1
         self._take_up(self.plan.phase_at(step))
 
     def end_phase(self) -> None:
         """Goes to the end of the current phase without the updates that are left of it."""
         self._step.assign(self.phase.stop_step)
+        self._cut_short_at = self.phase.stop_step
         self.metrics.reset()
         self.forget_standstill()
         if self.phase is not self.plan.phases[-1]:

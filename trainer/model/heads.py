@@ -6,7 +6,7 @@ from typing import Annotated
 import tensorflow as tf
 import tf_keras
 
-from trainer.cli.options import ZERO
+from trainer.cli.options import FITTED, ZERO
 from trainer.model.dropout import Draws, dropout
 from trainer.model.fits import (
     Fitted,
@@ -18,7 +18,7 @@ from trainer.model.fits import (
     require_one_class,
 )
 from trainer.model.layers import HEAD, Layer
-from trainer.registry import Bounds, Registry
+from trainer.registry import Bounds, Choice, Registry
 from trainer.tasks import Task
 from trainer.values import UsageError
 
@@ -64,6 +64,21 @@ def knn(
     return Neighbours(k, float(temperature))
 
 
+def choose_head(text: str) -> tuple[Choice[list[int] | Probe | Neighbours], bool]:
+    """Returns the head that a text names, and whether its logits start at zero, as `zero_` in front says.
+
+    It may stand in front of the head of a plugin, which knows nothing of it.
+
+    Raises:
+      UsageError: there is no such head.
+    """
+    name = text.partition("(")[0].strip()
+    plain = name.removeprefix(ZERO)
+    if name not in HEADS and plain in HEADS and plain not in FITTED:
+        return HEADS.choose(text.strip().removeprefix(ZERO)), True
+    return HEADS.choose(text), name.startswith(ZERO)
+
+
 class Head(tf_keras.layers.Layer):
     """Dense-ReLU layers, dropout, and a dense layer of logits.
 
@@ -86,7 +101,7 @@ class Head(tf_keras.layers.Layer):
           UsageError: there is no such head.
         """
         super().__init__(name="head")
-        choice = HEADS.choose(text)
+        choice, starts_at_zero = choose_head(text)
         made = choice()
         self.fits = made if isinstance(made, Probe) else None
         """How the logits are fitted before the first update; None: they begin as they are drawn."""
@@ -98,7 +113,7 @@ class Head(tf_keras.layers.Layer):
 
         self.hidden = [dense(i, width, f"dense_{i}", "relu") for i, width in enumerate(widths)]
         self.logits = dense(len(widths), num_logits, "logits", None)
-        if choice.name.startswith(ZERO):
+        if starts_at_zero:
             self.logits.kernel_initializer = tf_keras.initializers.Zeros()
         self.dropout = dropout
 
@@ -252,7 +267,7 @@ def make_head(
     Raises:
       UsageError: there is no such head, or it would be too large.
     """
-    choice = HEADS.choose(text)
+    choice, _ = choose_head(text)
     made = choice()
     try:
         if isinstance(made, Neighbours):

@@ -5,6 +5,7 @@ import errno
 import math
 import os
 import shutil
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 # kept: some hundred kilobytes each, and a run has one or two a phase.
 _GRAPHS_KEPT = 8
 _graphs: dict[tuple[tuple[str, str], ...], bytes] = {}
+# Of several threads, each may train a run of its own.
+_keeping = threading.Lock()
 # Blocks of files that are not full, the record, the list.
 _OVERHEAD_BYTES = 32_768
 _NO_ROOM = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
@@ -50,18 +53,25 @@ def write_values(variables: Mapping[str, tf.Variable], prefix: str) -> None:
     """
     named = tuple((name, variable.name) for name, variable in variables.items())
     is_divided = any(isinstance(one, tf.distribute.DistributedValues) for one in variables.values())
-    if named not in _graphs or is_divided:
+    # Taken once: while this one writes, another thread may drop it.
+    graph = None if is_divided else _graphs.get(named)
+    if graph is None:
         tf.train.Checkpoint(variables=dict(variables)).write(prefix)
-        while len(_graphs) >= _GRAPHS_KEPT:
-            _graphs.pop(next(iter(_graphs)), None)
-        _graphs[named] = tf.train.load_checkpoint(prefix).get_tensor(_GRAPH)
+        _keep(named, tf.train.load_checkpoint(prefix).get_tensor(_GRAPH))
         return
     tf.raw_ops.SaveV2(
         prefix=prefix,
         tensor_names=[*map(_escaped, variables), _GRAPH],
         shape_and_slices=[""] * (len(variables) + 1),
-        tensors=[*(variable.read_value() for variable in variables.values()), tf.constant(_graphs[named])],
+        tensors=[*(variable.read_value() for variable in variables.values()), tf.constant(graph)],
     )
+
+
+def _keep(named: tuple[tuple[str, str], ...], graph: bytes) -> None:
+    with _keeping:
+        while len(_graphs) >= _GRAPHS_KEPT:
+            _graphs.pop(next(iter(_graphs)))
+        _graphs[named] = graph
 
 
 def bytes_of(variables: Mapping[str, tf.Variable]) -> int:

@@ -50,7 +50,7 @@ def within_budget(experiment: Experiment, *, begun: float) -> Experiment:
     return Experiment(
         experiment.asked,
         pictures=Pictures(experiment.source, experiment.scan, experiment.left_out, experiment.removed),
-        chosen=recommend(chosen, num_train=costs.num_train),
+        chosen=recommend(chosen, num_train=costs.num_train, asked=experiment.asked),
     )
 
 

@@ -17,7 +17,7 @@ from trainer.loop.objectives import OBJECTIVES
 from trainer.loop.optimizers import check_rules, choose_optimizer
 from trainer.loop.schedules import choose_schedule
 from trainer.model.backbones import BACKBONES
-from trainer.model.heads import HEADS
+from trainer.model.heads import choose_head
 from trainer.tasks import Task, make_task
 from trainer.values import UsageError, parse_calls
 
@@ -43,7 +43,7 @@ def check_options(config: Config) -> None:
     make_metrics(config.update.metrics, task=task)
     for call in parse_calls(config.run.callbacks):
         CALLBACKS.choose(call)
-    HEADS.choose(config.model.head) if config.model.head != "auto" else None
+    choose_head(config.model.head) if config.model.head != "auto" else None
     check_class_weights(config.update.class_weights)
     check_rules(config.update.lr_multiplier)
     for spec in config.phases:

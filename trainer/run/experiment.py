@@ -297,7 +297,7 @@ class Experiment:
         if config.is_recommended:
             known = self.chosen or self._recorded()
             usual = usual_effort(len(train), sizes=sizes_of(config), budget=config.plan.budget)
-            self.chosen = known or recommend(usual, num_train=len(train))
+            self.chosen = known or recommend(usual, num_train=len(train), asked=config)
             # What is to end in time is chosen once its steps have been measured.
             if known or not budget_secs(config.plan.budget):
                 _log.info("schedule:    %s", told(config, self.chosen, num_train=len(train)))

@@ -70,14 +70,14 @@ class PretrainedFeatures:
 
 
 def fit_head(features: PretrainedFeatures) -> None:
-    """Fits the head of a run that has not begun, where it is one that is fitted.
+    """Fits the head of a run that has not begun, where it is one that is fitted, and not of another run.
 
     Raises:
       UsageError: it cannot be; the message says why.
     """
     experiment, state = features.stages.experiment, features.stages.state
     head, text = experiment.classifier.head, experiment.config.model.head
-    if not head.fits:
+    if not head.fits or experiment.config.takes_head:
         return
     try:
         train, validation = features.of("train"), features.of("validation")

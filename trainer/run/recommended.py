@@ -10,6 +10,7 @@ from typing import Any
 
 from trainer.cli.config import Config
 from trainer.cli.declare import BUDGETS
+from trainer.loop.schedules import rises_by_itself
 from trainer.model.backbones import BACKBONES
 
 BATCH_SIZE = 32
@@ -43,20 +44,23 @@ class Effort:
         return (length if self.epochs else "the head alone") + size
 
 
-def recommend(effort: Effort, *, num_train: int) -> dict[str, Any]:
+def recommend(effort: Effort, *, num_train: int, asked: Config | None = None) -> dict[str, Any]:
     """Returns the options that are recommended, by name.
 
     Args:
       effort: how much is to be done.
       num_train: pictures of the training split.
+      asked: the options as they were given: what is set by hand may leave no room for what is recommended.
     """
+    plan = asked.plan if asked else None
+    is_risen = plan and "lr_schedule" in plan.by_hand and rises_by_itself(plan.lr_schedule)
     chosen: dict[str, Any] = {
         "batch_size": batch_size_for(num_train),
         "image_size": effort.image_size,
         "frozen_for": "3epochs",
         "frozen_learning_rate": 1e-3,
         "lr_schedule": "cosine",
-        "warmup": "10%",
+        "warmup": "0steps" if is_risen else "10%",
         "label_smoothing": 0.1,
     }
     if not effort.epochs:

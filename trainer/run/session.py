@@ -155,6 +155,10 @@ class _Session:
         self._stages.best_scored = (state.step, self._scored) if self._scored else None
 
     def _save_once(self, state: TrainState) -> None:
+        # EarlyStop has saved already. This step is the last one of its phase, which no update has come to: a
+        # run that went on from it would evaluate it.
+        if state.is_cut_short:
+            return
         # What Save has written at this step is what a run that nobody stops leaves: it holds nothing of an
         # evaluation of the step, which is made again.
         path = self._checkpoints.latest()
