@@ -6,7 +6,7 @@ import io
 import pytest
 
 from trainer.record.predictions import FORMATS, Prediction
-from trainer.record.spreadsheets import is_right, as_text, original, read_rows
+from trainer.record.spreadsheets import as_text, is_right, original, read_rows
 
 FORMULAS = [
     "=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", " =1", '=HYPERLINK("x","y")', "'=1", "''-x", "＝1", "-",

@@ -148,17 +148,12 @@ def test_a_head_of_another_run_is_not_fitted_anew(door, probe, capsys):
     assert np.abs(predictions(fitted.workdir)[1] - predictions(probe.workdir)[1]).max() > 0.01
 
 
-@pytest.mark.parametrize(
-    ("head", "more"), [("probe", "; --schedule=finetune trains on from its head"), ("knn(3,0.5)", "")]
-)
-def test_where_all_is_fitted_no_head_is_taken(door, probe, capsys, head, more):
-    assert door("no_use", f"--head={head}", f"--init_from={probe.workdir}").status == 2
-    assert capsys.readouterr().err == (
-        f"trainer: --head={head} is fitted here, and --init_from={probe.workdir} brings the head of that "
-        f"run: --init_part=backbone takes the network alone{more}\n"
-    )
-    network = (f"--init_from={probe.workdir}", "--init_part=backbone")
-    assert door(f"of_{head[:3]}", f"--head={head}", *network).status == 0
+def test_where_there_is_nothing_but_a_fit_the_head_is_fitted_whatever_was_taken(door, probe):
+    """A network of another run, and a head of these pictures."""
+    anew = door("anew", "--head=probe(0.001)", f"--init_from={probe.workdir}")
+    alone = door("alone", "--head=probe(0.001)")
+    assert (anew.status, alone.status) == (0, 0)
+    np.testing.assert_array_equal(predictions(anew.workdir)[1], predictions(alone.workdir)[1])
 
 
 def compared_with(probabilities, labels, of_run):

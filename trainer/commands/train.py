@@ -10,7 +10,7 @@ from typing import Any
 from trainer.cli.config import Config
 from trainer.cli.declare import NETWORK, PICTURES, RUN, SPLITS, budget_secs
 from trainer.cli.flags import CommandLine
-from trainer.cli.options import NEVER_TRAINED, GuardConfig
+from trainer.cli.options import GuardConfig
 from trainer.loop.objectives import start
 from trainer.loop.standard_callbacks import NonFinite
 from trainer.model.weights import network_digests, values_digest
@@ -73,7 +73,6 @@ def _run(config: Config, given: Mapping[str, Any], stop: StopSignal, *, begun: f
         if not checkpoints.exist():
             # An attempt that saved nothing binds nobody to its options or its pictures.
             workdir.forget()
-            _require_use_of_head(config)
         workdir.check_same_run(config, found_out=(PICTURES, SPLITS, NETWORK, RUN))
         # From here on all workers read and write the same, each in a folder of its own.
         team().share(workdir.root)
@@ -87,16 +86,6 @@ def _run(config: Config, given: Mapping[str, Any], stop: StopSignal, *, begun: f
                     return _train_once(config, workdir, checkpoints, stop, begun=begun)
                 except NonFinite as error:
                     _note_rollback(error, workdir, checkpoints, config.guard)
-
-
-def _require_use_of_head(config: Config) -> None:
-    """Refuses to take a head from another run where all there is to do is to fit one."""
-    if config.fits and config.takes_head:
-        head, start = config.model.head, f"--init_from={config.model.init_from}"
-        told = "--init_part=backbone takes the network alone"
-        if config.fitted_head != NEVER_TRAINED:
-            told += "; --schedule=finetune trains on from its head"
-        raise UsageError(f"--head={head} is fitted here, and {start} brings the head of that run: {told}")
 
 
 def _tell_drawn(config: Config, workdir: Workdir) -> None:

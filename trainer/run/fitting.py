@@ -70,14 +70,17 @@ class PretrainedFeatures:
 
 
 def fit_head(features: PretrainedFeatures) -> None:
-    """Fits the head of a run that has not begun, where it is one that is fitted, and not of another run.
+    """Fits the head of a run that has not begun, where it is one that is fitted.
+
+    One of another run, which training goes on from, stays as it is.
 
     Raises:
       UsageError: it cannot be; the message says why.
     """
     experiment, state = features.stages.experiment, features.stages.state
-    head, text = experiment.classifier.head, experiment.config.model.head
-    if not head.fits or experiment.config.takes_head:
+    head, config = experiment.classifier.head, experiment.config
+    text = config.model.head
+    if not head.fits or (config.takes_head and not config.fits):
         return
     try:
         train, validation = features.of("train"), features.of("validation")
