@@ -3,7 +3,7 @@
 import collections
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from trainer.data.features import (
     pieces_of,
 )
 from trainer.data.pipeline import Rows
+from trainer.loop.phases import Phase
 from trainer.model.cuts import Cut
 from trainer.run.experiment import Experiment
 from trainer.run.team import team
@@ -246,6 +247,38 @@ class FeatureCache:
             view=changes if view.augment else {},
             plugins=plugins.sources("backbone", *(["augmentation"] if view.augment else [])),
         )
+
+
+def keeps(experiment: Experiment, spec: PhaseSpec, split: str) -> bool:
+    """Returns whether a phase keeps, of a split's pictures as they are, what is below its cut."""
+    is_changed = split == "train" and experiment.augment(spec) is not None
+    return cut_of_features(experiment, spec) is not None and not is_changed
+
+
+def num_views(experiment: Experiment, spec: PhaseSpec, split: str) -> int:
+    """Returns how many views of each picture of a split a phase keeps, where it keeps any."""
+    is_changed = split == "train" and experiment.augment(spec) is not None
+    return experiment.config.speed.feature_views if is_changed else 1
+
+
+def kept_pictures(experiment: Experiment, phases: Sequence[Phase]) -> int:
+    """Returns how many pictures go through a network for what phases keep, each view for itself.
+
+    What an earlier run has left counts, too. The first phase keeps test as well, for what the report is
+    compared with; of the others, only the last one does.
+    """
+    found: dict[tuple[str, str, str], int] = {}
+    for phase in phases:
+        if (cut := cut_of_features(experiment, phase.spec)) is None:
+            continue
+        for split in experiment.splits.indices:
+            if split == "test" and phase not in (phases[0], phases[-1]):
+                continue
+            views = num_views(experiment, phase.spec, split)
+            changes = "" if keeps(experiment, phase.spec, split) else str(phase.spec.augment)
+            told = "all folds" if experiment.config.data.folds else split
+            found[cut.name, told, changes] = views * len(kept_together(experiment, split))
+    return sum(found.values())
 
 
 def kept_together(experiment: Experiment, split: str) -> np.ndarray:

@@ -35,7 +35,7 @@ from trainer.run.arithmetic import (
 )
 from trainer.run.engines import Engines, compiled, over_devices, precision_of, tell_unusable
 from trainer.run.experiment import Experiment
-from trainer.run.feature_cache import FeatureCache, Network, cut_of_features, why_uncached
+from trainer.run.feature_cache import FeatureCache, Network, cut_of_features, keeps, why_uncached
 from trainer.runtime import endless, share_of
 from trainer.values import TENSORFLOW, UsageError
 
@@ -391,8 +391,7 @@ class Stage:
 
     def keeps(self, split: str) -> bool:
         """Returns whether the phase is to keep, of a split's pictures as they are, what is below the cut."""
-        is_changed = split == "train" and self._experiment.augment(self.phase.spec) is not None
-        return self.cut is not None and not is_changed
+        return keeps(self._experiment, self.phase.spec, split)
 
     def features(
         self, split: str, chosen: np.ndarray, *, done: Callable[[int], None] = lambda count: None
