@@ -17,6 +17,7 @@ from trainer.run import budget, foresight
 from trainer.run import experiment as experiment_room
 from trainer.run.experiment import Experiment
 from trainer.run.recommended import BATCH_SIZE, Effort, efforts, recommend, sizes_of, usual_effort
+from trainer.run.stages import Stage
 from trainer.store.files import read_json, write_json
 from trainer.values import UsageError
 
@@ -323,6 +324,25 @@ def test_what_is_set_by_hand_is_what_is_priced(offers_of):
     # A warm-up that only longer phases have room for.
     warm = offers_of("--warmup=5steps")
     assert min(one.phases[-1][0] for one in warm) == 5
+
+
+def test_without_kept_features_the_head_goes_through_the_network(tmp_path, tiny_backbone, monkeypatch):
+    source = make_flower_folder(tmp_path / "pictures", n=10)
+    given = (f"--source=folder:{source}", f"--backbone=savedmodel:{tiny_backbone}", "--splits=18,6,6")
+    given += ("--image_size=8", "--feature_cache=off", "--budget=1h", "--precision=float32", "--workdir=none")
+    experiment = Experiment(parse(["trainer", *given]).config)
+    monkeypatch.setattr(Stage, "step_secs", lambda self: 3.0 if self.phase.index else 1.0)
+    foreseen = foresight.foresee(experiment, decided={})
+    # 16 pictures an update, of which reading them is some of the time.
+    frozen, _ = foreseen.speeds
+    assert foreseen.picture_secs == frozen.step_secs / 16
+    assert 1.0 < frozen.step_secs < 3.0
+    assert frozen.evaluation_secs == pytest.approx(6 * foreseen.picture_secs)
+    costs = budget.Costs.of(experiment, foreseen)
+    head = budget.offers_to(experiment)[0]
+    # Two updates an epoch, ten epochs with a score each; 30 pictures for what the report is compared with.
+    assert (head.phases, head.num_once) == (((20, 10),), 30)
+    assert costs.secs(head) >= 20 * 1.0 + 10 * 6 / 16 + (30 + 6) / 16
 
 
 def test_the_most_that_ends_in_time_is_chosen_and_what_more_would_buy(monkeypatch, offers_of):

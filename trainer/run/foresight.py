@@ -28,8 +28,8 @@ HEAD = Speed(step_secs=0.003, evaluation_secs=0.1, start_secs=2.0)
 class Foreseen:
     """What was measured of the phases of a run.
 
-    `speeds` has one for each phase; `picture_secs` is how long the features of a picture take, None where no
-    phase needs any. `decided` is what `Arithmetic` decided meanwhile.
+    `speeds` has one for each phase; `picture_secs` is how long a picture takes through the network to its
+    head, None where no phase says. `decided` is what `Arithmetic` decided meanwhile.
     """
 
     speeds: tuple[Speed, ...]
@@ -59,9 +59,12 @@ def foresee(experiment: Experiment, *, decided: Mapping[str, Any]) -> Foreseen:
             picture_secs = secs / stage.pictures_a_step
             speeds.append(HEAD)
         else:
+            step_secs = secs + _batch_secs(experiment, stage)
+            if not stage.cut and not experiment.trained_in_backbone(phase.spec):
+                # Such an update is one way through all of the network, as a score is.
+                picture_secs = step_secs / stage.pictures_a_step
             # All of the network goes over validation, where that is known of it.
             evaluation_secs = None if stage.cut or not picture_secs else num_validation * picture_secs
-            step_secs = secs + _batch_secs(experiment, stage)
             speeds.append(Speed(step_secs, evaluation_secs, start_secs))
     return Foreseen(tuple(speeds), picture_secs, stages.arithmetic.decided)
 
