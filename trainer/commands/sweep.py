@@ -58,7 +58,8 @@ def run(line: CommandLine, stop: StopSignal) -> int:
     with stop.deferred():
         heads = _heads(asked, stop)
         sweep = Sweep(asked, heads=heads, train=_Runs(line.given, stop), requested=stop.requested)
-        write_text(workdir.root / FLAGFILE, config.replace(jobs=1).flagfile())
+        # What is set by hand there is what is set by hand here: trials differ by it.
+        write_text(workdir.root / FLAGFILE, config.flags_of([name for name in line.given if name != "jobs"]))
         # The address of a database may have a password in it.
         set_mode(workdir.root / FLAGFILE, 0o600)
         with _helpers(config, workdir.root, stop, num_gpus=len(gpus)):
