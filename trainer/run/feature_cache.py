@@ -3,7 +3,7 @@
 import collections
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,6 +144,22 @@ class FeatureCache:
                         describe=f"{self._describe(view)}, pictures {piece.start} to {piece.stop}",
                     )
         return done, known
+
+    def missing(self, splits: Iterable[str], spec: PhaseSpec, network: Network) -> int:
+        """Returns how many pictures `batches` sends through a network for splits, each view for itself."""
+        views = [view for split in splits for view in self._views(split, spec, network)]
+        # Of folds, all splits are kept together.
+        apart = {(view.split, str(view.augment), view.epoch): view for view in views}
+        return sum(map(self._missing, apart.values()))
+
+    def _missing(self, view: _View) -> int:
+        key = self._key(view)
+        if self._store.has(key):
+            return 0
+        if not self._store.is_marked(key):
+            return len(view.indices)
+        parts = [view.indices[piece] for piece in pieces_of(len(view.indices))]
+        return sum(len(part) for part in parts if not self._store.has(self._piece_key(key, part)))
 
     def _views(self, split: str, spec: PhaseSpec, network: Network) -> list[_View]:
         config = self._experiment.config

@@ -16,7 +16,6 @@ import tensorflow as tf
 from trainer.loop.phases import Phase
 from trainer.model.fits import Labelled, most_pictures
 from trainer.model.heads import Head, NeighbourHead, make_head
-from trainer.record.progress import counting
 from trainer.record.workdir import Workdir
 from trainer.run.experiment import Experiment
 from trainer.run.feature_cache import keeps
@@ -64,7 +63,7 @@ class PretrainedFeatures:
         if stage.keeps(split):
             return stage.features(split, indices)
         what = f"{split} through the pretrained network"
-        with stages.once(), counting(experiment.config.run.progress, what, len(indices)) as done:
+        with stages.watched(what, len(indices)) as done:
             experiment.source.load()
             return stage.features(split, indices, done=done)
 
