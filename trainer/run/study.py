@@ -376,8 +376,12 @@ def _check_same(path: Path, asked: Mapping[str, Any]) -> None:
         return
     was = read_json(path, {str: object})
     if changed := [name for name in {**was, **now} if was.get(name) != now.get(name)]:
-        told = "; ".join(f"{name} was {was.get(name)}, now {now.get(name)}" for name in changed)
+        told = "; ".join(f"{name} was {_told(was.get(name))}, now {_told(now.get(name))}" for name in changed)
         raise TrainerError(f"{path.parent} holds a sweep of something else: {told}. Choose another --workdir")
+
+
+def _told(value: Any) -> str:
+    return (", ".join(map(str, value)) or "none") if isinstance(value, list) else str(value)
 
 
 def patiently(call: Callable[[], T]) -> T:

@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 from trainer.cli.config import Config
 from trainer.cli.search import Space, apply, describe, sweepless
 from trainer.metrics.repeats import Spread, spread_of
+from trainer.plugins import load_plugins
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
 from trainer.run.head_trials import HeadTrials, Outcome
@@ -71,7 +72,8 @@ class Asked:
             "metric": sweep.metric,
             "sampler": sweep.sampler,
             "pruner": sweep.pruner,
-            "plugins": [str(plugin) for plugin in run.plugin],
+            # By what they are, as runs know theirs, not by where they lie.
+            "plugins": [f"SHA-256 {plugin.sha256}" for plugin in load_plugins(run.plugin)],
         }
 
 
