@@ -234,6 +234,14 @@ def test_helpers_train_the_same_trials(base, tmp_path, run_main):
     assert (tmp_path / "of-2" / "job-2.log").exists()
 
 
+def test_a_time_for_each_trial_is_refused(base, tmp_path, run_main):
+    rest = [flag for flag in base if not flag.startswith(("--schedule", "--frozen_for"))]
+    given = (*rest, f"--workdir={tmp_path / 'x'}", "--search=dropout=0,0.5")
+    status, _, err = run_main("sweep", *given, "--budget=5min")
+    assert (status, "--budget=5min: each trial would measure for itself" in err) == (2, True)
+    assert not (tmp_path / "x").exists()
+
+
 class Stop:
     def requested(self):
         return ""

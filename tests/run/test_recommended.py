@@ -416,6 +416,25 @@ def test_a_budget_is_planned_once(tmp_path, tiny_backbone, run_main, monkeypatch
     assert (status, "finetune" in out) == (0, False)
 
 
+def test_all_folds_train_what_the_first_one_has_measured(tmp_path, tiny_backbone, run_main, monkeypatch):
+    asked = []
+
+    def foreseen(experiment, **given):
+        # Faster each time.
+        asked.append(experiment)
+        speed = Speed(step_secs=0.1 ** len(asked) * 1e3, evaluation_secs=0.0, start_secs=0.0)
+        return foresight.Foreseen((foresight.HEAD, speed), picture_secs=0.0, decided={})
+
+    monkeypatch.setattr(budget, "foresee", foreseen)
+    arguments = arguments_of(tmp_path, tiny_backbone, "--frozen_for=1epochs", "--folds=3", "--budget=40s")
+    arguments = [one for one in arguments if not one.startswith("--splits")]
+    status, _, err = run_main("cross_validate", *arguments, f"--workdir={tmp_path / 'all'}")
+    assert (status, err, len(asked)) == (0, "", 1)
+    chosen = [read_json(tmp_path / f"all/fold-{fold}/run.json")["chosen"] for fold in (1, 2, 3)]
+    assert chosen[0] == chosen[1] == chosen[2]
+    assert chosen[0]["schedule"] == "frozen"
+
+
 @pytest.mark.slow
 def test_batches_are_never_larger_than_a_tiny_folder(tmp_path, tiny_backbone, run_main):
     assert BATCH_SIZE == 32
