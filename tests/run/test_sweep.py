@@ -5,8 +5,9 @@ import pytest
 from tests.conftest import make_flower_folder
 from trainer.cli.flags import parse
 from trainer.cli.search import read_space
+from trainer.record.workdir import Workdir
 from trainer.run.head_trials import Outcome
-from trainer.values import TrainerError
+from trainer.values import MachineError, TrainerError, UsageError
 
 pytest.importorskip("optuna")
 
@@ -50,3 +51,62 @@ def test_a_sweep_is_known_by_the_code_of_its_plugins(sweep_of, tmp_path, without
         told = rf"holds a sweep of something else: plugins was SHA-256 [0-9a-f]{{64}}, now {now}\. Choose"
         with pytest.raises(TrainerError, match=told):
             sweep_of(lambda config: 0.5, *flags)
+
+
+def states(sweep):
+    return [(trial.number, trial.state.name) for trial in sweep.study.trials()]
+
+
+def test_what_lets_two_trials_fail_alike_before_they_begin_ends_the_sweep(sweep_of, tmp_path):
+    tried = []
+
+    def fail(config):
+        tried.append(config.run.seed)
+        raise TrainerError(f"no network for {config.run.workdir}: nothing answers")
+
+    sweep = sweep_of(fail)
+    with pytest.raises(
+        TrainerError, match=r"nothing answers\. Every other .* this one, trial 2, and trial 1 "
+    ):
+        sweep.work()
+    assert tried == [0, 1]
+    # The sweep goes on with these two, and has all four in the end.
+    again = sweep_of(lambda config: tried.append(config.run.seed) or 0.5)
+    again.work()
+    assert sorted(tried[2:]) == [0, 1, 2, 3]
+    assert [state for _, state in states(again)] == ["COMPLETE"] * 4
+    assert not any("why" in trial.user_attrs for trial in again.study.trials())
+
+
+def test_a_full_disk_ends_the_sweep_at_once(sweep_of):
+    def fail(config):
+        if config.run.seed == 1:
+            raise MachineError("checkpoint of step 10 was not saved: no room")
+        return 0.5
+
+    sweep = sweep_of(fail)
+    with pytest.raises(
+        TrainerError, match=r"no room\. Every other trial would fail, too, .* this one counts no"
+    ):
+        sweep.work()
+    assert states(sweep) == [(0, "COMPLETE"), (1, "RUNNING")]
+    again = sweep_of(lambda config: 0.5)
+    again.work()
+    assert [state for _, state in states(again)] == ["COMPLETE"] * 4
+
+
+@pytest.mark.parametrize("kind", ["of options", "of each its own", "after it began", "not in a row"])
+def test_what_is_of_a_trial_alone_counts_as_a_trial(sweep_of, kind):
+    def fail(config):
+        if kind == "not in a row" and config.run.seed % 2:
+            return 0.5
+        if kind == "after it began":
+            Workdir(config.run.workdir).run_json.parent.mkdir(parents=True)
+            Workdir(config.run.workdir).run_json.write_text("{}")
+        told = str(config.run.seed) if kind == "of each its own" else "always"
+        raise (UsageError if kind == "of options" else TrainerError)(told)
+
+    sweep = sweep_of(fail)
+    sweep.work()
+    states_of = [state for _, state in states(sweep)]
+    assert states_of == (["FAIL", "COMPLETE"] * 2 if kind == "not in a row" else ["FAIL"] * 4)
