@@ -11,6 +11,7 @@ import pytest
 from tests.conftest import make_flower_folder
 from tests.helpers.processes import Program
 from tests.record.events import scalars
+from trainer.cli.flags import parse
 from trainer.commands.sweep import _Watch
 from trainer.store.files import read_json
 
@@ -204,6 +205,40 @@ def test_what_an_option_refuses_is_refused_at_the_door(base, tmp_path, run_main,
     status, _, err = run_main("sweep", *base, f"--workdir={tmp_path / 'x'}", f"--search={search}")
     assert status == 2
     assert message in err
+    assert not (tmp_path / "x").exists()
+
+
+def test_helpers_are_told_what_is_set_by_hand_and_nothing_else(swept, flags):
+    told = parse(["trainer", "sweep", f"--flagfile={swept / 'sweep.flags'}"])
+    asked = parse(["trainer", "sweep", *flags, f"--workdir={swept}"])
+    assert (told.given, told.config) == (asked.given, asked.config)
+
+
+@pytest.mark.slow
+def test_helpers_train_the_same_trials(base, tmp_path, run_main):
+    # Of a schedule that recommends, everything else is chosen, and a head that is fitted takes no rate.
+    own = ("--schedule", "--frozen_for", "--head", "--batch_size", "--lr_schedule", "--optimizer")
+    rest = [flag for flag in base if not flag.startswith(own)]
+    found = {}
+    for jobs in (1, 2):
+        folder = tmp_path / f"of-{jobs}"
+        status, out, err = run_main(
+            "sweep", *rest, f"--workdir={folder}", f"--jobs={jobs}", "--search=head=probe|linear|mlp(4)",
+            "--sampler=grid", "--repeat_seeds=0",
+        )  # fmt: skip
+        assert (status, err, "ended with status" in out) == (0, "", False)
+        found[jobs] = {one["options"]["head"]: (one["state"], one["value"]) for one in trials(folder)[0]}
+    assert found[2] == found[1]
+    recorded = [read_json(path) for path in sorted((tmp_path / "of-2" / "trials").glob("*/run.json"))]
+    assert [run["config"]["keep_checkpoints"] for run in recorded] == [1, 1, 1]
+    assert (tmp_path / "of-2" / "job-2.log").exists()
+
+
+def test_a_time_for_each_trial_is_refused(base, tmp_path, run_main):
+    rest = [flag for flag in base if not flag.startswith(("--schedule", "--frozen_for"))]
+    given = (*rest, f"--workdir={tmp_path / 'x'}", "--search=dropout=0,0.5")
+    status, _, err = run_main("sweep", *given, "--budget=5min")
+    assert (status, "--budget=5min: each trial would measure for itself" in err) == (2, True)
     assert not (tmp_path / "x").exists()
 
 

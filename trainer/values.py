@@ -37,6 +37,10 @@ class UsageError(TrainerError):
     exit_status = 2
 
 
+class MachineError(TrainerError):
+    """The machine is in the way, such as a full disk, and would be of any other run, too; exit status 1."""
+
+
 class Interrupted(KeyboardInterrupt):
     """The run was asked to stop; all that was done is saved. Exit status 75, as of sendmail: try again.
 

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from trainer.cli.config import Config
+from trainer.cli.flags import parse
 from trainer.values import UsageError
 
 FIELDS = {f.name: f for section in dataclasses.fields(Config) for f in dataclasses.fields(section.default)}
@@ -200,6 +201,18 @@ def test_values_out_of_range(values, message):
 )
 def test_options_that_change_no_phase(values, unused):
     assert Config().replace(**values).unused(values) == unused
+
+
+def test_flags_of_some_options_give_these_and_no_others(tmp_path):
+    given = ["--head=linear", "--dropout=0.0", "--search=dropout=0,0.5", "--search=seed=1,2", "--noantialias"]
+    line = parse(["trainer", "sweep", "--workdir=here", "--jobs=3", *given])
+    assert "head" in line.config.plan.by_hand
+    (tmp_path / "some.flags").write_text(line.config.flags_of([*line.given.keys() - {"jobs"}]))
+    again = parse(["trainer", "sweep", f"--flagfile={tmp_path / 'some.flags'}"])
+    assert (again.config, again.given) == (line.config.replace(jobs=1), {
+        name: value for name, value in line.given.items() if name != "jobs"
+    })  # fmt: skip
+    assert line.config.flags_of(()).strip() == ""
 
 
 def test_a_flagfile_of_what_was_changed():

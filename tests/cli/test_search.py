@@ -88,6 +88,19 @@ def test_options_come_to_what_a_command_line_would_say():
     assert str(found.phases[0].warmup) == "2steps"
 
 
+def test_what_is_set_by_hand_is_noted_where_a_trial_goes_by_what_is_recommended():
+    base = flags.parse(["trainer", "sweep", "--workdir=w", "--image_size=96", "--dropout=0"])
+    by_hand = ("image_size", "dropout")
+    assert base.config.plan.by_hand == by_hand
+    for texts, noted in (
+        ({"head": "linear"}, ("image_size", "head", "dropout")),
+        ({"head": "probe"}, ()),
+        ({"schedule": "two_phase"}, ()),
+        ({"schedule": "recommended"}, by_hand),
+    ):
+        assert apply(base.config, base.given, texts).plan.by_hand == noted
+
+
 @pytest.mark.parametrize(
     ("search", "message"),
     [

@@ -76,10 +76,10 @@ class Warm:
             _, value = self._initial.setdefault(id(variable), (variable, np.array(variable.numpy())))
             variable.assign(value)
 
-    def _experiment(self, make: Callable, config: Any, *, pictures_only: bool = False) -> Any:
+    def _experiment(self, make: Callable, config: Any, *, pictures_only: bool = False, **how: Any) -> Any:
         if pictures_only:
             return make(config, pictures_only=True)
-        experiment, is_new = self._get("experiment", lambda: make(config))
+        experiment, is_new = self._get("experiment", lambda: make(config, **how))
         self._begin_again(experiment.classifier.named_variables.values())
         if not is_new:
             experiment.config = config

@@ -1,5 +1,6 @@
 """What is recommended, what of it is set by hand, and runs of it: the same again, evaluated, used."""
 
+import dataclasses
 import json
 
 import pytest
@@ -12,10 +13,13 @@ from trainer.cli.config import Config
 from trainer.cli.declare import RECOMMENDED
 from trainer.cli.flags import parse
 from trainer.loop.phases import make_plan
+from trainer.record.progress import Speed
 from trainer.record.workdir import Workdir
 from trainer.run import budget, foresight
 from trainer.run import experiment as experiment_room
+from trainer.run.experiment import Experiment
 from trainer.run.recommended import BATCH_SIZE, Effort, efforts, recommend, sizes_of, usual_effort
+from trainer.run.stages import Stage
 from trainer.store.files import read_json, write_json
 from trainer.values import UsageError
 
@@ -266,11 +270,12 @@ def test_a_run_is_the_same_whether_its_time_was_measured_before_or_not(
 
 
 def test_how_much_a_run_computes(tmp_path, tiny_backbone):
-    """15, 9 and 6 pictures of 8 px, whose features are kept, and six updates of everything, of 5 each."""
+    """15, 9 and 6 pictures of 8 px, which go through the network, and six updates of all, of 5 each."""
     source = make_flower_folder(tmp_path / "pictures", n=10)
     given = {"source": f"folder:{source}", "splits": "50%,30%,20%", "image_size": 8, "batch_size": 5}
     head, everything = "for=2epochs; train=head", "for=2epochs; train=all"
-    for phases, passes in ([head], 30), ([everything], 3 * 30), ([head, everything], 30 + 3 * 30):
+    # Their features are kept, or what the report is compared with takes them.
+    for phases, passes in ([head], 30), ([everything], 30 + 3 * 30), ([head, everything], 30 + 3 * 30):
         experiment = trainer.prepare(**given, backbone=f"savedmodel:{tiny_backbone}", phase=phases)
         assert foresight.work(experiment) == pytest.approx(passes * 8 * 8 / 224**2)
 
@@ -295,40 +300,121 @@ def test_what_is_kept_is_in_the_time_that_is_told(phases, tmp_path, tiny_backbon
 
 
 COSTS = budget.Costs(
-    num_train=64, num_validation=32, num_scored=0, batch_size=32, side_px=224, step_secs=4.0,
-    picture_secs=0.25, start_secs=10.0,
-)  # fmt: skip
+    num_scored=0,
+    side_px=224,
+    speeds=(foresight.HEAD, Speed(step_secs=4.0, evaluation_secs=2.0, start_secs=10.0)),
+    picture_secs=0.25,
+)
+
+
+@pytest.fixture(scope="module")
+def offers_of(tmp_path_factory, tiny_backbone):
+    """offers_of(*flags) -> what may be chosen for 64 pictures, and 32 of validation."""
+    source = make_flower_folder(tmp_path_factory.mktemp("offers") / "pictures", n=32)
+
+    def offers(*given):
+        usual = ("trainer", f"--source=folder:{source}", f"--backbone=savedmodel:{tiny_backbone}")
+        usual += ("--splits=64,32", "--workdir=none", "--budget=5min")
+        size = () if any(one.startswith("--image_size") for one in given) else ("--image_size=224",)
+        return budget.offers_to(Experiment(parse([*usual, *size, *given]).config))
+
+    return offers
+
+
+def offer(effort, *phases, num_once=96):
+    return budget.Offer(effort, phases, num_once)
 
 
 def test_what_efforts_cost():
-    end = foresight.HEAD.start_secs + budget.END_SECS
-    assert COSTS.secs(Effort(0)) == end + 96 * 0.25
-    # Two updates and half of one for the evaluation, three times.
-    assert COSTS.secs(Effort(3)) == end + 96 * 0.25 + 10 + 3 * 2.5 * 4
-    # Each epoch that was begun is evaluated.
-    assert COSTS.secs(Effort(2.5)) == end + 96 * 0.25 + 10 + (2.5 * 2 + 3 * 0.5) * 4
+    # Of the head, 20 updates over features that are kept, and 10 scores.
+    head, before = foresight.HEAD, 96 * 0.25
+    alone = head.start_secs + 20 * head.step_secs + 10 * head.evaluation_secs
+    assert COSTS.secs(offer(Effort(0), (20, 10))) == pytest.approx(alone + before + budget.END_SECS)
+    # Two updates and a score, three times.
+    both = (20, 10), (6, 3)
+    found = COSTS.secs(offer(Effort(3), *both))
+    assert found == pytest.approx(alone + before + budget.END_SECS + 10 + 6 * 4 + 3 * 2)
     # Four times the area.
-    assert COSTS.secs(Effort(3, 448)) == end + 4 * 96 * 0.25 + 10 + 4 * 3 * 2.5 * 4
+    found = COSTS.secs(offer(Effort(3, 448), *both))
+    assert found == pytest.approx(alone + 4 * before + budget.END_SECS + 10 + 4 * (6 * 4 + 3 * 2))
+    # Test is scored with the network that has changed, too.
+    scored = dataclasses.replace(COSTS, num_scored=100)
+    assert scored.secs(offer(Effort(0), (20, 10))) == COSTS.secs(offer(Effort(0), (20, 10)))
+    assert scored.secs(offer(Effort(3), *both)) == COSTS.secs(offer(Effort(3), *both)) + 100 * 0.25
 
 
-def test_the_most_that_ends_in_time_is_chosen_and_what_more_would_buy():
-    offers = efforts(64, sizes=(224, 288))
-    assert offers[:4] == [Effort(0, 224), Effort(1, 224), Effort(1.25, 224), Effort(1.5, 224)]
-    usual = offers.index(Effort(6, 224))
-    assert (offers[usual + 1], offers[-1]) == (Effort(6, 288), Effort(12, 288))
-    assert [COSTS.secs(offer) for offer in offers] == sorted({COSTS.secs(offer) for offer in offers})
-    for at, offer in enumerate(offers):
-        chosen, longer = budget.choose(offers, COSTS, left_secs=COSTS.secs(offer) + 0.01)
-        assert chosen == offer
-        assert longer == (
-            Effort(6, 288) if at <= usual else Effort(12, 288) if at < len(offers) - 1 else None
+def test_what_is_set_by_hand_is_what_is_priced(offers_of):
+    plain = offers_of()
+    assert plain[0] == budget.Offer(Effort(0), ((20, 10),), 96, ())
+    assert (plain[1].phases, plain[2].phases) == (((6, 3), (2, 1)), ((6, 3), (3, 2)))
+    # A length that is set by hand is the only one there is, and the head alone is none.
+    [long] = offers_of("--finetune_for=30epochs")
+    assert (long.phases, long.describe()) == (((6, 3), (60, 30)), "fine-tuning (--finetune_for=30epochs)")
+    [longer] = offers_of("--finetune_for=30epochs", "--frozen_for=50epochs")
+    assert longer.phases == ((100, 50), (60, 30))
+    assert longer.describe() == "fine-tuning (--frozen_for=50epochs --finetune_for=30epochs)"
+    # Of the head it leaves all others.
+    head = offers_of("--frozen_for=50epochs")
+    assert [one.effort for one in head] == [one.effort for one in plain]
+    assert (head[0].phases, head[1].phases) == (((100, 50),), ((100, 50), (2, 1)))
+    assert head[0].describe() == "the head alone (--frozen_for=50epochs)"
+    # Each update is followed by a score; four are an epoch.
+    dense = offers_of("--evaluate_every=1steps", "--batch_size=16")
+    assert (dense[0].phases, dense[1].phases) == (((40, 40),), ((12, 12), (4, 4)))
+    assert dense[1].describe() == "1 epoch of fine-tuning (--evaluate_every=1steps)"
+    # A warm-up that only longer phases have room for.
+    warm = offers_of("--warmup=5steps")
+    assert min(one.phases[-1][0] for one in warm) == 5
+
+
+def test_without_kept_features_the_head_goes_through_the_network(tmp_path, tiny_backbone, monkeypatch):
+    source = make_flower_folder(tmp_path / "pictures", n=10)
+    given = (f"--source=folder:{source}", f"--backbone=savedmodel:{tiny_backbone}", "--splits=18,6,6")
+    given += ("--image_size=8", "--feature_cache=off", "--budget=1h", "--precision=float32", "--workdir=none")
+    experiment = Experiment(parse(["trainer", *given]).config)
+    monkeypatch.setattr(Stage, "step_secs", lambda self: 3.0 if self.phase.index else 1.0)
+    foreseen = foresight.foresee(experiment, decided={})
+    # 16 pictures an update, of which reading them is some of the time.
+    frozen, _ = foreseen.speeds
+    assert foreseen.picture_secs == frozen.step_secs / 16
+    assert 1.0 < frozen.step_secs < 3.0
+    assert frozen.evaluation_secs == pytest.approx(6 * foreseen.picture_secs)
+    costs = budget.Costs.of(experiment, foreseen)
+    head = budget.offers_to(experiment)[0]
+    # Two updates an epoch, ten epochs with a score each; 30 pictures for what the report is compared with.
+    assert (head.phases, head.num_once) == (((20, 10),), 30)
+    assert costs.secs(head) >= 20 * 1.0 + 10 * 6 / 16 + (30 + 6) / 16
+
+
+def test_the_most_that_ends_in_time_is_chosen_and_what_more_would_buy(monkeypatch, offers_of):
+    monkeypatch.setattr(budget, "sizes_of", lambda config: (224, 288))
+    offers = offers_of()
+    efforts_of = [one.effort for one in offers]
+    assert efforts_of == efforts(64, sizes=(224, 288))
+    assert efforts_of[:4] == [Effort(0, 224), Effort(1, 224), Effort(1.25, 224), Effort(1.5, 224)]
+    usual = efforts_of.index(Effort(6, 224))
+    assert (efforts_of[usual + 1], efforts_of[-1]) == (Effort(6, 288), Effort(12, 288))
+    every = [COSTS.secs(one) for one in offers]
+    assert every == sorted(every)
+    for at, one in enumerate(offers):
+        chosen, longer = budget.choose(offers, COSTS, left_secs=COSTS.secs(one) + 0.01)
+        # Of so few pictures, a quarter of an epoch may be no update more.
+        assert COSTS.secs(chosen) == COSTS.secs(one)
+        number = offers.index(chosen)
+        assert (longer.effort if longer else None) == (
+            Effort(6, 288) if number <= usual else Effort(12, 288) if number < len(offers) - 1 else None
         )
-        # Of a longer time, no more is left than a quarter of an epoch takes, with its evaluation.
+        # Of a longer time, no more is left than half an epoch takes, with its score.
         if at not in (0, usual, len(offers) - 1):
-            step_secs = 4.0 * (offer.image_size / 224) ** 2
-            assert COSTS.secs(offers[at + 1]) - COSTS.secs(offer) <= (2 / 4 + 1 / 2) * step_secs + 1e-9
+            area = (one.effort.image_size / 224) ** 2
+            assert COSTS.secs(offers[at + 1]) - COSTS.secs(one) <= (4.0 + 2.0) * area + 1e-9
     # Less than the least is not to be had.
     assert budget.choose(offers, COSTS, left_secs=1.0)[0] == offers[0]
+    # Of a length that is set by hand, the size is left to choose.
+    sizes = offers_of("--finetune_for=3epochs")
+    assert [one.effort.image_size for one in sizes] == [224, 288]
+    assert len({one.phases for one in sizes}) == 1
+    assert sizes[1].describe() == "fine-tuning at 288 px (--finetune_for=3epochs)"
     # Of a network that was measured at no other size, more is longer.
     assert efforts(64)[:3] == [Effort(0), Effort(1), Effort(1.25)]
     assert efforts(64)[-1] == Effort(12)
@@ -364,9 +450,31 @@ def test_a_budget_is_planned_once(tmp_path, tiny_backbone, run_main, monkeypatch
     short = ("--lr_schedule=one_cycle", f"--workdir={tmp_path / 'short'}", "--budget=1s")
     status, out, err = run_main("train", *arguments[:-1], *short)
     assert (status, "Traceback" in err) == (0, False)
-    assert "--budget=1s is too short for the head alone on this machine, the least there is: it takes " in out
+    told = (
+        "--budget=1s is too short for the head alone (--frozen_for=1epochs) on this machine, the least there"
+    )
+    assert (f"{told} is: it takes about " in out, " is enough for " in out) == (True, False)
     status, out, _ = run_main("train", *arguments[:-1], f"--workdir={tmp_path / 'quick'}", "--budget=quick")
     assert (status, "finetune" in out) == (0, False)
+
+
+def test_all_folds_train_what_the_first_one_has_measured(tmp_path, tiny_backbone, run_main, monkeypatch):
+    asked = []
+
+    def foreseen(experiment, **given):
+        # Faster each time.
+        asked.append(experiment)
+        speed = Speed(step_secs=0.1 ** len(asked) * 1e3, evaluation_secs=0.0, start_secs=0.0)
+        return foresight.Foreseen((foresight.HEAD, speed), picture_secs=0.0, decided={})
+
+    monkeypatch.setattr(budget, "foresee", foreseen)
+    arguments = arguments_of(tmp_path, tiny_backbone, "--frozen_for=1epochs", "--folds=3", "--budget=40s")
+    arguments = [one for one in arguments if not one.startswith("--splits")]
+    status, _, err = run_main("cross_validate", *arguments, f"--workdir={tmp_path / 'all'}")
+    assert (status, err, len(asked)) == (0, "", 1)
+    chosen = [read_json(tmp_path / f"all/fold-{fold}/run.json")["chosen"] for fold in (1, 2, 3)]
+    assert chosen[0] == chosen[1] == chosen[2]
+    assert chosen[0]["schedule"] == "frozen"
 
 
 @pytest.mark.slow

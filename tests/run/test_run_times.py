@@ -2,12 +2,20 @@
 
 import json
 import re
+import shutil
 
 import pytest
 
-from tests.conftest import make_flower_folder
+from tests.conftest import changed, make_flower_folder
 from tests.helpers.undrawn import PLAIN
+from trainer.cli.flags import parse
 from trainer.record import progress
+from trainer.record.progress import Speed
+from trainer.run import fitting, foresight
+from trainer.run.experiment import Experiment
+from trainer.run.fitting import PretrainedFeatures
+from trainer.run.run_times import RunTimes
+from trainer.run.session import make_stages
 
 pytestmark = pytest.mark.usefixtures("figures_undrawn")
 
@@ -36,6 +44,10 @@ def test_the_next_run_knows_what_is_to_come(arguments, tmp_path, run_main):
     # As long as no step of the second phase is measured, it takes nobody knows how long.
     assert told == {step: step <= STEPS + 1 for step in range(2, 2 * STEPS + 1)}
     kept = [json.loads(path.read_text()) for path in (tmp_path / "cache" / "speeds").iterdir()]
+    # How long a picture takes through the network is kept beside the phases and the end.
+    [picture] = [one for one in kept if "picture" in one["key"]]
+    assert picture["step_secs"] > 0
+    kept.remove(picture)
     assert sorted((one["key"]["cut"], "end" in one["key"]) for one in kept) == [
         ("", False), ("", True), ("features", False),
     ]  # fmt: skip
@@ -45,3 +57,76 @@ def test_the_next_run_knows_what_is_to_come(arguments, tmp_path, run_main):
     status, out, err = run_main(*arguments, f"--workdir={tmp_path / 'second'}", "--seed=1")
     assert (status, err) == (0, "")
     assert {int(step): bool(least) for step, _, least in LINE.findall(out)} == dict.fromkeys(told, False)
+
+
+@pytest.fixture
+def stages_of(arguments):
+    """stages_of(*flags) -> the stages of a run that has not begun."""
+
+    def make(*flags):
+        config = parse(["trainer", *changed(arguments, *flags), "--workdir=none"]).config
+        return make_stages(Experiment(config), decided={})
+
+    return make
+
+
+def times_of(stages):
+    """The times of a run whose updates take next to nothing."""
+    phases = stages.experiment.plan.phases
+    return RunTimes(stages, foreseen=[Speed(0.001, 0.001, 1.0) for _ in phases])
+
+
+def counts_of(stages):
+    return {split: len(at) for split, at in stages.experiment.splits.indices.items()}
+
+
+def test_features_that_are_computed_anew_are_in_the_time_that_is_told(stages_of, tmp_path):
+    first = stages_of()
+    first.take({}, picture_secs=60.0)
+    assert times_of(first).describe() == "about 18 min"
+    for split in counts_of(first):
+        first.current().batches(split)
+    first.take({}, picture_secs=60.0)
+    times_of(first).remember()
+    # They are there, however long they took.
+    assert times_of(stages_of("--seed=1")).describe() == "about 10 s"
+    # Of other splits they are not; how long they will take is remembered.
+    other = times_of(stages_of("--split_seed=3"))
+    assert (other.is_known, other.describe()) == (True, "about 18 min")
+    # Of other pictures nobody knows that.
+    shutil.copytree(tmp_path / "pictures", tmp_path / "others")
+    others = times_of(stages_of(f"--source=folder:{tmp_path / 'others'}", "--split_seed=4"))
+    assert not others.is_known
+
+
+def test_each_view_of_a_picture_that_is_kept_is_counted(stages_of):
+    stages = stages_of("--schedule=frozen", "--augment=flip", "--feature_views=8")
+    stages.take({}, picture_secs=60.0)
+    count = counts_of(stages)
+    # What the report is compared with takes the pictures of train as they are.
+    passes = 8 * count["train"] + count["train"] + count["validation"]
+    hours, minutes = divmod(passes, 60)
+    assert times_of(stages).describe() == f"about {hours} h {minutes} min"
+    assert foresight.work(stages.experiment) == pytest.approx(passes * 8 * 8 / 224**2)
+    # Each of the other phases that keep something keeps its own.
+    top = "--phase=for=1epochs; train=all; augment=flip"
+    both = stages_of("--phase=name=head; for=1epochs; train=head", top)
+    both.take({}, picture_secs=60.0)
+    assert times_of(both).describe() == "about 18 min"
+
+
+def test_what_the_report_is_compared_with_is_in_the_time_that_is_told(stages_of, monkeypatch):
+    stages = stages_of("--schedule=finetune")
+    assert not times_of(stages).is_known
+    # It is measured where it is foreseen, and where it is done.
+    foreseen = foresight.foresee(stages.experiment, decided={})
+    assert foreseen.picture_secs > 0
+    assert foreseen.speeds[0].evaluation_secs == counts_of(stages)["validation"] * foreseen.picture_secs
+    PretrainedFeatures(stages).of("train")
+    assert stages.picture_secs > 0
+    stages.take({}, picture_secs=60.0)
+    assert times_of(stages).describe() == "about 18 min"
+    monkeypatch.setattr(fitting, "ALWAYS_CHEAP", 0)
+    monkeypatch.setattr(fitting, "CHEAP_SHARE", 0.1)
+    assert times_of(stages).describe() == "about 10 s"
+    assert foresight.foresee(stages.experiment, decided={}).picture_secs is None

@@ -420,9 +420,10 @@ def test_views_are_of_the_seed_and_the_epoch_and_of_training_alone(open_stages):
     assert np.abs(rows - views[0]).max() > 1e-2
 
 
-def test_how_long_features_take_and_what_is_done_once(open_stages, monkeypatch):
+def test_how_long_features_take_and_what_is_done_once(open_stages, monkeypatch, tmp_path):
     """A batch takes 2 s, and the first, which traces, 30 s more."""
-    stages = open_stages(HEAD)
+    fresh = f"--cache_dir={tmp_path}"
+    stages = open_stages(HEAD, fresh)
     clock, stage = SimpleNamespace(now=0.0), stages.current()
     monkeypatch.setattr(stages_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
     before = stages.once_secs
@@ -435,3 +436,16 @@ def test_how_long_features_take_and_what_is_done_once(open_stages, monkeypatch):
     # Of its one phase none are asked for yet: 10 + 4 + 4 pictures.
     assert stage.awaits("train")
     assert stages.once_secs_left() == pytest.approx(18 * 4 / 6)
+    # What another has kept since is read: of train all, of validation nothing.
+    again = open_stages(HEAD, fresh)
+    again.take({}, picture_secs=1.0)
+    stage.batches("train")
+    assert again.once_secs_left() == 0.0
+    assert again.current().missing("train") == 0
+    assert again.once_secs_left() == 8.0
+    # Of 10 pictures, pieces of them.
+    shards = open_stages(HEAD, fresh, "--split_seed=3")
+    assert shards.current().missing("train", "validation") == 14
+    monkeypatch.setattr(feature_cache, "pieces_of", lambda count: [slice(0, 6), slice(6, count)])
+    shards.current().compute_shard("train", number=1, count=2)
+    assert open_stages(HEAD, fresh, "--split_seed=3").current().missing("train") == 4

@@ -85,6 +85,16 @@ def test_features_are_computed_once_and_read_back(store, root):
     assert names(root) == [digest(KEY)]
 
 
+def test_whether_there_is_an_entry_is_told_without_reading_it(store, root):
+    assert not store.has(KEY)
+    store.get(KEY, num_rows=7, shape=(2, 3), compute=Computing(), describe="")
+    assert store.has(KEY)
+    assert not store.has({**KEY, "n": 2})
+    for path in root.glob("*/features.npy"):
+        path.write_bytes(b"")
+    assert store.has(KEY)
+
+
 def test_what_lies_on_disk_can_be_read_without_this_program(store, root):
     get(store)
     folder = root / digest(KEY)

@@ -182,11 +182,18 @@ class Config:
         Args:
           changed_only: whether those at their default are left out, which another version may have changed.
         """
-        lines, defaults = [], Config().flat()
+        flat, defaults, chosen = self.flat(), Config().flat(), self._chosen()
+        names = [name for name in flat if name not in chosen]
+        if changed_only:
+            by_hand = self.plan.by_hand
+            names = [name for name in names if flat[name] != defaults[name] or name in by_hand]
+        return self.flags_of(names)
+
+    def flags_of(self, names: Collection[str]) -> str:
+        """Returns a flagfile of some options: whoever reads it takes these for set by hand, and no others."""
+        lines: list[str] = []
         for name, value in self.flat().items():
-            if name in self._chosen() or (
-                changed_only and value == defaults[name] and name not in self.plan.by_hand
-            ):
+            if name not in names:
                 continue
             if isinstance(value, bool):
                 lines.append(f"--{name}" if value else f"--no{name}")

@@ -166,7 +166,9 @@ def apply(config: Config, given: Mapping[str, Any], texts: Mapping[str, str]) ->
         else:
             _require_searchable(option)
             values[option] = typed(option, text)
-    found = config.replace(**values).with_given([*given, *values])
+    # What is noted to be set by hand is of --schedule=recommended, and a trial may have another schedule.
+    noted = config.plan.by_hand if "by_hand" in given else ()
+    found = config.replace(**{"by_hand": noted, **values}).with_given([*given, *values])
     found.require_unruled({**given, **values})
     return found
 

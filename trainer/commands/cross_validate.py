@@ -1,7 +1,9 @@
 """`cross_validate`: trains a run for each fold, and sums up how they do on pictures they never saw."""
 
 import logging
+from typing import Any
 
+from trainer.cli.declare import budget_secs
 from trainer.cli.flags import CommandLine
 from trainer.commands import train
 from trainer.record.workdir import Workdir
@@ -22,12 +24,16 @@ def run(line: CommandLine, stop: StopSignal) -> int:
     count = data.folds or BY_DEFAULT
     config = line.config.replace(folds=count, fold=1)
     check_folds(config)
+    chosen: dict[str, Any] = {}
     for number in range(1, count + 1):
         folder = fold_folder(root, number)
         # What the accuracy must be at least is asked of all folds together.
         own = {"fold": number, "workdir": str(folder), "assert_accuracy_at_least": 0.0, "assert_at_least": ""}
         _log.info("fold %d of %d: %s", number, count, folder)
         given = {**line.given, "folds": count, **own}
-        train.run(CommandLine("train", config.replace(**own), given), stop)
+        train.run(CommandLine("train", config.replace(**own), given), stop, chosen=chosen)
+        # What fits into --budget is measured once: all folds are of one recipe.
+        if budget_secs(config.plan.budget):
+            chosen = chosen or Workdir(str(folder)).read_chosen()
     put_together(config, root, asked=line.config.run)
     return 0

@@ -17,6 +17,7 @@ import tensorflow as tf
 import tf_keras
 
 from trainer.cli.config import Config
+from trainer.cli.declare import budget_secs
 from trainer.cli.flags import CommandLine
 from trainer.cli.search import check_space, corners, read_space
 from trainer.commands import train
@@ -26,7 +27,7 @@ from trainer.run.experiment import Experiment
 from trainer.run.head_trials import OF_HEADS, HeadTrials, Outcome, Told, why_not_alone
 from trainer.runtime import StopSignal
 from trainer.store.files import set_mode, write_text
-from trainer.values import Interrupted, TrainerError
+from trainer.values import Interrupted, TrainerError, UsageError
 
 if TYPE_CHECKING:
     from trainer.run.sweep import Asked
@@ -46,6 +47,11 @@ def run(line: CommandLine, stop: StopSignal) -> int:
     workdir = Workdir(config.run.workdir)
     if workdir.run_json.exists():
         raise TrainerError(f"--workdir={workdir.root} holds a run: sweep needs a folder of its own")
+    if budget_secs(budget := config.plan.budget):
+        raise UsageError(
+            f"--budget={budget}: each trial would measure for itself what fits into it, and come to another "
+            "recipe. Set lengths for all of them, such as --finetune_for=2epochs, or take --budget=quick"
+        )
     space = read_space(config.sweep.search, config.sweep.space)
     for end in check_space(config, line.given, space):
         check_options(end)
@@ -58,7 +64,8 @@ def run(line: CommandLine, stop: StopSignal) -> int:
     with stop.deferred():
         heads = _heads(asked, stop)
         sweep = Sweep(asked, heads=heads, train=_Runs(line.given, stop), requested=stop.requested)
-        write_text(workdir.root / FLAGFILE, config.replace(jobs=1).flagfile())
+        # What is set by hand there is what is set by hand here: trials differ by it.
+        write_text(workdir.root / FLAGFILE, config.flags_of([name for name in line.given if name != "jobs"]))
         # The address of a database may have a password in it.
         set_mode(workdir.root / FLAGFILE, 0o600)
         with _helpers(config, workdir.root, stop, num_gpus=len(gpus)):

@@ -49,17 +49,25 @@ from trainer.values import TrainerError, UsageError
 _log = logging.getLogger("trainer")
 
 
-def run(line: CommandLine, stop: StopSignal) -> int:
-    """Trains, scores the test split with the best weights, and returns the exit status."""
+def run(line: CommandLine, stop: StopSignal, *, chosen: Mapping[str, Any] | None = None) -> int:
+    """Trains, scores the test split with the best weights, and returns the exit status.
+
+    Args:
+      line: what was asked for.
+      stop: tells why to stop.
+      chosen: what --schedule=recommended is to come to in a run that begins; None: what its rule says.
+    """
     begun, config = time.monotonic(), line.config
     if unused := config.unused(line.given):
         what = f"under --schedule={config.plan.schedule}" if not config.plan.phase else "beside --phase"
         _log.warning("%s: no effect %s", ", ".join(f"--{name}" for name in unused), what)
     with together(config, stop) as config:
-        return _run(config, line.given, stop, begun=begun)
+        return _run(config, line.given, stop, begun=begun, chosen=chosen or {})
 
 
-def _run(config: Config, given: Mapping[str, Any], stop: StopSignal, *, begun: float) -> int:
+def _run(
+    config: Config, given: Mapping[str, Any], stop: StopSignal, *, begun: float, chosen: Mapping[str, Any]
+) -> int:
     """Trains as `run` does, among the workers there are."""
     workdir = Workdir(config.run.workdir)
     config = workdir.as_begun(config, given)
@@ -83,7 +91,8 @@ def _run(config: Config, given: Mapping[str, Any], stop: StopSignal, *, begun: f
         with leaving_out(left_out() if recorded is None else recorded):
             while True:
                 try:
-                    return _train_once(config, workdir, checkpoints, stop, begun=begun)
+                    own = workdir.read_chosen() or chosen
+                    return _train_once(config, workdir, checkpoints, stop, begun=begun, chosen=own)
                 except NonFinite as error:
                     _note_rollback(error, workdir, checkpoints, config.guard)
 
@@ -158,11 +167,17 @@ def _note_rollback(error: NonFinite, workdir: Workdir, checkpoints: Checkpoints,
 
 
 def _train_once(
-    config: Config, workdir: Workdir, checkpoints: Checkpoints, stop: StopSignal, *, begun: float
+    config: Config,
+    workdir: Workdir,
+    checkpoints: Checkpoints,
+    stop: StopSignal,
+    *,
+    begun: float,
+    chosen: Mapping[str, Any],
 ) -> int:
     """Trains from the latest checkpoint, or from the beginning, to the end of the plan, and scores."""
-    experiment = Experiment(config)
-    if budget_secs(config.plan.budget) and not workdir.read_chosen():
+    experiment = Experiment(config, chosen=chosen)
+    if budget_secs(config.plan.budget) and not chosen:
         experiment = within_budget(experiment, begun=begun)
     import_early()
     summaries = Summaries(workdir, describe=experiment.describe)

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.store.files import require_room, told_size
-from trainer.values import TrainerError, told_by_tensorflow
+from trainer.values import MachineError, TrainerError, told_by_tensorflow
 
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _PREFIX = "variables/"
@@ -92,15 +92,15 @@ def told_failure(what: str, *, folder: Path, num_bytes: int, safe: str) -> Itera
       safe: says what is not lost.
 
     Raises:
-      TrainerError: there is no room, or the block failed to write.
+      MachineError: there is no room, or the block failed to write.
     """
     ways_on = f"{safe}; make room and run the same command again"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             require_room(folder, num_bytes, what=f"the {what}")
-        except TrainerError as error:
-            raise TrainerError(f"{error}; {ways_on}") from None
+        except MachineError as error:
+            raise MachineError(f"{error}; {ways_on}") from None
         yield
     except (tf.errors.OpError, OSError) as error:
         if isinstance(error, OSError):
@@ -112,7 +112,7 @@ def told_failure(what: str, *, folder: Path, num_bytes: int, safe: str) -> Itera
                 missing = num_bytes - shutil.disk_usage(folder).free
                 much = f": {told_size(missing)} are missing" if missing > 0 else ""
                 told = f"{reason} in {folder}{much}; {ways_on}"
-        raise TrainerError(f"{what} was not saved: {told}") from None
+        raise MachineError(f"{what} was not saved: {told}") from None
 
 
 def read_values(prefix: Path, wanted: Mapping[str, tf.Variable] | None = None) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ from tensorboard.util.tensor_util import make_tensor_proto
 from trainer.record.event_files import EventFile, cut, cut_metrics, event_files
 from trainer.record.workdir import Workdir
 from trainer.store.files import remove_parts, sync
-from trainer.values import TrainerError, told_by_tensorflow
+from trainer.values import MachineError, told_by_tensorflow
 
 NUM_BINS = 30
 
@@ -256,6 +256,6 @@ def _told_of(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         where = f": {error.filename}" if error.filename and str(error.filename) not in what else ""
-        raise TrainerError(f"{what}: {error.strerror}{where}") from None
+        raise MachineError(f"{what}: {error.strerror}{where}") from None
     except tf.errors.OpError as error:
-        raise TrainerError(f"{what}: {told_by_tensorflow(error)}") from None
+        raise MachineError(f"{what}: {told_by_tensorflow(error)}") from None

@@ -4,7 +4,7 @@ import collections
 import functools
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from trainer.data.features import (
     pieces_of,
 )
 from trainer.data.pipeline import Rows
+from trainer.loop.phases import Phase
 from trainer.model.cuts import Cut
 from trainer.run.experiment import Experiment
 from trainer.run.team import team
@@ -145,6 +146,22 @@ class FeatureCache:
                     )
         return done, known
 
+    def missing(self, splits: Iterable[str], spec: PhaseSpec, network: Network) -> int:
+        """Returns how many pictures `batches` sends through a network for splits, each view for itself."""
+        views = [view for split in splits for view in self._views(split, spec, network)]
+        # Of folds, all splits are kept together.
+        apart = {(view.split, str(view.augment), view.epoch): view for view in views}
+        return sum(map(self._missing, apart.values()))
+
+    def _missing(self, view: _View) -> int:
+        key = self._key(view)
+        if self._store.has(key):
+            return 0
+        if not self._store.is_marked(key):
+            return len(view.indices)
+        parts = [view.indices[piece] for piece in pieces_of(len(view.indices))]
+        return sum(len(part) for part in parts if not self._store.has(self._piece_key(key, part)))
+
     def _views(self, split: str, spec: PhaseSpec, network: Network) -> list[_View]:
         config = self._experiment.config
         augment = self._experiment.augment(spec) if split == "train" else None
@@ -249,6 +266,38 @@ class FeatureCache:
             view=changes if view.augment else {},
             plugins=plugins.sources("backbone", *(["augmentation"] if view.augment else [])),
         )
+
+
+def keeps(experiment: Experiment, spec: PhaseSpec, split: str) -> bool:
+    """Returns whether a phase keeps, of a split's pictures as they are, what is below its cut."""
+    is_changed = split == "train" and experiment.augment(spec) is not None
+    return cut_of_features(experiment, spec) is not None and not is_changed
+
+
+def num_views(experiment: Experiment, spec: PhaseSpec, split: str) -> int:
+    """Returns how many views of each picture of a split a phase keeps, where it keeps any."""
+    is_changed = split == "train" and experiment.augment(spec) is not None
+    return experiment.config.speed.feature_views if is_changed else 1
+
+
+def kept_pictures(experiment: Experiment, phases: Sequence[Phase]) -> int:
+    """Returns how many pictures go through a network for what phases keep, each view for itself.
+
+    What an earlier run has left counts, too. The first phase keeps test as well, for what the report is
+    compared with; of the others, only the last one does.
+    """
+    found: dict[tuple[str, str, str], int] = {}
+    for phase in phases:
+        if (cut := cut_of_features(experiment, phase.spec)) is None:
+            continue
+        for split in experiment.splits.indices:
+            if split == "test" and phase not in (phases[0], phases[-1]):
+                continue
+            views = num_views(experiment, phase.spec, split)
+            changes = "" if keeps(experiment, phase.spec, split) else str(phase.spec.augment)
+            told = "all folds" if experiment.config.data.folds else split
+            found[cut.name, told, changes] = views * len(kept_together(experiment, split))
+    return sum(found.values())
 
 
 def kept_together(experiment: Experiment, split: str) -> np.ndarray:

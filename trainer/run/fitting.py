@@ -16,11 +16,11 @@ import tensorflow as tf
 from trainer.loop.phases import Phase
 from trainer.model.fits import Labelled, most_pictures
 from trainer.model.heads import Head, NeighbourHead, make_head
-from trainer.record.progress import counting
 from trainer.record.workdir import Workdir
 from trainer.run.experiment import Experiment
+from trainer.run.feature_cache import keeps
 from trainer.run.kept_probes import find_or_fit
-from trainer.run.stages import Stage, Stages
+from trainer.run.stages import Stages
 from trainer.run.team import team
 from trainer.tasks import Task
 from trainer.values import UsageError, failure_in_words
@@ -64,7 +64,7 @@ class PretrainedFeatures:
         if stage.keeps(split):
             return stage.features(split, indices)
         what = f"{split} through the pretrained network"
-        with stages.once(), counting(experiment.config.run.progress, what, len(indices)) as done:
+        with stages.watched(what, len(indices)) as done:
             experiment.source.load()
             return stage.features(split, indices, done=done)
 
@@ -117,8 +117,7 @@ def compare_pretrained(features: PretrainedFeatures) -> dict[str, Any]:
     """
     stages, experiment = features.stages, features.stages.experiment
     try:
-        stage = stages.stage_of(experiment.plan.phases[0])
-        _require_cheap(experiment, stage)
+        _require_cheap(experiment, experiment.plan.phases)
         train = features.of("train", most=MOST_FITTED)
         others = {split: features.of(split) for split in experiment.splits.indices if split != "train"}
     except (UsageError, tf.errors.OpError) as error:
@@ -210,26 +209,40 @@ def _parts(features: np.ndarray) -> Iterator[tf.Tensor]:
         yield tf.constant(features[start : start + _BATCH_SIZE])
 
 
-def _require_cheap(experiment: Experiment, stage: Stage) -> None:
+def _require_cheap(experiment: Experiment, phases: Sequence[Phase]) -> None:
     """Makes sure that training needs the features, too, or that they cost little beside it.
 
     Raises:
       UsageError: they would cost more than `CHEAP_SHARE` of it.
     """
-    splits = experiment.splits.indices
-    counts = {
-        split: min(len(at), MOST_FITTED) if split == "train" else len(at) for split, at in splits.items()
-    }
-    phases = experiment.plan.phases
     # What a later phase makes of test takes its own pass.
-    is_wanted = {split: stage.keeps(split) and (split != "test" or len(phases) == 1) for split in counts}
-    count = sum(counts[split] for split in counts if not is_wanted[split])
+    count = sum(
+        number
+        for split, number in _fitted_and_scored(experiment).items()
+        if not keeps(experiment, phases[0].spec, split) or (split == "test" and len(phases) > 1)
+    )
     training = sum(_passes(experiment, phase) for phase in phases)
     if count > max(ALWAYS_CHEAP, CHEAP_SHARE * training):
         raise UsageError(
             f"training does not need the features of {count:,} pictures, and to compute them takes more than "
             f"{CHEAP_SHARE:.0%} of it"
         )
+
+
+def compared_alone(experiment: Experiment, phases: Sequence[Phase]) -> int:
+    """Returns how many pictures go through the network for the comparison alone, and are kept by no phase."""
+    try:
+        _require_cheap(experiment, phases)
+    except UsageError:
+        return 0
+    counts, first = _fitted_and_scored(experiment), phases[0].spec
+    return sum(number for split, number in counts.items() if not keeps(experiment, first, split))
+
+
+def _fitted_and_scored(experiment: Experiment) -> dict[str, int]:
+    """Returns {split: how many of its pictures the comparison takes}."""
+    counts = {split: len(at) for split, at in experiment.splits.indices.items()}
+    return counts | {"train": min(counts["train"], MOST_FITTED)}
 
 
 def _passes(experiment: Experiment, phase: Phase) -> int:

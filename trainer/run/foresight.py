@@ -9,7 +9,8 @@ from trainer.loop.phases import Phase
 from trainer.model.cuts import WHOLE
 from trainer.record.progress import Speed
 from trainer.run.experiment import Experiment
-from trainer.run.feature_cache import cut_of_features
+from trainer.run.feature_cache import cut_of_features, kept_pictures
+from trainer.run.fitting import compared_alone
 from trainer.run.session import make_stages
 from trainer.run.stages import Stage
 
@@ -28,8 +29,8 @@ HEAD = Speed(step_secs=0.003, evaluation_secs=0.1, start_secs=2.0)
 class Foreseen:
     """What was measured of the phases of a run.
 
-    `speeds` has one for each phase; `picture_secs` is how long the features of a picture take, None where no
-    phase needs any. `decided` is what `Arithmetic` decided meanwhile.
+    `speeds` has one for each phase; `picture_secs` is how long a picture takes through the network to its
+    head, None where no phase says. `decided` is what `Arithmetic` decided meanwhile.
     """
 
     speeds: tuple[Speed, ...]
@@ -61,9 +62,14 @@ def foresee(experiment: Experiment, *, decided: Mapping[str, Any]) -> Foreseen:
             picture_secs = secs / stage.pictures_a_step
             speeds.append(HEAD)
         else:
+            step_secs = secs + _batch_secs(experiment, stage)
+            if not stage.cut and not experiment.trained_in_backbone(phase.spec):
+                # Such an update is one way through all of the network, as a score is.
+                picture_secs = step_secs / stage.pictures_a_step
+            elif picture_secs is None and (stage.cut or compared_alone(experiment, experiment.plan.phases)):
+                picture_secs = stage.picture_secs()
             # All of the network goes over validation, where that is known of it.
             evaluation_secs = None if stage.cut or not picture_secs else num_validation * picture_secs
-            step_secs = secs + _batch_secs(experiment, stage)
             speeds.append(Speed(step_secs, evaluation_secs, start_secs))
     return Foreseen(tuple(speeds), picture_secs, stages.arithmetic.decided)
 
@@ -71,14 +77,15 @@ def foresee(experiment: Experiment, *, decided: Mapping[str, Any]) -> Foreseen:
 def work(experiment: Experiment) -> float:
     """Returns about how much a run computes: as much as for how many pictures of 224 x 224 px.
 
-    That is one way through the network each, of which an update has three; what is kept goes once.
+    That is one way through the network each, of which an update has three; each view that is kept goes once,
+    and so does what the report is compared with.
     """
     phases, contract = experiment.plan.phases, experiment.backbone.contract
     whole = [phase for phase in phases if not _is_head(experiment, phase)]
     steps = sum(phase.stop_step - phase.start_step for phase in whole)
     passes = PASSES_OF_AN_UPDATE * steps * experiment.config.plan.batch_size
-    if len(whole) < len(phases):
-        passes += sum(map(len, experiment.splits.indices.values()))
+    passes += kept_pictures(experiment, [phase for phase in phases if _is_head(experiment, phase)])
+    passes += compared_alone(experiment, phases)
     return passes * contract.width_px * contract.height_px / USUAL_SIDE_PX**2
 
 

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from trainer.data.features import feature_key
 from trainer.run.experiment import Experiment
-from trainer.run.feature_cache import cut_of_features, kept_together
+from trainer.run.feature_cache import cut_of_features, kept_together, num_views
 from trainer.run.stages import Stages
 from trainer.run.team import team
 from trainer.store.array_file import array_bytes
@@ -79,8 +79,7 @@ def passes(stages: Stages, split: str) -> int:
         if steps_left <= 0 or not len(experiment.splits.indices.get(split, ())):
             continue
         if cut_of_features(experiment, phase.spec):
-            is_changed = split == "train" and experiment.augment(phase.spec) is not None
-            total += experiment.config.speed.feature_views if is_changed else 1
+            total += num_views(experiment, phase.spec, split)
         else:
             total += -(-steps_left // per_epoch)
     return total

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,8 @@ from trainer.model.cuts import WHOLE
 from trainer.precision import machine, supported
 from trainer.record.progress import PhaseLength, Speed, TimeLeft, remember, remembered
 from trainer.run.arithmetic import speed_key
-from trainer.run.feature_cache import cut_of_features
+from trainer.run.feature_cache import cut_of_features, kept_pictures
+from trainer.run.fitting import compared_alone
 from trainer.run.stages import Stages
 from trainer.store.places import cache_root
 from trainer.values import Duration
@@ -47,6 +49,8 @@ class RunTimes:
         self._stages, self._folder = stages, cache_root(config.run.cache_dir) / "speeds"
         self._keys = [self._key(phase) for phase in stages.experiment.plan.phases]
         self._end_key = {**self._keys[-1], "end": {k: len(v) for k, v in self._splits.items()}}
+        if stages.picture_secs is None:
+            stages.take({}, picture_secs=remembered(self._folder, self._picture_key).step_secs)
         end_secs = remembered(self._folder, self._end_key).start_secs
         self.left = TimeLeft(
             [self._length(phase) for phase in stages.experiment.plan.phases],
@@ -96,27 +100,47 @@ class RunTimes:
 
     @property
     def is_known(self) -> bool:
-        """Whether the speeds of all phases are known before they have begun."""
+        """Whether it is known how long all of a run takes that is to begin."""
         speeds = [self.left.speed(number) for number in range(len(self._keys))]
+        if self._pictures_once and self._stages.picture_secs is None:
+            return False
         return all(speed.step_secs is not None and speed.start_secs is not None for speed in speeds)
 
     def describe(self) -> str:
         """Returns how long all of a run takes that is to begin, such as `about 4 min`."""
+        once_secs = self._pictures_once * (self._stages.picture_secs or 0.0)
         secs, is_known = self.left.estimate()
-        secs += (self.left.speed(0).start_secs or 0.0) + self._features_secs()
+        # Some of it is in the estimate.
+        secs += (self.left.speed(0).start_secs or 0.0) + max(once_secs - self._stages.once_secs_left(), 0.0)
         return f"{'about' if is_known else 'at least'} {told_secs(secs)}"
 
-    def _features_secs(self) -> float:
-        """Returns how long it takes to compute the features that are kept, besides those that `left` counts.
+    @functools.cached_property
+    def _pictures_once(self) -> int:
+        """How many pictures go through the network besides updates and scores, in a run that is to begin.
 
-        0 where that was not measured.
+        Those are the pictures whose features are kept and have not been computed, each view for itself, and
+        those that the report is compared with.
         """
-        experiment, picture_secs = self._stages.experiment, self._stages.picture_secs
-        cuts = [cut_of_features(experiment, phase.spec) for phase in experiment.plan.phases]
-        if picture_secs is None or not any(cut and cut.name == WHOLE for cut in cuts):
-            return 0.0
-        every = picture_secs * sum(map(len, self._splits.values()))
-        return max(every - self._stages.once_secs_left(), 0.0)
+        experiment, phases = self._stages.experiment, self._stages.experiment.plan.phases
+        later = kept_pictures(experiment, phases) - kept_pictures(experiment, phases[:1])
+        return self._stages.current().missing(*self._splits) + later + compared_alone(experiment, phases)
+
+    @property
+    def _picture_key(self) -> dict[str, Any]:
+        """Everything that it depends on how long a picture takes through the network."""
+        experiment = self._stages.experiment
+        config = experiment.config
+        return {
+            "picture": config.data.source,
+            "decode": config.data.decode,
+            "network": experiment.backbone.fingerprint,
+            "contract": str(experiment.backbone.contract),
+            "batch_size": config.plan.batch_size,
+            "replicas": experiment.strategy.num_replicas_in_sync,
+            "precision": config.speed.precision,
+            "engine": config.speed.engine,
+            "machine": machine(),
+        }
 
     def _key(self, phase: Phase) -> dict[str, Any]:
         """Returns everything that the speed of a phase depends on."""
@@ -132,10 +156,12 @@ class RunTimes:
         }
 
     def remember(self) -> None:
-        """Keeps what was measured of the phases that this process worked on."""
+        """Keeps what was measured of the phases that this process worked on, and of their pictures."""
         for number, key in enumerate(self._keys):
             if speed := self.left.measured(number):
                 remember(self._folder, key, speed)
+        if self._stages.picture_secs is not None:
+            remember(self._folder, self._picture_key, Speed(step_secs=self._stages.picture_secs))
 
     @contextlib.contextmanager
     def remembered_end(self) -> Iterator[None]:

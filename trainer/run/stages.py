@@ -35,7 +35,7 @@ from trainer.run.arithmetic import (
 )
 from trainer.run.engines import Engines, compiled, over_devices, precision_of, tell_unusable
 from trainer.run.experiment import Experiment
-from trainer.run.feature_cache import FeatureCache, Network, cut_of_features, why_uncached
+from trainer.run.feature_cache import FeatureCache, Network, cut_of_features, keeps, why_uncached
 from trainer.runtime import endless, share_of
 from trainer.values import TENSORFLOW, UsageError
 
@@ -113,7 +113,7 @@ class Stages:
             return 0.0
         splits = self.experiment.splits.indices
         awaited = {"validation", *(splits if stage.phase is plan.phases[-1] else ())}
-        return self.picture_secs * sum(len(splits[split]) for split in awaited if stage.awaits(split))
+        return self.picture_secs * stage.missing(*(split for split in awaited if stage.awaits(split)))
 
     @contextlib.contextmanager
     def once(self) -> Iterator[None]:
@@ -200,6 +200,7 @@ class Stage:
         # What `training` is asked for next, by its steps: to make it takes a tenth of a second.
         self._ready: dict[tuple[int, int], Any] = {}
         self._features: dict[str, FeatureBatches | None] = {}
+        self._missing: dict[tuple[str, ...], int] = {}
         self._rest: dict[bool, tf.types.experimental.PolymorphicFunction] = {}
         self.precision = self.decide_precision()
         self._compiled: tuple[str, Callable[[Any], Any]] | None = None
@@ -259,6 +260,16 @@ class Stage:
     def awaits(self, split: str) -> bool:
         """Returns whether the features of a split are wanted, and nobody has asked for them."""
         return self.cut is not None and split not in self._features
+
+    def missing(self, *splits: str) -> int:
+        """Returns how many pictures go through the network for the features of splits that are not kept."""
+        if self.cut is None:
+            return 0
+        key = tuple(sorted(splits))
+        if key not in self._missing:
+            # Of many pictures, to know what they are takes a second.
+            self._missing[key] = self._all.cache.missing(key, self.phase.spec, self._network(self.cut))
+        return self._missing[key]
 
     @functools.cached_property
     def _weights(self) -> str:
@@ -387,8 +398,7 @@ class Stage:
 
     def keeps(self, split: str) -> bool:
         """Returns whether the phase is to keep, of a split's pictures as they are, what is below the cut."""
-        is_changed = split == "train" and self._experiment.augment(self.phase.spec) is not None
-        return self.cut is not None and not is_changed
+        return keeps(self._experiment, self.phase.spec, split)
 
     def features(
         self, split: str, chosen: np.ndarray, *, done: Callable[[int], None] = lambda count: None
@@ -455,10 +465,10 @@ class Stage:
 
     def _make_below(self, cut: Cut | None) -> Callable[..., Any]:
         """Makes the function from pictures to what crosses the cut, on all devices."""
-        strategy = self._experiment.strategy
-        below = cut.below if cut else self._experiment.backbone
+        strategy, backbone = self._experiment.strategy, self._experiment.backbone
+        below = cut.below if cut else functools.partial(backbone, training=False, bn_batch=False)
         # One trace for batches of any size; what several devices get has no such signature.
-        images = tf.TensorSpec([None, *self._experiment.backbone.contract.image_shape])
+        images = tf.TensorSpec([None, *backbone.contract.image_shape])
         return tf.function(
             lambda images: strategy.run(below, args=(images,)),
             autograph=False,
@@ -494,19 +504,33 @@ class Stage:
     def pictures_a_step(self) -> int:
         """How many pictures a step sees that is measured."""
         batch_size = self._experiment.config.plan.batch_size
+        return self._forward_pictures if self.only_head else batch_size
+
+    @property
+    def _forward_pictures(self) -> int:
         replicas = self._experiment.strategy.num_replicas_in_sync
-        return forward_pictures(batch_size, replicas=replicas) if self.only_head else batch_size
+        return forward_pictures(self._experiment.config.plan.batch_size, replicas=replicas)
+
+    def picture_secs(self) -> float:
+        """Returns how long a picture takes through the network, to the cut if there is one."""
+        if self.cut and self.engine != TENSORFLOW:
+            return self._engine_secs(self.cut) / self._forward_pictures
+        with forward_step(self._experiment, in_precision(self._below, self.precision)) as do:
+            return timed_step(do, enough_secs=ENOUGH_SECS) / self._forward_pictures
+
+    def _engine_secs(self, cut: Cut) -> float:
+        """Returns how long the engine takes for a forward step: known since its choice, or measured."""
+        if known := self._all.engines.step_secs(self.phase, cut.name, self.engine):
+            return known
+        forward = self._compile(cut, self.engine, weights=digest_variables(cut.variables))
+        with forward_step(self._experiment, forward) as do:
+            return timed_step(do, enough_secs=ENOUGH_SECS)
 
     def step_secs(self) -> float:
         """Returns how long such a step takes: known since the precision was chosen, or measured now."""
         arithmetic = self._all.arithmetic
         if self.only_head and self.cut and self.engine != TENSORFLOW:
-            if known := self._all.engines.step_secs(self.phase, self.cut.name, self.engine):
-                return known
-            weights = digest_variables(self.cut.variables)
-            forward = self._compile(self.cut, self.engine, weights=weights)
-            with forward_step(self._experiment, forward) as do:
-                return timed_step(do, enough_secs=ENOUGH_SECS)
+            return self._engine_secs(self.cut)
         key = speed_key(self._experiment, self.phase, self.cut)
         choice = arithmetic.known(self.phase, self.kind, key=key)
         if choice and choice.precision in choice.step_secs:

@@ -50,25 +50,26 @@ class _ByNumber(BaseSampler):
     def __init__(self, kind: str, seed: int):
         self._kind, self._seed = kind, seed
 
-    def _of(self, trial: FrozenTrial, name: str) -> BaseSampler:
-        text = json.dumps([self._seed, _slot(trial), name])
+    def _of(self, study: optuna.Study, trial: FrozenTrial, name: str) -> BaseSampler:
+        text = json.dumps([self._seed, _place(study, trial), name])
         seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
         return RandomSampler(seed) if self._kind == "random" else TPESampler(seed=seed)
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        return self._of(trial, "").infer_relative_search_space(study, trial)
+        return self._of(study, trial, "").infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        return self._of(trial, "").sample_relative(study, trial, search_space)
+        return self._of(study, trial, "").sample_relative(study, trial, search_space)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        return self._of(trial, param_name).sample_independent(study, trial, param_name, param_distribution)
+        sampler = self._of(study, trial, param_name)
+        return sampler.sample_independent(study, trial, param_name, param_distribution)
 
 
 class _Grid(_ByNumber):
@@ -81,12 +82,18 @@ class _Grid(_ByNumber):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        return self._all[_slot(trial) % len(self._all)][param_name]
+        return self._all[_place(study, trial) % len(self._all)][param_name]
 
 
 def _slot(trial: FrozenTrial) -> int:
     """Returns the number of a trial; of one that is made again, that of the first."""
     return int(trial.system_attrs.get("failed_trial", trial.number))
+
+
+def _place(study: optuna.Study, trial: FrozenTrial) -> int:
+    """Returns how many trials were begun before one, of which those that are made again count once."""
+    slots = {_slot(other) for other in study.get_trials(deepcopy=False)}
+    return sum(slot < _slot(trial) for slot in slots)
 
 
 class Taken:
@@ -278,6 +285,17 @@ class Study:
         last = {_slot(trial): trial for trial in sorted(found, key=lambda trial: trial.number)}
         return [trial for trial in last.values() if not states or trial.state in states]
 
+    def make_again(self, number: int) -> None:
+        """Has a trial that has failed made again, with the same options, as if it had not been."""
+        failed = next(trial for trial in self.trials(TrialState.FAIL) if trial.number == number)
+        again = optuna.create_trial(
+            state=TrialState.WAITING,
+            params=failed.params,
+            distributions=failed.distributions,
+            system_attrs={**failed.system_attrs, "failed_trial": _slot(failed)},
+        )
+        patiently(lambda: self.optuna.add_trial(again))
+
     def facts(self) -> dict[str, Any]:
         """Returns what `note` has recorded."""
         return dict(patiently(lambda: self.optuna.user_attrs))
@@ -376,8 +394,12 @@ def _check_same(path: Path, asked: Mapping[str, Any]) -> None:
         return
     was = read_json(path, {str: object})
     if changed := [name for name in {**was, **now} if was.get(name) != now.get(name)]:
-        told = "; ".join(f"{name} was {was.get(name)}, now {now.get(name)}" for name in changed)
+        told = "; ".join(f"{name} was {_told(was.get(name))}, now {_told(now.get(name))}" for name in changed)
         raise TrainerError(f"{path.parent} holds a sweep of something else: {told}. Choose another --workdir")
+
+
+def _told(value: Any) -> str:
+    return (", ".join(map(str, value)) or "none") if isinstance(value, list) else str(value)
 
 
 def patiently(call: Callable[[], T]) -> T:

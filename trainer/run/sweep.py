@@ -12,13 +12,15 @@ from optuna.trial import TrialState
 
 from trainer.cli.config import Config
 from trainer.cli.search import Space, apply, describe, sweepless
+from trainer.loop.standard_callbacks import NonFinite
 from trainer.metrics.repeats import Spread, spread_of
+from trainer.plugins import load_plugins
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
 from trainer.run.head_trials import HeadTrials, Outcome
 from trainer.run.study import Study, Taken, make_sampler
 from trainer.store.lock import file_lock
-from trainer.values import Interrupted, TrainerError, UsageError
+from trainer.values import Interrupted, MachineError, TrainerError, UsageError
 
 _log = logging.getLogger("trainer")
 REPEATED = 3
@@ -71,7 +73,8 @@ class Asked:
             "metric": sweep.metric,
             "sampler": sweep.sampler,
             "pruner": sweep.pruner,
-            "plugins": [str(plugin) for plugin in run.plugin],
+            # By what they are, as runs know theirs, not by where they lie.
+            "plugins": [f"SHA-256 {plugin.sha256}" for plugin in load_plugins(run.plugin)],
         }
 
 
@@ -93,6 +96,8 @@ class Sweep:
         sweep = asked.config.sweep
         sampler = make_sampler(sweep.sampler, asked.space, seed=asked.config.run.seed)
         self._count = min(sweep.trials, sampler.count or sweep.trials)
+        # The last trial, if it failed before it had begun: its number, and why.
+        self._failed_early: tuple[int, str] | None = None
         self.study = Study(
             asked.folder,
             sweep.study,
@@ -107,6 +112,7 @@ class Sweep:
 
         Raises:
           Interrupted: it was asked to stop; the trial under way goes on when the sweep does.
+          TrainerError: what all trials need cannot be had.
         """
         told = 0.0
         while True:
@@ -139,12 +145,11 @@ class Sweep:
             outcome = self._outcome(config, told)
             value = _value(outcome.best, asked.metric)
             self._show(config, texts, outcome)
-        except UsageError as error:
-            self._fail(taken, shown, str(error))
-            return
         except TrainerError as error:
+            self._leave_if_all_fail(taken, error)
             self._fail(taken, shown, str(error))
             return
+        self._failed_early = None
         if not math.isfinite(value):
             self._fail(taken, shown, f"{asked.config.sweep.metric} is no number")
             return
@@ -161,6 +166,31 @@ class Sweep:
             value,
             ended,
             shown,
+        )
+
+    def _leave_if_all_fail(self, taken: Taken, error: TrainerError) -> None:
+        """Ends the sweep where not the options of a trial are in the way, but what all trials need.
+
+        So it is where the machine is, and where two trials one after another fail with the same words before
+        they have begun. These count no more, and are made again when the sweep goes on.
+
+        Raises:
+          TrainerError: it is so.
+        """
+        folder, before = self.study.folder_of(taken.number), self._failed_early
+        is_of_options = isinstance(error, UsageError | NonFinite) or Workdir(str(folder)).run_json.exists()
+        words = str(error).replace(str(folder), "")
+        self._failed_early = None if is_of_options else (taken.number, words)
+        if isinstance(error, MachineError):
+            told = "this one counts no more"
+        elif before and not is_of_options and before[1] == words:
+            self.study.make_again(before[0])
+            told = f"this one, trial {taken.number + 1}, and trial {before[0] + 1} count no more"
+        else:
+            return
+        raise TrainerError(
+            f"{error}. Every other trial would fail, too, so the sweep ends here, and {told}. When that is "
+            "mended, run the same command to continue"
         )
 
     def _fail(self, taken: Taken, shown: str, why: str) -> None:
@@ -232,6 +262,8 @@ class Sweep:
             self._show(config, texts, outcome)
             value: float | None = _value(outcome.best, asked.metric)
             value = value if value is not None and math.isfinite(value) else None
+        except MachineError:
+            raise
         except TrainerError as error:
             value = None
             _log.warning("trial %d with --seed=%d failed: %s", number + 1, seed, error)

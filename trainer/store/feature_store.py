@@ -238,6 +238,10 @@ class FeatureStore:
             return self._open(Wanted(key, shape=(num_rows, *shape), describe=""))
         return None
 
+    def has(self, key: Mapping[str, Any]) -> bool:
+        """Returns whether there is an entry of a key; it is not read, and may be damaged."""
+        return (self._root / _digest(_canonical(key)) / ENTRY).is_file()
+
     @contextlib.contextmanager
     def scratch(self, blocks: Iterator[np.ndarray]) -> Iterator[Callable[[], Iterator[np.ndarray]]]:
         """Keeps blocks [b, *shape] float32 in a file without a name for as long as a block of code lasts.

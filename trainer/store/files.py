@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import IO, Any
 
-from trainer.values import TrainerError
+from trainer.values import MachineError, TrainerError
 
 _log = logging.getLogger("trainer")
 # What file systems answer that do not do what they are asked for: SMB, FUSE and some NFS, each its own.
@@ -327,11 +327,11 @@ def require_room(folder: Path, num_bytes: int, *, what: str) -> None:
       what: begins the message, e.g. `the checkpoint of step 100`.
 
     Raises:
-      TrainerError: there is less room; the message says how much is missing.
+      MachineError: there is less room; the message says how much is missing.
     """
     free = shutil.disk_usage(folder).free
     if free < num_bytes:
-        raise TrainerError(
+        raise MachineError(
             f"{what} needs {told_size(num_bytes)} and {folder} has {told_size(free)} left: "
             f"{told_size(num_bytes - free)} are missing"
         )

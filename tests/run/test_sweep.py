@@ -1,0 +1,112 @@
+"""A sweep without its door: what it is known by, and when it ends by itself."""
+
+import pytest
+
+from tests.conftest import make_flower_folder
+from trainer.cli.flags import parse
+from trainer.cli.search import read_space
+from trainer.record.workdir import Workdir
+from trainer.run.head_trials import Outcome
+from trainer.values import MachineError, TrainerError, UsageError
+
+pytest.importorskip("optuna")
+
+from trainer.run.sweep import Asked, Sweep
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return make_flower_folder(tmp_path_factory.mktemp("sweep") / "pictures", n=2)
+
+
+@pytest.fixture
+def sweep_of(pictures, tmp_path):
+    """sweep_of(train, *flags) -> a sweep in a folder, whose trials are what `train` makes of a Config."""
+
+    def make(train, *flags, trials=4):
+        search = f"--search=seed={','.join(map(str, range(trials)))}"
+        usual = ["trainer", "sweep", f"--source=folder:{pictures}", f"--workdir={tmp_path / 'sweep'}"]
+        line = parse([*usual, "--sampler=grid", "--repeat_seeds=0", search, *flags])
+        (tmp_path / "sweep").mkdir(exist_ok=True)
+        space = read_space(line.config.sweep.search, "")
+
+        def trained(config, *, told, requested):
+            return Outcome({"loss": 1.0, "accuracy": train(config)}, step=1)
+
+        return Sweep(Asked(line.config, line.given, space), heads=None, train=trained, requested=str)
+
+    return make
+
+
+def test_a_sweep_is_known_by_the_code_of_its_plugins(sweep_of, tmp_path, without_plugins):
+    plugin = tmp_path / "mine.py"
+    plugin.write_text("NUMBER = 1\n")
+    sweep_of(lambda config: 0.5, f"--plugin={plugin}").work()
+    # Under another name it is the same.
+    plugin.rename(tmp_path / "moved.py")
+    sweep_of(lambda config: 0.5, f"--plugin={tmp_path / 'moved.py'}").work()
+    plugin.write_text("NUMBER = 2\n")
+    for flags in ([f"--plugin={plugin}"], []):
+        now = "SHA-256 [0-9a-f]{64}" if flags else "none"
+        told = rf"holds a sweep of something else: plugins was SHA-256 [0-9a-f]{{64}}, now {now}\. Choose"
+        with pytest.raises(TrainerError, match=told):
+            sweep_of(lambda config: 0.5, *flags)
+
+
+def states(sweep):
+    return [(trial.number, trial.state.name) for trial in sweep.study.trials()]
+
+
+def test_what_lets_two_trials_fail_alike_before_they_begin_ends_the_sweep(sweep_of, tmp_path):
+    tried = []
+
+    def fail(config):
+        tried.append(config.run.seed)
+        raise TrainerError(f"no network for {config.run.workdir}: nothing answers")
+
+    sweep = sweep_of(fail)
+    with pytest.raises(
+        TrainerError, match=r"nothing answers\. Every other .* this one, trial 2, and trial 1 "
+    ):
+        sweep.work()
+    assert tried == [0, 1]
+    # The sweep goes on with these two, and has all four in the end.
+    again = sweep_of(lambda config: tried.append(config.run.seed) or 0.5)
+    again.work()
+    assert sorted(tried[2:]) == [0, 1, 2, 3]
+    assert [state for _, state in states(again)] == ["COMPLETE"] * 4
+    assert not any("why" in trial.user_attrs for trial in again.study.trials())
+
+
+def test_a_full_disk_ends_the_sweep_at_once(sweep_of):
+    def fail(config):
+        if config.run.seed == 1:
+            raise MachineError("checkpoint of step 10 was not saved: no room")
+        return 0.5
+
+    sweep = sweep_of(fail)
+    with pytest.raises(
+        TrainerError, match=r"no room\. Every other trial would fail, too, .* this one counts no"
+    ):
+        sweep.work()
+    assert states(sweep) == [(0, "COMPLETE"), (1, "RUNNING")]
+    again = sweep_of(lambda config: 0.5)
+    again.work()
+    assert [state for _, state in states(again)] == ["COMPLETE"] * 4
+
+
+@pytest.mark.parametrize("kind", ["of options", "of each its own", "after it began", "not in a row"])
+def test_what_is_of_a_trial_alone_counts_as_a_trial(sweep_of, kind):
+    def fail(config):
+        if kind == "not in a row" and config.run.seed % 2:
+            return 0.5
+        if kind == "after it began":
+            Workdir(config.run.workdir).run_json.parent.mkdir(parents=True)
+            Workdir(config.run.workdir).run_json.write_text("{}")
+        told = str(config.run.seed) if kind == "of each its own" else "always"
+        raise (UsageError if kind == "of options" else TrainerError)(told)
+
+    sweep = sweep_of(fail)
+    sweep.work()
+    states_of = [state for _, state in states(sweep)]
+    assert states_of == (["FAIL", "COMPLETE"] * 2 if kind == "not in a row" else ["FAIL"] * 4)
