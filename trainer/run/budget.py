@@ -90,7 +90,7 @@ def offers_to(experiment: Experiment) -> list[Offer]:
     config, num_train = experiment.asked, len(experiment.splits.indices["train"])
     found = []
     for effort in _efforts(config, num_train=num_train):
-        settled = config.filled_in(recommend(effort, num_train=num_train))
+        settled = config.filled_in(recommend(effort, num_train=num_train, asked=config))
         sizes = {"num_examples": num_train, "batch_size": settled.plan.batch_size}
         # A warm-up that is set by hand may be longer than a short phase.
         with contextlib.suppress(UsageError):
