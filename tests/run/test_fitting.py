@@ -151,7 +151,7 @@ def test_a_head_of_another_run_is_not_fitted_anew(door, probe, capsys):
 def test_where_there_is_nothing_but_a_fit_the_head_is_fitted_whatever_was_taken(door, probe):
     """A network of another run, and a head of these pictures."""
     anew = door("anew", "--head=probe(0.001)", f"--init_from={probe.workdir}")
-    alone = door("alone", "--head=probe(0.001)")
+    alone = door("of_itself", "--head=probe(0.001)")
     assert (anew.status, alone.status) == (0, 0)
     np.testing.assert_array_equal(predictions(anew.workdir)[1], predictions(alone.workdir)[1])
 
