@@ -89,7 +89,7 @@ def test_wrong_labels_are_found_corrected_and_stay_so(audited, arguments, pictur
     workdir = tmp_path / "run"
     status, out, err = run_main(*arguments, f"--relabel={table}", f"--workdir={workdir}")
     assert (status, err) == (0, "")
-    assert "1 pictures left out" in out
+    assert "relabel:     labels changed: 2, pictures left out: 1" in out
     run_main(*arguments, f"--workdir={tmp_path / 'plain'}")
     before, after = placed(tmp_path / "plain"), placed(workdir)
     assert after["blue/wrong.jpg"] == (before["blue/wrong.jpg"][0], "red")
