@@ -301,7 +301,7 @@ def test_views_go_by_the_places_of_pictures_in_their_source(train, tmp_path):
     cut = tmp_path / "pictures" / "train" / "blue" / "0.jpg"
     cut.write_bytes(b"\xff\xd8 cut")
     changes = (f"--source=folder:{tmp_path / 'pictures'}", "--splits=auto", "--on_bad_image=skip", *NET, TOP)
-    changes = (*changes, "--augment=flip,crop(0.5)", "--feature_views=2")
+    changes = (*changes, "--split_order=source", "--augment=flip,crop(0.5)", "--feature_views=2")
     before = train(*changes)
     cut.unlink()
     again, fresh = train(*changes, cache=before.cache), train(*changes)
