@@ -63,8 +63,8 @@ PHASES = (
 SETTINGS = (
     "--image_size=8", "--splits=10,4,4", "--batch_size=4", "--head=narrow", "--log_every=2steps",
     "--evaluate_every=3steps", "--save_every=3steps", "--precision=float32", "--progress=plain",
-    "--embeddings=0", "--objective=learnt_scale(0.5)", "--loss=squared(2)", "--gradient_rule=sam(0.1,0.01)",
-    "--metrics=confidence,top(1)", "--callbacks=kernel_norm(3)",
+    "--embeddings=0", "--objective=learnt_scale(0.5)", "--loss=squared(2)", "--metrics=confidence,top(1)",
+    "--gradient_rule=walking(0.1,0.01)", "--callbacks=kernel_norm(3)",
 )  # fmt: skip
 
 

@@ -71,10 +71,8 @@ def assert_steps_alone(workdir: Path, cache_dir: Path, *, within: float = 1e-6, 
     step = 0
     for step, measured, values in steps_alone(workdir, cache_dir, **changed):
         for name, value in measured.items():
-            # What a sum over all weights rounds by is more than what one of them does.
-            near = 10 * within if name == "gradient_norm" else within
             np.testing.assert_allclose(
-                rows[step][name], value, rtol=near, atol=near, err_msg=f"{name} of step {step}"
+                rows[step][name], value, rtol=within, atol=within, err_msg=f"{name} of step {step}"
             )
         there = checkpoints.values(checkpoints.find(str(step)))
         assert there.keys() == values.keys()

@@ -82,10 +82,7 @@ class LearntScale:
 
 @trainer.register.gradient_rule("sam", source="arXiv 2010.01412")
 class Sam:
-    """Gradients where the loss nearby is largest, with noise that becomes smaller from update to update.
-
-    The noise of a variable goes on from where it was: a walk, which begins anew in each phase.
-    """
+    """Gradients where the loss nearby is largest, with noise that becomes smaller from update to update."""
 
     metric_names = ("sharpness",)
 
@@ -94,23 +91,42 @@ class Sam:
         first = tf.VariableAggregation.ONLY_FIRST_REPLICA
         self.variables = {"updates": tf.Variable(0.0, trainable=False, aggregation=first)}
 
-    def slots(self, variables):
-        return {"walk": [tf.zeros(variable.shape) for variable in variables]}
-
-    def __call__(self, compute, variables, slots):
+    def __call__(self, compute, variables):
         first = compute()
         norm = tf.linalg.global_norm(first.gradients) + 1e-12
         worst = moved(variables, [self._rho / norm * gradient for gradient in first.gradients], compute)
         gradients = worst.gradients
         if self._noise:
-            self.variables["updates"].assign_add(1.0)
-            scale = self._noise / self.variables["updates"]
-            seeds = [tf.random.experimental.stateless_fold_in(first.seed, i) for i in range(len(gradients))]
-            for walk, seed in zip(slots["walk"], seeds, strict=True):
-                walk.assign_add(scale * tf.random.stateless_normal(walk.shape, seed))
-            gradients = [g + walk for g, walk in zip(gradients, slots["walk"], strict=True)]
+            gradients = [g + noise for g, noise in zip(gradients, self.drawn(first), strict=True)]
         (here, count), (there, _) = first.sums["loss"], worst.sums["loss"]
         return first._replace(gradients=gradients, sums={**first.sums, "sharpness": (there - here, count)})
+
+    def drawn(self, computed):
+        """The noise of an update, for each variable."""
+        self.variables["updates"].assign_add(1.0)
+        scale, gradients = self._noise / self.variables["updates"], computed.gradients
+        seeds = [tf.random.experimental.stateless_fold_in(computed.seed, i) for i in range(len(gradients))]
+        return [
+            scale * tf.random.stateless_normal(gradient.shape, seed)
+            for gradient, seed in zip(gradients, seeds, strict=True)
+        ]
+
+
+@trainer.register.gradient_rule("walking")
+class Walking(Sam):
+    """As `sam`, with noise that goes on from where it was, and begins anew in each phase."""
+
+    def slots(self, variables):
+        return {"walk": [tf.zeros(variable.shape) for variable in variables]}
+
+    def __call__(self, compute, variables, slots):
+        self._slots = slots
+        return super().__call__(compute, variables)
+
+    def drawn(self, computed):
+        for walk, noise in zip(self._slots["walk"], super().drawn(computed), strict=True):
+            walk.assign_add(noise)
+        return [walk.read_value() for walk in self._slots["walk"]]
 
 
 @trainer.register.metric("top")

@@ -18,8 +18,8 @@ from trainer.values import TrainerError, close_names, composed, is_it
 EXPECTED = "expected JPEG, PNG, GIF, BMP or WebP files"
 # Of all pictures; more that cannot be decoded are an error.
 _MOST_UNDECODABLE = 0.1
-# Of a run, in its folder.
-RUN_FILE = "run.json"
+# Of a run, a cross-validation and a sweep, each in its folder.
+_OF_RESULTS = ("run.json", "cross_validation.json", "sweep.flags")
 # That are looked at in a folder of runs, and named.
 _MOST_RUNS = 10
 _LOOP = "a link to a folder that it lies in"
@@ -40,6 +40,11 @@ Identity = tuple[int, int]
 
 class UndecodableError(TrainerError):
     """Too many pictures are of kinds that cannot be decoded."""
+
+
+def holds_results(folder: str) -> bool:
+    """Returns whether a folder is that of a run, a cross-validation or a sweep of this program."""
+    return any(os.path.exists(f"{folder}/{name}") for name in _OF_RESULTS)
 
 
 class Listing:
@@ -237,7 +242,7 @@ class Listing:
             return False
         if entry.name in self._named and os.path.realpath(entry.path) in self._results:
             return True
-        if os.path.exists(f"{entry.path}/{RUN_FILE}"):
+        if holds_results(entry.path):
             return True
         try:
             with os.scandir(entry.path) as inner:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.data.class_folders import EXPECTED, RUN_FILE, picture_kinds
+from trainer.data.class_folders import EXPECTED, holds_results, picture_kinds
 from trainer.data.inspect.bad_pictures import BadPictureError
 from trainer.data.inspect.kinds import DECODABLE, kind_by_name, reason_of
 from trainer.paths import expanded
@@ -155,7 +155,7 @@ def _below(folder: str) -> Iterator[Found]:
         if identity in above:
             yield Found(path, "a link to a folder that it lies in")
             continue
-        if above and any(entry.name == RUN_FILE for entry in listed):
+        if above and holds_results(str(path)):
             # What a report shows is no new picture.
             continue
         for key, problem in reversed(found):

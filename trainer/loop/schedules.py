@@ -125,7 +125,7 @@ def choose_schedule(text: str | Call, *, warmup: bool) -> Choice[Course]:
       UsageError: there is none, its numbers are wrong, or it has a warm-up where there can be none.
     """
     choice = SCHEDULES.choose(text)
-    if warmup and rises_by_itself(text):
+    if warmup and _rises(choice):
         raise UsageError(f"{choice.said} rises by itself: leave the warm-up away, as by warmup=0steps")
     choice()  # Of some, the numbers must go together.
     return choice
@@ -137,7 +137,11 @@ def rises_by_itself(text: str | Call) -> bool:
     Raises:
       UsageError: there is none, or its numbers are wrong.
     """
-    return bool(SCHEDULES.choose(text).entry.facts.get("rises"))
+    return _rises(SCHEDULES.choose(text))
+
+
+def _rises(choice: Choice[Course]) -> bool:
+    return bool(choice.entry.facts.get("rises"))
 
 
 def along(choice: Choice[Course], *, warmup_steps: int, num_steps: int) -> Schedule:

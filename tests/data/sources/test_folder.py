@@ -56,6 +56,10 @@ def test_runs_beside_the_pictures_are_no_classes(tmp_path, caplog):
     results = {
         "runs/mine/run.json": b"{}",
         "runs/mine/report/worst.png": shown,
+        "runs/searched/sweep.flags": b"",
+        "runs/searched/trials/0001/drawn.png": shown,
+        "runs/divided/cross_validation.json": b"{}",
+        "runs/divided/report/worst.png": shown,
         "runs/sub/other/run.json": b"{}",
         "roses/old/run.json": b"{}",
         "roses/old/train/1.jpg": shown,

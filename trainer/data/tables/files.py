@@ -3,11 +3,11 @@
 import glob
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.data.class_folders import RUN_FILE
+from trainer.data.class_folders import holds_results
 from trainer.data.layouts import usual_split
 from trainer.store.system_names import is_system
 from trainer.values import TrainerError, UsageError
@@ -22,8 +22,6 @@ EXPECTED = "expected a .csv, .tsv, .jsonl or .parquet file, a pattern of such, o
 _BESIDE_PICTURES = re.compile(r"metadata\.(csv|jsonl|parquet)")
 # As `datasets` calls shards: train-00000-of-00002.parquet; others write train.parquet or train_0.parquet.
 _OF_SPLIT = re.compile(r"([A-Za-z]+)(?:[-_.]?\d+)*(?:[-_.]of[-_.]\d+)?")
-# Each in the folder of what has written it.
-_OF_RESULTS = (RUN_FILE, "cross_validation.json", "sweep.flags")
 _SHOWN = 5
 
 
@@ -94,7 +92,11 @@ def _in_folder(folder: Path, *, name: str, results: Sequence[Path]) -> list[Path
     ours = {os.path.realpath(one) for one in results}
     for place, folders, files in os.walk(folder):
         inside = [one for one in folders if not is_system(one)]
-        folders[:] = sorted(one for one in inside if not _is_of_results(os.path.join(place, one), ours))
+        folders[:] = sorted(
+            one
+            for one in inside
+            if not holds_results(path := os.path.join(place, one)) and os.path.realpath(path) not in ours
+        )
         found += [Path(place, one) for one in files if not is_system(one)]
     tables = [path for path in found if path.suffix.lower() in ENDINGS]
     beside = [path for path in tables if _BESIDE_PICTURES.fullmatch(path.name)]
@@ -119,13 +121,6 @@ def _in_folder(folder: Path, *, name: str, results: Sequence[Path]) -> list[Path
             f"file, or a pattern such as {folder}/*{kinds[0]}"
         )
     return sorted(tables, key=lambda path: path.relative_to(folder).as_posix())
-
-
-def _is_of_results(folder: str, ours: Collection[str]) -> bool:
-    """Returns whether a folder is one of a run, a sweep or a cross-validation."""
-    return os.path.realpath(folder) in ours or any(
-        os.path.exists(os.path.join(folder, name)) for name in _OF_RESULTS
-    )
 
 
 def _splits_of(names: Sequence[str]) -> list[str]:
