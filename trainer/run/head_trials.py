@@ -65,7 +65,7 @@ class Outcome:
 def why_not_alone(experiment: Experiment) -> str:
     """Returns why trials of an experiment are no trials of heads over kept features; empty: they are."""
     config = experiment.config
-    if config.fits or config.fitted_head:
+    if config.fitted_head:
         return f"--head={config.model.head} is fitted"
     if config.model.init_from:
         return "--init_from begins with the weights of another run"
