@@ -208,9 +208,11 @@ def test_other_code_is_named(short, tmp_path):
     shutil.copytree(ROOT / "trainer", tmp_path / "other" / "trainer")
     with open(tmp_path / "other" / "trainer" / "loop" / "losses.py", "a") as file:
         file.write("# Nothing is computed otherwise.\n")
+    # The network of these tests is there for both.
+    shutil.copytree(ROOT / "tests", tmp_path / "other" / "tests")
     workers = Workers(flags, late_secs={1: math.inf})
     other = subprocess.run(
-        [sys.executable, "-m", "trainer.main", *flags],
+        [sys.executable, "-m", "tests.helpers.worker_program", *flags],
         cwd=tmp_path / "other",
         env={**os.environ, "TF_CONFIG": tf_config(workers.addresses, 1)},
         capture_output=True,

@@ -246,7 +246,7 @@ def test_asked_to_stop_at_random_moments(references, tmp_path):
         out = started.printed()
         told = "Ctrl-C" if number == signal.SIGINT else number.name
         if status == 75:
-            way_on = r"Run the same command to (continue|start again)"
+            way_on = r"Run the same command (to continue|to start again|again)"
             assert re.fullmatch(rf"{told}: stopped.*\. {way_on}", out.splitlines()[-1]), out
         elif "TensorBoard:" in out:
             assert status in (0, -number), out

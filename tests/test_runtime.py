@@ -32,6 +32,45 @@ def test_where_nothing_needs_saving_a_signal_ends_the_work():
             send(signal.SIGUSR1)
 
 
+class Finalized:
+    """Is sent a signal where Python ignores what is raised."""
+
+    def __del__(self):
+        send(signal.SIGTERM)
+
+
+def finalize(*, wait_secs):
+    Finalized()
+    time.sleep(wait_secs)
+
+
+def test_a_signal_in_a_finalizer_is_not_lost(capfd):
+    before = signal.getsignal(signal.SIGALRM)
+    with pytest.raises(Interrupted, match=r"^SIGTERM: "), StopSignal.installed(["SIGTERM"]):
+        finalize(wait_secs=10)
+    assert signal.getsignal(signal.SIGALRM) == before
+    assert capfd.readouterr().err == ""
+    # Neither where the work ends before it is told again.
+    with StopSignal.installed(["SIGTERM"]) as stop:
+        finalize(wait_secs=0)
+    assert stop.received() == "SIGTERM"
+    time.sleep(0.1)
+
+
+def send_to_a_library():
+    try:
+        send(signal.SIGTERM)
+    except Interrupted as error:
+        raise TypeError("it has no attribute `_handle`") from error
+
+
+def test_a_library_that_makes_another_error_of_a_signal_does_not_hide_it():
+    with pytest.raises(Interrupted, match=r"^SIGTERM: "), StopSignal.installed(["SIGTERM"]):
+        send_to_a_library()
+    with pytest.raises(TypeError), StopSignal.installed(["SIGTERM"]):
+        raise TypeError
+
+
 def work(stop, number, *, told):
     """Is sent a signal while it is deferred, and one more."""
     with stop.deferred():

@@ -98,6 +98,8 @@ def processor() -> tuple[str, set[str]]:
 
 # Most runs have stopped by then, and say that they have.
 SAY_AFTER_SECS = 1.0
+# A wish that Python would have ignored is told again after so long.
+AGAIN_AFTER_SECS = 0.02
 # Set by the program where it is started, never by who only calls it: what C++ writes to standard error is
 # held back then, while TensorFlow is imported.
 owns_process = False
@@ -463,7 +465,7 @@ class StopSignal:
         self._max_minutes = max_minutes
         self._began = time.monotonic()
         self._received = ""
-        self._deferred = self._has_run = False
+        self._deferred = self._has_run = self._has_raised = self._is_over = False
 
     @classmethod
     @contextlib.contextmanager
@@ -485,9 +487,10 @@ class StopSignal:
         heard = [number for number in named if signal.getsignal(number) != signal.SIG_IGN]
         before = {number: signal.signal(number, stop._note) for number in {signal.SIGINT, *heard}}
         try:
-            with stop._heard_at_once(set(before)):
+            with stop._heard_at_once(set(before)), stop._told_of_itself():
                 yield stop
         finally:
+            stop._is_over = True
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -519,8 +522,43 @@ class StopSignal:
         if self._received and number == signal.SIGINT and not owns_process:
             raise KeyboardInterrupt
         self._received = self._received or _told_signal(number)
-        if not self._deferred:
-            raise Interrupted(self._farewell())
+        self._interrupt(frame)
+
+    def _interrupt(self, frame: FrameType | None) -> None:
+        """Raises `Interrupted` where nothing needs saving, or soon, where Python would ignore it."""
+        if self._deferred or self._is_over:
+            return
+        if _is_ignored_in(frame):
+            self._interrupt_soon()
+            return
+        self._has_raised = True
+        raise Interrupted(self._farewell())
+
+    def _interrupt_soon(self) -> None:
+        before = signal.getsignal(signal.SIGALRM)
+
+        def again(_: int, frame: FrameType | None) -> None:
+            signal.signal(signal.SIGALRM, before)
+            self._interrupt(frame)
+
+        signal.signal(signal.SIGALRM, again)
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_AFTER_SECS)
+
+    @contextlib.contextmanager
+    def _told_of_itself(self) -> Iterator[None]:
+        """Ends a block by `Interrupted` where a library has made another error of it.
+
+        TensorFlow's C code, for one, asks objects for attributes, and tells that they have none whatever was
+        raised meanwhile.
+        """
+        try:
+            yield
+        except Interrupted:
+            raise
+        except Exception as error:
+            if self._has_raised:
+                raise Interrupted(self._farewell()) from error
+            raise
 
     def _farewell(self) -> str:
         if not self._has_run:
@@ -567,6 +605,16 @@ class StopSignal:
                 if heard and number == signal.SIGINT:
                     leave(130)
                 heard = True
+
+
+def _is_ignored_in(frame: FrameType | None) -> bool:
+    """Returns whether Python ignores what is raised here, in a finalizer or a weak reference's callback."""
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "__del__" or code.co_filename.endswith(("_weakrefset.py", "weakref.py")):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _told_signal(number: int) -> str:

@@ -23,6 +23,8 @@ from trainer.cli.config import Config
 from trainer.precision import choice as choice_module
 from trainer.precision import choose_engine, openvino
 from trainer.precision.choice import Choice
+from trainer.run import arithmetic as arithmetic_module
+from trainer.run import run_times
 from trainer.run.arithmetic import Arithmetic
 from trainer.run.engines import Engines, compiled
 from trainer.values import UsageError
@@ -209,6 +211,15 @@ def test_then_tensorflow_runs_it(train, tmp_path):
 
 
 # --- Chosen once
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_float32_alone():
+    """A machine without 16 bits, whatever this one has: on those that have them they are measured, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (choice_module, arithmetic_module, run_times):
+            patch.setattr(module, "supported", lambda: ("float32",))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -440,12 +440,12 @@ def test_a_budget_is_planned_once(tmp_path, tiny_backbone, run_main, monkeypatch
         *arguments_of(tmp_path, tiny_backbone, "--frozen_for=1epochs"),
         f"--workdir={tmp_path / 'run'}",
     )
-    status, out, err = run_main("train", *arguments, "--budget=20s")
+    status, out, err = run_main("train", *arguments, "--budget=120s")
     assert (status, err) == (0, "")
-    assert "budget:      --budget=20s is enough for " in out
+    assert "budget:      --budget=120s is enough for " in out
     assert len(asked) == 1
     # Asked again, with other speeds, it is the same run.
-    status, out, _ = run_main("train", *arguments, "--budget=20s")
+    status, out, _ = run_main("train", *arguments, "--budget=120s")
     assert (status, "is finished" in out, len(asked)) == (0, True, 1)
     short = ("--lr_schedule=one_cycle", f"--workdir={tmp_path / 'short'}", "--budget=1s")
     status, out, err = run_main("train", *arguments[:-1], *short)
