@@ -477,6 +477,20 @@ def test_all_folds_train_what_the_first_one_has_measured(tmp_path, tiny_backbone
     assert chosen[0]["schedule"] == "frozen"
 
 
+def test_folds_train_alone_where_srun_has_started_several_tasks(
+    tmp_path, tiny_backbone, run_main, monkeypatch
+):
+    of_srun = {"STEP_NUM_TASKS": "2", "STEP_NODELIST": "a,b", "STEP_TASKS_PER_NODE": "1(x2)", "PROCID": "0"}
+    for name, value in {**of_srun, "JOB_ID": "1"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    arguments = arguments_of(
+        tmp_path, tiny_backbone, "--schedule=frozen", "--frozen_for=1epochs", "--folds=3"
+    )
+    arguments = [one for one in arguments if not one.startswith("--splits")]
+    arguments += [f"--workdir={tmp_path / 'all'}", "--wait_for_workers_secs=1"]
+    assert run_main("cross_validate", *arguments)[0] == 0
+
+
 @pytest.mark.slow
 def test_batches_are_never_larger_than_a_tiny_folder(tmp_path, tiny_backbone, run_main):
     assert BATCH_SIZE == 32

@@ -31,7 +31,8 @@ def run(line: CommandLine, stop: StopSignal) -> int:
         own = {"fold": number, "workdir": str(folder), "assert_accuracy_at_least": 0.0, "assert_at_least": ""}
         _log.info("fold %d of %d: %s", number, count, folder)
         given = {**line.given, "folds": count, **own}
-        train.run(CommandLine("train", config.replace(**own), given), stop, chosen=chosen)
+        fold = CommandLine("train", config.replace(**own), given)
+        train.run(fold, stop, chosen=chosen, is_one_of_many=True)
         # What fits into --budget is measured once: all folds are of one recipe.
         if budget_secs(config.plan.budget):
             chosen = chosen or Workdir(str(folder)).read_chosen()

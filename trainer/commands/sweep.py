@@ -122,7 +122,8 @@ class _Runs:
         watch = _Watch(self._stop, workdir.metrics_jsonl, told)
         _log.info("trial:       %s", workdir.root)
         try:
-            train.run(CommandLine("train", config, dict(self._given)), watch)  # type: ignore[arg-type]
+            line = CommandLine("train", config, dict(self._given))
+            train.run(line, watch, is_one_of_many=True)  # type: ignore[arg-type]
         except Interrupted:
             if not watch.ended:
                 raise

@@ -1,5 +1,6 @@
 """`train`: from a flagfile to a report, or on from where the same command was stopped."""
 
+import contextlib
 import logging
 import shlex
 import sys
@@ -49,19 +50,26 @@ from trainer.values import TrainerError, UsageError
 _log = logging.getLogger("trainer")
 
 
-def run(line: CommandLine, stop: StopSignal, *, chosen: Mapping[str, Any] | None = None) -> int:
+def run(
+    line: CommandLine,
+    stop: StopSignal,
+    *,
+    chosen: Mapping[str, Any] | None = None,
+    is_one_of_many: bool = False,
+) -> int:
     """Trains, scores the test split with the best weights, and returns the exit status.
 
     Args:
       line: what was asked for.
       stop: tells why to stop.
       chosen: what --schedule=recommended is to come to in a run that begins; None: what its rule says.
+      is_one_of_many: another verb makes runs, which train alone, also where srun has started several tasks.
     """
     begun, config = time.monotonic(), line.config
     if unused := config.unused(line.given):
         what = f"under --schedule={config.plan.schedule}" if not config.plan.phase else "beside --phase"
         _log.warning("%s: no effect %s", ", ".join(f"--{name}" for name in unused), what)
-    with together(config, stop) as config:
+    with contextlib.nullcontext(config) if is_one_of_many else together(config, stop) as config:
         return _run(config, line.given, stop, begun=begun, chosen=chosen or {})
 
 
