@@ -227,6 +227,16 @@ def test_other_code_is_named(short, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_plugin_that_makes_a_tensor_when_it_is_imported_is_told_of(short, tmp_path):
+    plugin = tmp_path / "early.py"
+    plugin.write_text("import tensorflow as tf\n\nMEAN = tf.constant([0.5])\n")
+    ended = Workers([*short[0], f"--workdir={tmp_path / 'run'}", f"--plugin={plugin}"]).ended()
+    assert {status for status, _, _ in ended} <= {1, 2}
+    assert any("plugin must not make tensors while it is imported" in err for _, _, err in ended), ended
+    assert not any("Traceback" in err for _, _, err in ended), ended
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("who", [0, 1])
 def test_a_full_disk_of_one_is_named_by_all(who, short, tmp_path):
     flags, before, _ = short

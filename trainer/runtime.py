@@ -323,6 +323,9 @@ def join(cluster: Cluster) -> None:
     """Makes the strategy of several workers, which are all about to do the same.
 
     The process ends, with status 1, where that takes longer than JOIN_SECS.
+
+    Raises:
+      UsageError: TensorFlow has computed something in this process before.
     """
     global _joined
     import tensorflow as tf
@@ -336,6 +339,13 @@ def join(cluster: Cluster) -> None:
         faulthandler.dump_traceback_later(JOIN_SECS, exit=True, file=nowhere)
         try:
             _joined = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+        except RuntimeError as error:
+            if "program startup" not in str(error):
+                raise
+            raise UsageError(
+                "TensorFlow has computed something before the workers joined, which it does not allow: a "
+                "plugin must not make tensors while it is imported, nor a script before it calls train"
+            ) from error
         finally:
             faulthandler.cancel_dump_traceback_later()
     if threading.current_thread() is threading.main_thread():
