@@ -201,6 +201,16 @@ def test_scores_are_those_of_the_pictures(open_stages, phase):
     assert stage.cut_of("train") is stage.cut is not None
 
 
+def test_scores_are_of_pictures_as_they_are_where_views_are_kept(open_stages):
+    head = f"{HEAD}; augment=flip,crop(0.3)"
+    stages, pictures = open_stages(head, "--feature_views=2"), open_stages(HEAD, "--feature_cache=off")
+    for score in (stages.evaluate, stages.evaluate_at_end, lambda split: stages.current().scorer(split)()):
+        found, expected = score("train"), pictures.evaluate("train")
+        np.testing.assert_array_equal(found.ids, expected.ids)
+        np.testing.assert_allclose(found.logits, expected.logits, rtol=0, atol=1e-5)
+    assert isinstance(stages.current().batches("train"), FeatureBatches)
+
+
 # --- Anew after any change, and only then
 
 

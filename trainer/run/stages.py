@@ -158,7 +158,7 @@ class Stages:
         if split == "validation" and self.best_scored and self.best_scored[0] == self.state.step:
             return self.best_scored[1]
         stage, total = self.scoring(), len(self.experiment.splits.indices[split])
-        if stage.cut_of(split):
+        if stage.scored_cut(split):
             return self.evaluate(split)
         with self.state.averaged(), self._watch(f"scoring {split}", total, tells_end=False) as done:
             return stage.evaluate(split, done=done)
@@ -326,6 +326,10 @@ class Stage:
         """Returns what the batches of a split begin at; None: at pictures."""
         return self.cut if self.batches(split) is not self._experiment.pipeline else None
 
+    def scored_cut(self, split: str) -> Cut | None:
+        """Returns what a split is scored from, its pictures as they are; None: from pictures."""
+        return self.cut_of(split) if self.keeps(split) else None
+
     def training(self, start_step: int, stop_step: int | None = None) -> tf.data.Dataset:
         """Returns the batches from a step to the end of the phase, distributed over the devices."""
         stop_step = self.phase.stop_step if stop_step is None else stop_step
@@ -371,7 +375,8 @@ class Stage:
 
     def evaluate(self, split: str, *, done: Callable[[int], None] = lambda count: None) -> Evaluation:
         """Scores a split with the current weights; `done` is told how many pictures each batch had."""
-        cut, batches = self.cut_of(split), self.batches(split)
+        cut = self.scored_cut(split)
+        batches: OrderedBatches = self.batches(split) if cut else self._experiment.pipeline
         precision = self.step_precision if cut else self.precision
         if split not in self._once:
             # Making a dataset takes longer than going through one of features.
@@ -390,7 +395,7 @@ class Stage:
 
     def scorer(self, split: str) -> Callable[[], Evaluation]:
         """Returns what scores a split with the weights as they are then; features on one device at once."""
-        if self.cut_of(split) is None or self._experiment.strategy.num_replicas_in_sync > 1:
+        if self.scored_cut(split) is None or self._experiment.strategy.num_replicas_in_sync > 1:
             return lambda: self.evaluate(split)
         dataset = self.batches(split).once(self._experiment.splits.indices[split])
         score = self._all.evaluator(self.cut, self.step_precision).held(dataset)
@@ -413,7 +418,7 @@ class Stage:
           done: told how many pictures each batch had.
         """
         experiment = self._experiment
-        cut = self.cut_of(split) if self.keeps(split) else None
+        cut = self.scored_cut(split)
         batches: OrderedBatches = self.batches(split) if cut else experiment.pipeline
         network = cut.above if cut else experiment.backbone
 
