@@ -223,10 +223,13 @@ class Stage:
                 self._features[split] = self._kept(split, self.cut)
             except openvino.UnusableError as error:
                 # What was measured with other weights, or asked for, and never tried.
-                self._all.engines.fall_back(self.phase, self.cut.name, error)
-                self.engine = TENSORFLOW
+                self._fall_back(self.cut, error)
                 self._features[split] = self._kept(split, self.cut)
         return self._features.get(split) or self._experiment.pipeline
+
+    def _fall_back(self, cut: Cut, error: openvino.UnusableError) -> None:
+        self._all.engines.fall_back(self.phase, cut.name, error)
+        self.engine = TENSORFLOW
 
     def _kept(self, split: str, cut: Cut) -> FeatureBatches | None:
         """Returns the features of a split by the engine, computed now if they are not kept."""
@@ -253,8 +256,7 @@ class Stage:
         try:
             return self._all.cache.compute_shard(split, self.phase.spec, self._network(self.cut), **shard)
         except openvino.UnusableError as error:
-            self._all.engines.fall_back(self.phase, self.cut.name, error)
-            self.engine = TENSORFLOW
+            self._fall_back(self.cut, error)
             return self._all.cache.compute_shard(split, self.phase.spec, self._network(self.cut), **shard)
 
     def awaits(self, split: str) -> bool:
@@ -518,24 +520,34 @@ class Stage:
 
     def picture_secs(self) -> float:
         """Returns how long a picture takes through the network, to the cut if there is one."""
-        if self.cut and self.engine != TENSORFLOW:
-            return self._engine_secs(self.cut) / self._forward_pictures
+        if (secs := self._engine_secs()) is not None:
+            return secs / self._forward_pictures
         with forward_step(self._experiment, in_precision(self._below, self.precision)) as do:
             return timed_step(do, enough_secs=ENOUGH_SECS) / self._forward_pictures
 
-    def _engine_secs(self, cut: Cut) -> float:
-        """Returns how long the engine takes for a forward step: known since its choice, or measured."""
+    def _engine_secs(self) -> float | None:
+        """Returns how long another engine takes for a forward step, known or measured; None: TensorFlow runs.
+
+        What the engine turns out to be unable to run is TensorFlow's from then on.
+        """
+        cut = self.cut
+        if cut is None or self.engine == TENSORFLOW:
+            return None
         if known := self._all.engines.step_secs(self.phase, cut.name, self.engine):
             return known
-        forward = self._compile(cut, self.engine, weights=digest_variables(cut.variables))
+        try:
+            forward = self._compile(cut, self.engine, weights=digest_variables(cut.variables))
+        except openvino.UnusableError as error:
+            self._fall_back(cut, error)
+            return None
         with forward_step(self._experiment, forward) as do:
             return timed_step(do, enough_secs=ENOUGH_SECS)
 
     def step_secs(self) -> float:
         """Returns how long such a step takes: known since the precision was chosen, or measured now."""
         arithmetic = self._all.arithmetic
-        if self.only_head and self.cut and self.engine != TENSORFLOW:
-            return self._engine_secs(self.cut)
+        if self.only_head and (secs := self._engine_secs()) is not None:
+            return secs
         key = speed_key(self._experiment, self.phase, self.cut)
         choice = arithmetic.known(self.phase, self.kind, key=key)
         if choice and choice.precision in choice.step_secs:
