@@ -23,6 +23,7 @@ from trainer.run import stages as stages_module
 from trainer.run.experiment import Experiment
 from trainer.run.feature_cache import why_uncached
 from trainer.run.session import make_stages
+from trainer.run.stages import Stages
 from trainer.values import UsageError
 
 TOP = "--phase=name=top; for=2epochs; train=head backbone/last.*"
@@ -182,6 +183,27 @@ def test_where_no_phase_can_use_it_require_fails_at_once(open_stages):
     with pytest.raises(UsageError, match=message):
         open_stages(*phases, "--feature_cache=require")
     open_stages(*phases, HEAD, "--feature_cache=require")
+
+
+@pytest.mark.parametrize(
+    ("options", "is_refused"),
+    [
+        ((HEAD,), False),
+        ((HEAD, "--feature_cache=off"), True),
+        ((f"{HEAD}; augment=flip",), True),
+        ((f"{HEAD}; augment=flip", "--feature_views=1"), False),
+        ((TOP,), True),
+    ],
+)
+def test_updates_of_a_network_in_float16_are_refused_on_several_devices(open_stages, options, is_refused):
+    one = open_stages(*options)
+    one.experiment.strategy = SimpleNamespace(num_replicas_in_sync=2)
+    arithmetic = SimpleNamespace(asked="float16", decided={})
+    message = (
+        r"^--precision=float16 scales the loss on one device only, and phase (head|top) runs the network"
+    )
+    with pytest.raises(UsageError, match=message) if is_refused else contextlib.nullcontext():
+        Stages(one.experiment, one.state, arithmetic=arithmetic, watch=None)
 
 
 # --- The same numbers

@@ -65,7 +65,8 @@ class Stages:
           watch: shows how far long work is.
 
         Raises:
-          UsageError: --feature_cache=require, and no phase of the plan could use it.
+          UsageError: --feature_cache=require, and no phase of the plan could use it; or --precision=float16,
+            and a phase updates more than a head on several devices.
         """
         self.experiment, self.state, self.arithmetic = experiment, state, arithmetic
         self.engines = Engines(
@@ -92,6 +93,20 @@ class Stages:
             reasons = [why_uncached(experiment, phase.spec) for phase in experiment.plan.phases]
             if all(reasons):
                 raise UsageError(f"--feature_cache=require: {'; '.join(reasons)}")
+        self._check_float16()
+
+    def _check_float16(self) -> None:
+        experiment = self.experiment
+        if self.arithmetic.asked != "float16" or experiment.strategy.num_replicas_in_sync == 1:
+            return
+        for phase in experiment.plan.phases:
+            cut = cut_of_features(experiment, phase.spec)
+            # An update of a head alone is float32.
+            if cut is None or cut.name != WHOLE:
+                raise UsageError(
+                    f"--precision=float16 scales the loss on one device only, and phase {phase.spec.name} "
+                    "runs the network in its updates: use --strategy=one, or float32"
+                )
 
     def take(self, decided: Mapping[str, Any], *, picture_secs: float | None) -> None:
         """Takes what was measured before: precisions, and how long the features of a picture take."""
