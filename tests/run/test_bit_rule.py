@@ -14,8 +14,11 @@ from trainer.cli.config import Config
 from trainer.cli.flags import parse
 from trainer.cli.phase_specs import RULED
 from trainer.loop.phases import make_plan
+from trainer.precision import Choice
+from trainer.record.workdir import Workdir
 from trainer.run import experiment as experiment_room
 from trainer.run.bit_rule import BATCH_SIZE, Rule, apply_rule, bit_rule
+from trainer.run.finished_run import engine_at, precision_at
 from trainer.store.files import read_json
 from trainer.values import UsageError
 
@@ -100,6 +103,14 @@ def test_it_trains_and_goes_on(tmp_path, tiny_backbone, run_main, monkeypatch):
     assert run_main("evaluate", f"--workdir={tmp_path / 'run'}", "--eval_split=validation")[0] == 0
     status, out, _ = run_main("predict", f"--workdir={tmp_path / 'run'}", pictures / "red", "--format=jsonl")
     assert (status, len(out.splitlines())) == (0, 6)
+
+
+def test_what_ran_the_only_phase_is_found_again(tmp_path, monkeypatch):
+    workdir, config = Workdir(tmp_path), Config().replace(schedule="auto")
+    for decided in ({}, {"0-bit": Choice("float32", {}, "", {}, "").to_json()}):
+        monkeypatch.setattr(workdir, "read_facts", lambda decided=decided: {"precision": decided})
+        assert precision_at(config, workdir, 10) == "float32"
+        assert engine_at(config, workdir, 10) == "tensorflow"
 
 
 def test_the_head_starts_at_zero(tmp_path, tiny_backbone):

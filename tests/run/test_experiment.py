@@ -5,8 +5,10 @@ import logging
 import pytest
 
 from tests.data.tables.tables import write_table
+from tests.model.modules import save_with_signature
 from trainer.cli.config import Config
 from trainer.run.experiment import Experiment
+from trainer.values import UsageError
 
 
 @pytest.fixture
@@ -68,3 +70,11 @@ def test_a_fold_may_have_only_damaged_pictures_of_a_rare_class(experiment, caplo
     parts = [one.splits.indices for one in made]
     assert sorted(at for part in parts for at in part["test"].tolist()) == [1, 2, 3, 4, 5]
     assert "train has no picture of rare, as it may be in a fold" in caplog.text
+
+
+def test_a_module_without_statistics_of_the_batch_refuses_them_for_a_head_alone(experiment, tmp_path):
+    given = {"backbone": f"savedmodel:{save_with_signature(tmp_path / 'module')}"}
+    table = WEIGHTED.format(1, 1, 1, 1)
+    experiment(table, **given)
+    with pytest.raises(UsageError, match=r"^phase one: .* cannot be trained: it has only the signature"):
+        experiment(table, **given, phase=("name=one; for=1epochs; train=head; bn=batch",))

@@ -9,9 +9,11 @@ import pytest
 from tests.conftest import changed, make_flower_folder
 from tests.helpers.undrawn import PLAIN
 from trainer.cli.flags import parse
+from trainer.precision import openvino
 from trainer.record import progress
 from trainer.record.progress import Speed
 from trainer.run import fitting, foresight
+from trainer.run import stages as stages_module
 from trainer.run.experiment import Experiment
 from trainer.run.fitting import PretrainedFeatures
 from trainer.run.run_times import RunTimes
@@ -130,3 +132,19 @@ def test_what_the_report_is_compared_with_is_in_the_time_that_is_told(stages_of,
     monkeypatch.setattr(fitting, "CHEAP_SHARE", 0.1)
     assert times_of(stages).describe() == "about 10 s"
     assert foresight.foresee(stages.experiment, decided={}).picture_secs is None
+
+
+@pytest.mark.parametrize("ask", ["step_secs", "picture_secs"])
+def test_what_openvino_cannot_run_is_measured_in_tensorflow(stages_of, monkeypatch, caplog, ask):
+    def unusable(*args, **options):
+        raise openvino.UnusableError("no such operation")
+
+    monkeypatch.setattr(openvino, "version", lambda: "1.2")
+    monkeypatch.setattr(openvino, "precisions", lambda: ("float32",))
+    monkeypatch.setattr(openvino, "require_installed", lambda *, flag: None)
+    monkeypatch.setattr(stages_module, "compiled", unusable)
+    stage = stages_of("--engine=openvino").current()
+    assert stage.engine == "openvino-float32"
+    assert getattr(stage, ask)() > 0
+    assert stage.engine == "tensorflow"
+    assert caplog.text.count("OpenVINO cannot run this network, TensorFlow does (no such operation)") == 1

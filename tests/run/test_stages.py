@@ -23,6 +23,7 @@ from trainer.run import stages as stages_module
 from trainer.run.experiment import Experiment
 from trainer.run.feature_cache import why_uncached
 from trainer.run.session import make_stages
+from trainer.run.stages import Stages
 from trainer.values import UsageError
 
 TOP = "--phase=name=top; for=2epochs; train=head backbone/last.*"
@@ -184,6 +185,27 @@ def test_where_no_phase_can_use_it_require_fails_at_once(open_stages):
     open_stages(*phases, HEAD, "--feature_cache=require")
 
 
+@pytest.mark.parametrize(
+    ("options", "is_refused"),
+    [
+        ((HEAD,), False),
+        ((HEAD, "--feature_cache=off"), True),
+        ((f"{HEAD}; augment=flip",), True),
+        ((f"{HEAD}; augment=flip", "--feature_views=1"), False),
+        ((TOP,), True),
+    ],
+)
+def test_updates_of_a_network_in_float16_are_refused_on_several_devices(open_stages, options, is_refused):
+    one = open_stages(*options)
+    one.experiment.strategy = SimpleNamespace(num_replicas_in_sync=2)
+    arithmetic = SimpleNamespace(asked="float16", decided={})
+    message = (
+        r"^--precision=float16 scales the loss on one device only, and phase (head|top) runs the network"
+    )
+    with pytest.raises(UsageError, match=message) if is_refused else contextlib.nullcontext():
+        Stages(one.experiment, one.state, arithmetic=arithmetic, watch=None)
+
+
 # --- The same numbers
 
 
@@ -199,6 +221,16 @@ def test_scores_are_those_of_the_pictures(open_stages, phase):
         assert found.metrics == expected.metrics
     stage = stages.current()
     assert stage.cut_of("train") is stage.cut is not None
+
+
+def test_scores_are_of_pictures_as_they_are_where_views_are_kept(open_stages):
+    head = f"{HEAD}; augment=flip,crop(0.3)"
+    stages, pictures = open_stages(head, "--feature_views=2"), open_stages(HEAD, "--feature_cache=off")
+    for score in (stages.evaluate, stages.evaluate_at_end, lambda split: stages.current().scorer(split)()):
+        found, expected = score("train"), pictures.evaluate("train")
+        np.testing.assert_array_equal(found.ids, expected.ids)
+        np.testing.assert_allclose(found.logits, expected.logits, rtol=0, atol=1e-5)
+    assert isinstance(stages.current().batches("train"), FeatureBatches)
 
 
 # --- Anew after any change, and only then

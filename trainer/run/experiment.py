@@ -537,12 +537,9 @@ class Experiment:
     def _check_training(self, spec: PhaseSpec) -> None:
         """Makes sure that a phase can train what it is to train: not to be found out when it begins."""
         trained = self.trained_in_backbone(spec)
-        if all(pattern.startswith(("head/", "not:")) for pattern in spec.train):
+        only_head = all(pattern.startswith(("head/", "not:")) for pattern in spec.train)
+        if only_head and spec.bn != "batch":
             return
-        if self.config.speed.precision == "float16" and self.strategy.num_replicas_in_sync > 1:
-            raise UsageError(
-                "--precision=float16 scales the loss on one device only: use --strategy=one, or float32"
-            )
         try:
             with self.strategy.scope():
                 self.backbone.check_training(trained, bn_batch=spec.bn == "batch")

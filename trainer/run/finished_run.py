@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.cli.config import Config
-from trainer.loop.phases import Phase, make_plan
+from trainer.loop.phases import make_plan
 from trainer.model.backbones import BACKBONES, Backbone, keep_rounding, open_backbone
 from trainer.model.backbones.base import names
 from trainer.model.classifier import Classifier
@@ -21,7 +21,7 @@ from trainer.precision import Choice, in_precision, openvino, supported
 from trainer.record.calibration import settled_task
 from trainer.record.checkpoints import Checkpoints
 from trainer.record.workdir import Workdir
-from trainer.run.engines import compiled, name_of, require_engine, tell_unusable, usable
+from trainer.run.engines import compiled, require_engine, tell_unusable, usable
 from trainer.run.experiment import Experiment, make_classifier
 from trainer.tasks import Task, make_task
 from trainer.values import OPENVINO, TENSORFLOW, Contract, TrainerError, composed, failure_in_words
@@ -236,8 +236,7 @@ def precision_at(config: Config, workdir: Workdir, step: int) -> str:
         }
         asked = next(iter(decided.values()), "float32")
         if len(set(decided.values())) > 1:
-            phase = _phase_at(config, workdir, step)
-            asked = decided.get(f"{phase.index}-{phase.spec.name}", "float32")
+            asked = decided.get(_phase_at(config, workdir, step), "float32")
     if asked not in supported():
         _log.warning("the run computed in %s, which this machine does not; it is float32 now", asked)
         return "float32"
@@ -258,15 +257,19 @@ def engine_at(config: Config, workdir: Workdir, step: int) -> str:
     decided = workdir.read_facts().get("precision", {})
     if asked == TENSORFLOW or not (decided or asked == OPENVINO):
         return TENSORFLOW
-    recorded = decided.get(name_of(_phase_at(config, workdir, step), WHOLE))
+    recorded = decided.get(f"{_phase_at(config, workdir, step)}/{WHOLE}")
     engine = usable(Choice.recorded(recorded), what="the run") if recorded else TENSORFLOW
     if asked == "auto" or engine != TENSORFLOW:
         return engine
     return f"{OPENVINO}-{'float32' if precision == 'auto' else precision}"
 
 
-def _phase_at(config: Config, workdir: Workdir, step: int) -> Phase:
-    """Returns the phase that made the weights of a step."""
+def _phase_at(config: Config, workdir: Workdir, step: int) -> str:
+    """Returns under which name the run records the phase that made the weights of a step; empty: none."""
+    if not config.phases:
+        # That of --schedule=auto depends on the pictures; it is the only one.
+        return next((name.partition("/")[0] for name in workdir.read_facts().get("precision", {})), "")
     num_examples = len(workdir.read_splits().get("train", []))
     plan = make_plan(config.phases, num_examples=num_examples, batch_size=config.plan.batch_size)
-    return plan.phase_at(max(step - 1, 0))
+    phase = plan.phase_at(max(step - 1, 0))
+    return f"{phase.index}-{phase.spec.name}"

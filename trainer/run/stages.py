@@ -65,7 +65,8 @@ class Stages:
           watch: shows how far long work is.
 
         Raises:
-          UsageError: --feature_cache=require, and no phase of the plan could use it.
+          UsageError: --feature_cache=require, and no phase of the plan could use it; or --precision=float16,
+            and a phase updates more than a head on several devices.
         """
         self.experiment, self.state, self.arithmetic = experiment, state, arithmetic
         self.engines = Engines(
@@ -92,6 +93,20 @@ class Stages:
             reasons = [why_uncached(experiment, phase.spec) for phase in experiment.plan.phases]
             if all(reasons):
                 raise UsageError(f"--feature_cache=require: {'; '.join(reasons)}")
+        self._check_float16()
+
+    def _check_float16(self) -> None:
+        experiment = self.experiment
+        if self.arithmetic.asked != "float16" or experiment.strategy.num_replicas_in_sync == 1:
+            return
+        for phase in experiment.plan.phases:
+            cut = cut_of_features(experiment, phase.spec)
+            # An update of a head alone is float32.
+            if cut is None or cut.name != WHOLE:
+                raise UsageError(
+                    f"--precision=float16 scales the loss on one device only, and phase {phase.spec.name} "
+                    "runs the network in its updates: use --strategy=one, or float32"
+                )
 
     def take(self, decided: Mapping[str, Any], *, picture_secs: float | None) -> None:
         """Takes what was measured before: precisions, and how long the features of a picture take."""
@@ -158,7 +173,7 @@ class Stages:
         if split == "validation" and self.best_scored and self.best_scored[0] == self.state.step:
             return self.best_scored[1]
         stage, total = self.scoring(), len(self.experiment.splits.indices[split])
-        if stage.cut_of(split):
+        if stage.scored_cut(split):
             return self.evaluate(split)
         with self.state.averaged(), self._watch(f"scoring {split}", total, tells_end=False) as done:
             return stage.evaluate(split, done=done)
@@ -223,10 +238,13 @@ class Stage:
                 self._features[split] = self._kept(split, self.cut)
             except openvino.UnusableError as error:
                 # What was measured with other weights, or asked for, and never tried.
-                self._all.engines.fall_back(self.phase, self.cut.name, error)
-                self.engine = TENSORFLOW
+                self._fall_back(self.cut, error)
                 self._features[split] = self._kept(split, self.cut)
         return self._features.get(split) or self._experiment.pipeline
+
+    def _fall_back(self, cut: Cut, error: openvino.UnusableError) -> None:
+        self._all.engines.fall_back(self.phase, cut.name, error)
+        self.engine = TENSORFLOW
 
     def _kept(self, split: str, cut: Cut) -> FeatureBatches | None:
         """Returns the features of a split by the engine, computed now if they are not kept."""
@@ -253,8 +271,7 @@ class Stage:
         try:
             return self._all.cache.compute_shard(split, self.phase.spec, self._network(self.cut), **shard)
         except openvino.UnusableError as error:
-            self._all.engines.fall_back(self.phase, self.cut.name, error)
-            self.engine = TENSORFLOW
+            self._fall_back(self.cut, error)
             return self._all.cache.compute_shard(split, self.phase.spec, self._network(self.cut), **shard)
 
     def awaits(self, split: str) -> bool:
@@ -326,6 +343,10 @@ class Stage:
         """Returns what the batches of a split begin at; None: at pictures."""
         return self.cut if self.batches(split) is not self._experiment.pipeline else None
 
+    def scored_cut(self, split: str) -> Cut | None:
+        """Returns what a split is scored from, its pictures as they are; None: from pictures."""
+        return self.cut_of(split) if self.keeps(split) else None
+
     def training(self, start_step: int, stop_step: int | None = None) -> tf.data.Dataset:
         """Returns the batches from a step to the end of the phase, distributed over the devices."""
         stop_step = self.phase.stop_step if stop_step is None else stop_step
@@ -371,7 +392,8 @@ class Stage:
 
     def evaluate(self, split: str, *, done: Callable[[int], None] = lambda count: None) -> Evaluation:
         """Scores a split with the current weights; `done` is told how many pictures each batch had."""
-        cut, batches = self.cut_of(split), self.batches(split)
+        cut = self.scored_cut(split)
+        batches: OrderedBatches = self.batches(split) if cut else self._experiment.pipeline
         precision = self.step_precision if cut else self.precision
         if split not in self._once:
             # Making a dataset takes longer than going through one of features.
@@ -390,7 +412,7 @@ class Stage:
 
     def scorer(self, split: str) -> Callable[[], Evaluation]:
         """Returns what scores a split with the weights as they are then; features on one device at once."""
-        if self.cut_of(split) is None or self._experiment.strategy.num_replicas_in_sync > 1:
+        if self.scored_cut(split) is None or self._experiment.strategy.num_replicas_in_sync > 1:
             return lambda: self.evaluate(split)
         dataset = self.batches(split).once(self._experiment.splits.indices[split])
         score = self._all.evaluator(self.cut, self.step_precision).held(dataset)
@@ -413,7 +435,7 @@ class Stage:
           done: told how many pictures each batch had.
         """
         experiment = self._experiment
-        cut = self.cut_of(split) if self.keeps(split) else None
+        cut = self.scored_cut(split)
         batches: OrderedBatches = self.batches(split) if cut else experiment.pipeline
         network = cut.above if cut else experiment.backbone
 
@@ -513,24 +535,34 @@ class Stage:
 
     def picture_secs(self) -> float:
         """Returns how long a picture takes through the network, to the cut if there is one."""
-        if self.cut and self.engine != TENSORFLOW:
-            return self._engine_secs(self.cut) / self._forward_pictures
+        if (secs := self._engine_secs()) is not None:
+            return secs / self._forward_pictures
         with forward_step(self._experiment, in_precision(self._below, self.precision)) as do:
             return timed_step(do, enough_secs=ENOUGH_SECS) / self._forward_pictures
 
-    def _engine_secs(self, cut: Cut) -> float:
-        """Returns how long the engine takes for a forward step: known since its choice, or measured."""
+    def _engine_secs(self) -> float | None:
+        """Returns how long another engine takes for a forward step, known or measured; None: TensorFlow runs.
+
+        What the engine turns out to be unable to run is TensorFlow's from then on.
+        """
+        cut = self.cut
+        if cut is None or self.engine == TENSORFLOW:
+            return None
         if known := self._all.engines.step_secs(self.phase, cut.name, self.engine):
             return known
-        forward = self._compile(cut, self.engine, weights=digest_variables(cut.variables))
+        try:
+            forward = self._compile(cut, self.engine, weights=digest_variables(cut.variables))
+        except openvino.UnusableError as error:
+            self._fall_back(cut, error)
+            return None
         with forward_step(self._experiment, forward) as do:
             return timed_step(do, enough_secs=ENOUGH_SECS)
 
     def step_secs(self) -> float:
         """Returns how long such a step takes: known since the precision was chosen, or measured now."""
         arithmetic = self._all.arithmetic
-        if self.only_head and self.cut and self.engine != TENSORFLOW:
-            return self._engine_secs(self.cut)
+        if self.only_head and (secs := self._engine_secs()) is not None:
+            return secs
         key = speed_key(self._experiment, self.phase, self.cut)
         choice = arithmetic.known(self.phase, self.kind, key=key)
         if choice and choice.precision in choice.step_secs:
