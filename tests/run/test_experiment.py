@@ -6,7 +6,11 @@ import pytest
 
 from tests.data.tables.tables import write_table
 from trainer.cli.config import Config
+from trainer.record.workdir import Workdir
 from trainer.run.experiment import Experiment
+from trainer.run.introduction import check_record
+from trainer.store.files import read_json, write_json
+from trainer.values import TrainerError
 
 
 @pytest.fixture
@@ -48,6 +52,21 @@ def test_weights_that_go_with_the_class_assume_other_shares(experiment):
     # These have nothing to do with it.
     assert experiment(WEIGHTED.format(1, 1, 3, 3), weight_column="w").assumed_prevalence() is None
     assert experiment(WEIGHTED.format(1, 3, 1, 3)).assumed_prevalence() is None
+
+
+def test_a_run_goes_on_with_the_weights_it_began_with(experiment, tmp_path):
+    workdir = Workdir(str(tmp_path / "run"))
+    workdir.make()
+    for _ in range(2):
+        check_record(experiment(WEIGHTED.format(1, 3, 1, 3), weight_column="w"), workdir)
+    other = experiment(WEIGHTED.format(1, 3, 1, 2), weight_column="w")
+    with pytest.raises(TrainerError, match=r"^the weights of pictures in column w are not those this run be"):
+        check_record(other, workdir)
+    # Records of before there was a digest of weights.
+    record = read_json(workdir.splits_json)
+    del record["weights"]
+    write_json(workdir.splits_json, record)
+    check_record(other, workdir)
 
 
 def test_a_class_that_nothing_teaches_is_told(experiment, caplog):

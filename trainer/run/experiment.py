@@ -595,10 +595,14 @@ class Experiment:
             return ""
         # What they are called may differ.
         content = {split: [row[1:] for row in rows] for split, rows in self.split_record().items()}
-        digest = hashlib.sha256(json.dumps(content).encode())
-        if (weights := getattr(self.source, "weights", None)) is not None:
-            digest.update(np.concatenate([weights[at] for at in self.splits.indices.values()]).tobytes())
-        return digest.hexdigest()
+        return hashlib.sha256(json.dumps([content, self.weights_digest()]).encode()).hexdigest()
+
+    def weights_digest(self) -> str:
+        """Returns a digest of what --weight_column says of the pictures of all splits; empty without one."""
+        if (weights := getattr(self.source, "weights", None)) is None:
+            return ""
+        of_splits = np.concatenate([weights[at] for at in self.splits.indices.values()])
+        return hashlib.sha256(of_splits.tobytes()).hexdigest()
 
     def class_counts(self, split: str) -> dict[str, int]:
         """Returns {class name: number of examples} of a split."""

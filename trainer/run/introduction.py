@@ -111,6 +111,7 @@ def check_record(experiment: Experiment, workdir: Workdir) -> list[dict[str, Any
     """
     plugins = load_plugins(experiment.asked.run.plugin)
     recorded = workdir.keep_plugins({plugin.name: plugin.source for plugin in plugins})
+    weights = experiment.weights_digest()
     keep_table(experiment.asked, workdir)
     workdir.write_or_check_splits(
         experiment.split_record(),
@@ -121,6 +122,7 @@ def check_record(experiment: Experiment, workdir: Workdir) -> list[dict[str, Any
         **({"near_duplicates": experiment.near_groups} if experiment.near_pairs is not None else {}),
         left_out=experiment.left_out,
         missing_classes=experiment.missing,
+        **({"weights": weights} if weights else {}),
     )
     return recorded
 
