@@ -1,6 +1,7 @@
 """What an experiment says of its pictures, and what it takes for granted of them."""
 
 import logging
+import shutil
 
 import pytest
 
@@ -87,3 +88,12 @@ def test_a_fold_may_have_only_damaged_pictures_of_a_rare_class(experiment, caplo
     parts = [one.splits.indices for one in made]
     assert sorted(at for part in parts for at in part["test"].tolist()) == [1, 2, 3, 4, 5]
     assert "train has no picture of rare, as it may be in a fold" in caplog.text
+
+
+def test_pictures_that_are_dropped_are_in_two_splits_no_more(experiment, tmp_path):
+    asked = experiment(WEIGHTED.format(1, 1, 1, 1)).asked
+    shutil.copy(tmp_path / "pictures" / "1.jpg", tmp_path / "pictures" / "5.jpg")
+    for drop in (False, True):
+        made = Experiment(asked.replace(drop_duplicates=drop), pictures_only=True)
+        assert made.shared == [["1.jpg (train)", "5.jpg (validation)"]]
+        assert made.still_shared == ([] if drop else made.shared)

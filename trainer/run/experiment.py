@@ -604,6 +604,11 @@ class Experiment:
         of_splits = np.concatenate([weights[at] for at in self.splits.indices.values()])
         return hashlib.sha256(of_splits.tobytes()).hexdigest()
 
+    @property
+    def still_shared(self) -> list[list[str]]:
+        """Those of `shared` that are in two splits now: --drop_duplicates leaves none."""
+        return [] if self.config.data.drop_duplicates else self.shared
+
     def class_counts(self, split: str) -> dict[str, int]:
         """Returns {class name: number of examples} of a split."""
         labels = self.source.labels[self.splits.indices[split]]

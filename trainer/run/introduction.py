@@ -185,7 +185,7 @@ def _manifest(experiment: Experiment) -> str:
     facts = {
         "source": experiment.config.data.source,
         "splits": experiment.splits.how,
-        "pictures that are in two splits": f"{len(experiment.shared):,}",
+        "pictures that are in two splits": f"{len(experiment.still_shared):,}",
         "bad pictures left out": f"{len(experiment.left_out):,}",
         f"SHA-256 of {splits.name}": hashlib.sha256(splits.read_bytes()).hexdigest(),
     }
