@@ -70,6 +70,20 @@ def test_a_run_goes_on_with_the_weights_it_began_with(experiment, tmp_path):
     check_record(other, workdir)
 
 
+def test_a_run_goes_on_with_the_order_of_classes_it_began_with(experiment, tmp_path, monkeypatch):
+    workdir, made = Workdir(str(tmp_path / "run")), experiment(WEIGHTED.format(1, 1, 1, 1))
+    workdir.make()
+    for names in (["a", "b"], ["b", "a"]):
+        monkeypatch.setattr(Workdir, "read_facts", lambda self, names=names: {"class_names": names})
+        if names == ["a", "b"]:
+            check_record(made, workdir)
+            continue
+        with pytest.raises(
+            TrainerError, match=r"tells b, a apart, in this order, and the pictures have a, b"
+        ):
+            check_record(made, workdir)
+
+
 def test_a_class_that_nothing_teaches_is_told(experiment, caplog):
     table = WEIGHTED.format(1, 1, 1, 1).replace("4.jpg,b,1", "4.jpg,c,")
     with caplog.at_level(logging.WARNING, logger="trainer"):
