@@ -1,14 +1,18 @@
 """What an experiment says of its pictures, and what it takes for granted of them."""
 
 import logging
+import shutil
 
 import pytest
 
 from tests.data.tables.tables import write_table
 from tests.model.modules import save_with_signature
 from trainer.cli.config import Config
+from trainer.record.workdir import Workdir
 from trainer.run.experiment import Experiment
-from trainer.values import UsageError
+from trainer.run.introduction import check_record
+from trainer.store.files import read_json, write_json
+from trainer.values import TrainerError, UsageError
 
 
 @pytest.fixture
@@ -52,6 +56,35 @@ def test_weights_that_go_with_the_class_assume_other_shares(experiment):
     assert experiment(WEIGHTED.format(1, 3, 1, 3)).assumed_prevalence() is None
 
 
+def test_a_run_goes_on_with_the_weights_it_began_with(experiment, tmp_path):
+    workdir = Workdir(str(tmp_path / "run"))
+    workdir.make()
+    for _ in range(2):
+        check_record(experiment(WEIGHTED.format(1, 3, 1, 3), weight_column="w"), workdir)
+    other = experiment(WEIGHTED.format(1, 3, 1, 2), weight_column="w")
+    with pytest.raises(TrainerError, match=r"^the weights of pictures in column w are not those this run be"):
+        check_record(other, workdir)
+    # Records of before there was a digest of weights.
+    record = read_json(workdir.splits_json)
+    del record["weights"]
+    write_json(workdir.splits_json, record)
+    check_record(other, workdir)
+
+
+def test_a_run_goes_on_with_the_order_of_classes_it_began_with(experiment, tmp_path, monkeypatch):
+    workdir, made = Workdir(str(tmp_path / "run")), experiment(WEIGHTED.format(1, 1, 1, 1))
+    workdir.make()
+    for names in (["a", "b"], ["b", "a"]):
+        monkeypatch.setattr(Workdir, "read_facts", lambda self, names=names: {"class_names": names})
+        if names == ["a", "b"]:
+            check_record(made, workdir)
+            continue
+        with pytest.raises(
+            TrainerError, match=r"tells b, a apart, in this order, and the pictures have a, b"
+        ):
+            check_record(made, workdir)
+
+
 def test_a_class_that_nothing_teaches_is_told(experiment, caplog):
     table = WEIGHTED.format(1, 1, 1, 1).replace("4.jpg,b,1", "4.jpg,c,")
     with caplog.at_level(logging.WARNING, logger="trainer"):
@@ -78,3 +111,12 @@ def test_a_module_without_statistics_of_the_batch_refuses_them_for_a_head_alone(
     experiment(table, **given)
     with pytest.raises(UsageError, match=r"^phase one: .* cannot be trained: it has only the signature"):
         experiment(table, **given, phase=("name=one; for=1epochs; train=head; bn=batch",))
+
+
+def test_pictures_that_are_dropped_are_in_two_splits_no_more(experiment, tmp_path):
+    asked = experiment(WEIGHTED.format(1, 1, 1, 1)).asked
+    shutil.copy(tmp_path / "pictures" / "1.jpg", tmp_path / "pictures" / "5.jpg")
+    for drop in (False, True):
+        made = Experiment(asked.replace(drop_duplicates=drop), pictures_only=True)
+        assert made.shared == [["1.jpg (train)", "5.jpg (validation)"]]
+        assert made.still_shared == ([] if drop else made.shared)

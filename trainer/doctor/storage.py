@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import re
 import tempfile
 import threading
 import time
@@ -35,6 +36,8 @@ NETWORK_FILE_SYSTEMS = (
     "ceph",
 )
 
+_ESCAPED = re.compile(r"\\([0-7]{3})")
+
 
 def check_workdir(workdir: str, *, mounts: Path = Path("/proc/self/mountinfo")) -> list[Finding]:
     """Looks at a folder that --workdir names.
@@ -65,14 +68,14 @@ def check_workdir(workdir: str, *, mounts: Path = Path("/proc/self/mountinfo")) 
 def file_system(path: Path, *, mounts: Path) -> str:
     """Returns the kind of the file system that a path is on, such as ext4; empty where it is not told."""
     try:
-        lines = mounts.read_text().splitlines()
+        lines = mounts.read_text("utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return ""
     best, kind = -1, ""
     for line in lines:
         before, _, after = line.partition(" - ")
         # Spaces and the like are written as octal numbers.
-        point = Path(before.split()[4].encode().decode("unicode_escape"))
+        point = Path(_ESCAPED.sub(lambda code: chr(int(code[1], 8)), before.split(" ")[4]))
         if (path == point or point in path.parents) and len(point.parts) >= best:
             best, kind = len(point.parts), after.split()[0]
     return kind

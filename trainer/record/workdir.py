@@ -64,7 +64,7 @@ _FACTS = _RUN | {
 }
 _SCORE = {"split": str, "step": int, "accuracy": float, "num_correct": int, "num_examples": int}
 _COUNTED = re.compile("(not:)?(from_layer=-?|unfreeze_top_layers=)[0-9]+")
-_SPLITS = {"format": int, "splits": {str: [(str, str, str)]}, "order?": str, "how?": str}
+_SPLITS = {"format": int, "splits": {str: [(str, str, str)]}, "order?": str, "how?": str, "weights?": str}
 
 
 def if_moved(error: Exception) -> str:
@@ -506,7 +506,8 @@ class Workdir:
     ) -> None:
         """Writes who is in which split, or compares with what an earlier start wrote.
 
-        What a picture is called makes no difference: its bytes, its class and its place do.
+        What a picture is called makes no difference: its bytes, its class and its place do, and its weight
+        in the loss where `weights` is recorded, a digest of all.
 
         Args:
           splits: {split: [(id, class name, SHA-256 of the bytes)]} in order.
@@ -534,6 +535,13 @@ class Workdir:
                     f"the pictures are not those this run began with: {told}. Restore them, or choose "
                     "another --workdir"
                 )
+        was = self._read(self.splits_json, _SPLITS).get("weights")
+        if was is not None and was != new.get("weights"):
+            column = f" in column {config.data.weight_column}" if config and config.data.weight_column else ""
+            raise TrainerError(
+                f"the weights of pictures{column} are not those this run began with (recorded in "
+                f"{self.splits_json}). Restore them, or choose another --workdir"
+            )
 
     def _read_run(self, shape: Shape = _RUN) -> dict[str, Any]:
         if not self.run_json.exists():

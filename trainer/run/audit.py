@@ -96,7 +96,7 @@ def audit(features: PretrainedFeatures, *, folds: int, progress: str) -> Audit:
     pairs = [pair for pair in pairs if pair.first in split_of and pair.second in split_of]
     keys = np.array(group_keys(pairs, len(source.ids)))[indices]
     fold_of = fold_numbers(every.labels, keys, folds, seed=experiment.config.run.seed)
-    probabilities, judged = _judged(every, fold_of, experiment, progress)
+    probabilities, judged = judge_labels(every, fold_of, experiment, progress)
     findings = [
         *_disputed(pairs, experiment),
         *_labels(probabilities, judged, every.labels, indices, experiment),
@@ -120,17 +120,18 @@ def fold_numbers(labels: np.ndarray, keys: np.ndarray, folds: int, *, seed: int)
     dealt = np.zeros(int(labels.max()) + 1, np.int64)
     for at in order.tolist():
         if (key := int(keys[at])) not in fold_of_key:
-            fold_of_key[key] = int(dealt[labels[at]] % folds)
+            # Each class begins at another fold: the only keys of several are not all in the first.
+            fold_of_key[key] = int((dealt[labels[at]] + labels[at]) % folds)
             dealt[labels[at]] += 1
     return np.array([fold_of_key[key] for key in keys.tolist()], np.int64)
 
 
-def _judged(
+def judge_labels(
     every: Labelled, fold_of: np.ndarray, experiment: Experiment, progress: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns probabilities by what was fitted to other folds, [N, K], and which labels they judge, [N] bool.
 
-    Those are not judged of whose class no other fold has a picture.
+    Those are not judged of whose class no other fold has a picture, or where the others have one class alone.
     """
     task, num_classes = experiment.task, len(experiment.source.class_names)
     cache_dir = experiment.config.run.cache_dir
@@ -138,12 +139,16 @@ def _judged(
     found = np.zeros((len(fold_of), num_classes))
     judged = np.zeros(len(fold_of), bool)
     numbers = np.unique(fold_of).tolist()
-    probe = HEADS[0]
+    probe, unjudged = "", 0
     with counting(progress, "labels", len(numbers), unit="folds") as done:
         for number in numbers:
             inside = fold_of == number
             rest, part = _taken(every, ~inside), _taken(every, inside)
-            if number == numbers[0]:
+            if len(np.unique(rest.labels)) < 2:
+                unjudged += len(part.labels)
+                done(1)
+                continue
+            if not probe:
                 # One strength for all folds: it is chosen by those that it is not fitted to.
                 probe = _with_strength(rest, part, given)
             for text in (probe, *HEADS[1:]):
@@ -151,6 +156,11 @@ def _judged(
                 found[inside] += task.probabilities(logits_of(head, part.features)) / len(HEADS)
             judged[inside] = np.isin(part.labels, rest.labels)
             done(1)
+    if unjudged:
+        _log.warning(
+            "labels of %d pictures are not judged: the pictures outside of their fold are of one class, or "
+            "there are none, as near duplicates are in one fold", unjudged,
+        )  # fmt: skip
     return found, judged
 
 

@@ -75,12 +75,7 @@ def check_together(
     Raises:
       UsageError: the message says why, and what to leave away.
     """
-    for flag, watched in (("early_stop", config.update.early_stop), ("task", task.best)):
-        try:
-            task.check_watched(watched, validation) if watched else None
-        except UsageError as error:
-            value = watched if flag == "early_stop" else config.data.task
-            raise UsageError(f"--{flag}={value}{error}") from None
+    check_evaluations(config, task=task, validation=validation)
     for spec in config.phases:
         augment = make_augment(spec.augment)
         if augment and augment.mixes and config.speed.feature_views:
@@ -90,6 +85,25 @@ def check_together(
             )
         if spec.bn == "batch":
             _check_batch_norm(config, spec, shares=num_shares(spec))
+
+
+def check_evaluations(config: Config, *, task: Task, validation: Mapping[str, int]) -> None:
+    """Makes sure that each evaluation will have the numbers that a run goes by.
+
+    Args:
+      config: all options.
+      task: what labels mean.
+      validation: {class: number of examples} of the validation split.
+
+    Raises:
+      UsageError: one will not be there.
+    """
+    for flag, watched in (("early_stop", config.update.early_stop), ("task", task.best)):
+        try:
+            task.check_watched(watched, validation) if watched else None
+        except UsageError as error:
+            value = watched if flag == "early_stop" else config.data.task
+            raise UsageError(f"--{flag}={value}{error}") from None
 
 
 def _check_watched(metric: str, task: Task) -> None:

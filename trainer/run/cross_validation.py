@@ -14,16 +14,19 @@ from trainer.cli.config import Config
 from trainer.cli.options import RunConfig
 from trainer.data.configured import open_configured
 from trainer.data.grouping import groups_of
-from trainer.data.splits import make_splits
+from trainer.data.sources import Source
+from trainer.data.splits import Splits, make_splits
 from trainer.loop.evaluator import Evaluation
+from trainer.loop.losses import class_weights_from
 from trainer.record.report_place import source_place
 from trainer.record.spreadsheets import unique_names
 from trainer.record.workdir import Workdir
+from trainer.run.combinations import check_evaluations
 from trainer.run.experiment import Experiment
 from trainer.run.scoring import recipe_facts, require_scores, thumbnails, write_scores
 from trainer.store.files import read_json, write_json, write_text
 from trainer.tasks import Task, make_task
-from trainer.values import TrainerError
+from trainer.values import TrainerError, UsageError
 
 _log = logging.getLogger("trainer")
 BY_DEFAULT = 5
@@ -45,14 +48,14 @@ def check_folds(config: Config) -> None:
     """Makes sure that the pictures can be divided, before the first fold trains for an hour.
 
     Raises:
-      UsageError: there are no such folds.
+      UsageError: there are no such folds, or one lacks a class that the options need.
       TrainerError: there are too few pictures, or groups.
     """
     data, task = config.data, make_task(config.data.task)
     source = open_configured(config)
     groups = groups_of(source, column=data.group_column, pattern=data.groups)
     for number in range(1, data.folds + 1):
-        make_splits(
+        splits = make_splits(
             source,
             data.splits,
             order=data.split_order,
@@ -61,6 +64,20 @@ def check_folds(config: Config) -> None:
             groups=groups,
             fold=(number, data.folds),
         )
+        # These may put another class into a fold than the source says.
+        if not data.relabel and data.near_duplicates != "group":
+            _check_classes(config, source, splits, task=task, number=number)
+
+
+def _check_classes(config: Config, source: Source, splits: Splits, *, task: Task, number: int) -> None:
+    """Makes sure that a fold has the classes that weights and evaluations need."""
+    names = source.class_names
+    counts = {name: task.class_counts(source.labels[at], names) for name, at in splits.indices.items()}
+    try:
+        class_weights_from(config.update.class_weights, class_names=names, counts=counts["train"])
+        check_evaluations(config, task=task, validation=counts["validation"])
+    except UsageError as error:
+        raise UsageError(f"fold {number} of {config.data.folds}: {error}") from None
 
 
 def put_together(config: Config, root: str, *, asked: RunConfig) -> None:

@@ -481,8 +481,8 @@ class Experiment:
         recorded, class_names = self._of_run.read_splits(), self._of_run.read_facts()["class_names"]
         if [*map(composed, self.source.class_names)] != [*map(composed, class_names)]:
             raise TrainerError(
-                f"{self.source.name} has the classes {_few(self.source.class_names)}, and this run tells "
-                f"{_few(class_names)} apart"
+                f"{self.source.name} has the classes {told_classes(self.source.class_names)}, and "
+                f"this run tells {told_classes(class_names)} apart"
             )
         found = find_again(recorded, self.source, self.scan.digests, task=self.task)
         self._of_run.require_found(found, recorded, source=self.source.name)
@@ -494,16 +494,16 @@ class Experiment:
         if unseen := sorted(there - self.task.classes_in(labels[indices["train"]])):
             _log.warning(
                 "train has no picture of %s, as it may be in a fold: what others have can only be got wrong",
-                _few([self.source.class_names[label] for label in unseen]),
+                told_classes([self.source.class_names[label] for label in unseen]),
             )  # fmt: skip
         if untaught := sorted(set(range(len(self.source.class_names))) - there):
             _log.warning(
                 "no picture is of %s: the network can name what nothing has taught it",
-                _few([self.source.class_names[label] for label in untaught]),
+                told_classes([self.source.class_names[label] for label in untaught]),
             )
         for split, names in self.missing.items():
             effect = _MISSED[split] % ("it" if len(names) == 1 else "them")
-            _log.warning("%s has no picture of %s: %s", split, _few(names), effect)
+            _log.warning("%s has no picture of %s: %s", split, told_classes(names), effect)
         if num_shared and not self.config.data.drop_duplicates:
             shown = "; ".join(_told_same(names) for names in self.shared[:SHARED_SHOWN])
             more = (
@@ -592,10 +592,20 @@ class Experiment:
             return ""
         # What they are called may differ.
         content = {split: [row[1:] for row in rows] for split, rows in self.split_record().items()}
-        digest = hashlib.sha256(json.dumps(content).encode())
-        if (weights := getattr(self.source, "weights", None)) is not None:
-            digest.update(np.concatenate([weights[at] for at in self.splits.indices.values()]).tobytes())
-        return digest.hexdigest()
+        names = [*map(composed, self.source.class_names)]
+        return hashlib.sha256(json.dumps([content, names, self.weights_digest()]).encode()).hexdigest()
+
+    def weights_digest(self) -> str:
+        """Returns a digest of what --weight_column says of the pictures of all splits; empty without one."""
+        if (weights := getattr(self.source, "weights", None)) is None:
+            return ""
+        of_splits = np.concatenate([weights[at] for at in self.splits.indices.values()])
+        return hashlib.sha256(of_splits.tobytes()).hexdigest()
+
+    @property
+    def still_shared(self) -> list[list[str]]:
+        """Those of `shared` that are in two splits now: --drop_duplicates leaves none."""
+        return [] if self.config.data.drop_duplicates else self.shared
 
     def class_counts(self, split: str) -> dict[str, int]:
         """Returns {class name: number of examples} of a split."""
@@ -608,7 +618,8 @@ class Experiment:
         return {"epoch": round(step / self.plan.steps_per_epoch, 4), "phase": name}
 
 
-def _few(names: Sequence[str]) -> str:
+def told_classes(names: Sequence[str]) -> str:
+    """Returns the names of classes, the first ones of many."""
     more = f" and {len(names) - CLASSES_SHOWN:,} more classes" if len(names) > CLASSES_SHOWN else ""
     return ", ".join(shortened_apart(names[:CLASSES_SHOWN], MOST_LETTERS).values()) + more
 

@@ -24,12 +24,13 @@ from trainer.precision import left_out
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
 from trainer.report.words import told_score
-from trainer.run.experiment import Experiment
+from trainer.run.experiment import Experiment, told_classes
 from trainer.run.near_pictures import write_near_duplicates
 from trainer.run.relabelling import keep_table
 from trainer.run.stages import Stages
 from trainer.store.files import write_bytes
 from trainer.store.provenance import code, versions
+from trainer.values import TrainerError, composed
 
 _log = logging.getLogger("trainer")
 # Times the lowest validation loss: what over-fitting alone does not come to.
@@ -107,10 +108,17 @@ def check_record(experiment: Experiment, workdir: Workdir) -> list[dict[str, Any
       What is recorded of the plugins.
 
     Raises:
-      TrainerError: pictures or plugins are no longer those that the run began with.
+      TrainerError: pictures, classes or plugins are no longer those that the run began with.
     """
+    was, now = workdir.read_facts().get("class_names"), experiment.source.class_names
+    if was is not None and [*map(composed, was)] != [*map(composed, now)]:
+        raise TrainerError(
+            f"{workdir.root} tells {told_classes(was)} apart, in this order, and the pictures have "
+            f"{told_classes(now)}: its head means something else; choose another --workdir"
+        )
     plugins = load_plugins(experiment.asked.run.plugin)
     recorded = workdir.keep_plugins({plugin.name: plugin.source for plugin in plugins})
+    weights = experiment.weights_digest()
     keep_table(experiment.asked, workdir)
     workdir.write_or_check_splits(
         experiment.split_record(),
@@ -121,6 +129,7 @@ def check_record(experiment: Experiment, workdir: Workdir) -> list[dict[str, Any
         **({"near_duplicates": experiment.near_groups} if experiment.near_pairs is not None else {}),
         left_out=experiment.left_out,
         missing_classes=experiment.missing,
+        **({"weights": weights} if weights else {}),
     )
     return recorded
 
@@ -183,7 +192,7 @@ def _manifest(experiment: Experiment) -> str:
     facts = {
         "source": experiment.config.data.source,
         "splits": experiment.splits.how,
-        "pictures that are in two splits": f"{len(experiment.shared):,}",
+        "pictures that are in two splits": f"{len(experiment.still_shared):,}",
         "bad pictures left out": f"{len(experiment.left_out):,}",
         f"SHA-256 of {splits.name}": hashlib.sha256(splits.read_bytes()).hexdigest(),
     }

@@ -118,7 +118,7 @@ def score(
         left_out_batches=workdir.read_facts()["rollbacks"],
         missing_classes=experiment.missing,
         pretrained=compared(workdir, split, right=task.right(task.predicted(scored.logits), scored.labels)),
-        shared_pictures=[names for names in experiment.shared if any(f"({split})" in n for n in names)],
+        shared_pictures=[names for names in experiment.still_shared if any(f"({split})" in n for n in names)],
     )
     if summaries:
         # Validation's is of the end: a run that is started again there writes it again.

@@ -13,6 +13,7 @@ from trainer.data.inspect import stamps
 from trainer.data.inspect.stamps import stamp_files
 from trainer.data.sources import open_source
 from trainer.data.sources.folder import open_folder
+from trainer.doctor.storage import file_system
 
 
 def test_the_stamp_of_a_tfds_data_set_is_that_of_its_files(options):
@@ -107,6 +108,19 @@ def test_a_file_system_that_numbers_files_anew_is_not_trusted(kind, is_trusted, 
     assert stamp_files(str(tmp_path / "a sticker"), ["a"]) is not None
     monkeypatch.setattr(stamps, "MOUNTS", tmp_path / "none")
     assert stamp_files(str(root), ["a"]) is not None
+
+
+def test_folders_whose_names_are_no_utf8(tmp_path, monkeypatch):
+    root = os.fsdecode(bytes(tmp_path) + b"/caf\xe9")
+    os.mkdir(root)
+    (Path(root) / "a").write_bytes(b"1")
+    age(Path(root))
+    mounts = tmp_path / "mountinfo"
+    monkeypatch.setattr(stamps, "MOUNTS", mounts)
+    for kind, is_trusted in (("xfs", True), ("vfat", False)):
+        mounts.write_bytes(MOUNTINFO.format(root, kind).encode(errors="surrogateescape"))
+        assert (stamp_files(root, ["a"]) is not None) is is_trusted
+        assert file_system(Path(root) / "a", mounts=mounts) == kind
 
 
 def test_files_without_a_number_are_not_trusted(tmp_path, monkeypatch):

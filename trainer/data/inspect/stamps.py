@@ -36,23 +36,29 @@ def stamp_files(root: str, names: Iterable[str], *, extra: str = "") -> str | No
     if _is_forgetful(root):
         return None
     settled_ns = time.time_ns() - SETTLED_NS
-    digest = hashlib.sha256(f"{root}\0{extra}\0".encode())
+    digest = hashlib.sha256(_bytes(f"{root}\0{extra}\0"))
     try:
         for name in names:
             stat = os.stat(f"{root}/{name}")
             if stat.st_mtime_ns > settled_ns or not stat.st_ino:
                 return None
             numbers = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-            digest.update(f"{name}\0{numbers}\0".encode())
+            digest.update(_bytes(f"{name}\0{numbers}\0"))
     except OSError:
         return None
     return digest.hexdigest()
 
 
+def _bytes(text: str) -> bytes:
+    """Returns UTF-8, with bytes of names of files that are none as they are."""
+    return text.encode(errors="surrogateescape")
+
+
 def _is_forgetful(root: str) -> bool:
     """Tells whether a folder lies on a file system whose numbers of files do not last, as far as is known."""
     try:
-        mounts = [line.split(" - ") for line in MOUNTS.read_text().splitlines()]
+        lines = MOUNTS.read_text("utf-8", errors="surrogateescape").split("\n")
+        mounts = [line.split(" - ") for line in lines if line]
         path = os.path.realpath(root)
     except OSError:  # Not on Linux.
         return False

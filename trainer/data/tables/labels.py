@@ -19,6 +19,7 @@ _SEPARATORS = (",", ";", "|")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 # Python refuses to read the number that thousands of digits are.
 _WHOLE = re.compile(r"[+-]?\d{1,1000}")
+_POINTLESS = re.compile(r"[+-]?\d{1,1000}\.0*")
 # A text in quotes, or a number; and lists of such as NumPy writes them, with blanks between and no commas.
 _QUOTED = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
 _ITEM = re.compile(rf"{_QUOTED}|{_NUMBER.pattern}|None|nan")
@@ -264,13 +265,8 @@ def group_name(value: Any) -> str:
 
 
 def _without_point(text: str) -> str:
-    """Returns 1 for 1.0, and other texts as they are: 01 may be a name."""
-    try:
-        number = float(text)
-    except ValueError:
-        return text
-    is_point = not _WHOLE.fullmatch(text) and math.isfinite(number) and number.is_integer()
-    return str(int(number)) if is_point else text
+    """Returns 1 for 1.0, and other texts as they are: 01, 1_23 and 1e3 may be names."""
+    return str(int(text.partition(".")[0])) if _POINTLESS.fullmatch(text) else text
 
 
 def _usual_spellings(spelled: Mapping[str, int]) -> dict[str, str]:
