@@ -356,3 +356,14 @@ def test_no_longer_run_begins_as_a_recommended_one(workdir, extend):
     assert "--finetune_for was 2epochs, now 4epochs. " in str(caught.value)
     assert ("--extend cannot go on with it: --schedule=recommended" in str(caught.value)) == extend
     assert "--extend goes on with it" not in str(caught.value)
+
+
+def test_what_a_rule_was_told_is_left_out_where_another_schedule_is_asked_of_a_run(workdir):
+    workdir.write_run(Config().replace(dropout=0.5, budget="quick"), flagfile="")
+    for given in {"schedule": "two_phase"}, {"phase": ("for=1steps; train=head",)}:
+        config = workdir.or_run(Config(), given)
+        assert (config.plan.by_hand, config.plan.budget, config.model.dropout) == ((), "", 0.5)
+        with pytest.raises(UsageError, match="--budget is of --schedule=recommended"):
+            workdir.or_run(Config(), {**given, "budget": "5min"})
+    same = workdir.or_run(Config(), {"warmup": "1steps"})
+    assert (same.plan.by_hand, same.plan.budget) == (("dropout", "warmup"), "quick")

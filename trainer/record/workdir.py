@@ -414,7 +414,11 @@ class Workdir:
         """
         if not self.run_json.exists():
             return config
-        config = self.read_config().replace(**given).with_given(given)
+        config = self.read_config().replace(**given)
+        if not config.is_recommended:
+            # These are of the rule that the run went by, and here another schedule was given.
+            config = config.replace(**{"by_hand": (), "budget": "", **given})
+        config = config.with_given(given)
         config.require_unruled(given)
         return config
 
