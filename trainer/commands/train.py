@@ -70,7 +70,6 @@ def _run(
 ) -> int:
     """Trains as `run` does, among the workers there are."""
     workdir = Workdir(config.run.workdir)
-    config = workdir.as_begun(config, given)
     if "source" not in given:
         _tell_drawn(config, workdir)
     workdir.make()
@@ -81,7 +80,7 @@ def _run(
         if not checkpoints.exist():
             # An attempt that saved nothing binds nobody to its options or its pictures.
             workdir.forget()
-        workdir.check_same_run(config, found_out=(PICTURES, SPLITS, NETWORK, RUN))
+        workdir.check_same_run(workdir.as_begun(config, given), found_out=(PICTURES, SPLITS, NETWORK, RUN))
         # From here on all workers read and write the same, each in a folder of its own.
         team().share(workdir.root)
         config = workdir.as_begun(config, given)
