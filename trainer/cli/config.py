@@ -261,12 +261,17 @@ class Config:
             # Without phases of one's own it always says something: the default is not what its phases are.
             is_left |= option.name == "schedule" and not plan.phase
             if option.name in given and option.name not in OF_NO_PHASE and not is_left:
-                default: dict[str, Any] = {option.name: option.default}
+                noted = tuple(name for name in plan.by_hand if name != option.name)
+                default: dict[str, Any] = {option.name: option.default, "by_hand": noted}
                 with contextlib.suppress(UsageError):
                     is_other = getattr(plan, option.name) != option.default
-                    if is_other and self.replace(**default).phases == self.phases:
+                    if is_other and self.replace(**default)._known_phases() == self._known_phases():
                         found.append(option.name)
         return found
+
+    def _known_phases(self) -> tuple[PhaseSpec, ...]:
+        """Returns the phases, those of the head alone where it is known that there are no others."""
+        return self.filled_in({"schedule": "frozen"}).phases if self.is_quick else self.phases
 
     def require_unruled(self, given: Collection[str]) -> None:
         """Refuses options that were set and have no effect.

@@ -60,6 +60,7 @@ def run(line: CommandLine, stop: StopSignal, *, chosen: Mapping[str, Any] | None
     begun, config = time.monotonic(), line.config
     if unused := config.unused(line.given):
         what = f"under --schedule={config.plan.schedule}" if not config.plan.phase else "beside --phase"
+        what = "under --budget=quick" if config.is_quick else what
         _log.warning("%s: no effect %s", ", ".join(f"--{name}" for name in unused), what)
     with together(config, stop) as config:
         return _run(config, line.given, stop, begun=begun, chosen=chosen or {})
