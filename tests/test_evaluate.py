@@ -134,6 +134,15 @@ def test_bad_pictures_are_named_and_left_out_on_demand(evaluate, tmp_path):
 
 
 @pytest.mark.slow
+def test_pictures_none_of_which_can_be_read_are_no_score(evaluate, tmp_path):
+    new = make_flower_folder(tmp_path / "new", n=1)
+    for path in new.glob("*/*.jpg"):
+        path.write_bytes(path.read_bytes()[:200])
+    status, _, err = evaluate(f"--source=folder:{new}", "--on_bad_image=skip")
+    assert (status, f"trainer: --source=folder:{new} has no picture that can be read\n" in err) == (1, True)
+    assert not (tmp_path / "report").exists()
+
+
 def test_without_a_report_dir_each_source_has_a_folder_of_its_own(trained, tmp_path, run_main):
     before = (trained.workdir / "report" / "metrics.json").read_bytes()
     for name, folder in (("new photos", "new_photos"), ("test", "test_pictures")):

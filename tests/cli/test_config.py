@@ -197,6 +197,19 @@ def test_values_out_of_range(values, message):
         ({"schedule": "two_phase", "finetune_for": "7steps"}, []),
         # What is the default says nothing.
         ({"schedule": "frozen", "finetune_for": "5epochs"}, []),
+        # The head alone has no fine-tuning, and its pictures and weights are as they are.
+        (
+            {
+                "budget": "quick",
+                "finetune_for": "7steps",
+                "augment": "flip",
+                "average": "ema",
+                "momentum": 0.5,
+            },
+            ["finetune_for", "augment", "average"],
+        ),
+        ({"budget": "quick", "frozen_for": "7steps", "frozen_learning_rate": 0.5, "warmup": "1steps"}, []),
+        ({"budget": "5min", "finetune_for": "7steps"}, []),
     ],
 )
 def test_options_that_change_no_phase(values, unused):

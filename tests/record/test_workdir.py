@@ -356,3 +356,32 @@ def test_no_longer_run_begins_as_a_recommended_one(workdir, extend):
     assert "--finetune_for was 2epochs, now 4epochs. " in str(caught.value)
     assert ("--extend cannot go on with it: --schedule=recommended" in str(caught.value)) == extend
     assert "--extend goes on with it" not in str(caught.value)
+
+
+def test_what_a_rule_was_told_is_left_out_where_another_schedule_is_asked_of_a_run(workdir):
+    workdir.write_run(Config().replace(dropout=0.5, budget="quick"), flagfile="")
+    for given in {"schedule": "two_phase"}, {"phase": ("for=1steps; train=head",)}:
+        config = workdir.or_run(Config(), given)
+        assert (config.plan.by_hand, config.plan.budget, config.model.dropout) == ((), "", 0.5)
+        with pytest.raises(UsageError, match="--budget is of --schedule=recommended"):
+            workdir.or_run(Config(), {**given, "budget": "5min"})
+    same = workdir.or_run(Config(), {"warmup": "1steps"})
+    assert (same.plan.by_hand, same.plan.budget) == (("dropout", "warmup"), "quick")
+
+
+def test_an_option_set_by_hand_to_what_was_chosen_for_the_run_is_no_other(workdir):
+    asked = Config().replace(workdir="x", dropout=0.5)
+    chosen = {"image_size": 288, "warmup": "10%", "dropout": 0.0, "frozen_for": "3epochs"}
+    workdir.write_run(asked, flagfile="", **{**FACTS, "chosen": chosen})
+    named = asked.replace(image_size=288, warmup="10%").with_given(["image_size", "warmup"])
+    workdir.check_same_run(named)
+    assert workdir.as_begun(named, ["image_size"]) == asked
+    for others, told in (
+        ({"dropout": 0.1}, "--dropout was 0.5, now 0.1. "),
+        ({"frozen_for": "9epochs"}, "--frozen_for was 3epochs, now 9epochs. "),
+        ({"schedule": "frozen", "by_hand": ()}, "--schedule was recommended, now frozen"),
+    ):
+        with pytest.raises(TrainerError) as caught:
+            workdir.check_same_run(named.replace(**others))
+        assert told in str(caught.value)
+        assert "image_size" not in str(caught.value)

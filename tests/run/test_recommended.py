@@ -78,6 +78,21 @@ def test_what_is_set_by_hand_stays():
     assert not [line for line in lines if line.startswith(("--finetune_learning_rate", "--by_hand"))]
 
 
+@pytest.mark.parametrize("option", ["--from_layer=-3", "--unfreeze_top_layers=2", "--finetune_train=head"])
+def test_what_fine_tuning_trains_says_nothing_of_the_head_alone(option):
+    config = parse(["trainer", option, "--budget=5min"]).config
+    for effort, names in (Effort(0), ["frozen"]), (Effort(2), ["frozen", "finetune"]):
+        filled = config.filled_in(recommend(effort, num_train=64, asked=config))
+        assert [spec.name for spec in filled.phases] == names
+    assert filled.phases[1].train != ("all",)
+
+
+@pytest.mark.parametrize("option", ["--from_layer=-3", "--unfreeze_top_layers=2"])
+def test_where_nothing_is_fine_tuned_nobody_says_what_of_the_network_is(option):
+    with pytest.raises(UsageError, match="fine-tuning, and --budget=quick has no such phase"):
+        parse(["trainer", option, "--budget=quick"])
+
+
 def test_a_run_with_a_schedule_that_rises_by_itself_begins_without_a_warm_up(tmp_path, tiny_backbone):
     arguments = arguments_of(tmp_path, tiny_backbone, "--lr_schedule=one_cycle")
     experiment = experiment_room.Experiment(parse(["trainer", *arguments]).config)

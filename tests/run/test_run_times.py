@@ -148,3 +148,19 @@ def test_what_openvino_cannot_run_is_measured_in_tensorflow(stages_of, monkeypat
     assert getattr(stage, ask)() > 0
     assert stage.engine == "tensorflow"
     assert caplog.text.count("OpenVINO cannot run this network, TensorFlow does (no such operation)") == 1
+
+
+def test_what_is_remembered_of_other_pictures_is_not_told(stages_of, tmp_path):
+    def of_each_phase(*flags):
+        times = times_of(stages_of("--feature_cache=auto", *flags))
+        return [times.left.speed(number).step_secs for number in range(2)]
+
+    first = times_of(stages_of("--feature_cache=auto"))
+    first.left.measured = lambda at: Speed(step_secs=1.0, start_secs=1.0)
+    first.remember()
+    assert of_each_phase() == [1.0, 1.0]
+    others = make_flower_folder(tmp_path / "others")
+    # Features that are kept are read as fast, whatever they are of.
+    assert of_each_phase(f"--source=folder:{others}")[0] == 1.0
+    assert of_each_phase(f"--source=folder:{others}")[1] != 1.0
+    assert of_each_phase("--picture_cache=off")[1] != 1.0

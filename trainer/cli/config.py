@@ -28,7 +28,7 @@ from trainer.cli.command_options import (
     ServeConfig,
     SweepConfig,
 )
-from trainer.cli.declare import KINDS, RECOMMENDED
+from trainer.cli.declare import KINDS, QUICK, RECOMMENDED
 from trainer.cli.options import (
     FITTED,
     NEVER_TRAINED,
@@ -103,6 +103,11 @@ class Config:
     def is_recommended(self) -> bool:
         """Whether what nobody set is chosen once the pictures are known, see `filled_in`."""
         return self.plan.schedule == "recommended" and not self.plan.phase and not self.fits
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether what is recommended is the head alone, whatever the pictures are."""
+        return self.is_recommended and self.plan.budget == QUICK
 
     @property
     def fitted_head(self) -> str:
@@ -232,7 +237,10 @@ class Config:
         if not self.is_recommended:
             return self
         by_hand = self.plan.by_hand
+        whole: dict[str, Any] = {"finetune_train": "all", "from_layer": "", "unfreeze_top_layers": 0}
         values = {"schedule": "two_phase", **chosen}
+        if values["schedule"] == "frozen":
+            values |= whole  # What trains in fine-tuning says nothing of the head alone.
         config = self.replace(**{name: value for name, value in values.items() if name not in by_hand})
         # A network that does not change is kept, pictures that change are not: so the head's are as they are.
         specs = [
@@ -242,9 +250,7 @@ class Config:
         return config.replace(
             schedule="recommended",
             phase=tuple(phase_text(spec) for spec in specs),
-            finetune_train="all",
-            from_layer="",
-            unfreeze_top_layers=0,
+            **whole,
         )
 
     def unused(self, given: Collection[str]) -> list[str]:
@@ -255,12 +261,17 @@ class Config:
             # Without phases of one's own it always says something: the default is not what its phases are.
             is_left |= option.name == "schedule" and not plan.phase
             if option.name in given and option.name not in OF_NO_PHASE and not is_left:
-                default: dict[str, Any] = {option.name: option.default}
+                noted = tuple(name for name in plan.by_hand if name != option.name)
+                default: dict[str, Any] = {option.name: option.default, "by_hand": noted}
                 with contextlib.suppress(UsageError):
                     is_other = getattr(plan, option.name) != option.default
-                    if is_other and self.replace(**default).phases == self.phases:
+                    if is_other and self.replace(**default)._known_phases() == self._known_phases():
                         found.append(option.name)
         return found
+
+    def _known_phases(self) -> tuple[PhaseSpec, ...]:
+        """Returns the phases, those of the head alone where it is known that there are no others."""
+        return self.filled_in({"schedule": "frozen"}).phases if self.is_quick else self.phases
 
     def require_unruled(self, given: Collection[str]) -> None:
         """Refuses options that were set and have no effect.
@@ -394,6 +405,11 @@ def _check_together(config: Config) -> None:
         raise UsageError("--clip_norm and --clip_value both limit the gradients: give one")
     if plan.phase and (plan.from_layer or plan.unfreeze_top_layers):
         raise UsageError("--from_layer and --unfreeze_top_layers are of --schedule: a --phase has its own")
+    if config.is_quick and (plan.from_layer or plan.unfreeze_top_layers):
+        raise UsageError(
+            "--from_layer and --unfreeze_top_layers say what trains in fine-tuning, and --budget=quick has "
+            "no such phase"
+        )
     _check_fitted(config)
 
 

@@ -22,7 +22,7 @@ RECOMMENDED = (
     "finetune_learning_rate", "lr_schedule", "warmup", "optimizer", "weight_decay", "augment", "average",
     "batch_size", "label_smoothing", "layer_decay",
 )  # fmt: skip
-BUDGETS = ("quick", "best")
+BUDGETS = QUICK, BEST = ("quick", "best")
 _SECS = {"s": 1, "sec": 1, "min": 60, "h": 3600}
 AT_LEAST_0, AT_LEAST_1 = Bounds(at_least=0), Bounds(at_least=1)
 SHARE = Bounds(at_least=0, at_most=1)

@@ -68,6 +68,7 @@ def run(
     begun, config = time.monotonic(), line.config
     if unused := config.unused(line.given):
         what = f"under --schedule={config.plan.schedule}" if not config.plan.phase else "beside --phase"
+        what = "under --budget=quick" if config.is_quick else what
         _log.warning("%s: no effect %s", ", ".join(f"--{name}" for name in unused), what)
     with contextlib.nullcontext(config) if is_one_of_many else together(config, stop) as config:
         return _run(config, line.given, stop, begun=begun, chosen=chosen or {})
@@ -78,7 +79,6 @@ def _run(
 ) -> int:
     """Trains as `run` does, among the workers there are."""
     workdir = Workdir(config.run.workdir)
-    config = workdir.as_begun(config, given)
     if "source" not in given:
         _tell_drawn(config, workdir)
     workdir.make()
@@ -89,7 +89,7 @@ def _run(
         if not checkpoints.exist():
             # An attempt that saved nothing binds nobody to its options or its pictures.
             workdir.forget()
-        workdir.check_same_run(config, found_out=(PICTURES, SPLITS, NETWORK, RUN))
+        workdir.check_same_run(workdir.as_begun(config, given), found_out=(PICTURES, SPLITS, NETWORK, RUN))
         # From here on all workers read and write the same, each in a folder of its own.
         team().share(workdir.root)
         config = workdir.as_begun(config, given)

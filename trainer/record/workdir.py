@@ -195,16 +195,31 @@ class Workdir:
         """Returns the options of the identity that a run here has with other values."""
         if not self.run_json.exists():
             return []
-        return config.differing(self._read_run()["config"])
+        return self._as_chosen(config).differing(self._read_run()["config"])
+
+    def _as_chosen(self, config: Config) -> Config:
+        """Returns options without those that are set by hand to what a rule chose for the run here."""
+        chosen = self.read_chosen() if config.is_recommended and self._read_run().get("chosen") else {}
+        recorded = Config.of_record(self._read_run()["config"])
+        values, noted = config.flat(), config.plan.by_hand
+        same = {
+            name: recorded[name]
+            for name, value in chosen.items()
+            if name in noted and name not in recorded["by_hand"] and values[name] == value
+        }
+        left = tuple(name for name in noted if name not in same)
+        return config.replace(**same, by_hand=left) if same else config
 
     def _other_run(
         self, config: Config, changed: Sequence[str], *, why: str = "", way_on: str = ""
     ) -> TrainerError:
         # What a rule chose is what people were told; which options are set by hand follows from the others.
         recorded = self._read_run()
-        chosen = {name: value for name, value in recorded.get("chosen", {}).items() if name in RECOMMENDED}
-        was, now = Config.of_record(recorded["config"]) | chosen, config.flat()
-        changed = [name for name in changed if name != "by_hand"] or changed
+        was, now = Config.of_record(recorded["config"]), self._as_chosen(config).flat()
+        ruled = {*RECOMMENDED} - {*was["by_hand"]}
+        was |= {name: value for name, value in recorded.get("chosen", {}).items() if name in ruled}
+        others = [name for name in changed if _jsonable(was[name]) != _jsonable(now[name])]
+        changed = [name for name in others if name != "by_hand"] or others or changed
         told = "; ".join(
             f"--{name} was {_shown(_jsonable(was[name]))}, now {_shown(_jsonable(now[name]))}"
             for name in changed
@@ -414,22 +429,30 @@ class Workdir:
         """
         if not self.run_json.exists():
             return config
-        config = self.read_config().replace(**given).with_given(given)
+        config = self.read_config().replace(**given)
+        if not config.is_recommended:
+            # These are of the rule that the run went by, and here another schedule was given.
+            config = config.replace(**{"by_hand": (), "budget": "", **given})
+        config = config.with_given(given)
         config.require_unruled(given)
         return config
 
     def as_begun(self, config: Config, given: Collection[str]) -> Config:
-        """Returns options with those at a default that was another one when the run here began as they were.
+        """Returns options with those as they were when the run here began that mean the same.
+
+        Such are those at a default that was another one then, and those set by hand to what a rule chose.
 
         Args:
           config: as it was asked for.
           given: the options that were set.
         """
-        if config.plan.schedule != "recommended" or "schedule" in given or not self.run_json.exists():
+        if config.plan.schedule != "recommended" or not self.run_json.exists():
             return config
         was = self._read_run()["config"]
+        if "by_hand" in was:
+            return self._as_chosen(config)
         # Of when there was no rule, and the default was another one.
-        return config if "by_hand" in was else config.replace(schedule=was["schedule"], by_hand=())
+        return config if "schedule" in given else config.replace(schedule=was["schedule"], by_hand=())
 
     def finished(self) -> dict[str, Any] | None:
         """Returns what the report of a finished run says; None where there is no end, or no whole report.

@@ -165,6 +165,9 @@ def _chosen(
     else:
         unused = {*pictures.scan.bad, *pictures.removed}
         indices = np.array([i for i in range(len(source.ids)) if i not in unused], np.int64)
+        if not len(indices):
+            kept = " and is not left out" if pictures.removed else ""
+            raise TrainerError(f"--source={source.name} has no picture that can be read{kept}")
     used = [source.class_names[k] for k in sorted(task.classes_in(source.labels[indices]))]
     wanted = used if split else source.class_names
     places = match_classes(source.class_names, class_names, source=source.name, wanted=wanted)

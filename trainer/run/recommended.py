@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.cli.config import Config
-from trainer.cli.declare import BUDGETS
+from trainer.cli.declare import BEST, QUICK
 from trainer.loop.schedules import rises_by_itself
 from trainer.model.backbones import BACKBONES
 
@@ -19,7 +19,6 @@ BATCH_SIZE = 32
 EPOCHS, LEAST_EPOCHS, MOST_SEEN = 6, 2, 60_000
 # Few pictures move a network that knows them already away from what it knows: the slower, the less.
 RATE, FEW, RATE_OF_FEW = 2e-4, 500, 5e-5
-QUICK, BEST = BUDGETS
 LONGER = 2
 # A budget is divided this finely.
 EPOCH_PARTS = 4

@@ -145,9 +145,12 @@ class RunTimes:
     def _key(self, phase: Phase) -> dict[str, Any]:
         """Returns everything that the speed of a phase depends on."""
         experiment = self._stages.experiment
-        config = experiment.config
+        config, cut = experiment.config, cut_of_features(experiment, phase.spec)
+        # Over kept features no picture is read; others take as long as it takes to read them.
+        pictures = None if cut else [config.data.source, config.speed.picture_cache]
         return {
-            **speed_key(experiment, phase, cut_of_features(experiment, phase.spec)),
+            **speed_key(experiment, phase, cut),
+            "pictures": pictures,
             "precision": config.speed.precision,
             "augment": [str(phase.spec.augment), config.speed.feature_views],
             "decode": config.data.decode,
