@@ -17,8 +17,15 @@ from trainer.cli.flags import CommandLine
 from trainer.data.configured import open_configured
 from trainer.data.pipeline import Pipeline
 from trainer.export import card
-from trainer.export.folder import CARD, PARITY, kept_models, put_in_place, require_export_place
-from trainer.export.fresh_process import KINDS, Answers, Picture, run_model
+from trainer.export.folder import (
+    CARD,
+    PARITY,
+    kept_models,
+    put_in_place,
+    require_export_place,
+    unchecked_models,
+)
+from trainer.export.fresh_process import Answers, Picture, is_known, run_model
 from trainer.export.metadata import About
 from trainer.export.models import FORMS, file_of, parse_formats, write_models
 from trainer.export.parity import Reference, failures, for_phones, parity, size_bytes, told, told_uses
@@ -82,7 +89,8 @@ def export(line: CommandLine) -> tuple[Path, dict[str, Any]]:
     with named_pictures(experiment.source, experiment.scan):
         assign_weights(experiment.classifier, values)
         about = _about(experiment, workdir, step=checkpoints.step_of(path))
-        with put_in_place(folder, kept={row["file"] for row in kept}) as part:
+        names = {row["file"] for row in kept} | set(unchecked_models(folder, files=files))
+        with put_in_place(folder, kept=names) as part:
             reference, answers, sizes = _export(experiment, part, about, formats=formats)
             found = parity(
                 reference,
@@ -195,7 +203,7 @@ def _export(
     with contextlib.closing(models):
         for model in models:
             sizes[model.name] = size_bytes(model)
-            if model.suffix not in KINDS:
+            if not is_known(model):
                 _log.warning("%s is not checked: what runs such a file is not known here", model.name)
                 continue
             with counting(config.run.progress, f"check of {model.name}", len(validation)) as watch:
