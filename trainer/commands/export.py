@@ -30,7 +30,7 @@ from trainer.export.metadata import About
 from trainer.export.models import FORMS, file_of, parse_formats, write_models
 from trainer.export.parity import Reference, failures, for_phones, parity, size_bytes, told, told_uses
 from trainer.loop.evaluator import Evaluator
-from trainer.model.weights import assign_weights, weights_sha256
+from trainer.model.weights import assign_weights, scored_weights, weights_sha256
 from trainer.paths import local_path
 from trainer.record.calibration import recorded_calibration
 from trainer.record.checkpoints import Checkpoints
@@ -76,7 +76,8 @@ def export(line: CommandLine) -> tuple[Path, dict[str, Any]]:
     path = checkpoints.find(config.evaluate.checkpoint)
     folder = _folder(workdir, config)
     values = checkpoints.values(path)
-    of_model = {name: value for name, value in values.items() if name.startswith("model/")}
+    # Under the names that they have where nothing is averaged.
+    of_model = {f"model/{name}": value for name, value in scored_weights(values).items()}
     num_bytes = sum(value.nbytes for value in of_model.values())
     files = [file_of(form) for form in formats]
     room = (1 + len(formats)) * (num_bytes + _OVERHEAD_BYTES)
