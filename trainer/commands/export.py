@@ -32,7 +32,7 @@ from trainer.export.parity import Reference, failures, for_phones, parity, size_
 from trainer.loop.evaluator import Evaluator
 from trainer.model.weights import assign_weights, scored_weights, weights_sha256
 from trainer.paths import local_path
-from trainer.record.calibration import recorded_calibration
+from trainer.record.calibration import recorded_calibration, settled_task
 from trainer.record.checkpoints import Checkpoints
 from trainer.record.progress import counting
 from trainer.record.workdir import Workdir
@@ -153,6 +153,8 @@ def _open(config: Config, workdir: Workdir) -> Experiment:
 def _about(experiment: Experiment, workdir: Workdir, *, step: int) -> About:
     config = experiment.asked
     found = recorded_calibration(workdir, step=step)
+    # For its warning where nothing was fitted with these weights.
+    settled_task(workdir, experiment.task, step=step)
     return About(
         class_names=tuple(experiment.source.class_names),
         contract=experiment.backbone.contract,
