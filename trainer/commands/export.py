@@ -288,7 +288,7 @@ def _card(
         ),
         "\n".join(["## Recipe", "", *phases, "", "The flagfile at the end has every option."]),
         card.metrics_section(report, step=step, temperature=about.temperature, task=experiment.task),
-        card.limits_section(about, task=experiment.task),
+        card.limits_section(about, task=experiment.task, near_duplicates=config.data.near_duplicates),
         card.models_section(found),
         card.usage_section(
             about,
