@@ -1,5 +1,7 @@
 """MODEL_CARD.md: what it says, and that names cannot change its layout."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from trainer.export import card
@@ -93,3 +95,9 @@ def test_how_to_load_names_files_that_are_there():
     text = card.usage_section(about, has_saved_model=True, tflite_files=[])
     assert "tf.saved_model.load" in text
     assert "tflite" not in text
+
+
+@pytest.mark.parametrize(("value", "told"), [("off", "by their bytes only"), ("drop", "=drop kept apart")])
+def test_the_limits_say_which_copies_were_looked_for(value, told):
+    about = SimpleNamespace(contract=SimpleNamespace(fit="crop"))
+    assert told in card.limits_section(about, near_duplicates=value)

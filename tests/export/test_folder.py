@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from trainer.export.folder import kept_models, put_in_place, require_export_place
+from trainer.export.folder import kept_models, put_in_place, require_export_place, unchecked_models
 from trainer.values import TrainerError
 
 
@@ -130,6 +130,17 @@ def test_models_that_stay_are_of_the_same_weights_and_whole(tmp_path):
         kept(folder, "a.tflite")
     (folder / "b.tflite").write_text("by hand")
     assert kept(folder, "a.tflite", weights="other") == []
+
+
+def test_models_that_are_not_checked_stay_beside_others_of_the_same_weights(tmp_path):
+    folder = tmp_path / "export"
+    found = {"format": 2, "weights": {"step": 7, "sha256": "0f"}, "models": []}
+    export(folder, parity_json=json.dumps(found), grey_csv="g", labels_txt="a")
+    (folder / "notes.txt").write_text("mine")
+    assert unchecked_models(folder, files=["a.tflite"]) == ["grey.csv"]
+    assert kept(folder, "a.tflite") == kept(folder, "grey.csv", weights="other") == []
+    with pytest.raises(TrainerError, match=r"holds grey\.csv with other weights, those of step 7: do it"):
+        kept(folder, "a.tflite", weights="other")
 
 
 def test_an_export_of_an_older_version(tmp_path):

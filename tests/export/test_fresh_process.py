@@ -11,7 +11,7 @@ import pytest
 from trainer.export import check_model
 from trainer.export import fresh_process as fresh
 from trainer.export.folder import put_in_place
-from trainer.export.fresh_process import run_model
+from trainer.export.fresh_process import is_known, run_model
 from trainer.values import TrainerError
 
 # Stands for a model whose probabilities are the first pixel of a picture; it says where it was run, too.
@@ -56,6 +56,14 @@ def test_pictures_go_there_in_order_and_answers_come_back(run):
     assert told == [1, 1, 1]
     [answers] = run("", pictures(), name="model.tflite").values()
     assert answers.class_ids.tolist() == [10, 11, 12]
+
+
+def test_without_an_ending_only_a_saved_model_is_known(tmp_path):
+    (tmp_path / "grey").write_text("")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "saved_model.pb").write_text("")
+    names = ("grey", "model", "a.tflite", "a.onnx", "a.csv")
+    assert [name for name in names if is_known(tmp_path / name)] == ["model", "a.tflite", "a.onnx"]
 
 
 def test_pictures_are_made_as_they_are_taken(run):

@@ -17,6 +17,7 @@ def head_of(text, train, *, num_logits, validation=None):
     width = train.features.shape[1]
     head = make_head(
         text,
+        num_classes=max(num_logits, 2),
         num_logits=num_logits,
         dropout=0.0,
         seed=0,
@@ -163,7 +164,14 @@ def test_too_many_classes_are_refused_and_of_many_pictures_an_even_choice_is_fit
     assert fits.most_pictures(1000, 1280) == 15_625
     with pytest.raises(UsageError, match=r"--head=probe: 5,000 classes .*take too long"):
         make_head(
-            "probe", num_logits=5000, dropout=0.0, seed=0, num_examples=9, width=1280, task=SINGLE_LABEL
+            "probe",
+            num_classes=5000,
+            num_logits=5000,
+            dropout=0.0,
+            seed=0,
+            num_examples=9,
+            width=1280,
+            task=SINGLE_LABEL,
         )
     monkeypatch.setattr(fits, "most_pictures", lambda num_classes, width: 20)
     found = fit_probe(Probe(1.0), blobs(60), blobs(9), num_classes=3, task=SINGLE_LABEL)
@@ -189,6 +197,7 @@ def test_neighbours_that_would_be_too_large_are_refused():
     with pytest.raises(UsageError, match=r"keeps 1,280 features of each of 1,000,000 .* 5\.1 GB, and 1\.1"):
         make_head(
             "knn",
+            num_classes=2,
             num_logits=2,
             dropout=0.0,
             seed=0,
@@ -219,3 +228,12 @@ def test_a_label_each_by_itself():
         alone = LogisticRegression(C=0.1, max_iter=200).fit(inputs, labels[:, k])
         assert logits[:, k] == pytest.approx(alone.decision_function(inputs), abs=2e-3)
     assert logits[:, 2:].tolist() == [[30.0, -30.0]] * 60
+
+
+@pytest.mark.parametrize("text", ["probe", "knn"])
+def test_a_task_whose_logits_are_not_those_of_the_classes_has_heads_that_are_trained(text):
+    given = {"dropout": 0.0, "seed": 0, "num_examples": 9, "width": 8, "task": SINGLE_LABEL}
+    with pytest.raises(UsageError, match=rf"--head={text}: .* each of 5 classes, and this task has 4"):
+        make_head(text, num_classes=5, num_logits=4, **given)
+    assert make_head("linear", num_classes=5, num_logits=4, **given)
+    assert make_head(text, num_classes=2, num_logits=1, **given)

@@ -72,6 +72,17 @@ def test_of_any_number_of_labels_it_says_which_are_predicted():
     assert [one["predicted"] for one in response.json["predictions"]] == [False, True]
 
 
+@pytest.mark.parametrize("decided", NAMES)
+def test_where_a_task_decides_for_another_class_that_one_comes_first_and_says_so(decided):
+    known = Known()
+    network = Network({}, known.predict, known.explain, "", decide=lambda probabilities: (decided,))
+    app = make_app(network, max_upload_bytes=LIMIT, hosts=("localhost",), any_address=False)
+    rows = app.test_client().post("/predict", data=b"picture").json["predictions"]
+    assert rows[0]["label"] == decided
+    said = [] if decided == NAMES[0] else [True, False]
+    assert [row["predicted"] for row in rows if "predicted" in row] == said
+
+
 def test_an_explanation_is_a_picture_in_json(served):
     response = served.client.post("/explain", query_string={"class": NAMES[1]}, data=b"picture")
     image = "data:image/png;base64," + base64.b64encode(b"\x89PNG").decode()

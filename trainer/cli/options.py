@@ -350,8 +350,8 @@ class PlanConfig:
     nesterov: bool = option(False, "Nesterov's momentum in sgd.")
     weight_decay: float = option(
         0.0,
-        "Decoupled weight decay of adamw, sgd and lion, per unit of learning rate; BatchNorm and biases have "
-        "none.",
+        "Decoupled weight decay of adamw, sgd and lion, per unit of learning rate; variables of one "
+        "dimension have none, as BatchNorm's and biases but for those of attention in Keras 3.",
     )
     lr_schedule: str = option(
         "constant",

@@ -17,15 +17,22 @@ from trainer.cli.flags import CommandLine
 from trainer.data.configured import open_configured
 from trainer.data.pipeline import Pipeline
 from trainer.export import card
-from trainer.export.folder import CARD, PARITY, kept_models, put_in_place, require_export_place
-from trainer.export.fresh_process import KINDS, Answers, Picture, run_model
+from trainer.export.folder import (
+    CARD,
+    PARITY,
+    kept_models,
+    put_in_place,
+    require_export_place,
+    unchecked_models,
+)
+from trainer.export.fresh_process import Answers, Picture, is_known, run_model
 from trainer.export.metadata import About
 from trainer.export.models import FORMS, file_of, parse_formats, write_models
 from trainer.export.parity import Reference, failures, for_phones, parity, size_bytes, told, told_uses
 from trainer.loop.evaluator import Evaluator
-from trainer.model.weights import assign_weights, weights_sha256
+from trainer.model.weights import assign_weights, scored_weights, weights_sha256
 from trainer.paths import local_path
-from trainer.record.calibration import recorded_calibration
+from trainer.record.calibration import recorded_calibration, settled_task
 from trainer.record.checkpoints import Checkpoints
 from trainer.record.progress import counting
 from trainer.record.workdir import Workdir
@@ -69,7 +76,8 @@ def export(line: CommandLine) -> tuple[Path, dict[str, Any]]:
     path = checkpoints.find(config.evaluate.checkpoint)
     folder = _folder(workdir, config)
     values = checkpoints.values(path)
-    of_model = {name: value for name, value in values.items() if name.startswith("model/")}
+    # Under the names that they have where nothing is averaged.
+    of_model = {f"model/{name}": value for name, value in scored_weights(values).items()}
     num_bytes = sum(value.nbytes for value in of_model.values())
     files = [file_of(form) for form in formats]
     room = (1 + len(formats)) * (num_bytes + _OVERHEAD_BYTES)
@@ -82,7 +90,8 @@ def export(line: CommandLine) -> tuple[Path, dict[str, Any]]:
     with named_pictures(experiment.source, experiment.scan):
         assign_weights(experiment.classifier, values)
         about = _about(experiment, workdir, step=checkpoints.step_of(path))
-        with put_in_place(folder, kept={row["file"] for row in kept}) as part:
+        names = {row["file"] for row in kept} | set(unchecked_models(folder, files=files))
+        with put_in_place(folder, kept=names) as part:
             reference, answers, sizes = _export(experiment, part, about, formats=formats)
             found = parity(
                 reference,
@@ -144,6 +153,8 @@ def _open(config: Config, workdir: Workdir) -> Experiment:
 def _about(experiment: Experiment, workdir: Workdir, *, step: int) -> About:
     config = experiment.asked
     found = recorded_calibration(workdir, step=step)
+    # For its warning where nothing was fitted with these weights.
+    settled_task(workdir, experiment.task, step=step)
     return About(
         class_names=tuple(experiment.source.class_names),
         contract=experiment.backbone.contract,
@@ -195,7 +206,7 @@ def _export(
     with contextlib.closing(models):
         for model in models:
             sizes[model.name] = size_bytes(model)
-            if model.suffix not in KINDS:
+            if not is_known(model):
                 _log.warning("%s is not checked: what runs such a file is not known here", model.name)
                 continue
             with counting(config.run.progress, f"check of {model.name}", len(validation)) as watch:
@@ -277,7 +288,7 @@ def _card(
         ),
         "\n".join(["## Recipe", "", *phases, "", "The flagfile at the end has every option."]),
         card.metrics_section(report, step=step, temperature=about.temperature, task=experiment.task),
-        card.limits_section(about, task=experiment.task),
+        card.limits_section(about, task=experiment.task, near_duplicates=config.data.near_duplicates),
         card.models_section(found),
         card.usage_section(
             about,

@@ -1,6 +1,7 @@
 """`serve`: a page on this machine to drop pictures on, which shows what a finished run says, and why."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -91,4 +92,9 @@ def _asked(explanations: Explanations, about: dict[str, str]) -> Network:
         method = ""
     found = explanations.task.thresholds(len(names))
     thresholds = None if found is None else dict(zip(names, found, strict=True))
-    return Network(about, predict, explain, method, thresholds)
+
+    def decide(probabilities: Mapping[str, float]) -> tuple[str, ...]:
+        task, of_all = explanations.task, np.array([probabilities[name] for name in names])
+        return task.names(task.decisions(of_all[None])[0], names)
+
+    return Network(about, predict, explain, method, thresholds, decide)

@@ -228,15 +228,19 @@ _LIMITS = """\
 - {names}
 - {aspect}
 - An interval of the accuracy is only about chance: about how many pictures there were, not about which.
-- Pictures of the same thing taken twice, which are in two splits, make the metrics too good. Copies are found
-  by their bytes only."""
+- Pictures of the same thing taken twice, which are in two splits, make the metrics too good. {copies}"""
 
 
-def limits_section(about: About, *, task: Task = SINGLE_LABEL) -> str:
-    """Tells what the metrics do not say."""
+def limits_section(about: About, *, task: Task = SINGLE_LABEL, near_duplicates: str = "off") -> str:
+    """Tells what the metrics do not say; `near_duplicates` is the value of --near_duplicates."""
+    copies = (
+        f"--near\\_duplicates={near_duplicates} kept apart those that it found."
+        if near_duplicates in ("group", "drop")
+        else "Copies are kept apart by their bytes only."
+    )
     names = (
         "It names one of its classes for any picture, also for one that shows none of them."
         if task.excludes
         else "It knows no other labels: a picture that shows something else may get some of these, or none."
     )
-    return _LIMITS.format(aspect=_ASPECTS[about.contract.fit], names=names)
+    return _LIMITS.format(aspect=_ASPECTS[about.contract.fit], names=names, copies=copies)

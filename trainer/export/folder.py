@@ -68,9 +68,10 @@ def kept_models(folder: Path, *, files: Sequence[str], weights: str, way_out: st
         for row in found.get("models", [])
         if row["file"] not in files and _is_whole(manifest, str(row["file"]))
     ]
-    if not rows:
+    unchecked = unchecked_models(folder, files=files)
+    if not rows and not unchecked:
         return []
-    names = ", ".join(dict.fromkeys(row["file"] for row in rows))
+    names = ", ".join(dict.fromkeys([*(row["file"] for row in rows), *unchecked]))
     if found.get("format") != FORMAT:
         problem = f"{names} of another version, which checked models otherwise"
     else:
@@ -79,6 +80,14 @@ def kept_models(folder: Path, *, files: Sequence[str], weights: str, way_out: st
             return rows
         problem = f"{names} with other weights, those of step {found['weights']['step']}"
     raise TrainerError(f"--export_dir={folder} holds {problem}: {way_out}, or name another folder")
+
+
+def unchecked_models(folder: Path, *, files: Sequence[str]) -> list[str]:
+    """Returns what stays of an earlier export, beside new `files`, that parity.json says nothing of."""
+    manifest, found = _manifest(folder), _read(folder)
+    known = {*files, *BESIDE_MODELS, *(row["file"] for row in found.get("models", []))}
+    names = sorted({name.split("/")[0] for name in manifest.files} - known)
+    return [name for name in names if found and _is_whole(manifest, name)]
 
 
 @contextlib.contextmanager

@@ -38,6 +38,11 @@ class Answers:
     images_per_second: float
 
 
+def is_known(model: Path) -> bool:
+    """Tells whether `run_model` can run such a model: without an ending, only if it is a SavedModel."""
+    return model.suffix in KINDS and (bool(model.suffix) or (model / "saved_model.pb").is_file())
+
+
 def run_model(
     model: Path,
     pictures: Iterable[Picture],

@@ -247,16 +247,33 @@ def _unit(features: tf.Tensor) -> tf.Tensor:
     return tf.math.l2_normalize(features, axis=1, epsilon=1e-24)
 
 
+def _require_logit_of_each(num_classes: int, num_logits: int) -> None:
+    """Raises UsageError where logits are not one for each class, or one of two: nothing else is fitted."""
+    if num_logits not in ([1, 2] if num_classes == 2 else [num_classes]):
+        raise UsageError(
+            f"it is fitted to a logit for each of {num_classes:,} classes, and this task has {num_logits:,}"
+        )
+
+
 MOST_KEPT_BYTES = 2**30
 
 
 def make_head(
-    text: str, *, num_logits: int, dropout: float, seed: int, num_examples: int, width: int, task: Task
+    text: str,
+    *,
+    num_classes: int,
+    num_logits: int,
+    dropout: float,
+    seed: int,
+    num_examples: int,
+    width: int,
+    task: Task,
 ) -> Head | NeighbourHead:
     """Makes the head that `text` names.
 
     Args:
       text: of `HEADS`.
+      num_classes: K.
       num_logits: as the task says.
       dropout: share of the last features dropped in training.
       seed: of the kernels.
@@ -265,11 +282,13 @@ def make_head(
       task: what labels mean.
 
     Raises:
-      UsageError: there is no such head, or it would be too large.
+      UsageError: there is no such head, it would be too large, or the task needs one that is trained.
     """
     choice, _ = choose_head(text)
     made = choice()
     try:
+        if isinstance(made, Probe | Neighbours):
+            _require_logit_of_each(num_classes, num_logits)
         if isinstance(made, Neighbours):
             require_one_class(task)
         if isinstance(made, Probe):

@@ -656,6 +656,7 @@ def make_classifier(
     model = config.model
     head = make_head(
         head_of(config),
+        num_classes=num_classes,
         num_logits=task.num_logits(num_classes, asked=model.logits),
         dropout=model.dropout if dropout is None else dropout,
         seed=config.run.seed,

@@ -171,6 +171,7 @@ def fitted_head(
     width = train.features.shape[1]
     head = make_head(
         text,
+        num_classes=num_classes,
         num_logits=task.num_logits(num_classes, asked="per_class"),
         dropout=0.0,
         seed=0,

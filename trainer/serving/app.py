@@ -61,6 +61,9 @@ class Network:
     """How it is explained; '' where it cannot be."""
     thresholds: Mapping[str, float] | None = None
     """Where a picture may have any number of classes, {class: from which probability on it is predicted}."""
+    decide: Callable[[Mapping[str, float]], Collection[str]] | None = None
+    """{class: probability} -> the classes that are predicted, where no threshold says it; None: the most
+    probable one."""
 
 
 def make_app(network: Network, *, max_upload_bytes: int, hosts: Collection[str], any_address: bool) -> Flask:
@@ -130,6 +133,9 @@ def _answer(app: Flask, network: Network, max_upload_bytes: int) -> None:
         rows: list[dict[str, Any]] = [{"label": label, "probability": p} for label, p in answer]
         if (thresholds := network.thresholds) is not None:
             rows = [{**row, "predicted": row["probability"] >= thresholds[row["label"]]} for row in rows]
+        elif network.decide is not None and (said := set(network.decide(dict(answer)))) != {answer[0][0]}:
+            rows = [{**row, "predicted": row["label"] in said} for row in rows]
+            rows.sort(key=lambda row: not row["predicted"])
         return jsonify(predictions=rows)
 
     @app.post("/explain")
