@@ -9,8 +9,9 @@ from tests.loop.recording import TWO_PHASES, Recorder, Visits, all_callbacks, ev
 from tests.loop.toys import random_batches, state_of
 from trainer.loop import standard_callbacks
 from trainer.loop import stopwatch as stopwatch_room
+from trainer.loop.callbacks import Callback
 from trainer.loop.standard_callbacks import Guard
-from trainer.values import TrainerError
+from trainer.values import TrainerError, UsageError
 
 
 @pytest.mark.parametrize(
@@ -68,6 +69,21 @@ def test_the_loop_visits_the_due_steps_and_the_first_of_each_phase():
     alone = Visits()
     run_loop(state_of(*TWO_PHASES), [alone])
     assert alone.steps == [1, 4, 5, 10]
+
+
+@pytest.mark.parametrize("due", [lambda step: step, lambda step: None, lambda step: step + 0.5])
+def test_a_callback_that_is_never_due_later_ends_the_run_in_words(due):
+    class Late(Callback):
+        next_due = staticmethod(due)
+
+        def __call__(self, state):
+            if state.step > 1:
+                pytest.fail("the loop went on")
+
+    with pytest.raises(
+        UsageError, match=r"next_due\(1\) of the callback Late must be an int above 1; it is "
+    ):
+        run_loop(state_of("for=2steps; train=head"), [Late()])
 
 
 def test_phases_are_announced_once_before_their_first_update():

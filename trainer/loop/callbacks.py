@@ -10,12 +10,13 @@ that show how a run is doing.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from trainer.loop.phases import Plan
 from trainer.loop.state import TrainState
 from trainer.registry import Registry
-from trainer.values import Duration
+from trainer.values import Duration, UsageError
 
 
 class Callback:
@@ -31,6 +32,21 @@ class Callback:
 
     def resume(self, state: TrainState) -> None:
         """Makes up for what comes after Save at the step of the restored checkpoint; here, nothing."""
+
+
+def next_due(callback: Callback, step: int) -> int:
+    """Returns when a callback is due next, of which the loop must be sure that it is later than `step`.
+
+    Raises:
+      UsageError: it is no whole number above `step`: the loop would stand still.
+    """
+    due: Any = callback.next_due(step)
+    if isinstance(due, bool) or not isinstance(due, Integral) or due <= step:
+        name = type(callback).__name__
+        raise UsageError(
+            f"next_due({step}) of the callback {name} must be an int above {step}; it is {due!r}"
+        )
+    return int(due)
 
 
 class Every:

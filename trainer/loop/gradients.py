@@ -1,5 +1,6 @@
 """Gradients of a batch, in parts where it is asked for, and what BatchNorm sees meanwhile."""
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -13,6 +14,7 @@ from trainer.model.classifier import Classifier
 from trainer.model.cuts import Cut
 from trainer.model.dropout import Draws
 from trainer.precision import arithmetic
+from trainer.values import UsageError
 
 # Written in TensorFlow's own operations: nothing in it, or in what it calls, is for AutoGraph to find.
 plain = tf.autograph.experimental.do_not_convert
@@ -193,6 +195,7 @@ class Gradients:
             tape.watch(self._variables)
             terms = self._objective(forward, batch, draws.seed)
             require_per_example(terms.losses, batch["mask"], what="the loss")
+            _require_declared(terms.metrics, metric_names_of(self._objective))
             losses = terms.losses * batch["weight"] if "weight" in batch else terms.losses
             mean = tf.reduce_sum(losses * batch["mask"]) / count
             if self._backbone_trains and (penalties := classifier.backbone.regularization_losses()):
@@ -232,6 +235,20 @@ class Gradients:
             lambda i, _: i < self._num_parts, add, (tf.constant(0), start), parallel_iterations=1
         )
         return done
+
+
+def _require_declared(told: Collection[str], names: Collection[str]) -> None:
+    """Makes sure that an objective tells the metrics of `metric_names`, and no others.
+
+    Raises:
+      UsageError: it does not: means of the others would be missing, or would be those of nothing.
+    """
+    for name in told:
+        if name not in names:
+            raise UsageError(f"{name} is told as a metric, and is not among metric_names of the objective")
+    for name in names:
+        if name not in told:
+            raise UsageError(f"{name} is among metric_names of the objective, and is not told as a metric")
 
 
 def _added(one: Part, other: Part) -> Part:

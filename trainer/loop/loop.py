@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from trainer.loop.callbacks import Callback
+from trainer.loop.callbacks import Callback, next_due
 from trainer.loop.phases import Phase
 from trainer.loop.state import TrainState
 from trainer.loop.step import Run
@@ -44,7 +44,7 @@ def train(
             run(iterator, tf.constant(1))  # Untimed: it traces and compiles.
         else:
             # All updates up to the next moment at which something is due are one call.
-            stop = min(phase.stop_step, *(callback.next_due(step) for callback in callbacks))
+            stop = min(phase.stop_step, *(next_due(callback, step) for callback in callbacks))
             timed(run, state, iterator, stop - step)
         if state.step == phase.stop_step < state.plan.total_steps:
             # Before the callbacks, so that what they save starts the next phase.

@@ -16,6 +16,9 @@ Metric = Callable[[tf.Tensor, Mapping[str, tf.Tensor]], tf.Tensor]
 
 METRICS: Registry[Metric] = Registry("metric", flag="--metrics", may_be_none=True)
 
+# What a line of metrics.jsonl holds besides metrics.
+_OF_A_LINE = ("split", "step", "epoch", "phase", "loss", "gradient_norm", "learning_rate")
+
 Sums = dict[str, tuple[tf.Tensor, tf.Tensor]]
 """{name: (sum, count)}, [] float32 each."""
 
@@ -38,16 +41,26 @@ def make_metrics(text: str, *, task: Task = SINGLE_LABEL) -> dict[str, Metric]:
     Raises:
       UsageError: there is no such metric, or one of the name of something that is always told.
     """
-    found: dict[str, Metric] = {}
-    for call in parse_calls(task.metrics):
-        choice = METRICS.choose(call)
-        found[str(choice)] = choice(task=task)
-    for call in parse_calls(text):
-        choice = METRICS.choose(call)
-        name = str(choice)
-        if name in found or name in ("loss", "gradient_norm", "learning_rate"):
-            raise UsageError(f"--metrics={text}: {name} is told already")
-        found[name] = choice(task=task)
+    own = [METRICS.choose(call) for call in parse_calls(task.metrics)]
+    asked = [METRICS.choose(call) for call in parse_calls(text)]
+    try:
+        require_names([str(choice) for choice in (*own, *asked)])
+    except UsageError as error:
+        raise UsageError(f"--metrics={text}: {error}") from None
+    return {str(choice): choice(task=task) for choice in (*own, *asked)}
+
+
+def require_names(names: Iterable[str]) -> list[str]:
+    """Returns the names of metrics, of whatever plugin, if each can stand beside the others in a line.
+
+    Raises:
+      UsageError: one is there twice, or is that of something that is told anyway.
+    """
+    found: list[str] = []
+    for name in names:
+        if name in found or name in _OF_A_LINE:
+            raise UsageError(f"{name} is told already: a metric must have a name of its own")
+        found.append(name)
     return found
 
 

@@ -14,7 +14,7 @@ import tf_keras
 
 from trainer.loop.averages import Shadows
 from trainer.loop.gradient_rules import GradientRule, Slots, make_slots, plain
-from trainer.loop.metrics import Means, make_metrics
+from trainer.loop.metrics import Means, make_metrics, require_names
 from trainer.loop.objectives import variables_of
 from trainer.loop.optimizers import make_optimizer, multipliers
 from trainer.loop.phases import Phase, Plan
@@ -169,13 +169,16 @@ class TrainState:
           metrics: names of what is measured of the training examples besides the loss; None: the task's own.
           objective: {name: variable} of what the objective keeps; those that are trainable are trained.
           gradient_rule: which may keep variables, too; None: the plain one.
+
+        Raises:
+          UsageError: two metrics have one name, or one has that of something that is told anyway.
         """
         self.classifier, self.plan = classifier, plan
         self._lr_rules, self._layer_decay = lr_rules, layer_decay
         self._step = tf.Variable(0, trainable=False, dtype=tf.int64, name="step")
         task = classifier.task
         names = make_metrics("", task=task) if metrics is None else metrics
-        self.metrics = Means(["loss", *names, "gradient_norm"])
+        self.metrics = Means(["loss", *require_names(names), "gradient_norm"])
         self.objective, self._gradient_rule = dict(objective), gradient_rule or plain()
         self.unfit = Unfit()
         # Held always, so that checkpoints look the same under all options: see `loss_scaling`, `callbacks`.

@@ -101,7 +101,9 @@ class Summaries:
         with self._writing(split, step, num_events=len(shown)):
             for tag, value in shown.items():
                 tf.summary.scalar(tag, value)
-        line = {"split": split, "step": step, **self._describe(step), **values}
+        fixed = {"split": split, "step": step, **self._describe(step)}
+        # They come first, and no number of that name takes their place.
+        line = {**fixed, **values, **fixed}
         path = self._workdir.metrics_jsonl
         with _told_of(f"{path} cannot be written"), open(path, "a") as file:
             file.write(json.dumps(line) + "\n")
