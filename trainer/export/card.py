@@ -233,10 +233,11 @@ _LIMITS = """\
 
 def limits_section(about: About, *, task: Task = SINGLE_LABEL, near_duplicates: str = "off") -> str:
     """Tells what the metrics do not say; `near_duplicates` is the value of --near_duplicates."""
+    told = {"report": "Near duplicates are reported, and stay in their splits."}
     copies = (
         f"--near\\_duplicates={near_duplicates} kept apart those that it found."
         if near_duplicates in ("group", "drop")
-        else "Copies are kept apart by their bytes only."
+        else told.get(near_duplicates, "Copies are found by their bytes only.")
     )
     names = (
         "It names one of its classes for any picture, also for one that shows none of them."

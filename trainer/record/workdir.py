@@ -558,8 +558,8 @@ class Workdir:
                     f"the pictures are not those this run began with: {told}. Restore them, or choose "
                     "another --workdir"
                 )
-        was = self._read(self.splits_json, _SPLITS).get("weights")
-        if was is not None and was != new.get("weights"):
+        weights = self._read(self.splits_json, _SPLITS).get("weights")
+        if weights is not None and weights != new.get("weights"):
             column = f" in column {config.data.weight_column}" if config and config.data.weight_column else ""
             raise TrainerError(
                 f"the weights of pictures{column} are not those this run began with (recorded in "
