@@ -97,7 +97,9 @@ def test_how_to_load_names_files_that_are_there():
     assert "tflite" not in text
 
 
-@pytest.mark.parametrize(("value", "told"), [("off", "are found by their bytes only"), ("drop", "=drop kept apart")])
+@pytest.mark.parametrize(
+    ("value", "told"), [("off", "are found by their bytes only"), ("drop", "=drop kept apart")]
+)
 def test_the_limits_say_which_copies_were_looked_for(value, told):
     about = SimpleNamespace(contract=SimpleNamespace(fit="crop"))
     assert told in card.limits_section(about, near_duplicates=value)
