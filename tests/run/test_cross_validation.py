@@ -25,7 +25,12 @@ def test_all_folds_have_the_recipe_of_the_first_one(tmp_path, monkeypatch):
     given = []
     monkeypatch.setattr(cross_validate, "check_folds", lambda config: None)
     monkeypatch.setattr(cross_validate, "put_together", lambda config, root, asked: None)
-    monkeypatch.setattr(cross_validate.train, "run", lambda line, stop, chosen: given.append(chosen))
+
+    def train_one(line, stop, *, chosen, is_one_of_many):
+        assert is_one_of_many
+        given.append(chosen)
+
+    monkeypatch.setattr(cross_validate.train, "run", train_one)
     monkeypatch.setattr(Workdir, "read_chosen", lambda self: {"image_size": len(given)})
     config = Config().replace(folds=3, workdir=str(tmp_path / "all"))
     assert cross_validate.run(CommandLine("cross_validate", config, {}), None) == 0
