@@ -500,7 +500,6 @@ class StopSignal:
             with stop._heard_at_once(set(before)), stop._told_of_itself():
                 yield stop
         finally:
-            stop._is_over = True
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -569,6 +568,8 @@ class StopSignal:
             if self._has_raised:
                 raise Interrupted(self._farewell()) from error
             raise
+        finally:
+            self._is_over = True
 
     def _farewell(self) -> str:
         if not self._has_run:
