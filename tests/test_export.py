@@ -29,6 +29,8 @@ from trainer.commands import export
 from trainer.export import tflite
 from trainer.export.fresh_process import Answers
 from trainer.export.models import FORMS
+from trainer.model.weights import weights_sha256
+from trainer.record.checkpoints import Checkpoints
 from trainer.run import inference
 from trainer.tasks import SINGLE_LABEL
 from trainer.values import TrainerError, UsageError
@@ -66,7 +68,8 @@ def exported(tmp_path_factory, tiny_backbone):
     arguments = [
         f"--source=folder:{source}", f"--backbone=savedmodel:{tiny_backbone}", "--image_size=8",
         "--head=linear", "--splits=60%,40%", "--batch_size=4", "--schedule=frozen", "--frozen_for=3epochs",
-        "--frozen_learning_rate=0.05", "--precision=float32", *PLAIN, f"--workdir={workdir}",
+        "--frozen_learning_rate=0.05", "--average=ema(0.5)", "--precision=float32", *PLAIN,
+        f"--workdir={workdir}",
     ]  # fmt: skip
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
@@ -99,6 +102,18 @@ def predict(exported, run_main):
         return [(row["prediction"], [float(row[f"probability_{name}"]) for name in NAMES]) for row in rows]
 
     return run
+
+
+def test_the_digest_of_the_weights_is_that_of_those_that_are_exported(exported):
+    checkpoints = Checkpoints(exported.workdir / "checkpoints", keep=1)
+    values = checkpoints.values(checkpoints.find("best"))
+    averaged = {
+        f"model/{name.removeprefix('average/')}": v for name, v in values.items() if "average/" in name
+    }
+    of_model = {name: value for name, value in values.items() if name.startswith("model/")}
+    assert 0 < len(averaged) <= len(of_model)
+    assert exported.parity["weights"]["sha256"] == weights_sha256(of_model | averaged)
+    assert exported.parity["weights"]["sha256"] != weights_sha256(of_model)
 
 
 def test_what_is_in_the_folder(exported):

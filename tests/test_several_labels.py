@@ -175,6 +175,9 @@ def test_without_fitted_thresholds_it_is_a_half_and_said(run, run_main, tmp_path
     [row] = csv.DictReader(io.StringIO(out))
     said = [name for name in NAMES if float(row[f"probability_{name}"]) >= 0.5]
     assert row["prediction"] == (", ".join(said) or NONE)
+    status, out, _ = run_main("export", f"--workdir={copy}", "--formats=float32")
+    assert status == 0
+    assert f"no thresholds were fitted with the weights of step {step}: each class is predicted" in out
 
 
 def test_mistakes_and_pictures_are_explained(run, run_main, tmp_path):

@@ -234,6 +234,20 @@ def test_helpers_train_the_same_trials(base, tmp_path, run_main):
     assert (tmp_path / "of-2" / "job-2.log").exists()
 
 
+@pytest.mark.slow
+def test_a_head_that_is_fitted_makes_trials_runs_also_behind_one_that_is_not(base, tmp_path, run_main):
+    """Not fitted, it would be near chance, and in the ranking as if that said something of it."""
+    folder, alone = tmp_path / "sweep", tmp_path / "alone"
+    given = ("--sampler=grid", "--repeat_seeds=0", "--search=head=linear|probe", f"--workdir={folder}")
+    status, out, err = run_main("sweep", *base, *given)
+    assert (status, "each trial is a run of its own" in out) == (0, True), err
+    [probe] = [one["value"] for one in trials(folder)[0] if one["options"]["head"] == "probe"]
+    base = [one for one in base if not one.startswith("--metric=")]
+    assert run_main("train", *base, "--head=probe", f"--workdir={alone}")[0] == 0
+    best = json.loads((alone / "run.json").read_text())["finished"]["best_step"]
+    assert probe == validations(alone)[best]["loss"]
+
+
 def test_a_time_for_each_trial_is_refused(base, tmp_path, run_main):
     rest = [flag for flag in base if not flag.startswith(("--schedule", "--frozen_for"))]
     given = (*rest, f"--workdir={tmp_path / 'x'}", "--search=dropout=0,0.5")

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from trainer.values import Interrupted, UsageError
 
@@ -461,6 +461,16 @@ def rows_of_all(strategy: Any, blocks: Sequence[Any]) -> Any:
     )
     rows = strategy.gather(value, axis=1).numpy()
     return rows.reshape(-1, *rows.shape[2:])
+
+
+class Stopping(Protocol):
+    """What a run asks whether it is to stop; `StopSignal` says what each is for."""
+
+    def deferred(self) -> contextlib.AbstractContextManager[None]: ...
+
+    def received(self) -> str: ...
+
+    def requested(self) -> str: ...
 
 
 class StopSignal:

@@ -82,16 +82,25 @@ def _is_about_the_place(line: str) -> bool:
     return not line.strip() or line.startswith((" ", *_PLACES))
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Returns whether an error is that there is too little memory, of this program or of a device."""
+    if "ResourceExhaustedError" in _kinds_of_tensorflow(error):
+        # A full disk is exhausted, too.
+        return bool(re.search("OOM|[Oo]ut of memory|llocat", told_by_tensorflow(error)))
+    return isinstance(error, MemoryError)
+
+
+def _kinds_of_tensorflow(error: BaseException) -> set[str]:
+    # By name: whoever asks may have no TensorFlow, which takes seconds to import.
+    return {kind.__name__ for kind in type(error).__mro__ if kind.__module__.startswith("tensorflow.")}
+
+
 def failure_in_words(error: BaseException) -> str:
     """Returns what an error of TensorFlow's operations, or want of memory, is to be told as; else ''."""
-    is_memory = isinstance(error, MemoryError)
-    # By name: whoever asks may have no TensorFlow, which takes seconds to import.
-    names = {kind.__name__ for kind in type(error).__mro__ if kind.__module__.startswith("tensorflow.")}
-    if not is_memory and "OpError" not in names:
+    is_memory = lacks_memory(error)
+    if not is_memory and "OpError" not in _kinds_of_tensorflow(error):
         return ""
     told = told_by_tensorflow(error)
-    # A full disk is exhausted, too.
-    is_memory |= "ResourceExhaustedError" in names and bool(re.search("OOM|[Oo]ut of memory|llocat", told))
     if not is_memory:
         return f"TensorFlow failed: {told}"
     tensor = re.search(r"shape\s?(\[[\d,]*\]) and type (\w+)", told)

@@ -158,21 +158,17 @@ def test_constant_features_give_the_shares_of_the_classes():
     np.testing.assert_allclose(got[0], [1 / 2, 1 / 3, 1 / 6], atol=1e-3)
 
 
+def large(text, *, num_classes, num_examples):
+    sizes = {"num_classes": num_classes, "num_logits": num_classes, "num_examples": num_examples}
+    return make_head(text, **sizes, dropout=0.0, seed=0, width=1280, task=SINGLE_LABEL)
+
+
 def test_too_many_classes_are_refused_and_of_many_pictures_an_even_choice_is_fitted(monkeypatch):
     with pytest.raises(UsageError, match=r"1,000 classes of 1,280 features would take too long .* 1\.6"):
         fits.most_pictures(1000, 1280, work=2e9)
     assert fits.most_pictures(1000, 1280) == 15_625
     with pytest.raises(UsageError, match=r"--head=probe: 5,000 classes .*take too long"):
-        make_head(
-            "probe",
-            num_classes=5000,
-            num_logits=5000,
-            dropout=0.0,
-            seed=0,
-            num_examples=9,
-            width=1280,
-            task=SINGLE_LABEL,
-        )
+        large("probe", num_classes=5000, num_examples=9)
     monkeypatch.setattr(fits, "most_pictures", lambda num_classes, width: 20)
     found = fit_probe(Probe(1.0), blobs(60), blobs(9), num_classes=3, task=SINGLE_LABEL)
     # Every third is of one class here: nothing but its own bias is left.
@@ -195,16 +191,7 @@ def test_wrong_arguments_are_refused(text, message):
 
 def test_neighbours_that_would_be_too_large_are_refused():
     with pytest.raises(UsageError, match=r"keeps 1,280 features of each of 1,000,000 .* 5\.1 GB, and 1\.1"):
-        make_head(
-            "knn",
-            num_classes=2,
-            num_logits=2,
-            dropout=0.0,
-            seed=0,
-            num_examples=1_000_000,
-            width=1280,
-            task=SINGLE_LABEL,
-        )
+        large("knn", num_classes=2, num_examples=1_000_000)
 
 
 def test_features_that_are_no_numbers_are_refused():

@@ -1,10 +1,12 @@
 """A sweep without its door: what it is known by, and when it ends by itself."""
 
 import pytest
+import tensorflow as tf
 
 from tests.conftest import make_flower_folder
 from trainer.cli.flags import parse
 from trainer.cli.search import read_space
+from trainer.plugins import load_plugins
 from trainer.record.workdir import Workdir
 from trainer.run.head_trials import Outcome
 from trainer.values import MachineError, TrainerError, UsageError
@@ -93,6 +95,37 @@ def test_a_full_disk_ends_the_sweep_at_once(sweep_of):
     again = sweep_of(lambda config: 0.5)
     again.work()
     assert [state for _, state in states(again)] == ["COMPLETE"] * 4
+
+
+@pytest.mark.parametrize("of_tensorflow", [False, True])
+def test_a_trial_for_which_there_is_no_memory_has_failed_and_the_others_go_on(sweep_of, of_tensorflow):
+    def fail(config):
+        if config.run.seed == 1:
+            oom = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[9]")
+            raise oom if of_tensorflow else MemoryError("no 9 GB")
+        return 0.5
+
+    sweep = sweep_of(fail)
+    sweep.work()
+    assert [state for _, state in states(sweep)] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert sweep.study.trials()[1].user_attrs["why"].startswith("out of memory: ")
+
+
+def test_a_trial_of_which_a_plugin_makes_an_error_has_failed_and_the_others_go_on(
+    sweep_of, tmp_path, without_plugins
+):
+    plugin = tmp_path / "mine.py"
+    plugin.write_text("def half(seed):\n    return [0.5, None, 0.5, 0.5][seed] / 1\n")
+
+    def train(config):
+        load_plugins(config.run.plugin)
+        exec(compile(plugin.read_text(), plugin, "exec"), made := {})
+        return made["half"](config.run.seed)
+
+    sweep = sweep_of(train, f"--plugin={plugin}")
+    sweep.work()
+    assert [state for _, state in states(sweep)] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert f"the plugin failed at {plugin}, line 2: TypeError" in sweep.study.trials()[1].user_attrs["why"]
 
 
 @pytest.mark.parametrize("kind", ["of options", "of each its own", "after it began", "not in a row"])

@@ -82,7 +82,7 @@ def _heads(asked: "Asked", stop: StopSignal) -> HeadTrials | None:
     if others := sorted(options - OF_HEADS):
         why = f"--{others[0]} is searched"
     elif not all(_trains_head(end) for end in check_space(asked.config, asked.given, asked.space)):
-        why = "they, or some of them, train the network or change pictures"
+        why = "they, or some of them, train the network, change pictures or fit a head"
     else:
         experiment = Experiment(_first(asked))
         why = why_not_alone(experiment)
@@ -94,8 +94,8 @@ def _heads(asked: "Asked", stop: StopSignal) -> HeadTrials | None:
 
 
 def _trains_head(config: Config) -> bool:
-    """Returns whether the phases of a trial train nothing but a head, on pictures as they are."""
-    return all(
+    """Returns whether a trial trains a head and nothing else, on pictures as they are, and fits none."""
+    return not config.fitted_head and all(
         spec.train == ("head/",) and spec.bn == "frozen" and not spec.augment for spec in config.phases
     )
 
@@ -123,7 +123,7 @@ class _Runs:
         _log.info("trial:       %s", workdir.root)
         try:
             line = CommandLine("train", config, dict(self._given))
-            train.run(line, watch, is_one_of_many=True)  # type: ignore[arg-type]
+            train.run(line, watch, is_one_of_many=True)
         except Interrupted:
             if not watch.ended:
                 raise

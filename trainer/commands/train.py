@@ -43,7 +43,7 @@ from trainer.run.scoring import import_early, main_split, require_scores, score
 from trainer.run.session import make_stages, restore, run_loop
 from trainer.run.stages import Stages
 from trainer.run.team import team, together
-from trainer.runtime import StopSignal
+from trainer.runtime import Stopping
 from trainer.store.provenance import code
 from trainer.values import TrainerError, UsageError
 
@@ -52,7 +52,7 @@ _log = logging.getLogger("trainer")
 
 def run(
     line: CommandLine,
-    stop: StopSignal,
+    stop: Stopping,
     *,
     chosen: Mapping[str, Any] | None = None,
     is_one_of_many: bool = False,
@@ -75,7 +75,7 @@ def run(
 
 
 def _run(
-    config: Config, given: Mapping[str, Any], stop: StopSignal, *, begun: float, chosen: Mapping[str, Any]
+    config: Config, given: Mapping[str, Any], stop: Stopping, *, begun: float, chosen: Mapping[str, Any]
 ) -> int:
     """Trains as `run` does, among the workers there are."""
     workdir = Workdir(config.run.workdir)
@@ -178,7 +178,7 @@ def _train_once(
     config: Config,
     workdir: Workdir,
     checkpoints: Checkpoints,
-    stop: StopSignal,
+    stop: Stopping,
     *,
     begun: float,
     chosen: Mapping[str, Any],

@@ -17,7 +17,10 @@ Metric = Callable[[tf.Tensor, Mapping[str, tf.Tensor]], tf.Tensor]
 METRICS: Registry[Metric] = Registry("metric", flag="--metrics", may_be_none=True)
 
 # What a line of metrics.jsonl holds besides metrics.
-_OF_A_LINE = ("split", "step", "epoch", "phase", "loss", "gradient_norm", "learning_rate")
+_OF_A_LINE = (
+    "split", "step", "epoch", "phase", "loss", "gradient_norm", "learning_rate", "images_per_second",
+    "input_wait_share",
+)  # fmt: skip
 
 Sums = dict[str, tuple[tf.Tensor, tf.Tensor]]
 """{name: (sum, count)}, [] float32 each."""

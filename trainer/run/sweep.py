@@ -14,13 +14,20 @@ from trainer.cli.config import Config
 from trainer.cli.search import Space, apply, describe, sweepless
 from trainer.loop.standard_callbacks import NonFinite
 from trainer.metrics.repeats import Spread, spread_of
-from trainer.plugins import load_plugins
+from trainer.plugins import failures_named, load_plugins
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
 from trainer.run.head_trials import HeadTrials, Outcome
 from trainer.run.study import Study, Taken, make_sampler
 from trainer.store.lock import file_lock
-from trainer.values import Interrupted, MachineError, TrainerError, UsageError
+from trainer.values import (
+    Interrupted,
+    MachineError,
+    TrainerError,
+    UsageError,
+    in_words,
+    lacks_memory,
+)
 
 _log = logging.getLogger("trainer")
 REPEATED = 3
@@ -201,10 +208,16 @@ class Sweep:
     def _outcome(self, config: Config, told: Callable[[int, Mapping[str, float]], str]) -> Outcome:
         try:
             train = self._heads.run if self._heads else self._train
-            return train(config, told=told, requested=self._requested)
+            with failures_named():
+                return train(config, told=told, requested=self._requested)
         except Interrupted as stopped:
             # Of a single run, it says how to go on with that one.
             self._leave_if_asked(str(stopped).partition(":")[0])
+            raise
+        except Exception as error:
+            # What is too large is so by the options of this trial.
+            if lacks_memory(error):
+                raise TrainerError(in_words(error)) from error
             raise
 
     def _leave_if_asked(self, why: str) -> None:

@@ -26,7 +26,7 @@ import numpy as np
 from trainer.cli.config import Config
 from trainer.plugins import load_plugins
 from trainer.run.links import Broken, Link, meet, tell_all
-from trainer.runtime import Cluster, StopSignal, has_joined, join, leave, named_cluster
+from trainer.runtime import Cluster, Stopping, has_joined, join, leave, named_cluster
 from trainer.store.files import make_folder
 from trainer.store.lock import file_lock
 from trainer.store.places import cache_root
@@ -155,7 +155,7 @@ def _names_one() -> bool:
 
 
 @contextlib.contextmanager
-def together(config: Config, stop: StopSignal) -> Iterator[Config]:
+def together(config: Config, stop: Stopping) -> Iterator[Config]:
     """Joins the other workers for a block, where there are any, and parts from them at its end.
 
     Gives the options of this worker: of one that is not the chief with a --workdir of its own, which is
@@ -320,7 +320,7 @@ class Joined(Team):
             for _ in range(parts):
                 self._send_all(part=base64.b64encode(file.read(_PART_BYTES)).decode())
 
-    def stop(self, stop: StopSignal) -> "_AgreedStop":
+    def stop(self, stop: Stopping) -> "_AgreedStop":
         return _AgreedStop(self, stop)
 
     def stopping(self, why: str, received: str) -> str:
@@ -470,7 +470,7 @@ class Joined(Team):
 class _AgreedStop:
     """What `StopSignal` tells of the wish to stop, to all workers at once."""
 
-    def __init__(self, team: Joined, stop: StopSignal):
+    def __init__(self, team: Joined, stop: Stopping):
         self._team, self._stop = team, stop
 
     def received(self) -> str:
