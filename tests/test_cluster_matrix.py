@@ -131,11 +131,13 @@ def cases(pictures):
             12,
             {"accumulate": 6},
         ),
+        # By the first seed, one channel is 0.66 with a deviation of 0.065: BatchNorm in float32 is then off
+        # by 2e-6 from float64 on one worker, and as far on two.
         "balanced": Case(
             2,
             (
                 folder, "--splits=11,4,4", "--batch_size=4", "--sampling=balanced", "--loss=focal(2)",
-                "--metrics=confidence", "--layer_decay=0.8", "--feature_views=2",
+                "--seed=1", "--metrics=confidence", "--layer_decay=0.8", "--feature_views=2",
                 "--phase=name=views; for=2epochs; train=head; augment=flip; lr=0.1; optimizer=sgd",
                 "--phase=name=moving; for=1epochs; train=all; bn=batch; lr=0.05; optimizer=sgd",
             ),
