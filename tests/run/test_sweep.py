@@ -13,6 +13,7 @@ from trainer.values import MachineError, TrainerError, UsageError
 
 pytest.importorskip("optuna")
 
+from trainer.run.study import Taken
 from trainer.run.sweep import Asked, Sweep
 
 
@@ -143,3 +144,38 @@ def test_what_is_of_a_trial_alone_counts_as_a_trial(sweep_of, kind):
     sweep.work()
     states_of = [state for _, state in states(sweep)]
     assert states_of == (["FAIL", "COMPLETE"] * 2 if kind == "not in a row" else ["FAIL"] * 4)
+
+
+class Killed(BaseException):
+    """What takes a process away, so that it says nothing more."""
+
+
+@pytest.mark.parametrize("kind", ["dies", "comes further", "is stopped"])
+def test_a_trial_whose_process_dies_each_time_has_failed_after_the_third(sweep_of, monkeypatch, kind):
+    tried = []
+
+    def train(config):
+        tried.append(config.run.seed)
+        if config.run.seed == 1 and tried.count(1) <= 4:
+            if kind == "comes further":
+                metrics = Workdir(config.run.workdir).metrics_jsonl
+                metrics.parent.mkdir(parents=True, exist_ok=True)
+                metrics.write_text("{}\n" * len(tried))
+            raise Killed
+        return 0.5
+
+    if kind != "is stopped":
+        monkeypatch.setattr(Taken, "leave", lambda taken: None)
+    for _ in range(3 if kind == "dies" else 4):
+        with pytest.raises(Killed):
+            sweep_of(train).work()
+    sweep = sweep_of(train)
+    sweep.work()
+    is_dead = kind == "dies"
+    assert [state for _, state in states(sweep)] == ["COMPLETE", "FAIL" if is_dead else "COMPLETE"] + [
+        "COMPLETE"
+    ] * 2
+    assert tried.count(1) == (3 if is_dead else 5)
+    told = sweep.study.trials()[1].user_attrs.get("why", "")
+    assert told.startswith("its process was killed 3 times" if is_dead else "")
+    assert bool(told) == is_dead

@@ -25,6 +25,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from trainer.cli.search import Range, Space, all_of, pick
+from trainer.record.workdir import Workdir
 from trainer.store.files import read_json, write_json
 from trainer.store.lock import Holder, file_lock
 from trainer.values import TrainerError, UsageError
@@ -34,6 +35,8 @@ HEARTBEAT_SECS = 30
 GRACE_SECS = 90
 PATIENCE_SECS = 600.0
 """How long a database may not answer."""
+BEGINNINGS = 3
+"""How often a trial is begun whose process dies each time without having come further."""
 ASKED = "asked.json"
 T = TypeVar("T")
 
@@ -132,6 +135,16 @@ class Taken:
         for name, fact in facts.items():
             patiently(lambda name=name, fact=fact: self._trial.set_user_attr(name, fact))  # type: ignore[misc]
 
+    def facts(self) -> dict[str, Any]:
+        """Returns what `note` has recorded, also in other processes."""
+        return dict(patiently(lambda: self._study.storage.get_trial(self.trial_id)).user_attrs)
+
+    def leave(self) -> None:
+        """Takes back that it was begun, as far as the record can be reached at once."""
+        with contextlib.suppress(Exception):
+            begun, reached = self._study.storage.get_trial(self.trial_id).user_attrs["begun"]
+            self._trial.set_user_attr("begun", [begun - 1, reached])
+
     def finish(self, value: float | None, *, pruned: bool = False) -> None:
         """Records how the trial ended; no value, and not pruned: it failed."""
         state = TrialState.PRUNED if pruned else TrialState.COMPLETE if value is not None else TrialState.FAIL
@@ -206,9 +219,36 @@ class Study:
         """
         with contextlib.ExitStack() as held:
             with file_lock(self._folder / "ask.lock", stays=True):
-                trial = self._dead(held) or self._new(held, count)
+                trial = self._next(held, count)
             with self._beating(trial):
-                yield trial
+                try:
+                    yield trial
+                except BaseException:
+                    # It is left by a process that lives to say so.
+                    if trial is not None:
+                        trial.leave()
+                    raise
+
+    def _next(self, held: contextlib.ExitStack, count: int) -> Taken | None:
+        """Takes a trial; those whose process died each time have failed, and are not."""
+        while taken := self._dead(held) or self._new(held, count):
+            begun, reached = taken.facts().get("begun", (0, 0))
+            # What a run has written down tells how far it came; a head has nothing, and begins anew.
+            metrics = Workdir(str(self.folder_of(taken.number))).metrics_jsonl
+            size = metrics.stat().st_size if metrics.exists() else 0
+            if size > reached:
+                begun = 0
+            if begun < BEGINNINGS:
+                taken.note(begun=[begun + 1, max(size, reached)])
+                return taken
+            why = (
+                f"its process was killed {begun} times, each time before it had come further: "
+                "there may be too little memory for its options"
+            )
+            taken.note(why=why)
+            taken.finish(None)
+            _log.warning("trial %d failed: %s", taken.number + 1, why)
+        return None
 
     def _dead(self, held: contextlib.ExitStack) -> Taken | None:
         if self._url:
