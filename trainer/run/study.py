@@ -28,7 +28,7 @@ from trainer.cli.search import Range, Space, all_of, pick
 from trainer.record.workdir import Workdir
 from trainer.store.files import read_json, write_json
 from trainer.store.lock import Holder, file_lock
-from trainer.values import TrainerError, UsageError
+from trainer.values import MachineError, TrainerError, UsageError
 
 _log = logging.getLogger("trainer")
 HEARTBEAT_SECS = 30
@@ -105,10 +105,12 @@ class Taken:
     def __init__(self, study: "Study", trial: Trial, trial_id: int):
         self._study, self._trial, self.trial_id = study, trial, trial_id
         self.number = trial.number
+        self.is_lost = False
+        """Whether it was given to another process, for which this one was dead."""
 
     def texts(self, space: Space) -> dict[str, str]:
         """Returns the options of the trial, chosen now as far as they have not been."""
-        return patiently(lambda: pick(space, self._draw))
+        return self._unless_lost(lambda: pick(space, self._draw)) or {}
 
     def _draw(self, name: str, part: Range) -> Any:
         if part.kind == "choice":
@@ -128,12 +130,12 @@ class Taken:
                 self._trial.report(value, count)
             return self._trial.should_prune()
 
-        return patiently(tell)
+        return self._unless_lost(tell) is not False
 
     def note(self, **facts: Any) -> None:
         """Records something about the trial."""
         for name, fact in facts.items():
-            patiently(lambda name=name, fact=fact: self._trial.set_user_attr(name, fact))  # type: ignore[misc]
+            self._unless_lost(lambda name=name, fact=fact: self._trial.set_user_attr(name, fact))  # type: ignore[misc]
 
     def facts(self) -> dict[str, Any]:
         """Returns what `note` has recorded, also in other processes."""
@@ -149,16 +151,19 @@ class Taken:
         """Records how the trial ended; no value, and not pruned: it failed."""
         state = TrialState.PRUNED if pruned else TrialState.COMPLETE if value is not None else TrialState.FAIL
         values = None if state != TrialState.COMPLETE else value
+        tell = self._study.optuna.tell
+        self._unless_lost(lambda: tell(self.number, values, state=state, skip_if_finished=True))
 
-        def tell() -> None:
-            try:
-                self._study.optuna.tell(self.number, values, state=state, skip_if_finished=True)
-            except optuna.exceptions.UpdateFinishedTrialError:
-                _log.warning(
-                    "trial %d was given to another process, which was told that we are dead", self.number
-                )
-
-        patiently(tell)
+    def _unless_lost(self, call: Callable[[], T]) -> T | None:
+        """Returns what a call gives, as long as the trial is this process's."""
+        try:
+            return None if self.is_lost else patiently(call)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            self.is_lost = True
+            _log.warning(
+                "trial %d was given to another process, which was told that we are dead", self.number + 1
+            )
+            return None
 
 
 class Study:
@@ -209,6 +214,7 @@ class Study:
                 )
             )
         self.storage = storage
+        _answers.begin()
         (folder / "trials").mkdir(exist_ok=True)
 
     @contextlib.contextmanager
@@ -251,8 +257,6 @@ class Study:
         return None
 
     def _dead(self, held: contextlib.ExitStack) -> Taken | None:
-        if self._url:
-            patiently(lambda: optuna.storages.fail_stale_trials(self.optuna))
         for frozen in self.trials(TrialState.RUNNING):
             if self._is_ours_to_judge(frozen) and held.enter_context(
                 file_lock(self._lock(frozen.number), wait=False)
@@ -263,6 +267,9 @@ class Study:
                     trial = patiently(lambda: Trial(self.optuna, trial_id))  # noqa: B023
                     self._sign(trial)
                     return Taken(self, trial, trial_id)
+        # Whose heartbeats could not be written may be alive.
+        if self._url and _answers.long_enough():
+            patiently(lambda: optuna.storages.fail_stale_trials(self.optuna))
         return None
 
     def _is_ours_to_judge(self, frozen: FrozenTrial) -> bool:
@@ -271,7 +278,7 @@ class Study:
         if not self._url or holder == self._holder():
             return True
         began = frozen.datetime_start.timestamp() if frozen.datetime_start else 0.0
-        return holder is None and time.time() - began > GRACE_SECS
+        return holder is None and _answers.long_enough() and time.time() - began > GRACE_SECS
 
     def _holder(self) -> list[str]:
         return [Holder.this_process().host, str(self._folder.resolve())]
@@ -306,8 +313,10 @@ class Study:
         def beat() -> None:
             while True:
                 # Whether the database answers is found out, and told, where its answer is needed.
-                with contextlib.suppress(Exception):
+                try:
                     storage.record_heartbeat(trial_id)
+                except Exception:
+                    _answers.begin()
                 if ended.wait(HEARTBEAT_SECS):
                     return
 
@@ -442,11 +451,29 @@ def _told(value: Any) -> str:
     return (", ".join(map(str, value)) or "none") if isinstance(value, list) else str(value)
 
 
+class _Answers:
+    """Since when the database answers, as far as this process knows."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Notes that it has not answered before, or that nobody knows."""
+        self._since = time.monotonic()
+
+    def long_enough(self) -> bool:
+        """Returns whether all that live have been able to say so."""
+        return time.monotonic() - self._since > GRACE_SECS
+
+
+_answers = _Answers()
+
+
 def patiently(call: Callable[[], T]) -> T:
     """Returns what a call gives, made again as long as the database does not answer.
 
     Raises:
-      TrainerError: it has not for `PATIENCE_SECS`.
+      MachineError: it has not for `PATIENCE_SECS`.
     """
     began, told = time.monotonic(), False
     while True:
@@ -455,8 +482,9 @@ def patiently(call: Callable[[], T]) -> T:
         except Exception as error:
             if not _is_away(error):
                 raise
+            _answers.begin()
             if time.monotonic() - began > PATIENCE_SECS:
-                raise TrainerError(f"the database of --study does not answer: {_short(error)}") from None
+                raise MachineError(f"the database of --study does not answer: {_short(error)}") from None
             if not told:
                 _log.warning("study:       the database does not answer (%s); waiting for it", _short(error))
                 told = True

@@ -140,6 +140,8 @@ class Sweep:
         began, asked = time.monotonic(), self._asked
         texts = taken.texts(asked.space)
         taken.note(options=texts)
+        if taken.is_lost:
+            return
         shown = ", ".join(f"{name}={_short(text)}" for name, text in texts.items())
         has_pruner = asked.config.sweep.pruner != "none"
 
@@ -164,6 +166,8 @@ class Sweep:
             values=_finite(outcome.best), step=outcome.step, seconds=round(time.monotonic() - began, 3)
         )
         taken.finish(value, pruned=bool(outcome.ended))
+        if taken.is_lost:
+            return
         ended = " (ended early)" if outcome.ended else ""
         _log.info(
             "trial %d of %d: %s %.4f%s with %s",

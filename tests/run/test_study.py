@@ -1,0 +1,75 @@
+"""The record of a sweep that others share, and a database that is away for a while."""
+
+import pytest
+
+pytest.importorskip("optuna")
+
+import optuna
+import sqlalchemy
+from optuna.trial import TrialState
+
+from trainer.cli.search import read_space
+from trainer.run import study as of_study
+from trainer.run.study import Study, make_sampler, patiently
+from trainer.values import MachineError
+
+
+@pytest.fixture
+def study_of(tmp_path):
+    """study_of(folder, ...) -> a study whose folder and database are below tmp_path."""
+
+    def make(folder="a", *, url="", pruner="none", asked=None):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        space = read_space(["dropout=uniform(0,1)"], "")
+        sampler = make_sampler("random", space, seed=0)
+        url = url and f"sqlite:///{tmp_path}/{url}"
+        return Study(
+            tmp_path / folder, url, sampler=sampler, pruner=pruner, maximize=True, asked=asked or {"a": "b"}
+        )
+
+    return make
+
+
+def away():
+    raise sqlalchemy.exc.OperationalError("SELECT 1", {}, Exception("no route to host"))
+
+
+def test_a_trial_that_another_process_has_finished_ends_here_in_words(study_of, caplog):
+    study = study_of(pruner="median")
+    with study.take(1) as taken:
+        study.storage.set_trial_state_values(taken.trial_id, TrialState.FAIL)
+        assert taken.report(1, 0.5)
+        taken.note(step=1)
+        taken.finish(0.5)
+        assert taken.is_lost
+    [told] = [line for line in caplog.messages if "another process" in line]
+    assert told.startswith("trial 1 was given to another process")
+
+
+def test_others_are_not_taken_for_dead_as_soon_as_a_database_answers_again(study_of, monkeypatch):
+    asked = []
+    monkeypatch.setattr(optuna.storages, "fail_stale_trials", asked.append)
+    monkeypatch.setattr(of_study.time, "sleep", lambda secs: None)
+    study = study_of(url="sweeps.db")
+
+    def looks():
+        asked.clear()
+        with study.take(0):
+            return bool(asked)
+
+    assert not looks()
+    monkeypatch.setattr(of_study, "GRACE_SECS", 0.3)
+    now, clock = [1], of_study.time.monotonic
+    monkeypatch.setattr(of_study.time, "monotonic", lambda: clock() + now[0])
+    assert looks()
+    answers = iter([away, lambda: 1])
+    assert patiently(lambda: next(answers)()) == 1
+    assert not looks()
+    now[0] += 1
+    assert looks()
+
+
+def test_a_database_that_stays_away_is_no_fault_of_a_trial(monkeypatch):
+    monkeypatch.setattr(of_study, "PATIENCE_SECS", -1)
+    with pytest.raises(MachineError, match=r"the database of --study does not answer: .*no route to host"):
+        patiently(away)
