@@ -73,3 +73,28 @@ def test_a_database_that_stays_away_is_no_fault_of_a_trial(monkeypatch):
     monkeypatch.setattr(of_study, "PATIENCE_SECS", -1)
     with pytest.raises(MachineError, match=r"the database of --study does not answer: .*no route to host"):
         patiently(away)
+
+
+@pytest.mark.parametrize("pruner", ["hyperband", "median"])
+def test_stopped_and_continued_trials_are_drawn_and_end_early_as_without(study_of, pruner):
+    space = read_space(["dropout=uniform(0,1)"], "")
+
+    def all_of(folder, *, dies):
+        """Returns all trials, where each dies once or not at all: at its second evaluation, or its end."""
+        study, died = study_of(folder, pruner=pruner), set()
+        while True:
+            with study.take(14) as taken:
+                if taken is None:
+                    return [(trial.params, trial.state.name, trial.last_step) for trial in study.trials()]
+                quality = float(taken.texts(space)["dropout"])
+                is_first = dies and taken.number not in died
+                died.add(taken.number)
+                last = 2 if is_first else 5 + taken.number % 4
+                is_over = any(taken.report(count, quality * count) for count in range(1, last + 1))
+                if not is_first:
+                    taken.finish(quality, pruned=is_over)
+            study = study_of(folder, pruner=pruner) if dies else study
+
+    without = all_of("a", dies=False)
+    assert {state for _, state, _ in without} == {"COMPLETE", "PRUNED"}
+    assert all_of("b", dies=True) == without

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.pruners import BasePruner, HyperbandPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
@@ -99,6 +100,21 @@ def _place(study: optuna.Study, trial: FrozenTrial) -> int:
     return sum(slot < _slot(trial) for slot in slots)
 
 
+class _Hyperband(BasePruner):
+    """Hyperband that keeps nothing in this process: it goes by the first trial that came to its end.
+
+    Samplers see the trials of all its brackets, also before and after a process has begun anew.
+    """
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        done = [
+            (other.datetime_complete, other.number, other.last_step)
+            for other in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            if other.datetime_complete and other.last_step
+        ]
+        return bool(done) and HyperbandPruner(max_resource=min(done)[2] + 1).prune(study, trial)
+
+
 class Taken:
     """A trial that this process is at."""
 
@@ -125,10 +141,16 @@ class Taken:
         """Records the value of an evaluation; returns whether the trial is not worth going on with."""
 
         def tell() -> bool:
-            known = self._study.storage.get_trial(self.trial_id).intermediate_values
+            frozen = self._study.storage.get_trial(self.trial_id)
+            known, ended = frozen.intermediate_values, frozen.user_attrs.get("ended")
+            if ended is not None or count < max(known, default=0):
+                # What was decided before a process died is decided so again.
+                return ended is not None and count >= int(ended)
             if count not in known:
                 self._trial.report(value, count)
-            return self._trial.should_prune()
+            if is_over := self._trial.should_prune():
+                self._trial.set_user_attr("ended", count)
+            return is_over
 
         return self._unless_lost(tell) is not False
 
@@ -370,10 +392,10 @@ def make_sampler(kind: str, space: Space, *, seed: int) -> _ByNumber:
     return _Grid(all_of(space)) if kind == "grid" else _ByNumber(kind, seed)
 
 
-def _pruner(kind: str) -> optuna.pruners.BasePruner:
+def _pruner(kind: str) -> BasePruner:
     if kind == "median":
         return optuna.pruners.MedianPruner()
-    return optuna.pruners.HyperbandPruner() if kind == "hyperband" else optuna.pruners.NopPruner()
+    return _Hyperband() if kind == "hyperband" else optuna.pruners.NopPruner()
 
 
 def _storage(folder: Path, url: str) -> BaseStorage:
