@@ -179,3 +179,22 @@ def test_a_trial_whose_process_dies_each_time_has_failed_after_the_third(sweep_o
     told = sweep.study.trials()[1].user_attrs.get("why", "")
     assert told.startswith("its process was killed 3 times" if is_dead else "")
     assert bool(told) == is_dead
+
+
+def test_options_that_differ_are_named(sweep_of):
+    sweep_of(lambda config: 0.5)
+    told = r"else: options was --splits=auto --batch_size=32, now --splits=50%,50% --batch_size=8\. Choose"
+    with pytest.raises(TrainerError, match=told):
+        sweep_of(lambda config: 0.5, "--batch_size=8", "--splits=50%,50%")
+
+
+def test_a_sweep_goes_on_over_the_pictures_that_it_began_with(sweep_of):
+    train = lambda config: 0.5  # noqa: E731
+    began = {"train": (6, "aa"), "validation": (2, "bb"), "test": (2, "cc")}
+    for _ in range(2):
+        sweep_of(train).study.require_pictures(began)
+    told = (
+        r"/sweep began with: train has 7, and had 6; test has 2, but not the same\. Restore them, or choose"
+    )
+    with pytest.raises(TrainerError, match=told):
+        sweep_of(train).study.require_pictures({**began, "train": (7, "dd"), "test": (2, "ee")})

@@ -62,8 +62,14 @@ def run(line: CommandLine, stop: StopSignal) -> int:
         # The others are those of the other jobs.
         tf.config.set_visible_devices(gpus[:1], "GPU")
     with stop.deferred():
-        heads = _heads(asked, stop)
+        experiment = Experiment(_first(asked))
+        heads, pictures = _heads(asked, experiment), experiment.told_pictures()
+        if heads is None:
+            # Trials open their own.
+            del experiment
+            tf_keras.backend.clear_session()
         sweep = Sweep(asked, heads=heads, train=_Runs(line.given, stop), requested=stop.requested)
+        sweep.study.require_pictures(pictures)
         # What is set by hand there is what is set by hand here: trials differ by it.
         write_text(workdir.root / FLAGFILE, config.flags_of([name for name in line.given if name != "jobs"]))
         # The address of a database may have a password in it.
@@ -75,7 +81,7 @@ def run(line: CommandLine, stop: StopSignal) -> int:
     return 0
 
 
-def _heads(asked: "Asked", stop: StopSignal) -> HeadTrials | None:
+def _heads(asked: "Asked", experiment: Experiment) -> HeadTrials | None:
     """Returns what trains heads over kept features, if all trials are of that kind."""
     options = {dimension.option.partition(".")[0] for dimension in _dimensions(asked.space)}
     why = ""
@@ -84,7 +90,6 @@ def _heads(asked: "Asked", stop: StopSignal) -> HeadTrials | None:
     elif not all(_trains_head(end) for end in check_space(asked.config, asked.given, asked.space)):
         why = "they, or some of them, train the network, change pictures or fit a head"
     else:
-        experiment = Experiment(_first(asked))
         why = why_not_alone(experiment)
     if why:
         _log.info("sweep:       each trial is a run of its own, in trials/, as %s", why)

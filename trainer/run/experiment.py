@@ -595,6 +595,17 @@ class Experiment:
         names = [*map(composed, self.source.class_names)]
         return hashlib.sha256(json.dumps([content, names, self.weights_digest()]).encode()).hexdigest()
 
+    def told_pictures(self) -> dict[str, tuple[int, str]]:
+        """Returns {split: (how many pictures, digest of them, their classes and what they weigh)}."""
+        around = [[*map(composed, self.source.class_names)], self.weights_digest()]
+        return {
+            split: (
+                len(rows),
+                hashlib.sha256(json.dumps([around, [r[1:] for r in rows]]).encode()).hexdigest(),
+            )
+            for split, rows in self.split_record().items()
+        }
+
     def weights_digest(self) -> str:
         """Returns a digest of what --weight_column says of the pictures of all splits; empty without one."""
         if (weights := getattr(self.source, "weights", None)) is None:

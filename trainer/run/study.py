@@ -39,6 +39,8 @@ PATIENCE_SECS = 600.0
 BEGINNINGS = 3
 """How often a trial is begun whose process dies each time without having come further."""
 ASKED = "asked.json"
+VALUES = "values"
+"""Of what a study is asked for: what says more of something else in it, and makes it no other study."""
 T = TypeVar("T")
 
 
@@ -209,7 +211,8 @@ class Study:
           sampler: of `make_sampler`.
           pruner: value of --pruner.
           maximize: whether more is better.
-          asked: what a study is of; one that was begun of something else is another.
+          asked: what a study is of; one that was begun of something else is another. `VALUES` in it has
+            {name: value} of the options, of which "options" is the digest.
 
         Raises:
           TrainerError: there is another study, or the database does not answer.
@@ -220,7 +223,8 @@ class Study:
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         # Which would send the heartbeats; here `_beating` does.
         warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed to be used with")
-        digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
+        known = {name: value for name, value in asked.items() if name != VALUES}
+        digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
         with file_lock(folder / "study.lock", stays=True):
             _check_same(folder / ASKED, asked)
             storage = _storage(folder, url)
@@ -375,6 +379,32 @@ class Study:
         """Records something about the whole study."""
         patiently(lambda: self.optuna.set_user_attr(name, fact))
 
+    def require_pictures(self, pictures: Mapping[str, Sequence[Any]]) -> None:
+        """Records what pictures there are, or makes sure that they are those that the study began with.
+
+        Args:
+          pictures: {split: [how many, digest]}.
+
+        Raises:
+          TrainerError: they are others; the message names the splits.
+        """
+        now = {name: list(of_split) for name, of_split in pictures.items()}
+        with file_lock(self._folder / "study.lock", stays=True):
+            was = self.facts().get("pictures")
+            if was is None:
+                self.note("pictures", now)
+                return
+        if changed := _changed(was, now):
+            counts = [(name, *((pair or [0])[0] for pair in both)) for name, both in changed.items()]
+            told = "; ".join(
+                f"{name} has {b:,}" + (f", and had {a:,}" if a != b else ", but not the same")
+                for name, a, b in counts
+            )
+            raise TrainerError(
+                f"the pictures are not those that the sweep in {self._folder} began with: {told}. Restore "
+                "them, or choose another --workdir"
+            )
+
     def folder_of(self, number: int) -> Path:
         """Returns the folder of a trial."""
         return self._folder / "trials" / f"{number:04d}"
@@ -464,9 +494,23 @@ def _check_same(path: Path, asked: Mapping[str, Any]) -> None:
         write_json(path, now)
         return
     was = read_json(path, {str: object})
-    if changed := [name for name in {**was, **now} if was.get(name) != now.get(name)]:
-        told = "; ".join(f"{name} was {_told(was.get(name))}, now {_told(now.get(name))}" for name in changed)
+    changed = _changed(was, now)
+    if changed.pop(VALUES, None) and VALUES in was and "options" in changed:
+        options = _changed(was[VALUES], now[VALUES])
+        # It names options that are named themselves.
+        options = {name: pair for name, pair in options.items() if name != "by_hand"} or options
+        changed["options"] = tuple(
+            " ".join(f"--{name}={_told(pair[at])}" for name, pair in options.items()) for at in (0, 1)
+        )
+    if changed:
+        told = "; ".join(f"{name} was {_told(a)}, now {_told(b)}" for name, (a, b) in changed.items())
         raise TrainerError(f"{path.parent} holds a sweep of something else: {told}. Choose another --workdir")
+
+
+def _changed(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns {name: (what it was, what it is)} of what differs."""
+    names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+    return {name: (was.get(name), now.get(name)) for name in names}
 
 
 def _told(value: Any) -> str:

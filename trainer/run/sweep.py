@@ -18,7 +18,7 @@ from trainer.plugins import failures_named, load_plugins
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
 from trainer.run.head_trials import HeadTrials, Outcome
-from trainer.run.study import Study, Taken, make_sampler
+from trainer.run.study import VALUES, Study, Taken, make_sampler
 from trainer.store.lock import file_lock
 from trainer.values import (
     Interrupted,
@@ -76,6 +76,7 @@ class Asked:
         sweep, run = self.config.sweep, self.config.run
         return {
             "options": self.config.identity(),
+            VALUES: self.config.identity_values(),
             "search": describe(self.space),
             "metric": sweep.metric,
             "sampler": sweep.sampler,
