@@ -198,3 +198,20 @@ def test_a_sweep_goes_on_over_the_pictures_that_it_began_with(sweep_of):
     )
     with pytest.raises(TrainerError, match=told):
         sweep_of(train).study.require_pictures({**began, "train": (7, "dd"), "test": (2, "ee")})
+
+
+def test_the_best_three_that_are_repeated_are_three_recipes(sweep_of):
+    begun = []
+
+    def train(config):
+        begun.append((config.model.dropout, config.run.seed))
+        return 1 - config.model.dropout
+
+    # Each dropout with each of two seeds.
+    sweep = sweep_of(train, "--search=dropout=0,0.1,0.2,0.3", "--repeat_seeds=2", trials=2)
+    sweep.work()
+    begun.clear()
+    sweep.repeat()
+    assert sorted(begun) == [(dropout, seed) for dropout in (0, 0.1, 0.2) for seed in (1, 2)]
+    result = sweep.result()
+    assert [result.texts(number)["dropout"] for number in result.repeats] == ["0", "0.1", "0.2"]

@@ -1,6 +1,7 @@
 """A sweep: trials with options that a study chooses, until there are enough; then the best ones again."""
 
 import dataclasses
+import json
 import logging
 import math
 import time
@@ -266,7 +267,7 @@ class Sweep:
         """Returns [(number of a trial, seed)] of what is to be repeated and has not been."""
         facts, config = self.study.facts(), self._asked.config
         seeds = [config.run.seed + 1 + i for i in range(config.sweep.repeat_seeds)]
-        numbers = [trial.number for trial in self.ranked()[:REPEATED]]
+        numbers = [trial.number for trial in self._best()]
         wanted = [(number, seed) for seed in seeds for number in numbers]
         return [pair for pair in wanted if _repeat_name(*pair) not in facts]
 
@@ -295,6 +296,15 @@ class Sweep:
         sign = -1 if self._asked.maximize else 1
         return sorted(found, key=lambda trial: (sign * trial.value, _tie(trial), trial.number))
 
+    def _best(self) -> list[Any]:
+        """Returns the trials that are repeated: the best ones, of those with the same options the first."""
+        found: dict[str, Any] = {}
+        for trial in self.ranked():
+            # Repeats have seeds of their own.
+            options = {**trial.user_attrs["options"], "seed": ""}
+            found.setdefault(json.dumps(options, sort_keys=True), trial)
+        return list(found.values())[:REPEATED]
+
     def result(self) -> "Result":
         """Returns what all trials came to.
 
@@ -308,7 +318,7 @@ class Sweep:
             raise TrainerError(f"no trial came to its end; trial 1: {why}")
         seeds = [config.run.seed + 1 + i for i in range(config.sweep.repeat_seeds)]
         repeats = {}
-        for trial in ranked[:REPEATED]:
+        for trial in self._best():
             values = [facts.get(_repeat_name(trial.number, seed)) for seed in seeds]
             repeats[trial.number] = [value for value in values if value is not None]
         spread = spread_of(list(repeats.values()), maximize=self._asked.maximize)
