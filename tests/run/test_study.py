@@ -98,3 +98,16 @@ def test_stopped_and_continued_trials_are_drawn_and_end_early_as_without(study_o
     without = all_of("a", dies=False)
     assert {state for _, state, _ in without} == {"COMPLETE", "PRUNED"}
     assert all_of("b", dies=True) == without
+
+
+def test_half_a_line_of_the_record_is_in_nobodys_way(study_of, tmp_path):
+    living = study_of()
+    with living.take(9) as taken:
+        # Somebody else was writing on a full disk, and is gone.
+        with open(tmp_path / "a" / "study.journal", "ab") as journal:
+            journal.write(b'{"op_code":6,"worker_id":"else')
+        taken.note(step=1)
+        taken.finish(0.5)
+    for study in (living, study_of()):
+        [trial] = study.trials()
+        assert (trial.value, trial.user_attrs["step"]) == (0.5, 1)

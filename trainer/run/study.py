@@ -431,8 +431,11 @@ def _pruner(kind: str) -> BasePruner:
 def _storage(folder: Path, url: str) -> BaseStorage:
     if not url:
         path = folder / "study.journal"
-        _mend(path)
-        return JournalStorage(JournalFileBackend(str(path)))
+        lock = _Lock(str(path))
+        if path.exists():
+            lock.acquire()
+            lock.release()
+        return JournalStorage(JournalFileBackend(str(path), lock))
     try:
         return patiently(lambda: _database(url))
     except ImportError as error:
@@ -469,18 +472,35 @@ def _public(url: str) -> str:
     return f"{before.rpartition(':')[0]}:***@{after}" if at and before.count(":") > 1 else url
 
 
-def _mend(path: Path) -> None:
-    """Cuts off a last line that a full disk or a lost machine has left half written."""
-    if not path.exists():
-        return
-    lock = JournalFileSymlinkLock(str(path))
-    lock.acquire()
-    try:
-        data = path.read_bytes()
-        if data and not data.endswith(b"\n"):
-            os.truncate(path, data.rfind(b"\n") + 1)
-    finally:
-        lock.release()
+class _Lock(JournalFileSymlinkLock):
+    """The lock of a journal, which cuts off a last line that somebody who is gone has left half written.
+
+    Otherwise the next line would be one with it, which nobody can read: a full disk leaves half a line, and a
+    lost machine does, also while others go on.
+    """
+
+    def __init__(self, path: str):
+        super().__init__(path)
+        self._path = Path(path)
+
+    def acquire(self) -> bool:
+        held = super().acquire()
+        try:
+            self._mend()
+        except BaseException:
+            self.release()
+            raise
+        return held
+
+    def _mend(self) -> None:
+        with open(self._path, "r+b") as journal:
+            if not journal.seek(0, os.SEEK_END):
+                return
+            journal.seek(-1, os.SEEK_END)
+            if journal.read(1) == b"\n":
+                return
+            journal.seek(0)
+            journal.truncate(journal.read().rfind(b"\n") + 1)
 
 
 def _check_same(path: Path, asked: Mapping[str, Any]) -> None:
