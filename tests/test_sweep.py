@@ -12,7 +12,7 @@ from tests.conftest import make_flower_folder
 from tests.helpers.processes import Program
 from tests.record.events import scalars
 from trainer.cli.flags import parse
-from trainer.commands.sweep import _Watch
+from trainer.commands.sweep import _gpu_of, _Watch
 from trainer.store.files import read_json
 
 SEARCH = [
@@ -254,6 +254,22 @@ def test_a_time_for_each_trial_is_refused(base, tmp_path, run_main):
     status, _, err = run_main("sweep", *given, "--budget=5min")
     assert (status, "--budget=5min: each trial would measure for itself" in err) == (2, True)
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("visible", "count", "expected"),
+    [
+        (None, 2, "0 1 0"),
+        ("", 2, "0 1 0"),
+        ("2, 3", 2, "2 3 2"),
+        ("GPU-8f,GPU-1a,-1,5", 2, "GPU-8f GPU-1a GPU-8f"),
+    ],
+)
+def test_each_job_has_one_of_the_gpus_that_the_user_lets_be_seen(monkeypatch, visible, count, expected):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert " ".join(_gpu_of(number, count) for number in range(3)) == expected
 
 
 class Stop:

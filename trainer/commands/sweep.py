@@ -195,7 +195,7 @@ def _helpers(config: Config, folder: Path, stop: StopSignal, *, num_gpus: int) -
         log = folder / f"job-{number + 1}.log"
         environment = dict(os.environ)
         if num_gpus > 1:
-            environment["CUDA_VISIBLE_DEVICES"] = str(number % num_gpus)
+            environment["CUDA_VISIBLE_DEVICES"] = _gpu_of(number, num_gpus)
         command = [sys.executable, "-m", "trainer.main", "sweep", f"--flagfile={folder / FLAGFILE}"]
         with open(log, "ab") as out:
             how: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": out}
@@ -218,6 +218,13 @@ def _helpers(config: Config, folder: Path, stop: StopSignal, *, num_gpus: int) -
         for number, child in enumerate(children, 2):
             if child.returncode not in (0, 75, -signal.SIGTERM):
                 _log.warning("job %d ended with status %d: see job-%d.log", number, child.returncode, number)
+
+
+def _gpu_of(number: int, num_gpus: int) -> str:
+    """Returns what CUDA calls the GPU of a job: one of those that this process may see."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = [name.strip() for name in visible.split(",")] if visible.strip() else [*map(str, range(num_gpus))]
+    return names[number % num_gpus]
 
 
 def _tell(children: Sequence[subprocess.Popen[bytes]]) -> None:
