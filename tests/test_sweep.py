@@ -257,6 +257,27 @@ def test_a_time_for_each_trial_is_refused(base, tmp_path, run_main):
 
 
 @pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--metric=validation_acuracy"], "--metric=validation_acuracy is not one of validation_loss, "
+         "validation_accuracy: is it validation_accuracy?"),
+        (["--metric=validation_confidence", "--search=metrics=confidence|"], ""),
+        (["--metric=validation_recall/red"], ""),
+        (["--early_stop=auc", "--search=augment=flip|"], "--early_stop=auc"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_all_trials_is_told_before_the_first(base, tmp_path, run_main, flags, message):
+    status, _, err = run_main(
+        "sweep", *base, f"--workdir={tmp_path / 'sweep'}", "--search=dropout=0.1,0.2", "--trials=1",
+        "--frozen_for=1epochs", "--repeat_seeds=0", *flags,
+    )  # fmt: skip
+    assert status == (2 if message else 0), err
+    assert message in err
+    assert len(err.splitlines()) == bool(message)
+    assert (tmp_path / "sweep" / "study.journal").exists() == (not message)
+
+
+@pytest.mark.parametrize(
     ("visible", "count", "expected"),
     [
         (None, 2, "0 1 0"),

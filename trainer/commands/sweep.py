@@ -1,6 +1,7 @@
 """`sweep`: trains many runs with other options, and names the best one."""
 
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import logging
@@ -25,6 +26,7 @@ from trainer.record.workdir import Workdir
 from trainer.run.combinations import check_options
 from trainer.run.experiment import Experiment
 from trainer.run.head_trials import OF_HEADS, HeadTrials, Outcome, Told, why_not_alone
+from trainer.run.scoring import measure_names, require_metric
 from trainer.runtime import StopSignal
 from trainer.store.files import set_mode, write_text
 from trainer.values import Interrupted, TrainerError, UsageError
@@ -62,7 +64,8 @@ def run(line: CommandLine, stop: StopSignal) -> int:
         # The others are those of the other jobs.
         tf.config.set_visible_devices(gpus[:1], "GPU")
     with stop.deferred():
-        experiment = Experiment(_first(asked))
+        experiment = _first_that_begins(asked)
+        _check_metric(asked, experiment)
         heads, pictures = _heads(asked, experiment), experiment.told_pictures()
         if heads is None:
             # Trials open their own.
@@ -105,8 +108,36 @@ def _trains_head(config: Config) -> bool:
     )
 
 
-def _first(asked: "Asked") -> Config:
-    return asked.of_trial(next(iter(corners(asked.space))), asked.folder / "trials" / "first")
+def _first_that_begins(asked: "Asked") -> Experiment:
+    """Opens pictures and network of a trial, so that what is wrong with all trials is told before the first.
+
+    Raises:
+      UsageError: of no end of the space options, pictures and network fit one another.
+      TrainerError: pictures or network cannot be had.
+    """
+    why: UsageError | None = None
+    for texts in corners(asked.space):
+        try:
+            return Experiment(asked.of_trial(texts, asked.folder / "trials" / "first"))
+        except UsageError as error:
+            why = why or error
+    assert why
+    raise why
+
+
+def _check_metric(asked: "Asked", experiment: Experiment) -> None:
+    """Refuses a --metric that no trial will have, as far as it does not depend on the pictures of each.
+
+    Raises:
+      UsageError: it is one.
+    """
+    of_pictures = {field.name for field in dataclasses.fields(asked.config.data)}
+    if of_pictures & {dimension.option for dimension in _dimensions(asked.space)}:
+        return
+    ends = check_space(asked.config, asked.given, asked.space)
+    found = [measure_names(experiment, metrics) for metrics in {end.update.metrics: None for end in ends}]
+    names = list(dict.fromkeys(name for of_one in found for name in of_one))
+    require_metric(asked.metric, names)
 
 
 def _dimensions(space: Any) -> Iterator[Any]:

@@ -18,17 +18,18 @@ from trainer.cli.phase_specs import PhaseSpec
 from trainer.data.decode import unscale
 from trainer.data.pipeline import Pipeline
 from trainer.loop.evaluator import Evaluation
-from trainer.loop.metrics import asked_besides
+from trainer.loop.metrics import asked_besides, make_metrics
 from trainer.record.calibration import UNKNOWN, Calibration, record_calibration, recorded_calibration
 from trainer.record.report_place import report_manifest, source_place
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
 from trainer.report.words import told_bought, told_metrics, told_score
+from trainer.run.experiment import Experiment
 from trainer.run.fitting import compared, told_compared
 from trainer.run.introduction import draw_curves
 from trainer.run.stages import Stages
 from trainer.tasks import Task
-from trainer.values import TrainerError
+from trainer.values import TrainerError, UsageError, close_names, is_it
 
 _log = logging.getLogger("trainer")
 
@@ -38,6 +39,31 @@ def measures(scored: Evaluation, class_names: Sequence[str], *, task: Task) -> d
     of_split = task.split_metrics(scored.labels, scored.logits, class_names)
     values = {"loss": scored.loss, **scored.metrics, **of_split}
     return {name: float(value) for name, value in values.items()}
+
+
+def measure_names(experiment: Experiment, metrics: str) -> list[str]:
+    """Returns what `measures` will say of validation, by name.
+
+    Args:
+      experiment: with the pictures.
+      metrics: value of --metrics.
+    """
+    task, names = experiment.task, experiment.source.class_names
+    labels = experiment.source.labels[experiment.splits.indices["validation"]]
+    of_split = task.split_metrics(labels, np.zeros((len(labels), len(names)), np.float32), names)
+    return ["loss", *make_metrics(metrics, task=task), *of_split]
+
+
+def require_metric(metric: str, names: Collection[str]) -> None:
+    """Refuses a --metric of `sweep` that is none of those of validation.
+
+    Raises:
+      UsageError: it is none; the message has the others, without those of single classes.
+    """
+    if metric not in names:
+        others = ", ".join(f"validation_{name}" for name in names if "/" not in name)
+        close = [f"validation_{name}" for name in close_names(metric, names)]
+        raise UsageError(f"--metric=validation_{metric} is not one of {others}{is_it(close)}")
 
 
 _ASSERTED = {"macro_f1": ("macro", "f1"), "micro_f1": ("micro", "f1"), "samples_f1": ("samples", "f1")}

@@ -19,6 +19,7 @@ from trainer.plugins import failures_named, load_plugins
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
 from trainer.run.head_trials import HeadTrials, Outcome
+from trainer.run.scoring import require_metric
 from trainer.run.study import VALUES, Study, Taken, make_sampler
 from trainer.store.lock import file_lock
 from trainer.values import (
@@ -360,10 +361,8 @@ def _value(values: Mapping[str, float], metric: str) -> float:
     Raises:
       UsageError: there is no such number.
     """
-    if values and metric not in values:
-        raise UsageError(
-            f"--metric=validation_{metric} is not one of {', '.join(f'validation_{name}' for name in values)}"
-        )
+    if values:
+        require_metric(metric, values)
     return float(values.get(metric, math.nan))
 
 
