@@ -117,6 +117,10 @@ def test_what_is_set_by_hand_is_noted_where_a_trial_goes_by_what_is_recommended(
         (["batch_size=8,8"], "a value is given twice"),
         (["dropout=0,1", "dropout=0,0.5"], "it is searched twice"),
         (["phase.1.lr=1,2"], "phase.1.lr is no field of a --phase, such as phase.1.lr: there is no --phase"),
+        (
+            ["phase=lr=1|lr=2", "phase.1.lr=1,2"],
+            "--phase is searched whole, so phase.1.lr cannot be searched besides",
+        ),
         ([], "sweep needs --search=OPTION=VALUES"),
     ],
 )
@@ -130,6 +134,8 @@ def test_what_is_refused(search, message):
     ("text", "message"),
     [
         ("dropout: [0.1]", "dropout: one value is no search"),
+        ("optimizer: {}", "optimizer: it has no values, such as `adam:` and `sgd:` a line each"),
+        ("dropout: {0: {optimizer: {}}}", "optimizer: it has no values"),
         ("- 1", "it must have options and their values"),
         ("a: [1", "is no YAML: "),
     ],
@@ -140,6 +146,13 @@ def test_a_file_that_is_refused(tmp_path, text, message):
     with pytest.raises(UsageError, match=r"^--space=.*space.yaml") as refused:
         space(file=str(file))
     assert message in str(refused.value)
+
+
+def test_a_phase_is_searched_whole_or_by_its_fields_in_a_file_too(tmp_path):
+    file = tmp_path / "space.yaml"
+    file.write_text("dropout: {0: {phase.1.lr: [1, 2]}, 0.1: }\n")
+    with pytest.raises(UsageError, match=r"^--phase is searched whole, so phase\.1\.lr cannot be"):
+        space("phase=lr=1|lr=2", file=str(file))
 
 
 def test_a_grid_refuses_what_has_no_end():

@@ -102,9 +102,23 @@ def read_space(search: Sequence[str], file: str) -> Space:
     names = [dimension.option for dimension in found]
     if twice := [name for i, name in enumerate(names) if name in names[:i]]:
         raise UsageError(f"--search={twice[0]}=...: it is searched twice; give all its values in one")
+    every = list(_options(found))
+    if "phase" in every and (fields := [name for name in every if name.startswith("phase.")]):
+        raise UsageError(
+            f"--phase is searched whole, so {fields[0]} cannot be searched besides: give its ranges in the "
+            "values of phase, such as lr=log(1e-5,1e-3)"
+        )
     if not found:
         raise UsageError("sweep needs --search=OPTION=VALUES, such as --search='dropout=0,0.2,0.5'")
     return tuple(found)
+
+
+def _options(space: Sequence[Dimension]) -> Iterator[str]:
+    """Yields all options of a space, also those that are searched beside some value of another only."""
+    for dimension in space:
+        yield dimension.option
+        for one in dimension.alternatives:
+            yield from _options(one.then)
 
 
 def pick(space: Space, draw: Draw, *, within: str = "") -> dict[str, str]:
@@ -393,6 +407,8 @@ def _of_mapping(content: Any) -> Space:
 
 def _of_values(values: Any) -> tuple[Alternative, ...]:
     if isinstance(values, dict):
+        if not values:
+            raise UsageError("it has no values, such as `adam:` and `sgd:` a line each")
         pairs = [(_text(value), then) for value, then in values.items()]
         return tuple(Alternative(_pieces(text), _of_mapping(then) if then else ()) for text, then in pairs)
     if isinstance(values, list):
