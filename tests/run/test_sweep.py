@@ -215,3 +215,26 @@ def test_the_best_three_that_are_repeated_are_three_recipes(sweep_of):
     assert sorted(begun) == [(dropout, seed) for dropout in (0, 0.1, 0.2) for seed in (1, 2)]
     result = sweep.result()
     assert [result.texts(number)["dropout"] for number in result.repeats] == ["0", "0.1", "0.2"]
+
+
+@pytest.mark.parametrize("passes", [True, False])
+def test_a_repeat_that_failed_by_what_passes_is_made_when_the_sweep_goes_on(sweep_of, passes):
+    begun, is_away = [], [True]
+
+    def train(config):
+        begun.append(config.run.seed)
+        if config.run.seed == 2 and is_away[0]:
+            raise (TrainerError if passes else UsageError)("there is no network")
+        return 0.5
+
+    def repeats():
+        sweep = sweep_of(train, "--search=dropout=0,0.1", "--repeat_seeds=2", "--seed=0", trials=2)
+        sweep.work()
+        begun.clear()
+        sweep.repeat()
+        return list(begun), list(sweep.result().repeats.values())
+
+    # The seeds are those of the repeats.
+    assert repeats() == ([1, 1, 2, 2], [[0.5], [0.5]])
+    is_away[0] = False
+    assert repeats() == (([2, 2], [[0.5, 0.5]] * 2) if passes else ([], [[0.5], [0.5]]))

@@ -108,6 +108,8 @@ class Sweep:
         self._count = min(sweep.trials, sampler.count or sweep.trials)
         # The last trial, if it failed before it had begun: its number, and why.
         self._failed_early: tuple[int, str] | None = None
+        # Repeats that failed here by what may pass: another start of the sweep makes them.
+        self._not_repeated: set[tuple[int, int]] = set()
         self.study = Study(
             asked.folder,
             sweep.study,
@@ -270,7 +272,9 @@ class Sweep:
         seeds = [config.run.seed + 1 + i for i in range(config.sweep.repeat_seeds)]
         numbers = [trial.number for trial in self._best()]
         wanted = [(number, seed) for seed in seeds for number in numbers]
-        return [pair for pair in wanted if _repeat_name(*pair) not in facts]
+        return [
+            pair for pair in wanted if _repeat_name(*pair) not in facts and pair not in self._not_repeated
+        ]
 
     def _repeat(self, number: int, seed: int) -> None:
         asked = self._asked
@@ -287,6 +291,9 @@ class Sweep:
         except TrainerError as error:
             value = None
             _log.warning("trial %d with --seed=%d failed: %s", number + 1, seed, error)
+            if not isinstance(error, UsageError | NonFinite):
+                self._not_repeated.add((number, seed))
+                return
         self.study.note(_repeat_name(number, seed), value)
         if value is not None:
             _log.info("trial %d again, with --seed=%d: %s %.4f", number + 1, seed, asked.metric, value)
