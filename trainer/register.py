@@ -136,7 +136,7 @@ def gradient_rule(name: str, *, source: str = "") -> Decorator:
     return _registry("gradient_rule").register(name, source=source)
 
 
-def metric(name: str, *, source: str = "") -> Decorator:
+def metric(name: str, *, source: str = "", less_is_better: bool = False) -> Decorator:
     """Registers what makes a `loop.metrics.Metric`: (logits [B, K], batch) -> [B] float32.
 
     Offered: `task`, which says what labels mean.
@@ -144,8 +144,9 @@ def metric(name: str, *, source: str = "") -> Decorator:
     Args:
       name: for --metrics.
       source: the paper or site it follows.
+      less_is_better: whether `sweep --metric` looks for the least of it.
     """
-    return _registry("metric").register(name, source=source)
+    return _registry("metric").register(name, source=source, less_is_better=less_is_better)
 
 
 def callback(name: str, *, source: str = "", before_save: bool = False) -> Decorator:

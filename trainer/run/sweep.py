@@ -1,6 +1,7 @@
 """A sweep: trials with options that a study chooses, until there are enough; then the best ones again."""
 
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -12,7 +13,8 @@ from typing import Any, Protocol
 from optuna.trial import TrialState
 
 from trainer.cli.config import Config
-from trainer.cli.search import Space, apply, describe, sweepless
+from trainer.cli.search import Space, apply, check_space, describe, sweepless
+from trainer.loop.metrics import is_less_better
 from trainer.loop.standard_callbacks import NonFinite
 from trainer.metrics.repeats import Spread, spread_of
 from trainer.plugins import failures_named, load_plugins
@@ -59,9 +61,11 @@ class Asked:
     def metric(self) -> str:
         return self.config.sweep.metric.removeprefix("validation_")
 
-    @property
+    @functools.cached_property
     def maximize(self) -> bool:
-        return self.metric != "loss"
+        # --metrics may be searched, too.
+        ends = check_space(self.config, self.given, self.space)
+        return not any(is_less_better(self.metric, end.update.metrics) for end in ends)
 
     @property
     def folder(self) -> Path:
