@@ -1,5 +1,6 @@
 """Workers that meet, agree and end together, without anything that they would train."""
 
+import contextlib
 import json
 import logging
 import os
@@ -13,10 +14,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from tests.conftest import make_flower_folder
 from tests.helpers.processes import Program
 from tests.helpers.workers import free_ports, tf_config
 from trainer.cli.config import Config
 from trainer.run import links, picture_cache
+from trainer.run import team as team_module
+from trainer.run.experiment import Experiment
 from trainer.run.links import Link, meet
 from trainer.run.team import Team, facts_of, settled
 from trainer.runtime import Cluster, StopSignal, make_strategy, share_of
@@ -279,6 +283,45 @@ def test_who_has_other_pictures_is_named():
         TrainerError, match=r"^worker 1 has other pictures than worker 0 \(ba, ab\): all workers"
     ):
         Two().require_same("pictures", "ab")
+
+
+@contextlib.contextmanager
+def as_worker_1(config, monkeypatch):
+    """Gives the options of a worker beside a chief that has the same of everything, and lets both part."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = Link(socket.create_connection(listener.getsockname()))
+        theirs = Link(listener.accept()[0])
+
+    def answer():
+        while True:
+            message = theirs.receive(60.0) or {}
+            if "given" in message:
+                theirs.send(agreed=message["given"], value=[message["value"]] * 2)
+            elif "done" in message:
+                theirs.send(bye=True)
+                return
+
+    threading.Thread(target=answer, daemon=True).start()
+    monkeypatch.setattr(team_module, "settled", lambda config: Cluster(("a:1", "b:1"), 1, "TF_CONFIG"))
+    monkeypatch.setattr(team_module, "meet", lambda *args, **facts: [ours])
+    monkeypatch.setattr(team_module, "join", lambda cluster: None)
+    with team_module.together(config, StopSignal()) as own:
+        yield own
+
+
+def test_a_worker_leaves_out_the_workdir_that_was_asked_for(tmp_path, monkeypatch):
+    """It writes to a folder of its own, and the chief to that one."""
+    pictures = make_flower_folder(tmp_path / "pictures")
+    (pictures / "runs").mkdir()
+    (pictures / "runs" / "lock").touch()
+    config = Config().replace(
+        source=f"folder:{pictures}", workdir=str(pictures / "runs"), cache_dir=str(tmp_path / "cache"),
+        splits="10,4,4", batch_size=4,
+    )  # fmt: skip
+    with as_worker_1(config, monkeypatch) as own:
+        assert own.run.workdir != config.run.workdir
+        found = Experiment(own, pictures_only=True)
+    assert found.source.class_names == ("blue", "green", "red")
 
 
 def test_several_workers_keep_no_pictures(monkeypatch):

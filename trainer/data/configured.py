@@ -16,20 +16,24 @@ from trainer.values import UsageError, parse_calls
 _log = logging.getLogger("trainer")
 
 
-def open_configured(config: Config, *, run_classes: Sequence[str] = ()) -> Source:
+def open_configured(
+    config: Config, *, run_classes: Sequence[str] = (), also_written: Sequence[str] = ()
+) -> Source:
     """Opens --source.
 
     Args:
       config: names it.
       run_classes: the classes of the run that is to be scored on all of its pictures; empty where they are
         the run's own.
+      also_written: folders that are written to besides --workdir and the cache.
 
     Raises:
       UsageError: it names no known scheme, or its labels are not of the kind that --task is about.
       TrainerError: it cannot be had.
     """
     data, run = config.data, config.run
-    workdir = [local_path(run.workdir, flag=f"--workdir={run.workdir}")] if run.workdir else []
+    written = [one for one in (run.workdir, *also_written) if one]
+    workdirs = [local_path(one, flag=f"--workdir={one}") for one in written]
     options = SourceOptions(
         data_dir=data.data_dir,
         cache_dir=run.cache_dir,
@@ -38,7 +42,7 @@ def open_configured(config: Config, *, run_classes: Sequence[str] = ()) -> Sourc
         synthetic_seed=data.synthetic_seed,
         memory_budget_bytes=data.memory_budget_mb * 2**20,
         on_bad_image=data.on_bad_image,
-        results=(*workdir, cache_root(run.cache_dir)),
+        results=(*workdirs, cache_root(run.cache_dir)),
         splits="auto" if run_classes else data.splits,
         run_classes=tuple(run_classes),
         several=parse_calls(data.task)[0].name == "multi_label",

@@ -379,7 +379,7 @@ class Experiment:
     def _open_source(self) -> Source:
         """Opens --source; where a run had its pictures there, and they have gone, says what to do."""
         try:
-            return open_configured(self.config)
+            return open_configured(self.config, also_written=[team().asked_workdir])
         except UsageError:
             raise
         except TrainerError as error:

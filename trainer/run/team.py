@@ -53,6 +53,8 @@ class Team:
 
     index, count = 0, 1
     is_chief = True
+    asked_workdir = ""
+    """The --workdir that a worker with a folder of its own was started with."""
 
     def agree(self, what: str, value: Any) -> Any:
         """Returns the chief's value, which JSON must be able to say.
@@ -185,6 +187,7 @@ def together(config: Config, stop: Stopping) -> Iterator[Config]:
         _team = joined
         stack.callback(_forget)
         if not joined.is_chief:
+            joined.asked_workdir = config.run.workdir
             config = config.replace(workdir=str(stack.enter_context(_own_folder(config, cluster))))
             config = config.replace(progress="plain")
             _log.info("workers:     %s tells how the run goes", cluster.told(0))
