@@ -208,6 +208,17 @@ def test_the_disk_may_take_and_give_less_at_a_time(store, root, monkeypatch):
     np.testing.assert_array_equal(np.load(root / digest(KEY) / "features.npy"), ROWS)
 
 
+def test_who_waits_for_what_another_computes_may_leave(root):
+    def leave():
+        raise KeyboardInterrupt
+
+    compute, waiting = Computing(), FeatureStore(root, limit_bytes=10**6, while_waiting=leave)
+    root.mkdir(parents=True)
+    with file_lock.file_lock(root / f"{digest(KEY)}.lock"), pytest.raises(KeyboardInterrupt):
+        get(waiting, compute=compute)
+    assert (compute.times, names(root)) == (0, [])
+
+
 # --- Reading
 
 

@@ -282,3 +282,23 @@ def test_only_who_holds_it_for_longer_is_waited_for_aloud(path, tries, monkeypat
         assert held
     os.close(handle)
     assert ("features: waiting for another process" in caplog.text) == (tries > 1)
+
+
+@pytest.mark.parametrize("waiting_for", ["", "features"])
+def test_who_waits_may_leave(path, waiting_for):
+    """A run that notes signals without being interrupted looks whether there was one."""
+
+    def leave():
+        raise KeyboardInterrupt
+
+    waiting = file_lock(path, waiting_for=waiting_for, while_waiting=leave)
+    with file_lock(path), pytest.raises(KeyboardInterrupt), waiting:
+        pass
+
+
+def test_who_is_asked_meanwhile_gets_the_lock_in_the_end(path):
+    first = os.open(path, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(first, fcntl.LOCK_EX)
+    with file_lock(path, while_waiting=lambda: fcntl.flock(first, fcntl.LOCK_UN)) as held:
+        assert held
+    os.close(first)

@@ -72,10 +72,17 @@ class FeatureCache:
     """Batches of features of the splits of an experiment."""
 
     def __init__(self, experiment: Experiment, *, watch: Watch, between_batches: Callable[[], None]):
-        """Notes what to do; `between_batches` may raise to end the work, of which nothing is kept then."""
+        """Notes what to do; `between_batches` may raise to end the work, of which nothing is kept then.
+
+        It is asked as well while another process does that work.
+        """
         self._experiment, self._watch, self._between_batches = experiment, watch, between_batches
         run, speed = experiment.config.run, experiment.config.speed
-        self._store = FeatureStore(feature_folder(run.cache_dir), limit_bytes=int(speed.cache_limit_gb * 1e9))
+        self._store = FeatureStore(
+            feature_folder(run.cache_dir),
+            limit_bytes=int(speed.cache_limit_gb * 1e9),
+            while_waiting=between_batches,
+        )
 
     def batches(self, split: str, spec: PhaseSpec, network: Network) -> FeatureBatches | None:
         """Returns what a network makes of a split; None where it cannot be kept.

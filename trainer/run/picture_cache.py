@@ -9,7 +9,7 @@ import logging
 import os
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -152,13 +152,19 @@ def _keep(stages: Stages, split: str) -> None:
 
     describe = f"{experiment.config.data.source} {split}, {_size(experiment)} px"
     wanted = _wanted(experiment, split)
-    _use(experiment, split, _store(experiment).get(**wanted, compute=compute, describe=describe))
+    store = _store(experiment, while_waiting=stages.between_batches)
+    _use(experiment, split, store.get(**wanted, compute=compute, describe=describe))
 
 
-def _store(experiment: Experiment) -> FeatureStore:
+def _store(experiment: Experiment, *, while_waiting: Callable[[], None] | None = None) -> FeatureStore:
     config = experiment.config
     limit_bytes = int(config.speed.cache_limit_gb * 1e9)
-    return FeatureStore(picture_folder(config.run.cache_dir), limit_bytes=limit_bytes, name="picture cache")
+    return FeatureStore(
+        picture_folder(config.run.cache_dir),
+        limit_bytes=limit_bytes,
+        name="picture cache",
+        while_waiting=while_waiting,
+    )
 
 
 def _wanted(experiment: Experiment, split: str) -> dict[str, Any]:

@@ -187,9 +187,20 @@ _log = logging.getLogger("trainer")
 class FeatureStore:
     """A folder of arrays of at most `limit_bytes` together; those used longest ago go first."""
 
-    def __init__(self, root: Path, *, limit_bytes: int, name: str = "feature cache"):
-        """Names the folder, which is created when something is written, and what messages call it."""
+    def __init__(
+        self,
+        root: Path,
+        *,
+        limit_bytes: int,
+        name: str = "feature cache",
+        while_waiting: Callable[[], None] | None = None,
+    ):
+        """Names the folder, which is created when something is written, and what messages call it.
+
+        While another process computes what is wanted, `while_waiting` is called: it may raise to end that.
+        """
         self._root, self._limit_bytes, self._name = root, limit_bytes, name
+        self._while_waiting = while_waiting
 
     def get(
         self,
@@ -300,7 +311,7 @@ class FeatureStore:
 
     def _get_locked(self, wanted: Wanted, compute: Callable[[], Iterator[np.ndarray]]) -> StoredFeatures:
         lock, doing = self._root / f"{wanted.digest}.lock", f"{self._name}, {wanted.describe}"
-        with file_lock(lock, waiting_for=doing) as locked:
+        with file_lock(lock, waiting_for=doing, while_waiting=self._while_waiting) as locked:
             self._remove_left_overs(wanted.digest if locked else "")
             try:
                 if kept := self._open(wanted):

@@ -12,14 +12,16 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from trainer.store.files import UNSUPPORTED, warn_unsupported
 
 _log = logging.getLogger("trainer")
 _MAX_ATTEMPTS = 1000
+_ASK_EVERY_SECS = 0.1
 _CANNOT_LOCK = {*UNSUPPORTED, errno.ENOLCK}
 
 
@@ -83,16 +85,24 @@ class Lock:
 
 
 @contextlib.contextmanager
-def file_lock(path: Path, *, wait: bool = True, waiting_for: str = "", stays: bool = False) -> Iterator[Lock]:
+def file_lock(
+    path: Path,
+    *,
+    wait: bool = True,
+    waiting_for: str = "",
+    while_waiting: Callable[[], None] | None = None,
+    stays: bool = False,
+) -> Iterator[Lock]:
     """Holds a lock, and gives whether it does; not where files cannot be locked or created.
 
     Args:
       path: the file, which need not exist; its folder does.
       wait: for the one who holds it; otherwise gives who that is.
       waiting_for: logged with the process waited for; empty logs nothing.
+      while_waiting: called several times a second meanwhile; it may raise to end that.
       stays: whether the file is left behind, empty; otherwise it is removed.
     """
-    lock, handle = _acquire(path, wait=wait, waiting_for=waiting_for)
+    lock, handle = _acquire(path, wait=wait, waiting_for=waiting_for, while_waiting=while_waiting)
     if handle is None:
         yield lock
         return
@@ -129,7 +139,7 @@ def _release(handle: int) -> None:
     os.close(handle)
 
 
-def _acquire(path: Path, *, wait: bool, waiting_for: str) -> tuple[Lock, int | None]:
+def _acquire(path: Path, **waiting: Any) -> tuple[Lock, int | None]:
     """Returns what became of it, and the open file that is to be removed at the end."""
     # Bounded, as there are file systems on which a file is never the same twice.
     for _ in range(_MAX_ATTEMPTS):
@@ -138,7 +148,7 @@ def _acquire(path: Path, *, wait: bool, waiting_for: str) -> tuple[Lock, int | N
         except OSError as error:
             return Lock(False, error=error), None
         try:
-            _flock(handle, wait=wait, waiting_for=waiting_for)
+            _flock(handle, **waiting)
             # It may have been removed before it was locked, and then locks nobody out.
             if os.path.samestat(os.fstat(handle), os.stat(path)):
                 _sign(handle)
@@ -178,7 +188,9 @@ def _without_lock(handle: int) -> tuple[Lock, int | None]:
     return Lock(False), handle
 
 
-def _flock(handle: int, *, wait: bool, waiting_for: str) -> None:
+def _flock(
+    handle: int, *, wait: bool, waiting_for: str, while_waiting: Callable[[], None] | None = None
+) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -189,16 +201,24 @@ def _flock(handle: int, *, wait: bool, waiting_for: str) -> None:
             if _free_soon(handle):
                 return
             _log.info("%s: waiting for %s", waiting_for, _signed(handle) or "another process")
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        if not while_waiting:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            return
+        while not _free_after(_ASK_EVERY_SECS, handle):
+            while_waiting()
 
 
 def _free_soon(handle: int) -> bool:
     """Returns whether the lock was had within a fifth of a second."""
-    for _ in range(10):
-        time.sleep(0.02)
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
+    return any(_free_after(0.02, handle) for _ in range(10))
+
+
+def _free_after(secs: float, handle: int) -> bool:
+    """Returns whether the lock was had after so long."""
+    time.sleep(secs)
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
     return False
 
 
