@@ -7,8 +7,10 @@ import shutil
 import pytest
 
 from tests.conftest import changed, make_flower_folder
+from tests.helpers.feature_runs import tiny_net
 from tests.helpers.undrawn import PLAIN
 from trainer.cli.flags import parse
+from trainer.model.cuts import WHOLE
 from trainer.precision import openvino
 from trainer.record import progress
 from trainer.record.progress import Speed
@@ -132,6 +134,15 @@ def test_what_the_report_is_compared_with_is_in_the_time_that_is_told(stages_of,
     monkeypatch.setattr(fitting, "CHEAP_SHARE", 0.1)
     assert times_of(stages).describe() == "about 10 s"
     assert foresight.foresee(stages.experiment, decided={}).picture_secs is None
+
+
+def test_to_know_how_long_a_run_takes_no_split_is_computed(stages_of, tmp_path):
+    top = "--phase=name=top; for=1epochs; train=head backbone/last.*"
+    with tiny_net():
+        stages = stages_of("--backbone=keras:TinyNet", "--weights=none", top)
+        assert foresight.foresee(stages.experiment, decided={}).picture_secs > 0
+    assert stages.current().cut.name != WHOLE
+    assert not (tmp_path / "cache" / "features").exists()
 
 
 @pytest.mark.parametrize("ask", ["step_secs", "picture_secs"])

@@ -62,7 +62,8 @@ def foresee(experiment: Experiment, *, decided: Mapping[str, Any]) -> Foreseen:
             picture_secs = secs / stage.pictures_a_step
             speeds.append(HEAD)
         else:
-            step_secs = secs + _batch_secs(experiment, stage)
+            # What is kept below a cut is read in no time, and is only computed by the run itself.
+            step_secs = secs if stage.cut else secs + _batch_secs(experiment, stage)
             if not stage.cut and not experiment.trained_in_backbone(phase.spec):
                 # Such an update is one way through all of the network, as a score is.
                 picture_secs = step_secs / stage.pictures_a_step
