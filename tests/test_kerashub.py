@@ -54,6 +54,7 @@ def test_killed_it_goes_on_to_the_same_bits(run):
 def test_what_is_kept(run):
     facts = json.loads((run.workdir / "run.json").read_text())
     assert facts["contract"]["feature_width"] == 32
+    assert facts["versions"]["keras-hub"] == keras_hub.__version__
     assert (facts["contract"]["resize"], facts["contract"]["fit"]) == ("bicubic", "crop")
     kept = "".join(path.read_text() for path in run.cache.rglob("*.json"))
     assert '"features"' in kept

@@ -29,7 +29,10 @@ from tests.helpers.feature_runs import (
 )
 from tests.helpers.processes import Program
 from tests.helpers.undrawn import PLAIN
+from trainer.cli.flags import parse
 from trainer.data import features, pipeline
+from trainer.run.experiment import Experiment
+from trainer.run.session import make_stages
 from trainer.store import provenance
 from trainer.store.feature_store import FeatureStore, StoredFeatures
 
@@ -351,6 +354,18 @@ def test_other_code_computes_other_features(cached, train, tmp_path, monkeypatch
     assert computed(train(cache=cache).out) == []
     monkeypatch.undo()
     assert computed(train(cache=cache).out) == []
+
+
+def test_another_version_of_a_library_that_a_network_needs_computes_other_features(cached, options):
+    config = parse(["trainer", *options, f"--cache_dir={cached.cache}", "--workdir=none"]).config
+    experiment = Experiment(config)
+
+    def missing():
+        return make_stages(experiment, decided={}).current().missing(*SPLITS)
+
+    assert missing() == 0
+    experiment.backbone.libraries = {"keras-hub": "0.1"}
+    assert missing() == 24
 
 
 def test_all_code_that_runs_on_the_way_to_features_is_covered(train):

@@ -11,6 +11,7 @@ import tensorflow as tf
 from trainer.cli.flags import CommandLine
 from trainer.loop.phases import Phase
 from trainer.loop.stopwatch import Stopwatch, timed
+from trainer.model.backbones import libraries_of
 from trainer.paths import local_path
 from trainer.precision import apart, in_precision
 from trainer.record.workdir import Workdir
@@ -59,7 +60,7 @@ def run(line: CommandLine) -> int:
         "format": FORMAT,
         "trainer": __version__,
         "machine": machine(),
-        "versions": versions(),
+        "versions": {**versions(), **libraries_of(experiment.backbone)},
         "peak_memory_mb": round(peak_memory_mb()),
         "flagfile": config.flagfile().splitlines(),
         "precision": stages.arithmetic.decided,

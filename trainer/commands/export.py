@@ -30,6 +30,7 @@ from trainer.export.metadata import About
 from trainer.export.models import FORMS, file_of, parse_formats, write_models
 from trainer.export.parity import Reference, failures, for_phones, parity, size_bytes, told, told_uses
 from trainer.loop.evaluator import Evaluator
+from trainer.model.backbones import libraries_of
 from trainer.model.weights import assign_weights, scored_weights, weights_sha256
 from trainer.paths import local_path
 from trainer.record.calibration import recorded_calibration, settled_task
@@ -171,7 +172,7 @@ def _about(experiment: Experiment, workdir: Workdir, *, step: int) -> About:
             "backbone": experiment.backbone.name,
             "source": experiment.source.name,
         },
-        versions={**code(), **versions()},
+        versions={**code(), **versions(), **libraries_of(experiment.backbone)},
     )
 
 

@@ -24,6 +24,10 @@ class Libraries(NamedTuple):
     keras: Any
     keras_hub: Any
 
+    def versions(self) -> dict[str, str]:
+        """Returns their versions by the names of their packages."""
+        return {"keras": str(self.keras.__version__), "keras-hub": str(self.keras_hub.__version__)}
+
 
 def keras3(wanted_by: str) -> Libraries:
     """Imports both, with TensorFlow as what Keras 3 computes by.

@@ -24,6 +24,7 @@ from trainer.data.features import (
 )
 from trainer.data.pipeline import Rows
 from trainer.loop.phases import Phase
+from trainer.model.backbones import libraries_of
 from trainer.model.cuts import Cut
 from trainer.run.experiment import Experiment
 from trainer.run.team import team
@@ -269,6 +270,8 @@ class FeatureCache:
                 "cut": network.cut.name,
                 "precision": network.precision,
                 **({"engine": network.engine} if network.engine else {}),
+                # Most networks have none: what is kept of theirs stays.
+                **libraries_of(experiment.backbone),
             },
             view=changes if view.augment else {},
             plugins=plugins.sources("backbone", *(["augmentation"] if view.augment else [])),

@@ -19,6 +19,7 @@ from trainer.loop.evaluator import Evaluation
 from trainer.loop.monitoring import profile_range, real_values
 from trainer.loop.phases import Phase, Plan
 from trainer.loop.state import TrainState
+from trainer.model.backbones import libraries_of
 from trainer.plugins import load_plugins
 from trainer.precision import left_out
 from trainer.record.summaries import Summaries
@@ -71,7 +72,7 @@ def record(experiment: Experiment, workdir: Workdir, stages: Stages, *, network:
         class_names=experiment.source.class_names,
         layers=len(experiment.classifier.named_layers),
         contract=dataclasses.asdict(experiment.backbone.contract),
-        versions=versions(),
+        versions={**versions(), **libraries_of(experiment.backbone)},
         precision=stages.arithmetic.decided,
         **({"plugins": recorded} if recorded else {}),
         **{

@@ -3,13 +3,14 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests.helpers.presets import ARGUMENTS, CONVERTER, SIZE_PX, saved
-from trainer.model.backbones import open_backbone
+from trainer.model.backbones import libraries_of, open_backbone
 from trainer.model.batch_norm import Pool, move, pooling
 from trainer.model.dropout import Draws, drawing_from
 from trainer.values import Contract, TrainerError, UsageError
@@ -109,6 +110,7 @@ def test_opened_again_it_is_the_same_network(kind, opened, presets):
         assert list(again.variables) == list(backbone.variables)
         assert again.layers == backbone.layers
         assert again.fingerprint == backbone.fingerprint
+        assert libraries_of(again) == {"keras": version("keras"), "keras-hub": keras_hub.__version__}
     for name, variable in one.variables.items():
         np.testing.assert_array_equal(variable, other.variables[name])
 

@@ -7,7 +7,7 @@ often a `KerasBackbone`.
 # All of them, so that they are registered.
 from trainer.model.backbones import efficientnet_lite, hub, keras, kerashub
 from trainer.model.backbones import hub as savedmodel
-from trainer.model.backbones.base import BACKBONES, Backbone, keep_rounding, open_backbone
+from trainer.model.backbones.base import BACKBONES, Backbone, keep_rounding, libraries_of, open_backbone
 from trainer.model.backbones.keras import KerasBackbone
 from trainer.model.initializers import reseed
 
@@ -20,6 +20,7 @@ __all__ = [
     "keep_rounding",
     "keras",
     "kerashub",
+    "libraries_of",
     "open_backbone",
     "reseed",
     "savedmodel",

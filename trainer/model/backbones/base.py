@@ -92,6 +92,14 @@ class Backbone(Protocol):
         ...
 
 
+def libraries_of(backbone: Backbone) -> dict[str, str]:
+    """Returns the versions of what a network is computed by besides TensorFlow and Keras 2, by names.
+
+    A network that needs such libraries has them as `libraries`.
+    """
+    return dict(getattr(backbone, "libraries", {}))
+
+
 def require_variables(backbone: Backbone) -> None:
     """Raises UsageError where a backbone has nothing that could train."""
     if not any(variable.trainable for variable in backbone.variables.values()):

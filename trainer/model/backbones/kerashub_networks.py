@@ -39,7 +39,7 @@ class KerasHubBackbone:
         network: Any,
         preprocessing: Preprocessing,
         *,
-        keras: Any,
+        libraries: Libraries,
         size_px: int,
         value_range: tuple[float, float],
         features: str,
@@ -50,7 +50,7 @@ class KerasHubBackbone:
           name: what the user called it, for messages.
           network: of Keras 3, one of `kerashub_presets.NETWORKS`.
           preprocessing: what comes before it.
-          keras: Keras 3.
+          libraries: Keras 3 and keras-hub.
           size_px: H and W.
           value_range: of the pixels that the preprocessing takes.
           features: CLASS_TOKEN, PATCH_MEAN, BOTH, or empty for what the network has.
@@ -58,7 +58,8 @@ class KerasHubBackbone:
         Raises:
           UsageError: the network has no such features.
         """
-        self.name = name
+        keras = libraries.keras
+        self.name, self.libraries = name, libraries.versions()
         self._leading = NETWORKS[type(network).__name__](network)
         self._features = _checked_features(name, features, network, leading=self._leading)
         self._preprocessing, self._config = preprocessing, network.get_config()
@@ -215,7 +216,7 @@ def open_preset(
             name,
             network,
             preprocessing or Preprocessing(size_px=size_px),
-            keras=libraries.keras,
+            libraries=libraries,
             size_px=size_px,
             value_range=(0.0, 255.0) if preprocessing else value_range or (0.0, 1.0),
             features=features,
