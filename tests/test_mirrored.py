@@ -8,9 +8,7 @@ import pytest
 from tests.helpers.processes import run_program
 
 
-@pytest.fixture(
-    scope="module", params=[pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)]
-)
+@pytest.fixture(scope="module", params=[pytest.param(count, marks=pytest.mark.slow) for count in (2, 3, 4)])
 def found(request, tmp_path_factory, tiny_backbone):
     folder = tmp_path_factory.mktemp("mirrored")
     done = run_program([request.param, folder, tiny_backbone], module="tests.helpers.mirrored_program")

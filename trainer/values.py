@@ -397,3 +397,16 @@ def turned(number: float) -> Any:
 def rest_of(number: float) -> Any:
     """Returns 1 minus a number, as `turned`."""
     return number.rest if isinstance(number, Dial) else 1.0 - number
+
+
+def of_one_device(variable: Any) -> Any:
+    """Returns the variable of one device, for what is the same on all of them, to read it to the last bit.
+
+    Read as a whole, statistics of BatchNorm are the mean over the devices: of three, rounded. What is a sum
+    over devices, such as the metrics, stays whole.
+    """
+    import tensorflow as tf
+
+    is_sum = variable.aggregation == tf.VariableAggregation.SUM
+    is_divided = isinstance(variable, tf.distribute.DistributedValues)
+    return variable.values[0] if is_divided and not is_sum else variable

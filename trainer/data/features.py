@@ -18,7 +18,7 @@ from trainer.data.pipeline import Batch, OrderedBatches, Rows, plain, stand_ins
 from trainer.data.sources import Source
 from trainer.runtime import divided, own_rows, rows_of_all
 from trainer.store.provenance import code_digest, versions
-from trainer.values import Contract
+from trainer.values import Contract, of_one_device
 
 # All that is on the way from encoded bytes to features.
 COMPUTING = (
@@ -182,7 +182,7 @@ def digest_variables(variables: dict[str, tf.Variable]) -> str:
     """Returns a SHA-256 over names, shapes and values."""
     digest = hashlib.sha256()
     for name, variable in variables.items():
-        value = np.ascontiguousarray(variable.numpy())
+        value = np.ascontiguousarray(of_one_device(variable).numpy())
         digest.update(f"{name} {value.dtype} {variable.shape}\n".encode())
         # NumPy hands out no buffer of bfloat16, and pointers as that of strings.
         is_text = value.dtype.hasobject

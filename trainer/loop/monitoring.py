@@ -12,7 +12,7 @@ from trainer.loop.callbacks import Callback, Every
 from trainer.loop.evaluator import Evaluation
 from trainer.loop.state import TrainState
 from trainer.loop.step import Run
-from trainer.values import UsageError
+from trainer.values import UsageError, of_one_device
 
 
 class Histograms(Callback):
@@ -37,7 +37,11 @@ class Histograms(Callback):
 
 def real_values(variables: Mapping[str, tf.Variable]) -> dict[str, np.ndarray]:
     """Returns {name: values} of the variables that hold real numbers; counters and texts do not."""
-    return {name: variable.numpy() for name, variable in variables.items() if variable.dtype.is_floating}
+    return {
+        name: of_one_device(variable).numpy()
+        for name, variable in variables.items()
+        if variable.dtype.is_floating
+    }
 
 
 class Figures(Callback):

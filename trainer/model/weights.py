@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from trainer.model.backbones.base import Backbone
 from trainer.model.classifier import Classifier
-from trainer.values import TrainerError
+from trainer.values import TrainerError, of_one_device
 
 
 def weights_sha256(values: Mapping[str, np.ndarray]) -> str:
@@ -23,7 +23,9 @@ def weights_sha256(values: Mapping[str, np.ndarray]) -> str:
 
 def values_digest(variables: Mapping[str, tf.Variable]) -> str:
     """Returns 64 hex digits of {name: variable}, by the values as they are."""
-    return weights_sha256({name: tf.convert_to_tensor(one).numpy() for name, one in variables.items()})
+    return weights_sha256(
+        {name: tf.convert_to_tensor(of_one_device(one)).numpy() for name, one in variables.items()}
+    )
 
 
 def network_digests(backbone: Backbone) -> dict[str, str]:

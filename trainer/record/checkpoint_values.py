@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.store.files import require_room, told_size
-from trainer.values import MachineError, TrainerError, told_by_tensorflow
+from trainer.values import MachineError, TrainerError, of_one_device, told_by_tensorflow
 
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _PREFIX = "variables/"
@@ -56,7 +56,8 @@ def write_values(variables: Mapping[str, tf.Variable], prefix: str) -> None:
     # Taken once: while this one writes, another thread may drop it.
     graph = None if is_divided else _graphs.get(named)
     if graph is None:
-        tf.train.Checkpoint(variables=dict(variables)).write(prefix)
+        own = {name: of_one_device(variable) for name, variable in variables.items()}
+        tf.train.Checkpoint(variables=own).write(prefix)
         _keep(named, tf.train.load_checkpoint(prefix).get_tensor(_GRAPH))
         return
     tf.raw_ops.SaveV2(

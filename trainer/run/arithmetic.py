@@ -205,7 +205,9 @@ def train_step(
         batch["image"] = tf.random.stateless_uniform([len(batch["id"]), *cut.shape], [0, 0])
     iterator = iter(endless(experiment.strategy, tf.data.Dataset.from_tensors(batch).repeat()))
     variables = [*state.variables().values(), *state.unfit.variables()]
-    before = [variable.numpy() for variable in variables]
+    # Each device's own: what is a sum over them would come back as equal shares of it.
+    parts = [part for one in variables for part in experiment.strategy.experimental_local_results(one)]
+    before = [part.numpy() for part in parts]
     made = state.optimizer.iterations
 
     def step() -> float:
@@ -222,8 +224,8 @@ def train_step(
     try:
         yield step
     finally:
-        for variable, value in zip(variables, before, strict=True):
-            variable.assign(value)
+        for part, value in zip(parts, before, strict=True):
+            part.assign(value)
 
 
 def speed_key(experiment: Experiment, phase: Phase, cut: Cut | None) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from trainer.run.experiment import Experiment
 from trainer.run.scoring import measures
 from trainer.run.session import make_stages
 from trainer.run.stages import Stage
-from trainer.values import Dial, Duration, Interrupted
+from trainer.values import Dial, Duration, Interrupted, of_one_device
 
 DIALS = ("dropout", "label_smoothing", "frozen_learning_rate", "finetune_learning_rate", "weight_decay")
 """Options whose values need no trace of their own, as long as none of them becomes 0 or is 0 no more."""
@@ -149,7 +149,7 @@ class _Program:
         self.is_shared = len(made.plan.phases) == 1
         constant = state.constant()
         self._begin = {
-            name: (variable, variable.numpy())
+            name: (variable, of_one_device(variable).numpy())
             for name, variable in state.variables().items()
             if name not in constant
         }
