@@ -78,6 +78,21 @@ def test_a_run_computes_what_no_part_has(flags, tmp_path, run_main, computed):
     assert kept(other).items() >= alone.items()
 
 
+@pytest.mark.parametrize(("limit_gb", "status", "message"), [
+    # 140 pictures of 2 numbers each are 1,120 bytes; those of a part are 64 or fewer.
+    ("1e-6", 1, "features of train, validation: 1,120 bytes are more than the feature cache may hold"),
+    ("2e-6", 0, "keeps them once more as a whole: with --cache_limit_gb=2e-06, some are computed again"),
+])  # fmt: skip
+def test_whether_all_parts_have_room_is_told_before_the_first(
+    flags, tmp_path, run_main, computed, limit_gb, status, message
+):
+    given = (f"--cache_dir={tmp_path}", "--shard=2/2", f"--cache_limit_gb={limit_gb}")
+    found, out, err = run_main("features", *flags, *given)
+    assert found == status
+    assert message in out + err
+    assert bool(computed) == (not status)
+
+
 @pytest.mark.parametrize(
     ("flag", "message"),
     [

@@ -208,6 +208,18 @@ def test_the_disk_may_take_and_give_less_at_a_time(store, root, monkeypatch):
     np.testing.assert_array_equal(np.load(root / digest(KEY) / "features.npy"), ROWS)
 
 
+def test_several_that_have_no_room_together_are_refused_before_any_is_computed(root, monkeypatch):
+    store = FeatureStore(root, limit_bytes=10 * FILE_BYTES)
+    free = 3 * FILE_BYTES
+    usage = shutil.disk_usage(root.parents[1])._replace(free=free)
+    monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda path: usage)
+    store.require_room(5 * FILE_BYTES, missing_bytes=free, describe="all")
+    with pytest.raises(FeatureCacheError, match=r"all: the feature cache needs .* are free; make room"):
+        store.require_room(5 * FILE_BYTES, missing_bytes=free + 1, describe="all")
+    with pytest.raises(FeatureCacheError, match=r"all: .* are more than the feature cache may hold"):
+        store.require_room(10 * FILE_BYTES + 1, missing_bytes=0, describe="all")
+
+
 def test_who_waits_for_what_another_computes_may_leave(root):
     def leave():
         raise KeyboardInterrupt

@@ -27,6 +27,7 @@ def run(line: CommandLine) -> int:
     with named_pictures(experiment.source, experiment.scan), experiment.strategy.scope():
         stage = make_stages(experiment, decided={}).stage_of(first)
         _log.info("network:     %s, %s", experiment.backbone.name, stage.precision)
+        stage.require_room(*experiment.splits.indices)
         # Of folds, whose pictures are kept together, the second split finds what the first has computed.
         for split in experiment.splits.indices:
             done, known = stage.compute_shard(split, number=number, count=count)

@@ -29,6 +29,7 @@ from trainer.model.cuts import Cut
 from trainer.run.experiment import Experiment
 from trainer.run.team import team
 from trainer.runtime import share_of
+from trainer.store.array_file import array_bytes
 from trainer.store.feature_store import FeatureCacheError, FeatureStore
 from trainer.store.places import cache_root
 
@@ -154,17 +155,38 @@ class FeatureCache:
                     )
         return done, known
 
+    def require_room(self, splits: Iterable[str], spec: PhaseSpec, network: Network) -> None:
+        """Makes sure that all that `compute_shard` computes of splits, whoever does, can be kept together.
+
+        Raises:
+          FeatureCacheError: it cannot.
+        """
+        views = self._apart(splits, spec, network)
+        row_bytes = array_bytes(network.cut.shape)
+        num_bytes = row_bytes * sum(len(view.indices) for view in views)
+        missing_bytes = row_bytes * sum(self._missing_in_pieces(view, self._key(view)) for view in views)
+        told = f"features of {', '.join(dict.fromkeys(view.split for view in views))}"
+        self._store.require_room(num_bytes, missing_bytes=missing_bytes, describe=told)
+        if (most := int(1e9 * self._experiment.config.speed.cache_limit_gb)) < 2 * num_bytes:
+            _log.warning(
+                "features:    %s have %s bytes, and train keeps them once more as a whole: with "
+                "--cache_limit_gb=%g, some are computed again", told, f"{num_bytes:,}", most / 1e9,
+            )  # fmt: skip
+
     def missing(self, splits: Iterable[str], spec: PhaseSpec, network: Network) -> int:
         """Returns how many pictures `batches` sends through a network for splits, each view for itself."""
+        return sum(map(self._missing, self._apart(splits, spec, network)))
+
+    def _apart(self, splits: Iterable[str], spec: PhaseSpec, network: Network) -> list[_View]:
+        """Returns the views of splits, each once: of folds, all splits are kept together."""
         views = [view for split in splits for view in self._views(split, spec, network)]
-        # Of folds, all splits are kept together.
-        apart = {(view.split, str(view.augment), view.epoch): view for view in views}
-        return sum(map(self._missing, apart.values()))
+        return [*{(view.split, str(view.augment), view.epoch): view for view in views}.values()]
 
     def _missing(self, view: _View) -> int:
         key = self._key(view)
-        if self._store.has(key):
-            return 0
+        return 0 if self._store.has(key) else self._missing_in_pieces(view, key)
+
+    def _missing_in_pieces(self, view: _View, key: Mapping[str, Any]) -> int:
         if not self._store.is_marked(key):
             return len(view.indices)
         parts = [view.indices[piece] for piece in pieces_of(len(view.indices))]

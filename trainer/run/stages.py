@@ -260,6 +260,15 @@ class Stage:
             engine="" if is_ours else f"{openvino.NAME} {openvino.version()}",
         )
 
+    def require_room(self, *splits: str) -> None:
+        """Makes sure that the features of splits can be kept; see `FeatureCache.require_room`.
+
+        Raises:
+          FeatureCacheError: they cannot.
+        """
+        assert self.cut
+        self._all.cache.require_room(splits, self.phase.spec, self._network(self.cut))
+
     def compute_shard(self, split: str, *, number: int, count: int) -> tuple[int, int]:
         """Computes a part of the features of a split; see `FeatureCache.compute_shard`.
 

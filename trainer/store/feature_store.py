@@ -232,7 +232,7 @@ class FeatureStore:
         if kept := self.find(key, num_rows=num_rows, shape=shape):
             return kept
         wanted = Wanted(key, shape=(num_rows, *shape), describe=describe)
-        self._check_limit(wanted)
+        self._check_size(wanted.num_bytes, describe)
         try:
             with writing():
                 self._root.mkdir(parents=True, exist_ok=True)
@@ -283,6 +283,28 @@ class FeatureStore:
                     yield np.frombuffer(data, DTYPE).reshape(shape)
 
             yield again
+
+    def require_room(self, num_bytes: int, *, missing_bytes: int, describe: str) -> None:
+        """Makes sure that several entries have room together, before the first of them is computed.
+
+        Args:
+          num_bytes: of all of them.
+          missing_bytes: of those that are not there.
+          describe: what they are, for people.
+
+        Raises:
+          FeatureCacheError: they are more than the limit, or than the disk takes.
+        """
+        self._check_size(num_bytes, describe)
+        try:
+            free = shutil.disk_usage(_existing(self._root)).free
+        except OSError:
+            return
+        kept = sum(last_use_and_size(folder)[1] for folder in self._folders())
+        # Beyond the limit, others go anyway.
+        room = free + max(kept + missing_bytes - self._limit_bytes, 0)
+        if room < missing_bytes:
+            raise self._no_space(describe, missing_bytes, free)
 
     def mark(self, key: Mapping[str, Any]) -> None:
         """Notes that there may be pieces of what belongs to a key, for `is_marked`.
@@ -366,10 +388,10 @@ class FeatureStore:
             sync(self._root)
         return None
 
-    def _check_limit(self, wanted: Wanted) -> None:
-        if wanted.num_bytes > self._limit_bytes:
+    def _check_size(self, num_bytes: int, describe: str) -> None:
+        if num_bytes > self._limit_bytes:
             raise FeatureCacheError(
-                f"{wanted.describe}: {wanted.num_bytes:,} bytes are more than the {self._name} "
+                f"{describe}: {num_bytes:,} bytes are more than the {self._name} "
                 f"may hold ({self._limit_bytes:,} bytes, --cache_limit_gb={self._limit_bytes / 1e9:g})"
             )
 
@@ -383,12 +405,15 @@ class FeatureStore:
         if free >= needed:
             return
         if free + sum(size for _, size in surplus) < needed:
-            raise FeatureCacheError(
-                f"{wanted.describe}: the {self._name} needs {needed:,} bytes in {self._root}, {free:,} are "
-                "free; make room, or choose another place with --cache_dir"
-            )
+            raise self._no_space(wanted.describe, needed, free)
         for digest, _ in surplus:
             self._remove_to_make_room(digest)
+
+    def _no_space(self, describe: str, needed: int, free: int) -> FeatureCacheError:
+        return FeatureCacheError(
+            f"{describe}: the {self._name} needs {needed:,} bytes in {self._root}, {free:,} are "
+            "free; make room, or choose another place with --cache_dir"
+        )
 
     def _surplus(self, wanted: Wanted) -> list[tuple[str, int]]:
         """Returns [(digest, bytes)] of those that must go for the limit to be kept."""
@@ -441,6 +466,11 @@ class FeatureStore:
 
     def _new_name(self, digest: str) -> Path:
         return self._root / f".{digest}.{secrets.token_hex(4)}.tmp"
+
+
+def _existing(path: Path) -> Path:
+    """Returns the folder, or the nearest one above it that there is."""
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
 
 
 def _delete(path: Path) -> None:
