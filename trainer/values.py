@@ -410,3 +410,20 @@ def of_one_device(variable: Any) -> Any:
     is_sum = variable.aggregation == tf.VariableAggregation.SUM
     is_divided = isinstance(variable, tf.distribute.DistributedValues)
     return variable.values[0] if is_divided and not is_sum else variable
+
+
+def put(variable: Any, value: Any) -> None:
+    """Sets a variable, on all devices; of what is a sum over them, all is on the first.
+
+    TensorFlow would put an equal share on each: a third, rounded.
+    """
+    import tensorflow as tf
+
+    is_divided = isinstance(variable, tf.distribute.DistributedValues)
+    if not is_divided or variable.aggregation != tf.VariableAggregation.SUM:
+        variable.assign(value)
+        return
+    resolver = variable.distribute_strategy.cluster_resolver
+    is_first = not resolver or resolver.task_id == 0
+    for at, part in enumerate(variable.values):
+        part.assign(value if is_first and at == 0 else tf.zeros_like(value))

@@ -57,7 +57,7 @@ def train(name, *changes, phases=PHASES):
         *phases,
         f"--source=folder:{ROOT / 'pictures'}", f"--backbone={BACKBONE}", "--image_size=8",
         "--splits=9,5,4", f"--batch_size={BATCH_SIZE}", "--head=linear", "--dropout=0.5",
-        "--precision=float32", "--save_every=3steps", "--evaluate_every=3steps", "--log_every=1steps",
+        "--precision=float32", "--save_every=3steps", "--evaluate_every=3steps", "--log_every=2steps",
         *PLAIN, *changes,
     )  # fmt: skip
 

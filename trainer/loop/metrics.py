@@ -117,8 +117,14 @@ class Means:
     def __init__(self, names: Iterable[str]):
         self._means = {name: tf_keras.metrics.Mean(name=name) for name in names}
 
-    def add(self, sums: Sums) -> None:
-        """Adds what a batch came to, on each device its own."""
+    def add(self, sums: Sums, *, of_all: bool = False) -> None:
+        """Adds what a batch came to, on each device its own; what all came to, `of_all`, on the first."""
+        replica = tf.distribute.get_replica_context()
+        if of_all and replica.num_replicas_in_sync > 1:
+            is_first = tf.equal(replica.replica_id_in_sync_group, 0)
+            sums = {
+                name: tuple(tf.where(is_first, part, 0.0) for part in pair) for name, pair in sums.items()
+            }
         for name, (total, count) in sums.items():
             if name not in self._means:
                 raise UsageError(f"{name} is told as a metric, and is not among metric_names")

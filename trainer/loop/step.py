@@ -64,7 +64,9 @@ class Step:
         norm = tf.linalg.global_norm(gradients)
         if self._recipe.limit:
             gradients = self._recipe.limit(gradients, norm)
-        state.metrics.add(counted(rule, sums, tf.math.is_finite(norm)) if self._scales_loss else sums)
+        told = counted(rule, sums, tf.math.is_finite(norm)) if self._scales_loss else sums
+        # Added up over devices at once: kept by each, they would be rounded otherwise in a run that goes on.
+        state.metrics.add(replica.all_reduce(tf.distribute.ReduceOp.SUM, told), of_all=True)
         if not self._scales_loss:
             return loss, self._apply(gradients, norm)
         finite, hopeless = tf.math.is_finite(norm), state.loss_scale.scale <= 1.0
@@ -79,7 +81,7 @@ class Step:
         state, pairs = self._state, zip(gradients, self._variables, strict=True)
         # They are those of the whole batch already.
         state.optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)
-        state.metrics.add({"gradient_norm": (norm, tf.ones([]))})
+        state.metrics.add({"gradient_norm": (norm, tf.ones([]))}, of_all=True)
         # The norm is known before the update is done; whoever takes the time must not be told too early.
         done = [tf.raw_ops.VariableShape(input=variable.handle) for variable in self._variables]
         with tf.control_dependencies(done):

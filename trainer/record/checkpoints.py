@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from trainer.record.checkpoint_files import CheckpointFolder, Damaged, Files, OtherFormat, Record
 from trainer.record.checkpoint_values import Base, bytes_of, read_values, told_failure, write_values
-from trainer.values import TrainerError
+from trainer.values import TrainerError, put
 
 _log = logging.getLogger("trainer")
 
@@ -186,7 +186,7 @@ class Checkpoints:
             found.append((dict(bases), read_values(self._bases.path / base.name, bases)))
         for wanted, values in found:
             for name, variable in wanted.items():
-                variable.assign(values[name])
+                put(variable, values[name])
 
     def values(self, path: str) -> dict[str, np.ndarray]:
         """Returns {name: value} of all that a checkpoint and its base hold.
