@@ -37,6 +37,10 @@ class UsageError(TrainerError):
     exit_status = 2
 
 
+class CommonError(TrainerError):
+    """What all workers of a run find out, each by itself, such as a score that is too low; exit status 1."""
+
+
 class MachineError(TrainerError):
     """The machine is in the way, such as a full disk, and would be of any other run, too; exit status 1."""
 

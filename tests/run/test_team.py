@@ -24,7 +24,7 @@ from trainer.run.experiment import Experiment
 from trainer.run.links import Link, meet
 from trainer.run.team import Team, facts_of, settled
 from trainer.runtime import Cluster, StopSignal, make_strategy, share_of
-from trainer.values import Interrupted, TrainerError, UsageError
+from trainer.values import CommonError, Interrupted, TrainerError, UsageError
 
 
 def clusters(count):
@@ -285,12 +285,50 @@ def test_who_has_other_pictures_is_named():
         Two().require_same("pictures", "ab")
 
 
+def two_ends():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return Link(socket.create_connection(listener.getsockname()), "worker 1"), Link(listener.accept()[0])
+
+
+LOW = CommonError("test accuracy 0.5 is below --assert_accuracy_at_least=0.9")
+WRONG = UsageError("--batch_size=3 must be a multiple of 2")
+OWN = UsageError("--cache_dir=/nowhere is a file")
+FULL = TrainerError("its disk is full")
+SAID = {
+    LOW: (1, f"trainer: {LOW}"),
+    WRONG: (2, f"trainer: {WRONG}"),
+    OWN: (2, f"trainer: worker 1 has ended: {OWN}"),
+    FULL: (
+        75,
+        f"trainer: worker 1 has ended: {FULL}. Run the same command on all workers to continue from step 7",
+    ),
+}
+
+
+def test_what_all_come_to_is_said_by_all(monkeypatch, capsys):
+    """Also by one that takes longer than the others to come to it."""
+    left, statuses, chiefs = threading.Semaphore(0), [], []
+    monkeypatch.setattr(team_module, "leave", lambda status: (statuses.append(status), left.release()))
+    cluster = Cluster(("a:1", "b:1"), 0, "TF_CONFIG")
+    for error in SAID:
+        ours, theirs = two_ends()
+        other = team_module.Joined(cluster, [theirs], own_options=["cache_dir"])
+        with contextlib.suppress(TrainerError), other.leaving():
+            raise error
+        chiefs.append(team_module.Joined(cluster, [ours]))
+        chiefs[-1].stands = lambda: 7
+    assert all(left.acquire(timeout=30) for _ in SAID)
+    for chief in chiefs:
+        with contextlib.suppress(TrainerError), chief.leaving():
+            raise FULL
+    assert sorted(statuses) == sorted(status for status, _ in SAID.values())
+    assert sorted(capsys.readouterr().err.splitlines()) == sorted(line for _, line in SAID.values())
+
+
 @contextlib.contextmanager
 def as_worker_1(config, monkeypatch):
     """Gives the options of a worker beside a chief that has the same of everything, and lets both part."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        ours = Link(socket.create_connection(listener.getsockname()))
-        theirs = Link(listener.accept()[0])
+    ours, theirs = two_ends()
 
     def answer():
         while True:

@@ -45,7 +45,7 @@ from trainer.run.stages import Stages
 from trainer.run.team import team, together
 from trainer.runtime import Stopping
 from trainer.store.provenance import code
-from trainer.values import TrainerError, UsageError
+from trainer.values import CommonError, TrainerError, UsageError
 
 _log = logging.getLogger("trainer")
 
@@ -152,7 +152,7 @@ def _note_rollback(error: NonFinite, workdir: Workdir, checkpoints: Checkpoints,
         raise error
     if len(rollbacks) >= guard.max_rollbacks:
         steps = ", ".join(str(rollback["step"]) for rollback in rollbacks) or "none"
-        raise TrainerError(
+        raise CommonError(
             f"{error.what} at step {error.step}, and as many batches are left out as "
             f"--max_rollbacks={guard.max_rollbacks} allows (those of steps {steps}): it is not the batch. A "
             "lower learning rate or a warm-up may help"

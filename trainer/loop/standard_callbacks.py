@@ -8,12 +8,12 @@ from typing import Protocol
 from trainer.loop.callbacks import Callback, Every
 from trainer.loop.state import TrainState
 from trainer.loop.stopwatch import Stopwatch
-from trainer.values import Interrupted, TrainerError
+from trainer.values import CommonError, Interrupted
 
 EXAMPLES_SHOWN = 64
 
 
-class NonFinite(TrainerError):
+class NonFinite(CommonError):
     """An update made numbers that nobody can go on with; nothing was saved from there.
 
     `step` is the number of updates before it, `examples` the ids of its batch.

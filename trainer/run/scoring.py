@@ -29,7 +29,7 @@ from trainer.run.fitting import compared, told_compared
 from trainer.run.introduction import draw_curves
 from trainer.run.stages import Stages
 from trainer.tasks import Task
-from trainer.values import TrainerError, UsageError, close_names, is_it
+from trainer.values import CommonError, UsageError, close_names, is_it
 
 _log = logging.getLogger("trainer")
 
@@ -74,11 +74,11 @@ def require_scores(report: Mapping[str, Any], run: RunConfig) -> None:
     """Fails where a score, as `score` returns it, is below --assert_accuracy_at_least or --assert_at_least.
 
     Raises:
-      TrainerError: it is; or there is no such number.
+      CommonError: it is; or there is no such number.
     """
     split, at_least = report["split"], run.assert_accuracy_at_least
     if report["accuracy"] < at_least:
-        raise TrainerError(
+        raise CommonError(
             f"{split} accuracy {report['accuracy']:.4f} is below --assert_accuracy_at_least={at_least:g}"
         )
     for name, floor in floors_of(run.assert_at_least).items():
@@ -87,7 +87,7 @@ def require_scores(report: Mapping[str, Any], run: RunConfig) -> None:
             found = found[key]
         if found is None or found < floor:
             told = "is not defined" if found is None else f"{found:.4f} is below {floor:g}"
-            raise TrainerError(f"--assert_at_least={run.assert_at_least}: {split} {name} {told}")
+            raise CommonError(f"--assert_at_least={run.assert_at_least}: {split} {name} {told}")
 
 
 def main_split(splits: Collection[str]) -> str:

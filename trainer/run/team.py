@@ -13,11 +13,12 @@ import json
 import logging
 import os
 import queue
+import re
 import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from trainer.store.files import make_folder
 from trainer.store.lock import file_lock
 from trainer.store.places import cache_root
 from trainer.store.provenance import code, versions
-from trainer.values import Interrupted, TrainerError, UsageError, in_words
+from trainer.values import CommonError, Interrupted, TrainerError, UsageError, in_words
 
 _log = logging.getLogger("trainer")
 SILENCE_SECS = 20.0
@@ -86,11 +87,11 @@ class Team:
         """Makes sure that all workers have the same.
 
         Raises:
-          TrainerError: one has not; the message names it.
+          CommonError: one has not; the message names it.
         """
         for index, other in enumerate(found := self.exchange(what, value)):
             if other != found[0]:
-                raise TrainerError(
+                raise CommonError(
                     f"{self.name(index)} has other {what} than worker 0 ({other[:12]}, {found[0][:12]}): all "
                     "workers need the same"
                 )
@@ -179,8 +180,9 @@ def together(config: Config, stop: Stopping) -> Iterator[Config]:
         )
     count = len(cluster.addresses)
     _log.info("workers:     %s of %d, by %s", cluster.told(cluster.index), count, cluster.named_by)
-    links = meet(cluster, facts=facts_of(config), limit_secs=config.run.wait_for_workers_secs)
-    joined = Joined(cluster, links)
+    facts = facts_of(config)
+    links = meet(cluster, facts=facts, limit_secs=config.run.wait_for_workers_secs)
+    joined = Joined(cluster, links, own_options={name for name in config.flat() if f"--{name}" not in facts})
     with contextlib.ExitStack() as stack:
         stack.enter_context(joined.leaving())
         join(cluster)
@@ -260,11 +262,18 @@ def _stands(folder: Path) -> int | None:
     return max(steps, default=None)
 
 
+def _way_on(step: int | None) -> str:
+    if step is None:
+        return "Nothing was saved; run the same command on all workers to start again"
+    return f"Run the same command on all workers to continue from step {step:,}"
+
+
 class Joined(Team):
     """Several workers, of whom this process is one."""
 
-    def __init__(self, cluster: Cluster, links: list[Link]):
-        self._cluster, self._links = cluster, links
+    def __init__(self, cluster: Cluster, links: list[Link], *, own_options: Collection[str] = ()):
+        """Begins to hear the others; `own_options` are those that each worker may have its own of."""
+        self._cluster, self._links, self._own_options = cluster, links, frozenset(own_options)
         self.index, self.count = cluster.index, len(cluster.addresses)
         self.is_chief = cluster.index == 0
         self.stands: Callable[[], int | None] = lambda: None
@@ -375,8 +384,15 @@ class Joined(Team):
         self._is_over.set()
         told = in_words(error) if isinstance(error, Exception) else str(error)
         status = getattr(error, "exit_status", 1)
-        tell_all(self._links, leaving=told or type(error).__name__, status=status)
+        of_all = self._is_of_all(error)
+        tell_all(self._links, leaving=told or type(error).__name__, status=status, of_all=of_all)
         self._close()
+
+    def _is_of_all(self, error: BaseException) -> bool:
+        """Returns whether all workers come to an error, as they do the same with the same options."""
+        if isinstance(error, UsageError):
+            return self._own_options.isdisjoint(re.findall(r"--(\w+)", str(error)))
+        return isinstance(error, CommonError)
 
     def _close(self) -> None:
         for link in self._links:
@@ -426,11 +442,13 @@ class Joined(Team):
             elif "asked" in message:
                 self._asked = self._asked or str(message["asked"])
             elif "leaving" in message:
-                why, status = f"has ended: {message['leaving']}", message["status"]
-                self._miss(link, why, status=status, grace=_GRACE_SECS)
+                why, of_all = str(message["leaving"]), bool(message["of_all"])
+                end = {"status": message["status"], "of_all": of_all, "grace": _GRACE_SECS}
+                self._miss(link, why if of_all else f"has ended: {why}", **end)
                 return
             elif "lost" in message:
-                self._end(str(message["lost"]), status=message["status"], grace=message["grace"])
+                end = {name: message[name] for name in ("status", "of_all", "grace")}
+                self._end(str(message["lost"]), **end)
                 return
             elif "beat" not in message:
                 link.inbox.put(message)
@@ -446,27 +464,33 @@ class Joined(Team):
         elif not self._is_over.is_set():
             self._lost(link, why, **end)
 
-    def _lost(self, link: Link, why: str, *, status: int = 1, grace: float = 0.0) -> None:
-        told = f"{link.name} {why}"
-        tell_all([other for other in self._links if other is not link], lost=told, status=status, grace=grace)
-        self._end(told, status=status, grace=grace)
+    def _lost(
+        self, link: Link, why: str, *, status: int = 1, of_all: bool = False, grace: float = 0.0
+    ) -> None:
+        told = why if of_all else f"{link.name} {why}"
+        end = {"status": status, "of_all": of_all, "grace": grace}
+        tell_all([other for other in self._links if other is not link], lost=told, **end)
+        self._end(told, status=status, of_all=of_all, grace=grace)
 
-    def _end(self, told: str, *, status: int, grace: float) -> None:
-        """Ends this process: nothing else gets the main thread out of an operation that waits for another."""
+    def _end(self, told: str, *, status: int, of_all: bool, grace: float) -> None:
+        """Ends this process: nothing else gets the main thread out of an operation that waits for another.
+
+        What is `of_all` is said as this worker would have said it, had it come to it in that time.
+        """
         if self._is_over.wait(grace):
             return None
         with self._ends:
             if self._is_over.is_set():
                 return None
-            step = self.stands()
-            if step is not None:
-                status = 75 if status == 1 else status
-                way_on = f"Run the same command on all workers to continue from step {step:,}"
-            else:
-                way_on = "Nothing was saved; run the same command on all workers to start again"
+            way_on = ""
+            # To what all have come, all would come again.
+            if not of_all and status != UsageError.exit_status:
+                step = self.stands()
+                status = 75 if status == 1 and step is not None else status
+                way_on = f". {_way_on(step)}"
             with contextlib.suppress(OSError):
                 sys.stdout.flush()
-                print(f"trainer: {told}. {way_on}", file=sys.stderr, flush=True)
+                print(f"trainer: {told}{way_on}", file=sys.stderr, flush=True)
             leave(status)
 
 
