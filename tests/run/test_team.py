@@ -9,6 +9,8 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,6 +26,7 @@ from trainer.run.experiment import Experiment
 from trainer.run.links import Link, meet
 from trainer.run.team import Team, facts_of, settled
 from trainer.runtime import Cluster, StopSignal, make_strategy, share_of
+from trainer.store.lock import Holder, file_lock
 from trainer.values import CommonError, Interrupted, TrainerError, UsageError
 
 
@@ -360,6 +363,20 @@ def test_a_worker_leaves_out_the_workdir_that_was_asked_for(tmp_path, monkeypatc
         assert own.run.workdir != config.run.workdir
         found = Experiment(own, pictures_only=True)
     assert found.source.class_names == ("blue", "green", "red")
+
+
+def test_what_killed_workers_left_goes_when_the_next_one_starts(tmp_path, monkeypatch):
+    root, of_another = tmp_path / "cache" / "workers", replace(Holder.this_process(), host="another")
+    for name in ("lost-1", "away-1", "lives-2"):
+        (root / name / "checkpoints").mkdir(parents=True)
+    (root / "away-1.lock").write_text(of_another.signature())
+    config = Config().replace(workdir=str(tmp_path / "run"), cache_dir=str(tmp_path / "cache"))
+    with file_lock(root / "lives-2.lock") as lives:
+        assert lives
+        with as_worker_1(config, monkeypatch) as own:
+            beside = {path.name for path in root.glob("*-*/")}
+            assert beside - {Path(own.run.workdir).name} == {"away-1", "lives-2"}
+    assert {path.name for path in root.iterdir()} == {"away-1", "away-1.lock", "lives-2"}
 
 
 def test_several_workers_keep_no_pictures(monkeypatch):

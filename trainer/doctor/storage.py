@@ -201,6 +201,7 @@ PARTS = {
     "precision": "removing it costs measuring again",
     "speeds": "removing it costs measuring again",
     "near_duplicates": "removing it costs looking for them again",
+    "workers": "of workers that train; what killed ones left goes when the next worker starts",
     "spill": "of runs that go on; what is left by killed ones may go",
 }
 _LIMITED = ("features", "pictures")

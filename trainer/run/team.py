@@ -15,6 +15,7 @@ import os
 import queue
 import re
 import shutil
+import socket
 import sys
 import threading
 import time
@@ -29,7 +30,7 @@ from trainer.plugins import load_plugins
 from trainer.run.links import Broken, Link, meet, tell_all
 from trainer.runtime import Cluster, Stopping, has_joined, join, leave, named_cluster
 from trainer.store.files import make_folder
-from trainer.store.lock import file_lock
+from trainer.store.lock import Holder, file_lock
 from trainer.store.places import cache_root
 from trainer.store.provenance import code, versions
 from trainer.values import CommonError, Interrupted, TrainerError, UsageError, in_words
@@ -235,14 +236,32 @@ def _own_folder(config: Config, cluster: Cluster) -> Iterator[Path]:
     name = f"{hashlib.sha256(named.encode()).hexdigest()[:16]}-{cluster.index}"
     root = cache_root(config.run.cache_dir) / "workers"
     make_folder(root, flag=f"--cache_dir={config.run.cache_dir}", wrong="is a file, or lies below one")
-    with file_lock(root / f"{name}.lock", wait=False) as lock:
-        if lock.holder:
-            raise TrainerError(f"{root / name} is in use by {lock.holder}")
+    with contextlib.ExitStack() as stack:
+        # One at a time: who looks for what the dead left behind holds the lock of each for a moment.
+        with file_lock(root / "start.lock"):
+            lock = stack.enter_context(file_lock(root / f"{name}.lock", wait=False))
+            if lock.holder:
+                raise TrainerError(f"{root / name} is in use by {lock.holder}")
+            _remove_lost(root)
         shutil.rmtree(root / name, ignore_errors=True)
         try:
             yield root / name
         finally:
             shutil.rmtree(root / name, ignore_errors=True)
+
+
+def _remove_lost(root: Path) -> None:
+    """Removes what workers of this machine left that were killed: a living one holds the lock of its folder."""
+    for folder in root.glob("*-*/"):
+        lock, holder = root / f"{folder.name}.lock", None
+        with contextlib.suppress(OSError):
+            holder = Holder.parse(lock.read_text())
+        # Whether a lock of another machine is seen here depends on the file system.
+        if holder and holder.host != socket.gethostname():
+            continue
+        with file_lock(lock, wait=False) as is_lost:
+            if is_lost:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
