@@ -44,6 +44,16 @@ def kept(cache):
     }
 
 
+def test_pieces_smaller_than_a_batch_share_it(flags, tmp_path, run_main, computed):
+    """Of 84 pictures in two pieces, 64 and 20, a batch of 96 takes all."""
+    given = [one for one in flags if not one.startswith("--batch_size")]
+    status, out, err = run_main("features", *given, "--batch_size=96", f"--cache_dir={tmp_path}")
+    assert (status, err) == (0, "")
+    assert computed == [84, 56]
+    assert "features of train: 84 pictures" in out
+    assert len(kept(tmp_path)) == 3
+
+
 @pytest.mark.slow
 def test_a_run_computes_what_no_part_has(flags, tmp_path, run_main, computed):
     cache, other = tmp_path / "cache", tmp_path / "other"

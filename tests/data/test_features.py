@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tests.data.test_pipeline import BATCH, COUNT, STEPS_PER_EPOCH, TRAIN, assert_same, ids, make, read
 from trainer.data.augment import make_augment
-from trainer.data.features import FeatureBatches, compute_features, digest_variables, feature_key
+from trainer.data.features import FeatureBatches, compute_features, digest_variables, feature_key, in_pieces
 from trainer.data.inspect.scan import Scan
 from trainer.data.sources import MemorySource
 from trainer.store import provenance
@@ -165,6 +165,23 @@ def test_computed_rows_are_in_order_without_the_padding():
     assert done == [4, 4, 1]
     rows = np.concatenate(blocks)
     np.testing.assert_allclose(rows, [[20 * at, 0, at] for at in TRAIN], atol=1e-3)
+
+
+def test_rows_in_pieces_whatever_the_blocks():
+    ended = []
+
+    def blocks():
+        yield from np.split(np.arange(10), [4, 8])
+        ended.append(True)
+
+    found = [[*piece] for piece in in_pieces(blocks(), [3, 6, 1])]
+    assert [np.concatenate(piece).tolist() for piece in found] == [[0, 1, 2], [3, 4, 5, 6, 7, 8], [9]]
+    assert ended == [True]
+    # A piece that somebody else has brought meanwhile is not taken.
+    pieces = in_pieces(blocks(), [3, 6, 1])
+    next(pieces)
+    next(pieces)
+    assert np.concatenate([*next(pieces)]).tolist() == [9]
 
 
 def test_nothing_is_computed_ahead_of_who_writes_it():

@@ -3,6 +3,7 @@
 `feature_store` keeps the numbers on disk; here they are made and read back.
 """
 
+import collections
 import dataclasses
 import hashlib
 import json
@@ -110,6 +111,25 @@ def pieces_of(count: int) -> list[slice]:
     """Returns the pieces of so many rows, the same ones whoever divides them, and by however many."""
     size = max(LEAST_ROWS, -(-count // MOST_PIECES))
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def in_pieces(blocks: Iterator[np.ndarray], sizes: Sequence[int]) -> Iterator[Iterator[np.ndarray]]:
+    """Yields, for each size, blocks [b, ...] of so many rows; what is not taken of one is passed over."""
+    held = np.empty(0)
+
+    def take(size: int) -> Iterator[np.ndarray]:
+        nonlocal held
+        while size:
+            held = held if len(held) else next(blocks)
+            part, held = held[:size], held[size:]
+            size -= len(part)
+            yield part
+
+    for size in sizes:
+        piece = take(size)
+        yield piece
+        collections.deque(piece, maxlen=0)
+    collections.deque(blocks, maxlen=0)
 
 
 def compute_features(

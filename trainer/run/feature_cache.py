@@ -20,6 +20,7 @@ from trainer.data.features import (
     compute_features,
     digest_pictures,
     feature_key,
+    in_pieces,
     pieces_of,
 )
 from trainer.data.pipeline import Rows
@@ -144,13 +145,13 @@ class FeatureCache:
                 continue
             self._store.mark(key)
             with self._watch(view.what, sum(piece.stop - piece.start for piece in left)) as progress:
-                for piece in left:
+                for piece, rows in self._compute_pieces(view, left, progress):
                     at = view.indices[piece]
                     self._store.get(
                         self._piece_key(key, at),
                         num_rows=len(at),
                         shape=network.cut.shape,
-                        compute=functools.partial(self._compute, view, at, progress),
+                        compute=functools.partial(iter, rows),
                         describe=f"{self._describe(view)}, pictures {piece.start} to {piece.stop}",
                     )
         return done, known
@@ -189,8 +190,8 @@ class FeatureCache:
     def _missing_in_pieces(self, view: _View, key: Mapping[str, Any]) -> int:
         if not self._store.is_marked(key):
             return len(view.indices)
-        parts = [view.indices[piece] for piece in pieces_of(len(view.indices))]
-        return sum(len(part) for part in parts if not self._store.has(self._piece_key(key, part)))
+        pieces = [piece for piece in pieces_of(len(view.indices)) if not self._has_piece(view, key, piece)]
+        return sum(piece.stop - piece.start for piece in pieces)
 
     def _views(self, split: str, spec: PhaseSpec, network: Network) -> list[_View]:
         config = self._experiment.config
@@ -214,6 +215,18 @@ class FeatureCache:
             yield rows
             self._between_batches()
 
+    def _compute_pieces(
+        self, view: _View, pieces: Sequence[slice], done: Callable[[int], None]
+    ) -> Iterator[tuple[slice, Iterator[np.ndarray]]]:
+        """Yields pieces and their rows, which are computed as they are taken.
+
+        Batches go over the ends of pieces: each for itself would be filled up to whole batches.
+        """
+        if not pieces:
+            return
+        rows = self._compute(view, np.concatenate([view.indices[piece] for piece in pieces]), done)
+        yield from zip(pieces, in_pieces(rows, [piece.stop - piece.start for piece in pieces]), strict=True)
+
     def _rows(self, view: _View) -> Rows:
         key = self._key(view)
 
@@ -225,11 +238,18 @@ class FeatureCache:
                 return
             # What others have computed is read, what they have not is computed.
             with self._watch(view.what, len(view.indices)) as done:
-                for piece in pieces_of(len(view.indices)):
-                    if (found := self._find(view, key, piece)) is None:
-                        yield from self._compute(view, view.indices[piece], done)
-                    else:
+                pieces = pieces_of(len(view.indices))
+                left = [piece for piece in pieces if not self._has_piece(view, key, piece)]
+                computed = self._compute_pieces(view, left, done)
+                for piece in pieces:
+                    if piece in left:
+                        yield from next(computed)[1]
+                    elif (found := self._find(view, key, piece)) is not None:
                         yield found.whole()
+                    else:
+                        # Damaged, or removed meanwhile.
+                        yield from self._compute(view, view.indices[piece], done)
+                collections.deque(computed, maxlen=0)
 
         size: dict[str, Any] = {"num_rows": len(view.indices), "shape": view.network.cut.shape}
         if team().count == 1:
@@ -263,6 +283,9 @@ class FeatureCache:
     def _find(self, view: _View, key: Mapping[str, Any], piece: slice) -> Rows | None:
         at = view.indices[piece]
         return self._store.find(self._piece_key(key, at), num_rows=len(at), shape=view.network.cut.shape)
+
+    def _has_piece(self, view: _View, key: Mapping[str, Any], piece: slice) -> bool:
+        return self._store.has(self._piece_key(key, view.indices[piece]))
 
     def _piece_key(self, key: Mapping[str, Any], indices: np.ndarray) -> dict[str, Any]:
         digest = digest_pictures(self._experiment.source, self._experiment.scan, indices)
