@@ -12,8 +12,11 @@ from PIL import Image
 from tests.conftest import call_main, changed, make_flower_folder
 from tests.helpers.feature_runs import left, tiny_net
 from tests.helpers.undrawn import PLAIN
+from trainer.cli.flags import parse
 from trainer.data.pipeline import Pipeline
 from trainer.run import picture_cache
+from trainer.run.experiment import Experiment
+from trainer.run.session import make_stages
 
 pytestmark = pytest.mark.usefixtures("figures_undrawn")
 # 14 + 5 + 5 pictures: no split fills its last batch.
@@ -124,6 +127,25 @@ def test_what_is_damaged_or_was_never_finished_is_made_anew(train, tmp_path, mon
     assert "is damaged, computing it anew" in mended.out
     assert left(mended.workdir) == left(without.workdir)
     assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("every", "step", "train", "validation"),
+    # Two phases of 2 epochs, 4 steps each; the first one keeps features.
+    [
+        ("1epochs", 0, 3, 3),
+        ("1steps", 0, 3, 9),
+        ("3steps", 0, 3, 5),
+        ("1steps", 13, 1, 3),
+        ("2epochs", 0, 3, 2),
+    ],
+)
+def test_pictures_of_validation_are_needed_in_each_evaluation(folder, every, step, train, validation):
+    given = (f"--source=folder:{folder}", *SETTINGS, HEAD, ALL, f"--evaluate_every={every}", "--workdir=none")
+    stages = make_stages(Experiment(parse(["trainer", *given]).config), decided={})
+    stages.state.jump(step)
+    passes = [picture_cache.passes(stages, split) for split in ("train", "validation")]
+    assert passes == [train, validation]
 
 
 def test_no_room(train):
