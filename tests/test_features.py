@@ -116,3 +116,10 @@ def test_what_is_refused(flags, tmp_path, run_main, flag, message):
     status, _, err = run_main("features", *flags, f"--cache_dir={tmp_path}", flag)
     assert status == 2
     assert message in err
+
+
+def test_a_size_that_train_chooses_by_time_is_asked_for(flags, tmp_path, run_main):
+    given = [flags[0], f"--cache_dir={tmp_path}", "--budget=5min", "--precision=float32"]
+    status, _, err = run_main("features", *given)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "one size: say which, here and for train, such as --image_size=224 or --image_size=288" in err
