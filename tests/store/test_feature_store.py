@@ -566,6 +566,17 @@ def test_the_one_used_longest_ago_goes_first(root, caplog):
     assert names(root) == [digest({"name": "large"})]
 
 
+def test_what_a_run_uses_goes_after_what_it_does_not(root):
+    """However long ago it was opened: a run may last for days."""
+    filled(root)
+    store = FeatureStore(root, limit_bytes=3 * FILE_BYTES)
+    get(store, {"name": "a"})
+    os.utime(root / digest({"name": "a"}) / "entry.json", (0, 0))
+    for name, left in (("c", "abc"), ("d", "acd"), ("e", "cde")):
+        get(store, {"name": name})
+        assert sorted(entry.key["name"] for entry in store.entries()) == list(left)
+
+
 def test_a_replaced_entry_does_not_count_twice(root):
     store = FeatureStore(root, limit_bytes=2 * FILE_BYTES)
     for name in "ab":

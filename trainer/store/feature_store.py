@@ -185,7 +185,10 @@ _log = logging.getLogger("trainer")
 
 
 class FeatureStore:
-    """A folder of arrays of at most `limit_bytes` together; those used longest ago go first."""
+    """A folder of arrays of at most `limit_bytes` together; those used longest ago go first.
+
+    Those that it gave itself are in use, and go last.
+    """
 
     def __init__(
         self,
@@ -201,6 +204,8 @@ class FeatureStore:
         """
         self._root, self._limit_bytes, self._name = root, limit_bytes, name
         self._while_waiting = while_waiting
+        # What `get` gave goes last, however long ago it was opened.
+        self._in_use: set[str] = set()
 
     def get(
         self,
@@ -228,10 +233,11 @@ class FeatureStore:
           TypeError: the key holds what JSON cannot say.
           ValueError: `compute` yields something else, or the key holds a number that JSON cannot say.
         """
+        wanted = Wanted(key, shape=(num_rows, *shape), describe=describe)
+        self._in_use.add(wanted.digest)
         # Without a lock first, which a folder that is only readable does not give.
         if kept := self.find(key, num_rows=num_rows, shape=shape):
             return kept
-        wanted = Wanted(key, shape=(num_rows, *shape), describe=describe)
         self._check_size(wanted.num_bytes, describe)
         try:
             with writing():
@@ -418,10 +424,10 @@ class FeatureStore:
     def _surplus(self, wanted: Wanted) -> list[tuple[str, int]]:
         """Returns [(digest, bytes)] of those that must go for the limit to be kept."""
         folders = [folder for folder in self._folders() if folder.name != wanted.digest]
-        kept = sorted((*last_use_and_size(folder), folder.name) for folder in folders)
-        over = wanted.num_bytes + sum(size for _, size, _ in kept) - self._limit_bytes
+        kept = sorted((one.name in self._in_use, *last_use_and_size(one), one.name) for one in folders)
+        over = wanted.num_bytes + sum(size for _, _, size, _ in kept) - self._limit_bytes
         surplus = []
-        for _, size, digest in kept:
+        for _, _, size, digest in kept:
             if over <= 0:
                 break
             surplus.append((digest, size))
