@@ -1,7 +1,9 @@
 """Code from outside: each kind of idea through the door, killed and resumed, evaluated, refused."""
 
 import dataclasses
+import inspect
 import json
+import py_compile
 import re
 import shutil
 import subprocess
@@ -411,6 +413,30 @@ def test_a_module_is_a_plugin_and_an_edited_file_is_loaded_again(tmp_path, monke
     path.write_text(text.format("Two."))
     plugins.load_plugins([str(path)])
     assert metrics["mine"].help == "Two."
+
+
+def test_a_command_reads_a_plugin_once_and_runs_what_it_read(tmp_path, monkeypatch):
+    path = tmp_path / "edited_in_between.py"
+    text = "import trainer\n@trainer.register.metric('mine')\ndef mine():\n    '{}'\n    return None\n"
+    path.write_text(text.format("One."))
+    # What Python has compiled of it is taken for that of another file of the same size and time.
+    py_compile.compile(str(path), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    path.write_text(text.format("Two."))
+    monkeypatch.syspath_prepend(tmp_path)
+    metrics = trainer.register.registries()["metric"]
+    for named in (str(path), path.stem):
+        with plugins.apart():
+            [first] = plugins.load_plugins([named])
+            assert metrics["mine"].help == "Two."
+            path.write_text(text.format("Three."))
+            assert plugins.load_plugins([named]) == [first]
+            assert metrics["mine"].help == "Two."
+            assert inspect.getsource(metrics["mine"].make).endswith("'Two.'\n    return None\n")
+        with plugins.apart():
+            plugins.load_plugins([named])
+            assert metrics["mine"].help == "Three."
+        path.write_text(text.format("Two."))
+        forget_plugins()
 
 
 def test_what_could_not_be_loaded_from_its_copy_is_refused_at_once(tmp_path, monkeypatch):

@@ -7,14 +7,15 @@ said each time: whoever opens a run that somebody else sent runs their code.
 import ast
 import contextlib
 import hashlib
-import importlib
 import importlib.util
+import linecache
 import logging
 import sys
 import textwrap
 import threading
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from typing import Any
 from trainer import register
 from trainer.paths import local_path
 from trainer.registry import Origin, registering, see, versions
-from trainer.registry import apart as apart
+from trainer.registry import apart as registries_apart
 from trainer.values import TrainerError, UsageError
 
 _log = logging.getLogger("trainer")
@@ -51,9 +52,23 @@ class Plugin:
 loaded: dict[Origin, Plugin] = {}
 """Those of this process, also of other threads; `registry.versions` says which ones are seen."""
 
+# Of each file that --plugin named, what the command has read: an edit under way is for the next command.
+_of_command: ContextVar[dict[Path, Plugin] | None] = ContextVar("_of_command", default=None)
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """In the block, and in its thread, only those plugins are seen that the block loads, read once each."""
+    token = _of_command.set({})
+    try:
+        with registries_apart():
+            yield
+    finally:
+        _of_command.reset(token)
+
 
 def load_plugins(texts: Sequence[str]) -> list[Plugin]:
-    """Loads what --plugin names, each once, in order.
+    """Loads what --plugin names, each once, in order; in a command (`apart`), as it was read the first time.
 
     Raises:
       UsageError: there is no such file or module, it is more than one file, two have one name, or it fails
@@ -62,7 +77,7 @@ def load_plugins(texts: Sequence[str]) -> list[Plugin]:
     plugins: list[Plugin] = []
     for text in texts:
         flag = f"--plugin={text}"
-        plugin = Plugin(*_found(text, flag=flag))
+        plugin = _found(text, flag=flag)
         if any(other.name == plugin.name for other in plugins):
             raise UsageError(f"{flag}: there is another plugin called {plugin.name}: give one another name")
         plugins.append(plugin)
@@ -117,12 +132,21 @@ def _is_path(text: str) -> bool:
     return text.endswith(".py") or "/" in text
 
 
-def _found(text: str, *, flag: str) -> tuple[str, Path, bytes]:
+def _found(text: str, *, flag: str) -> Plugin:
     path = local_path(text, flag=flag) if _is_path(text) else _file_of_module(text, flag=flag)
+    read = _of_command.get()
+    if read is not None and path in read:
+        return read[path]
     try:
-        return path.name, path, path.read_bytes()
+        plugin = Plugin(path.name, path, path.read_bytes())
     except OSError as error:
         raise UsageError(f"{flag}: {error.strerror}") from None
+    # The copy that a run keeps is one file, of no package.
+    if not _is_path(text) and (needs := _import_of_package(plugin)):
+        raise _of_several_files(flag, needs)
+    if read is not None:
+        read[path] = plugin
+    return plugin
 
 
 def _file_of_module(text: str, *, flag: str) -> Path:
@@ -131,23 +155,24 @@ def _file_of_module(text: str, *, flag: str) -> Path:
         spec = importlib.util.find_spec(text)
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         raise UsageError(f"{flag} is neither a file such as my_idea.py nor a module that can be imported")
-    path = Path(spec.origin)
-    # The copy that a run keeps is one file, of no package.
-    needs = "is a package" if spec.submodule_search_locations is not None else _import_of_package(path)
-    if needs:
-        raise UsageError(
-            f"{flag} {needs}, and a run keeps a copy of one file: write what it needs into a file that "
-            "stands alone, and give that by its path, such as --plugin=my_idea.py"
-        )
-    return path
+    if spec.submodule_search_locations is not None:
+        raise _of_several_files(flag, "is a package")
+    return Path(spec.origin)
 
 
-def _import_of_package(path: Path) -> str:
+def _of_several_files(flag: str, needs: str) -> UsageError:
+    return UsageError(
+        f"{flag} {needs}, and a run keeps a copy of one file: write what it needs into a file that "
+        "stands alone, and give that by its path, such as --plugin=my_idea.py"
+    )
+
+
+def _import_of_package(plugin: Plugin) -> str:
     """Returns in words what a module imports by where it is in a package; empty: nothing."""
     try:
-        tree = ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError):
-        return ""  # Who reads it, or loads it, tells that.
+        tree = ast.parse(plugin.source)
+    except (SyntaxError, ValueError):
+        return ""  # Who loads it tells that.
     relative = [one for one in ast.walk(tree) if isinstance(one, ast.ImportFrom) and one.level]
     first = min(relative, key=lambda one: one.lineno, default=None)
     return f"imports from its package ({ast.unparse(first)}, line {first.lineno})" if first else ""
@@ -163,14 +188,7 @@ def _load(plugin: Plugin, *, module: str, flag: str) -> None:
     register.registries()
     try:
         with registering(plugin.origin):
-            if module:
-                sys.modules.pop(module, None)
-                importlib.import_module(module)
-            else:
-                spec: Any = importlib.util.spec_from_file_location(name, plugin.path)
-                made = importlib.util.module_from_spec(spec)
-                sys.modules[name] = made
-                spec.loader.exec_module(made)
+            _execute(plugin, name)
     except Exception as error:
         forget(plugin.origin)
         see(Origin(plugin.name, before or ""))
@@ -180,6 +198,20 @@ def _load(plugin: Plugin, *, module: str, flag: str) -> None:
         where = _line_of(error, plugin.path)
         raise UsageError(f"{flag} cannot be loaded: {type(error).__name__}: {error}{where}") from error
     loaded[plugin.origin] = plugin
+
+
+def _execute(plugin: Plugin, name: str) -> None:
+    """Runs what was read of a plugin, not what is in its file by now nor what is compiled of it."""
+    code = compile(plugin.source, str(plugin.path), "exec", dont_inherit=True)
+    text = importlib.util.decode_source(plugin.source)
+    # Tracebacks, and AutoGraph, read the lines here; without a time they are not compared with the file.
+    linecache.cache[str(plugin.path)] = (len(text), None, text.splitlines(keepends=True), str(plugin.path))
+    spec: Any = importlib.util.spec_from_file_location(name, plugin.path)
+    made = importlib.util.module_from_spec(spec)
+    sys.modules[name] = made
+    if package := spec.parent:
+        setattr(sys.modules[package], name.rpartition(".")[2], made)
+    exec(code, made.__dict__)
 
 
 @contextlib.contextmanager
