@@ -24,7 +24,7 @@ from trainer.run.budget import within_budget
 from trainer.run.embeddings import drawing_aside, show_features
 from trainer.run.experiment import Experiment
 from trainer.run.extending import extend, may_grow
-from trainer.run.finished_run import take_weights
+from trainer.run.finished_run import take_weights, tell_seen_before
 from trainer.run.foresight import LEAST_WORK, foresee, work
 from trainer.run.introduction import (
     check_record,
@@ -278,6 +278,7 @@ def _begin(
     taken = take_weights(experiment) if experiment.config.model.init_from and path is None else None
     if taken:
         team().require_same("weights of --init_from", values_digest(experiment.classifier.named_variables))
+        tell_seen_before(taken, scored=main_split(experiment.splits.indices))
     if path is None:
         start(experiment.recipe.objective)
     if stages.state.shadows:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +67,49 @@ def take_weights(experiment: Experiment) -> dict[str, Any]:
         variable.assign(found[name])
     step = checkpoints.step_of(path)
     _log.info("weights:     %s of %s, step %s", part, other.root, f"{step:,}")
-    return {"workdir": str(other.root), "identity": theirs["identity"], "step": step, "part": part}
+    seen = seen_before(other, experiment.split_record())
+    noted = {"workdir": str(other.root), "identity": theirs["identity"], "step": step, "part": part}
+    return {**noted, **({"seen_before": seen} if seen else {})}
+
+
+def seen_before(
+    other: Workdir, splits: Mapping[str, Sequence[tuple[str, str, str]]]
+) -> dict[str, dict[str, int]]:
+    """Counts by split how many pictures another run learnt from, by the SHA-256 of their bytes.
+
+    Args:
+      other: the run that this one begins with.
+      splits: {split: [(id, class name, SHA-256)]} of this one.
+
+    Returns:
+      {split: {split of the other: count}}, of those that score and that it trained with or chose by.
+    """
+    if not other.splits_json.exists():
+        return {}
+    theirs = {name: {row[2] for row in rows} for name, rows in other.read_splits().items()}
+    counts = {}
+    # By validation weights are chosen here, too: that the other's were adds nothing.
+    for split, learnt in (("validation", ["train"]), ("test", ["train", "validation"])):
+        digests = [row[2] for row in splits.get(split, ()) if row[2]]
+        found = {name: sum(digest in theirs.get(name, ()) for digest in digests) for name in learnt}
+        if any(found.values()):
+            counts[split] = found
+    return counts
+
+
+def tell_seen_before(taken: Mapping[str, Any], *, scored: str) -> None:
+    """Warns where the run that this one begins with has learnt from what will score this one.
+
+    Args:
+      taken: what `take_weights` returned.
+      scored: the split that the report is of.
+    """
+    if seen := taken.get("seen_before", {}).get(scored):
+        _log.warning(
+            "%d of the %s pictures are among those that the run in --init_from was trained with, and %d "
+            "among those that its best weights were chosen by: read the score as too good",
+            seen.get("train", 0), scored, seen.get("validation", 0),
+        )  # fmt: skip
 
 
 def _told(names: Any) -> str:
