@@ -178,6 +178,23 @@ def test_nothing_readable_is_a_failure(predict, tmp_path, monkeypatch):
     assert err == ["nothing predicted: the only file cannot be read"]
 
 
+def test_how_many_make_a_batch_is_asked_for_here(trained, predict, monkeypatch):
+    sizes, logits = [], finished.Network.logits
+
+    def seen(network, images, *, batch_size=0):
+        sizes.append((len(images), batch_size))
+        return logits(network, images, batch_size=batch_size)
+
+    folder = trained.pictures / "red"
+    _, usual, _ = predict(str(folder))
+    monkeypatch.setattr(finished.Network, "logits", seen)
+    status, out, _ = predict("--batch_size=5", str(folder))
+    assert (status, {size for _, size in sizes}, max(sizes)[0]) == (0, {5}, 5)
+    found, wanted = objects(out), objects(usual)
+    assert [one["label"] for one in found] == [one["label"] for one in wanted]
+    assert [one["probability"] for one in found] == pytest.approx([one["probability"] for one in wanted])
+
+
 def test_order_patterns_and_each_picture_once(trained, predict):
     red, green = trained.pictures / "red", trained.pictures / "green"
     status, out, _ = predict(

@@ -29,7 +29,7 @@ NAMED = (
 )  # fmt: skip
 # What commands go by besides the options of their own sections. The others train, or are about training.
 _BESIDES = {
-    "evaluate": ("workdir", "source", "on_bad_image", "batch_size", "assert_accuracy_at_least"),
+    "evaluate": ("workdir", "source", "on_bad_image", "assert_accuracy_at_least"),
     "predict": ("workdir", "checkpoint", "output", "batch_size"),
     "explain": ("workdir", "checkpoint", "output", "batch_size"),
     "export": ("workdir", "checkpoint"),

@@ -93,7 +93,9 @@ def explain(line: CommandLine, *, listed: Iterable[bytes] = ()) -> tuple[Path, l
       TrainerError: run, checkpoint or report cannot be had, or there is something else in the folder.
     """
     workdir = Workdir(line.config.run.workdir)
-    config = workdir.read_for(line.given, found_out=(PICTURES, NETWORK))
+    # How many make a batch here is no matter of the run.
+    given = {name: value for name, value in line.given.items() if name != "batch_size"}
+    config = workdir.read_for(given, found_out=(PICTURES, NETWORK))
     check_saliency(config.explain.saliency)
     class_names, wanted = workdir.read_facts()["class_names"], config.explain.explain_class
     label = label_of(wanted, class_names, flag="--explain_class") if wanted else None
@@ -102,7 +104,7 @@ def explain(line: CommandLine, *, listed: Iterable[bytes] = ()) -> tuple[Path, l
         _log.info("%s has no mistakes; pictures can be named behind explain", _report(workdir, config))
         return _folder(line, workdir), []
     folder = _make_folder(line, workdir, chosen)
-    batch_size = config.plan.batch_size
+    batch_size = line.given.get("batch_size", config.plan.batch_size)
     explanations = Explanations(open_network(workdir, config), config, batch_size=batch_size)
     with part_folder(folder) as part:
         written = _Written(folder, part, explanations)

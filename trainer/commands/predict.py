@@ -53,8 +53,11 @@ def run(line: CommandLine) -> int:
         config = line.config.replace(**{**_of_pictures(about), **line.given})
         return _predict(line, about.class_names, lambda: Predictor(open_model(model, flag=flag), config))
     workdir = Workdir(run)
-    config = workdir.read_for(line.given, found_out=[NETWORK])
-    return _predict(line, workdir.read_facts()["class_names"], lambda: _predictor_of(workdir, config))
+    # How many make a batch here is no matter of the run.
+    given = {name: value for name, value in line.given.items() if name != "batch_size"}
+    config, batch_size = workdir.read_for(given, found_out=[NETWORK]), line.given.get("batch_size")
+    names = workdir.read_facts()["class_names"]
+    return _predict(line, names, lambda: _predictor_of(workdir, config, batch_size=batch_size))
 
 
 def _predict(
@@ -135,8 +138,10 @@ def load_run(workdir: Workdir, *, checkpoint: str) -> "Predictor":
     return _predictor_of(workdir, workdir.read_filled_in().replace(checkpoint=checkpoint))
 
 
-def _predictor_of(workdir: Workdir, config: Config) -> "Predictor":
-    return Predictor(RunModel(open_network(workdir, config), batch_size=config.plan.batch_size), config)
+def _predictor_of(workdir: Workdir, config: Config, *, batch_size: int | None = None) -> "Predictor":
+    batch_size = batch_size or config.plan.batch_size
+    model = RunModel(open_network(workdir, config), batch_size=batch_size)
+    return Predictor(model, config, batch_size=batch_size)
 
 
 def _of_pictures(about: About) -> dict[str, str]:
@@ -172,15 +177,16 @@ class Predictor:
     `class_names` are in the order of its outputs.
     """
 
-    def __init__(self, model: Model, config: Config):
+    def __init__(self, model: Model, config: Config, *, batch_size: int = 0):
         """Notes what to do.
 
         Args:
           model: what to predict with.
-          config: says how pictures are read, and how many make a batch.
+          config: says how pictures are read.
+          batch_size: how many make a batch; 0: as many as `config` says.
         """
         self.class_names: tuple[str, ...] = model.class_names
-        self._inference, self._batch_size = Inference(model, config), config.plan.batch_size
+        self._inference, self._batch_size = Inference(model, config), batch_size or config.plan.batch_size
 
     def predict(self, paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Prediction]:
         """Predicts pictures, in the order given, each once. Safe to call from several threads.
