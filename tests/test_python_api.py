@@ -5,6 +5,7 @@ import html.parser
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import trainer
@@ -350,6 +352,39 @@ def test_each_call_has_plugins_of_its_own(ideas, places, tmp_path):
         assert runs[number].evaluate()["metrics"] == {"version": number}
     with pytest.raises(UsageError, match=r"^--loss=mine is not one of"):
         trainer.train(**asked, workdir=tmp_path / "none")
+
+
+CHANGES = """
+import trainer
+from trainer.data.augment import Change
+
+@trainer.register.augmentation("dim")
+def dim():
+    return Change(1, lambda images, draws: images * {0})
+
+@trainer.register.loss("broken")
+def broken():
+    return {{}}["nothing"]
+"""
+
+
+def test_what_was_prepared_keeps_its_plugin_and_what_fails_in_one_is_a_line(places, tmp_path):
+    for number in (0, 1):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "mine.py").write_text(CHANGES.format(number))
+    try:
+        first, _ = (
+            trainer.prepare(**places, augment="dim", plugin=tmp_path / str(number) / "mine.py")
+            for number in (0, 1)
+        )
+        changed = first.augment(first.plan.phases[0].spec).apply(np.ones([1, 2, 2, 3], "f4"), np.ones([1, 1]))
+        assert np.max(changed) == 0
+        path = tmp_path / "0" / "mine.py"
+        told = f"the plugin failed at {path}, line 11: KeyError: 'nothing'"
+        with pytest.raises(TrainerError, match=f"^{re.escape(told)}$"):
+            trainer.prepare(**places, loss="broken", plugin=path)
+    finally:
+        forget_plugins()
 
 
 def test_a_cell_may_register_again_what_it_has_registered(caplog, ideas):

@@ -17,7 +17,7 @@ from trainer import commands
 from trainer.cli import flags
 from trainer.cli.keywords import Options, PathLike
 from trainer.paths import local_path
-from trainer.plugins import apart, load_plugins
+from trainer.plugins import apart, failures_named, load_plugins
 from trainer.record.workdir import Workdir
 from trainer.report.words import told_ranking
 from trainer.values import TrainerError, UsageError, in_words
@@ -396,7 +396,7 @@ def _told() -> Iterator[None]:
       TrainerError: from the error itself.
     """
     try:
-        with apart():
+        with failures_named(), apart():
             yield
     except TrainerError:
         raise

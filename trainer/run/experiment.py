@@ -56,7 +56,7 @@ from trainer.run.team import team
 from trainer.runtime import has_joined, make_strategy
 from trainer.store.places import cache_root
 from trainer.tasks import Task, make_task
-from trainer.values import Calls, Contract, TrainerError, UsageError, composed, parse_pair
+from trainer.values import Contract, TrainerError, UsageError, composed, parse_pair
 
 _log = logging.getLogger("trainer")
 SHARED_SHOWN = 5
@@ -186,7 +186,6 @@ class Experiment:
     def _take_up(self, config: Config, *, turn: Turn = as_it_is) -> None:
         """Settles what is left to the pictures, and makes network, head, plan and recipe."""
         self._cuts: dict[PhaseSpec, Cut | None] = {}
-        self._augments: dict[Calls, Augment | None] = {}
         num_train = len(self.splits.indices["train"])
         self.config = config = self._settled(config)
         self._check_shares(config)
@@ -203,6 +202,8 @@ class Experiment:
                 dropout=turn("dropout", config.model.dropout),
             )
         specs = [turned_spec(spec, turn) for spec in config.phases]
+        # Now, while the plugins that were asked for are those that are seen.
+        self._augments = {spec.augment: make_augment(spec.augment) for spec in specs}
         self.plan = make_plan(specs, num_examples=num_train, batch_size=config.plan.batch_size)
         for spec in specs:
             self._check_training(spec)
