@@ -251,7 +251,7 @@ def _own_folder(config: Config, cluster: Cluster) -> Iterator[Path]:
 
 
 def _remove_lost(root: Path) -> None:
-    """Removes what workers of this machine left that were killed: a living one holds the lock of its folder."""
+    """Removes what killed workers of this machine left: a living one holds the lock of its folder."""
     for folder in root.glob("*-*/"):
         lock, holder = root / f"{folder.name}.lock", None
         with contextlib.suppress(OSError):
