@@ -329,9 +329,10 @@ def test_what_all_come_to_is_said_by_all(monkeypatch, capsys):
 
 
 @contextlib.contextmanager
-def as_worker_1(config, monkeypatch):
+def as_worker_1(config, monkeypatch, *, stands=None):
     """Gives the options of a worker beside a chief that has the same of everything, and lets both part."""
     ours, theirs = two_ends()
+    theirs.send(agreed="the newest checkpoint", value=stands)
 
     def answer():
         while True:
@@ -377,6 +378,16 @@ def test_what_killed_workers_left_goes_when_the_next_one_starts(tmp_path, monkey
             beside = {path.name for path in root.glob("*-*/")}
             assert beside - {Path(own.run.workdir).name} == {"away-1", "lives-2"}
     assert {path.name for path in root.iterdir()} == {"away-1", "away-1.lock", "lives-2"}
+
+
+def test_a_worker_knows_what_the_chief_has_saved_before_it_has_it_itself(tmp_path, monkeypatch):
+    config = Config().replace(workdir=str(tmp_path / "run"), cache_dir=str(tmp_path / "cache"))
+    with as_worker_1(config, monkeypatch, stands=40) as own:
+        assert team_module.team().stands() == 40
+        folder = Path(own.run.workdir) / "checkpoints"
+        folder.mkdir(parents=True)
+        (folder / "ckpt-44.index").touch()
+        assert team_module.team().stands() == 44
 
 
 def test_several_workers_keep_no_pictures(monkeypatch):

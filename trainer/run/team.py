@@ -186,6 +186,9 @@ def together(config: Config, stop: Stopping) -> Iterator[Config]:
     joined = Joined(cluster, links, own_options={name for name in config.flat() if f"--{name}" not in facts})
     with contextlib.ExitStack() as stack:
         stack.enter_context(joined.leaving())
+        # As long as no worker has what the chief shares, only that one knows.
+        begun = joined.agree("the newest checkpoint", _stands(Path(config.run.workdir) / "checkpoints"))
+        joined.stands = lambda: begun
         join(cluster)
         _team = joined
         stack.callback(_forget)
@@ -195,7 +198,7 @@ def together(config: Config, stop: Stopping) -> Iterator[Config]:
             config = config.replace(progress="plain")
             _log.info("workers:     %s tells how the run goes", cluster.told(0))
             stack.enter_context(_quiet())
-        joined.stands = functools.partial(_stands, Path(config.run.workdir) / "checkpoints")
+        joined.stands = functools.partial(_stands, Path(config.run.workdir) / "checkpoints", begun=begun)
         stack.callback(joined.note_stand)
         yield config
 
@@ -275,10 +278,10 @@ def _quiet() -> Iterator[None]:
         _log.setLevel(before)
 
 
-def _stands(folder: Path) -> int | None:
-    """Returns the step of the newest checkpoint in a folder; None: there is none."""
+def _stands(folder: Path, *, begun: int | None = None) -> int | None:
+    """Returns the step of the newest checkpoint in a folder; `begun` where there is none."""
     steps = [int(path.stem.rpartition("-")[2]) for path in folder.glob("ckpt-*.index")]
-    return max(steps, default=None)
+    return max(steps, default=begun)
 
 
 def _way_on(step: int | None) -> str:
