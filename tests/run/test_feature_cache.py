@@ -31,8 +31,10 @@ from tests.helpers.processes import Program
 from tests.helpers.undrawn import PLAIN
 from trainer.cli.flags import parse
 from trainer.data import features, pipeline
+from trainer.run import feature_cache
 from trainer.run.experiment import Experiment
 from trainer.run.session import make_stages
+from trainer.run.team import Team
 from trainer.store import provenance
 from trainer.store.feature_store import FeatureStore, StoredFeatures
 
@@ -288,6 +290,22 @@ def test_where_features_cannot_be_kept_auto_goes_on_and_require_fails(hindrance,
     assert message in failed.err
     assert not list(failed.workdir.rglob("ckpt-*"))
     assert entries(cache) == before
+
+
+class Two(Team):
+    """A worker whose other one has the same of everything."""
+
+    count = 2
+
+    def exchange(self, what, value):
+        return [value] * 2
+
+
+def test_several_workers_compute_nothing_that_is_too_large_to_be_kept(train, monkeypatch):
+    monkeypatch.setattr(feature_cache, "team", Two)
+    failed = train("--feature_cache=require", "--cache_limit_gb=0.0000001", status=1)
+    assert "than the feature cache may hold (100 bytes" in failed.err
+    assert computed(failed.out) == []
 
 
 # --- Damage, death and company

@@ -265,6 +265,8 @@ class FeatureCache:
         """
         found = self._store.find(key, **size)
         if not all(team().exchange("features", found is not None)):
+            # The same for all.
+            self._store.require_limit(describe=describe, **size)
             found, why = None, ""
             rows = compute()
             try:

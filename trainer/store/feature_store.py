@@ -238,7 +238,7 @@ class FeatureStore:
         # Without a lock first, which a folder that is only readable does not give.
         if kept := self.find(key, num_rows=num_rows, shape=shape):
             return kept
-        self._check_size(wanted.num_bytes, describe)
+        self.require_limit(num_rows=num_rows, shape=shape, describe=describe)
         try:
             with writing():
                 self._root.mkdir(parents=True, exist_ok=True)
@@ -248,6 +248,19 @@ class FeatureStore:
                 f"{describe}: the {self._name} cannot write {wanted.num_bytes:,} bytes to {self._root}: "
                 f"{error}; --cache_dir chooses another place"
             ) from None
+
+    def require_limit(self, *, num_rows: int, shape: tuple[int, ...], describe: str) -> None:
+        """Makes sure that an entry may be kept at all; see `get` for the arguments.
+
+        Raises:
+          FeatureCacheError: it alone is larger than the limit.
+        """
+        num_bytes = file_bytes((num_rows, *shape))
+        if num_bytes > self._limit_bytes:
+            raise FeatureCacheError(
+                f"{describe}: {num_bytes:,} bytes are more than the {self._name} "
+                f"may hold ({self._limit_bytes:,} bytes, --cache_limit_gb={self._limit_bytes / 1e9:g})"
+            )
 
     def find(self, key: Mapping[str, Any], *, num_rows: int, shape: tuple[int, ...]) -> StoredFeatures | None:
         """Returns what `get` has kept; None where there is nothing, or what cannot be read."""
@@ -393,13 +406,6 @@ class FeatureStore:
                     return self._open(wanted)
             sync(self._root)
         return None
-
-    def _check_size(self, num_bytes: int, describe: str) -> None:
-        if num_bytes > self._limit_bytes:
-            raise FeatureCacheError(
-                f"{describe}: {num_bytes:,} bytes are more than the {self._name} "
-                f"may hold ({self._limit_bytes:,} bytes, --cache_limit_gb={self._limit_bytes / 1e9:g})"
-            )
 
     def _check_space(self, wanted: Wanted) -> None:
         """Makes sure that a file fits on the disk, by removing what must go anyway if need be."""
