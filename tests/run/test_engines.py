@@ -20,6 +20,7 @@ from tests.helpers.feature_runs import assert_same_numbers, computed, left, pred
 from tests.helpers.undrawn import PLAIN
 from tests.loop.toys import plan_of
 from trainer.cli.config import Config
+from trainer.cli.flags import parse
 from trainer.precision import choice as choice_module
 from trainer.precision import choose_engine, openvino
 from trainer.precision.choice import Choice
@@ -27,6 +28,8 @@ from trainer.run import arithmetic as arithmetic_module
 from trainer.run import run_times
 from trainer.run.arithmetic import Arithmetic
 from trainer.run.engines import Engines, compiled
+from trainer.run.experiment import Experiment
+from trainer.run.session import make_stages
 from trainer.values import UsageError
 
 pytestmark = pytest.mark.usefixtures("figures_undrawn")
@@ -162,6 +165,28 @@ def test_pictures_alone_and_in_batches():
     np.testing.assert_array_equal(run(images), found)
     again = compiled(folded, "openvino-float32", shape=(12, 12, 3), value_range=(0, 1))
     assert np.abs(again(images) - found).max() > 0.1
+
+
+@needs_openvino
+def test_where_updates_run_the_network_validation_is_tensorflows_as_well(tmp_path, tiny_backbone, caplog):
+    """14 pictures of train have more bytes than the cache may hold, 5 of validation fewer."""
+    caplog.set_level("INFO", "trainer")
+    source = make_flower_folder(tmp_path / "pictures", n=8)
+    given = (f"--source=folder:{source}", f"--backbone=savedmodel:{tiny_backbone}", *SETTINGS)
+    given += (f"--cache_dir={tmp_path / 'cache'}", "--cache_limit_gb=2e-7", "--engine=openvino")
+    stages = make_stages(Experiment(parse(["trainer", *given, "--workdir=none"]).config), decided={})
+    stage = stages.current()
+    stage.evaluate("validation")
+    [before] = kept(tmp_path / "cache")
+    assert "openvino" in before
+    assert stage.cut_of("train") is None
+    stage.evaluate("validation")
+    [after] = kept(tmp_path / "cache")
+    assert "openvino" not in after
+    assert (
+        caplog.text.count("tensorflow, which runs the network in updates, computes validation as well") == 1
+    )
+    assert stages.arithmetic.decided["0-frozen/features"]["precision"] == "tensorflow-float32"
 
 
 # --- What it cannot run

@@ -100,8 +100,12 @@ class Engines:
         return _engine(choice)
 
     def fall_back(self, phase: Phase, place: str, error: openvino.UnusableError) -> None:
-        """Notes, and says, that TensorFlow runs what was OpenVINO's."""
+        """Notes, and says, that TensorFlow runs what OpenVINO cannot run."""
         tell_unusable(error)
+        self.leave(phase, place)
+
+    def leave(self, phase: Phase, place: str) -> None:
+        """Notes that TensorFlow runs what was OpenVINO's."""
         name = name_of(phase, place)
         if name in self._arithmetic.decided:
             was = Choice.recorded(self._arithmetic.decided[name])

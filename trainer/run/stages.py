@@ -240,11 +240,22 @@ class Stage:
                 # What was measured with other weights, or asked for, and never tried.
                 self._fall_back(self.cut, error)
                 self._features[split] = self._kept(split, self.cut)
+            if split == "train" and self._features[split] is None and self.engine != TENSORFLOW:
+                self._leave_engine(self.cut)
         return self._features.get(split) or self._experiment.pipeline
 
     def _fall_back(self, cut: Cut, error: openvino.UnusableError) -> None:
         self._all.engines.fall_back(self.phase, cut.name, error)
         self.engine = TENSORFLOW
+
+    def _leave_engine(self, cut: Cut) -> None:
+        """Has TensorFlow compute all features where it runs the network in every update."""
+        _log.info("engine:      tensorflow, which runs the network in updates, computes validation as well")
+        self._all.engines.leave(self.phase, cut.name)
+        self.engine = TENSORFLOW
+        self._features = {"train": None}
+        self._once.clear()
+        self._missing.clear()
 
     def _kept(self, split: str, cut: Cut) -> FeatureBatches | None:
         """Returns the features of a split by the engine, computed now if they are not kept."""
