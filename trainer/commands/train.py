@@ -22,6 +22,7 @@ from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
 from trainer.run.budget import within_budget
 from trainer.run.embeddings import drawing_aside, show_features
+from trainer.run.engines import telling_once
 from trainer.run.experiment import Experiment
 from trainer.run.extending import extend, may_grow
 from trainer.run.finished_run import take_weights, tell_seen_before
@@ -70,7 +71,8 @@ def run(
         what = f"under --schedule={config.plan.schedule}" if not config.plan.phase else "beside --phase"
         what = "under --budget=quick" if config.is_quick else what
         _log.warning("%s: no effect %s", ", ".join(f"--{name}" for name in unused), what)
-    with contextlib.nullcontext(config) if is_one_of_many else together(config, stop) as config:
+    workers = contextlib.nullcontext(config) if is_one_of_many else together(config, stop)
+    with telling_once(), workers as config:
         return _run(config, line.given, stop, begun=begun, chosen=chosen or {})
 
 

@@ -4,8 +4,10 @@ Chosen for each phase and cut, as the precision is: as asked for, as an earlier 
 measured. What OpenVINO cannot run is run by TensorFlow, which is said in a line.
 """
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from trainer.values import OPENVINO, TENSORFLOW, UsageError
 
 _log = logging.getLogger("trainer")
 PROBE_PICTURES = 2
+_told: ContextVar[set[str] | None] = ContextVar("told", default=None)
 
 
 def require_engine(config: Config) -> None:
@@ -175,8 +178,22 @@ def usable(choice: Choice, *, what: str) -> str:
     return engine
 
 
+@contextlib.contextmanager
+def telling_once() -> Iterator[None]:
+    """Has `tell_unusable` say each thing once in a block: a run finds it out where it measures, and again."""
+    token = _told.set(set())
+    try:
+        yield
+    finally:
+        _told.reset(token)
+
+
 def tell_unusable(error: openvino.UnusableError) -> None:
     """Says that OpenVINO cannot run a network."""
+    if (told := _told.get()) is not None:
+        if str(error) in told:
+            return
+        told.add(str(error))
     _log.warning("engine:      OpenVINO cannot run this network, TensorFlow does (%s)", error)
 
 
