@@ -375,6 +375,14 @@ def make_strategy(kind: str) -> Any:
     return tf.distribute.get_strategy()
 
 
+def rounds_products() -> bool:
+    """Returns whether factors in float32 may be rounded to 10 bits, as GPUs do unless told otherwise."""
+    import tensorflow as tf
+
+    has_gpu = bool(tf.config.list_logical_devices("GPU"))
+    return has_gpu and bool(tf.config.experimental.tensor_float_32_execution_enabled())
+
+
 def share_of(strategy: Any) -> tuple[int, int]:
     """Returns which worker this is, and of how many, of a strategy; (0, 1) on one machine."""
     resolver = strategy.cluster_resolver

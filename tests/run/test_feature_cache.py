@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.conftest import call_main, changed, make_flower_folder
 from tests.helpers.feature_runs import (
@@ -384,6 +385,24 @@ def test_another_version_of_a_library_that_a_network_needs_computes_other_featur
     assert missing() == 0
     experiment.backbone.libraries = {"keras-hub": "0.1"}
     assert missing() == 24
+
+
+def test_features_of_a_gpu_that_rounds_are_others(cached, options, monkeypatch):
+    config = parse(["trainer", *options, f"--cache_dir={cached.cache}", "--workdir=none"]).config
+    experiment = Experiment(config)
+
+    def missing():
+        return make_stages(experiment, decided={}).current().missing(*SPLITS)
+
+    real, enabled = tf.config.list_logical_devices, True
+    monkeypatch.setattr(tf.config.experimental, "tensor_float_32_execution_enabled", lambda: enabled)
+    assert missing() == 0
+    monkeypatch.setattr(
+        tf.config, "list_logical_devices", lambda kind=None: [kind] if kind == "GPU" else real(kind)
+    )
+    assert missing() == 24
+    enabled = False
+    assert missing() == 0
 
 
 def test_all_code_that_runs_on_the_way_to_features_is_covered(train):

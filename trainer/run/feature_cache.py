@@ -29,7 +29,7 @@ from trainer.model.backbones import libraries_of
 from trainer.model.cuts import Cut
 from trainer.run.experiment import Experiment
 from trainer.run.team import team
-from trainer.runtime import share_of
+from trainer.runtime import rounds_products, share_of
 from trainer.store.array_file import array_bytes
 from trainer.store.feature_store import FeatureCacheError, FeatureStore
 from trainer.store.places import cache_root
@@ -304,6 +304,7 @@ class FeatureCache:
         experiment, network = self._experiment, view.network
         # What is drawn for a picture goes by its position in the source.
         places = hashlib.sha256(view.indices.astype("<i8").tobytes()).hexdigest()
+        is_rounded = network.precision == "float32" and not network.engine and rounds_products()
         changes = {"augment": str(view.augment), "seed": view.seed, "epoch": view.epoch, "places": places}
         return feature_key(
             source=experiment.source,
@@ -317,6 +318,8 @@ class FeatureCache:
                 "cut": network.cut.name,
                 "precision": network.precision,
                 **({"engine": network.engine} if network.engine else {}),
+                # Of what a GPU computes alone: other keys stay.
+                **({"products": "tensor_float_32"} if is_rounded else {}),
                 # Most networks have none: what is kept of theirs stays.
                 **libraries_of(experiment.backbone),
             },
