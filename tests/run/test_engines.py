@@ -247,6 +247,7 @@ def in_float32_alone():
     with pytest.MonkeyPatch.context() as patch:
         for module in (choice_module, arithmetic_module, run_times):
             patch.setattr(module, "supported", lambda: ("float32",))
+        patch.setattr(openvino, "precisions", lambda: ("float32",) if openvino.version() else ())
         yield
 
 
@@ -438,16 +439,32 @@ def test_predictions_are_those_of_the_report(
 
 
 @needs_openvino
-def test_what_was_asked_for_and_is_not_there(by_openvino, elsewhere, run_main, tmp_path):
-    workdir = shutil.copytree(by_openvino.workdir, tmp_path / "run")
-    evaluate = ("evaluate", f"--workdir={workdir}", f"--cache_dir={tmp_path / 'cache'}")
-    status, _, err = run_main(*evaluate)
-    assert (status, err.count("\n")) == (2, 1)
-    assert "--engine=openvino needs OpenVINO, which is not installed here" in err
+def test_what_a_run_asked_for_and_is_not_there(by_openvino, elsewhere, train, run_main, tmp_path):
+    workdir, cache = shutil.copytree(by_openvino.workdir, tmp_path / "run"), tmp_path / "cache"
+    gone = "the run began with --engine=openvino, which cannot be had here; TensorFlow goes on"
+    evaluate = ("evaluate", f"--workdir={workdir}", f"--cache_dir={cache}")
     before = predictions(workdir)
-    status, _, err = run_main(*evaluate, "--engine=tensorflow")
-    assert status == 0, err
-    np.testing.assert_allclose(predictions(workdir)[1], before[1], rtol=0, atol=1e-5)
+    for asked, times in (((), 1), (("--engine=tensorflow",), 0)):
+        status, out, err = run_main(*evaluate, *asked)
+        assert status == 0, err
+        assert (out + err).count(gone) == times
+        np.testing.assert_allclose(predictions(workdir)[1], before[1], rtol=0, atol=1e-5)
+    folder = json.loads((workdir / "run.json").read_text())["config"]["source"].removeprefix("folder:")
+    picture = Path(folder) / before[0][0][0]
+    status, out, err = run_main("predict", f"--workdir={workdir}", f"--cache_dir={cache}", picture)
+    assert (status, out.count("\n"), err.count(gone)) == (0, 1, 1)
+    again = train("--engine=openvino", "--frozen_for=3epochs", "--extend", workdir=workdir, cache=cache)
+    assert (again.out + again.err).count(gone) == 1
+
+
+@needs_openvino
+def test_what_nobody_has_begun_with_is_refused(by_tensorflow, elsewhere, train, run_main):
+    for err in (
+        train("--engine=openvino", status=2).err,
+        run_main("evaluate", f"--workdir={by_tensorflow.workdir}", "--engine=openvino")[2],
+    ):
+        assert err.count("\n") == 1
+        assert "--engine=openvino needs OpenVINO, which is not installed here" in err
 
 
 # --- Nothing is sent

@@ -17,6 +17,7 @@ from trainer.cli.config import Config
 from trainer.loop.phases import Phase
 from trainer.model.folding import unfolded
 from trainer.precision import Choice, arithmetic, choose_engine, openvino
+from trainer.record.workdir import Workdir
 from trainer.run.arithmetic import Arithmetic
 from trainer.values import OPENVINO, TENSORFLOW, UsageError
 
@@ -42,6 +43,26 @@ def require_engine(config: Config) -> None:
         )
 
 
+def asked_engine(config: Config) -> str:
+    """Returns the value of --engine; TensorFlow, which is said, where a run began with another that is gone.
+
+    Raises:
+      UsageError: it cannot be had here, and no run in --workdir began with it.
+    """
+    try:
+        require_engine(config)
+    except UsageError:
+        run = Workdir(config.run.workdir) if config.run.workdir else None
+        if not run or not run.run_json.exists() or run.read_config().speed.engine != OPENVINO:
+            raise
+        _log.warning(
+            "engine:      the run began with --engine=openvino, which cannot be had here; TensorFlow goes "
+            "on, to slightly other numbers"
+        )
+        return TENSORFLOW
+    return config.speed.engine
+
+
 class Engines:
     """Decides for each phase, and remembers for a resumed run, in what `arithmetic` has decided.
 
@@ -55,8 +76,7 @@ class Engines:
         Raises:
           UsageError: it cannot be had.
         """
-        require_engine(config)
-        self.asked, self._precision = config.speed.engine, config.speed.precision
+        self.asked, self._precision = asked_engine(config), config.speed.precision
         self._cache_dir, self._arithmetic = config.run.cache_dir, arithmetic
         self._several_devices = several_devices
 

@@ -21,7 +21,7 @@ from trainer.precision import Choice, in_precision, openvino, supported
 from trainer.record.calibration import settled_task
 from trainer.record.checkpoints import Checkpoints
 from trainer.record.workdir import Workdir
-from trainer.run.engines import compiled, require_engine, tell_unusable, usable
+from trainer.run.engines import asked_engine, compiled, tell_unusable, usable
 from trainer.run.experiment import Experiment, make_classifier
 from trainer.tasks import Task, make_task
 from trainer.values import OPENVINO, TENSORFLOW, Contract, TrainerError, composed, failure_in_words
@@ -292,10 +292,9 @@ def engine_at(config: Config, workdir: Workdir, step: int) -> str:
     in float32.
 
     Raises:
-      UsageError: it is asked for, and cannot be had.
+      UsageError: it is asked for, not by the run, and cannot be had.
     """
-    asked, precision = config.speed.engine, config.speed.precision
-    require_engine(config)
+    asked, precision = asked_engine(config), config.speed.precision
     decided = workdir.read_facts().get("precision", {})
     if asked == TENSORFLOW or not (decided or asked == OPENVINO):
         return TENSORFLOW
