@@ -154,3 +154,24 @@ def test_a_loss_of_one_class_refuses_several():
     with pytest.raises(UsageError, match=r"--loss=focal\(2\): it is for examples of one class each"):
         make_loss("focal(2)", num_classes=3, task=Several())
     make_loss("cross_entropy", num_classes=3, task=Several())
+
+
+class Sparse(SingleLabel):
+    """Probabilities that are proportional to the squares of the logits."""
+
+    def activation(self, logits):
+        return logits**2 / tf.reduce_sum(logits**2, axis=-1, keepdims=True)
+
+    def log_probabilities(self, logits):
+        return tf.math.log(self.activation(logits))
+
+
+def test_scores_go_by_the_probabilities_of_the_task():
+    logits = np.array([[1, 3, 2], [3, 1, 1]], np.float32)
+    found = Sparse().scores(LABELS, logits, NAMES, temperature=2.0, temperature_from="here")
+    shares = logits**2 / (logits**2).sum(axis=1, keepdims=True)
+    assert found["log_loss"] == pytest.approx(-np.log([4 / 14, 9 / 11]).mean())
+    assert found["brier_score"] == pytest.approx(((shares - np.eye(3)[LABELS]) ** 2).sum(axis=1).mean())
+    # As the note beside it says: softmax(log(p) / temperature).
+    assert found["calibration"]["log_loss_scaled"] == pytest.approx(-np.log([2 / 6, 3 / 5]).mean())
+    assert SINGLE_LABEL.softmax_logits(logits) is logits

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
+from trainer.metrics.logits import softmax
 from trainer.values import UsageError
 
 Loss = Callable[[tf.Tensor, tf.Tensor, tf.Tensor | None], tf.Tensor]
@@ -134,6 +135,16 @@ class Task(abc.ABC):
             return logits
         return logits - np.log(np.maximum(1.0 - probabilities, least))
 
+    def softmax_logits(self, logits: np.ndarray) -> np.ndarray:
+        """Returns logits [N, K] whose softmax `probabilities` is: those given, where it is theirs.
+
+        By them scores of one class an example go, however the task makes its probabilities.
+        """
+        probabilities = self.probabilities(logits)
+        if np.allclose(probabilities, softmax(logits), rtol=1e-9, atol=0.0, equal_nan=True):
+            return logits
+        return self.logits_of(probabilities)
+
     # Predictions.
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
@@ -240,7 +251,7 @@ class Task(abc.ABC):
 
             return scores(
                 labels,
-                logits,
+                self.softmax_logits(logits),
                 class_names,
                 temperature=temperature,
                 temperature_from=temperature_from,

@@ -98,6 +98,8 @@ class OneClass(Task):
         return loss
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        if type(self).activation is not OneClass.activation:
+            return super().probabilities(logits)
         return softmax(logits)
 
     def right(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -164,7 +166,7 @@ class OneClass(Task):
     def fit_temperature(self, labels: np.ndarray, logits: np.ndarray) -> float | None:
         from trainer.metrics.calibration import fit_temperature  # Late, as in `split_metrics`.
 
-        return fit_temperature(labels, logits)
+        return fit_temperature(labels, self.softmax_logits(logits))
 
 
 class SingleLabel(OneClass):
