@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,9 +16,11 @@ from tests.conftest import call_main, make_flower_folder
 from tests.helpers.continuations import Killed, told_faults
 from tests.helpers.plugins import forget_plugins
 from tests.helpers.processes import run_program
-from tests.helpers.research import FOLDER, TEACHER_LOGITS, make_objective, make_rule, objective_state
+from tests.helpers.research import FOLDER, NAMES, TEACHER_LOGITS, make_objective, make_rule, objective_state
 from tests.loop.toys import batch_of, dataset_of, run_of, softmax, state_of
 from trainer.cli import flags
+from trainer.record.predictions import Prediction
+from trainer.values import UsageError
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(FOLDER.glob("*.py"))
@@ -106,6 +109,17 @@ def test_distillation_by_hand_from_classes_in_another_order():
     by_logits = (0.2 * (softmax(logits) - np.eye(3)[labels]) + 0.8 * 3 * (ours - soft)) / 4
     expected = kernel - 0.5 * FEATURES[:4].T @ by_logits
     np.testing.assert_allclose(state.classifier.head.weights[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_teacher_of_any_number_of_classes_is_refused(monkeypatch):
+    several = [Prediction("0", "a b", 0.9, dict.fromkeys(NAMES, 0.9), labels=("a", "b"))]
+    teacher = SimpleNamespace(class_names=NAMES, predict_encoded=lambda pictures: several)
+    objective = make_objective("distillation('a run')", num_examples=1)
+    monkeypatch.setattr(trainer, "load", lambda workdir: teacher)
+    with pytest.raises(
+        UsageError, match=r"^the teacher a run cannot teach 0: it gives any number of classes"
+    ):
+        objective.start()
 
 
 @pytest.mark.parametrize("num_parts", [1, 2])

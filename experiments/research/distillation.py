@@ -41,8 +41,8 @@ class Distillation:
         logits, train = self._logits.numpy(), self._splits.indices["train"].tolist()
         said = teacher.predict_encoded((source.ids[i], source.read(i)) for i in train)
         for i, one in zip(train, said, strict=True):
-            if one.error:
-                raise UsageError(f"the teacher {self._teacher} cannot read {one.path}: {one.error}")
+            if told := one.error or (one.labels is not None and "it gives any number of classes"):
+                raise UsageError(f"the teacher {self._teacher} cannot teach {one.path}: {told}")
             # Logits but for a constant, in which no softmax differs; by name, whatever their order.
             logits[i] = np.log([max(one.probabilities[name], 1e-37) for name in source.class_names])
         self._logits.assign(logits)
