@@ -66,3 +66,17 @@ def test_metrics_that_an_objective_declares_are_those_that_it_tells(num_parts, n
     batches = tf.data.Dataset.from_tensors(random_batches(1)[0])
     with pytest.raises(UsageError, match=words):
         run_of(state, objective=Wrong(), num_parts=num_parts)(iter(batches), tf.constant(1))
+
+
+def test_metrics_that_a_gradient_rule_declares_are_those_that_it_tells():
+    class Silent:
+        metric_names = ("size",)
+
+        def __call__(self, compute, variables):
+            return compute()
+
+    state = state_of("for=1steps; train=head", metrics=["accuracy", "size"])
+    batches = tf.data.Dataset.from_tensors(random_batches(1)[0])
+    words = "size is among metric_names of the gradient rule Silent, and is not told as a metric"
+    with pytest.raises(UsageError, match=words):
+        run_of(state, gradient_rule=Silent())(iter(batches), tf.constant(1))

@@ -79,9 +79,21 @@ def counted(rule: GradientRule, sums: Sums, finite: tf.Tensor) -> Sums:
 def computed_by(
     rule: GradientRule, compute: Compute, variables: Sequence[tf.Variable], slots: Slots
 ) -> Computed:
-    """Calls a rule, with its slots if it asks for any."""
+    """Calls a rule, with its slots if it asks for any.
+
+    Raises:
+      UsageError: a metric that it announces is not among those that it tells.
+    """
     with_slots: Any = rule
-    return with_slots(compute, variables, slots) if hasattr(rule, "slots") else rule(compute, variables)
+    found: Computed = (
+        with_slots(compute, variables, slots) if hasattr(rule, "slots") else rule(compute, variables)
+    )
+    if missing := [name for name in getattr(rule, "metric_names", ()) if name not in found.sums]:
+        name = getattr(rule, "__name__", type(rule).__name__)
+        raise UsageError(
+            f"{missing[0]} is among metric_names of the gradient rule {name}, and is not told as a metric"
+        )
+    return found
 
 
 GRADIENT_RULES: Registry[GradientRule] = Registry("gradient rule", flag="--gradient_rule")
