@@ -246,3 +246,21 @@ def test_a_flagfile_of_what_was_changed():
 def test_least_scores_that_cannot_be_read(text, message):
     with pytest.raises(UsageError, match=re.escape(message)):
         Config().replace(assert_at_least=text)
+
+
+def test_a_flagfile_says_in_comments_what_a_rule_chose(tmp_path):
+    asked = Config()
+    chosen = {"schedule": "frozen", "head": "mlp(64)", "batch_size": 16, "frozen_for": "7epochs"}
+    told = asked.filled_in(chosen).chosen_beside(asked)
+    first, *lines = told.splitlines()
+    assert first == "# What --schedule=recommended chose for these pictures:"
+    assert {"# --head=mlp(64)", "# --batch_size=16"} < {*lines}
+    assert any(line.startswith("# --phase=name=frozen; for=7epochs; train=head") for line in lines)
+    assert not any("frozen_for" in line for line in lines)
+    assert asked.chosen_beside(asked) == ""
+    # Whoever takes the marks off has the phases without the rule.
+    path = tmp_path / "chosen.flags"
+    path.write_text("\n".join(line.removeprefix("# ") for line in lines))
+    assert parse(["trainer", f"--flagfile={path}"]).config.phases == asked.filled_in(chosen).phases
+    path.write_text(told)
+    assert parse(["trainer", f"--flagfile={path}"]).config == parse(["trainer"]).config

@@ -208,6 +208,19 @@ class Config:
                 ]
         return "\n".join(lines) + "\n"
 
+    def chosen_beside(self, asked: "Config") -> str:
+        """Returns comments of a flagfile: what the rule of a schedule chose; empty where there is none.
+
+        Args:
+          asked: what these options were before what the rule chose was filled in.
+        """
+        flat, before = self.flat(), asked.flat()
+        of_phases = {one.name for one in dataclasses.fields(PlanConfig)} - {*OF_NO_PHASE, "phase"}
+        names = {*RECOMMENDED, "phase"} - of_phases
+        lines = self.flags_of([name for name in names if flat[name] != before[name]]).split("\n")[:-1]
+        first = f"What --schedule={asked.plan.schedule} chose for these pictures:"
+        return "".join(f"# {line}\n" for line in ([first, *lines] if any(lines) else []))
+
     def ruled(self) -> tuple[str, ...]:
         """Returns the options that have no effect because --schedule=auto or fit decides what they say."""
         return UNFIT if self.fits else RULED if is_auto(self.plan) else ()

@@ -269,7 +269,7 @@ def _card(
     found: dict[str, Any],
     report: dict[str, Any] | None,
 ) -> str:
-    config, step = experiment.config, about.run["step"]
+    config, asked, step = experiment.config, workdir.read_config(), about.run["step"]
     # What came after these weights was not in their training.
     before = [phase for phase in experiment.plan.phases if phase.start_step < step]
     phases = [f"- {card.escaped(phase.describe())}" for phase in before]
@@ -297,6 +297,6 @@ def _card(
             tflite_files=[name for name in files if name.endswith(".tflite")],
         ),
         f"## Versions\n\n{card.table(['of', 'version'], list(about.versions.items()))}",
-        f"## Flagfile\n\n{card.fenced(workdir.read_config().flagfile())}",
+        f"## Flagfile\n\n{card.fenced(asked.flagfile() + config.chosen_beside(asked))}",
     ]
     return "\n\n".join(parts) + "\n"
