@@ -30,7 +30,7 @@ from trainer.model.cuts import Cut
 from trainer.run.experiment import Experiment
 from trainer.run.team import team
 from trainer.runtime import rounds_products, share_of
-from trainer.store.array_file import array_bytes
+from trainer.store.array_file import array_bytes, file_bytes
 from trainer.store.feature_store import FeatureCacheError, FeatureStore
 from trainer.store.places import cache_root
 
@@ -266,7 +266,8 @@ class FeatureCache:
         found = self._store.find(key, **size)
         if not all(team().exchange("features", found is not None)):
             # The same for all.
-            self._store.require_limit(describe=describe, **size)
+            num_bytes = file_bytes((size["num_rows"], *size["shape"]))
+            self._store.require_limit(num_bytes, describe=describe)
             found, why = None, ""
             rows = compute()
             try:

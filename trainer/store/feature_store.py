@@ -238,7 +238,7 @@ class FeatureStore:
         # Without a lock first, which a folder that is only readable does not give.
         if kept := self.find(key, num_rows=num_rows, shape=shape):
             return kept
-        self.require_limit(num_rows=num_rows, shape=shape, describe=describe)
+        self.require_limit(wanted.num_bytes, describe=describe)
         try:
             with writing():
                 self._root.mkdir(parents=True, exist_ok=True)
@@ -249,13 +249,12 @@ class FeatureStore:
                 f"{error}; --cache_dir chooses another place"
             ) from None
 
-    def require_limit(self, *, num_rows: int, shape: tuple[int, ...], describe: str) -> None:
-        """Makes sure that an entry may be kept at all; see `get` for the arguments.
+    def require_limit(self, num_bytes: int, *, describe: str) -> None:
+        """Makes sure that something of this size may be kept at all; `describe` says what it is, for people.
 
         Raises:
           FeatureCacheError: it alone is larger than the limit.
         """
-        num_bytes = file_bytes((num_rows, *shape))
         if num_bytes > self._limit_bytes:
             raise FeatureCacheError(
                 f"{describe}: {num_bytes:,} bytes are more than the {self._name} "
@@ -314,7 +313,7 @@ class FeatureStore:
         Raises:
           FeatureCacheError: they are more than the limit, or than the disk takes.
         """
-        self._check_size(num_bytes, describe)
+        self.require_limit(num_bytes, describe=describe)
         try:
             free = shutil.disk_usage(_existing(self._root)).free
         except OSError:
