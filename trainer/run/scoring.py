@@ -114,10 +114,7 @@ def score(
     calibration = _calibrate(stages, workdir, scored, split=split, ends_training=bool(summaries))
     task = calibration.settled(task)
     if calibration.thresholds is not None:
-        # What was measured while the network ran was decided without them.
-        means = task.means(scored.labels, scored.logits)
-        decided = {name: means.get(name, value) for name, value in scored.metrics.items()}
-        scored = dataclasses.replace(scored, metrics=decided)
+        scored = _decided_by(task, scored)
     if summaries:
         if split == "test":
             summaries.scalars("test", step, measures(scored, class_names, task=task))
@@ -215,6 +212,13 @@ def recipe_facts(config: Config, workdir: Workdir, *, step: int | None = None) -
         "batch_size": config.plan.batch_size,
         "seed": config.run.seed,
     }
+
+
+def _decided_by(task: Task, scored: Evaluation) -> Evaluation:
+    """Returns an evaluation with the metrics of a task's own thresholds: the network ran without them."""
+    means = task.means(scored.labels, scored.logits)
+    decided = {name: means.get(name, value) for name, value in scored.metrics.items()}
+    return dataclasses.replace(scored, metrics=decided)
 
 
 def _seen_before(workdir: Workdir, split: str) -> dict[str, Any]:
