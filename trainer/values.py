@@ -224,6 +224,18 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def half_in(text: str) -> str:
+    r"""Returns the first half of a character in a text, such as \ud800 of JSON, escaped; empty: none.
+
+    What stands for bytes of a file's name that are no UTF-8 is none.
+    """
+    try:
+        text.encode(errors="surrogateescape")
+    except UnicodeEncodeError as error:
+        return ascii(text[error.start])[1:-1]
+    return ""
+
+
 def in_any_order(words: str) -> str:
     """Returns names with commas between them as they are compared where their order says nothing."""
     return ", ".join(sorted(composed(words).split(", ")))

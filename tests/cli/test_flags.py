@@ -181,6 +181,7 @@ def test_only_some_commands_take_paths():
             "unexpected argument 'evaluate' after 'train'; options start with --",
         ),
         (["--batch_size=0"], "--batch_size=0 must be 1 or more"),
+        (["--source=folder:\udfff"], r"half of a character (\udfff) is in the value of an option"),
     ],
 )
 def test_wrong_command_lines(argv, message):

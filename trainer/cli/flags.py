@@ -17,7 +17,7 @@ from trainer.cli.config import Config
 from trainer.cli.declare import FOR_TENSORFLOW
 from trainer.cli.usual_words import VERBS, WORDS, written_here
 from trainer.paths import expanded, local_path
-from trainer.values import UsageError, as_number, close_names, is_it
+from trainer.values import UsageError, as_number, close_names, half_in, is_it
 
 COMMANDS = {
     "train": "train, score the test split and write a report (what happens without a command)",
@@ -155,6 +155,9 @@ def parse(argv: Sequence[str]) -> CommandLine:
       UsageError: a command, flag or value is wrong; the message is absl's, with its suggestions.
     """
     values = make_flags()
+    # From Python; no shell gives it.
+    if half := half_in("".join(argv)):
+        raise UsageError(f"half of a character ({half}) is in the value of an option")
     try:
         arguments, is_dry = _without_dry_run(_with_flagfiles(argv[1:]))
         rest = values([argv[0], *arguments])[1:]

@@ -9,7 +9,7 @@ from tests.data.tables.tables import write_table
 from tests.data.trees import age, write_tree
 from trainer.cli import flags
 from trainer.data.sources import gives_several, open_source
-from trainer.data.sources.joined import origins_of
+from trainer.data.sources.joined import origins_of, parts_of
 from trainer.values import UsageError
 
 A = {"daisy/1.jpg": jpeg(11), "roses/1.jpg": jpeg(12), "roses/2.jpg": jpeg(13)}
@@ -125,3 +125,8 @@ def test_sources_that_stand_together_are_joined(tmp_path):
     config = flags.parse(["trainer", "--source=folder:a", "--source=table:ü.csv"]).config
     (tmp_path / "again.flags").write_text(config.flagfile())
     assert source_of(f"--flagfile={tmp_path}/again.flags") == 'joined:["folder:a", "table:ü.csv"]'
+
+
+def test_half_of_a_character_is_in_no_address():
+    with pytest.raises(UsageError, match=r"^--source: half of a character \(\\ud800\) is in no path$"):
+        parts_of(r'["folder:\ud800","folder:a"]', flag="--source")

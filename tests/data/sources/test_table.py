@@ -484,6 +484,14 @@ def test_json_that_is_too_deep_is_none(opened, name):
         opened("[" * 100_000, name=name)
 
 
+def test_half_of_a_character_is_no_text(opened):
+    rows = [{"file": f"{k}.jpg", "label": "ab"[k % 2]} for k in range(1, 7)]
+    rows[2]["label"] = "a\ud800"
+    for text, name in (("\n".join(map(json.dumps, rows)), "photos.jsonl"), (json.dumps(rows), "photos.json")):
+        with pytest.raises(TrainerError, match=r" (line|entry) 3: half of a character \(\\ud800\)"):
+            opened(text, name=name)
+
+
 def test_a_number_of_too_many_digits_is_a_name(opened):
     long = "9" * 5000
     assert opened(PLAIN.replace("daisy", "1").replace("roses", long)).class_names == ("1", long)

@@ -21,7 +21,7 @@ from trainer.data.sources.base import (
     label_tuples,
     open_source,
 )
-from trainer.values import UsageError, composed
+from trainer.values import UsageError, composed, half_in
 
 _log = logging.getLogger("trainer")
 _USUAL = ("train", "validation", "test")
@@ -42,6 +42,8 @@ def parts_of(address: str, *, flag: str) -> list[str]:
         raise UsageError(
             f'{flag}: expected a list such as ["folder:a","table:b.csv"]; or give --source twice'
         )
+    if half := half_in("".join(found)):
+        raise UsageError(f"{flag}: half of a character ({half}) is in no path")
     if twice := [one for one, count in Counter(found).items() if count > 1]:
         raise UsageError(f"--source={twice[0]} is given twice: its pictures would count double")
     return found

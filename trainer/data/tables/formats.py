@@ -21,7 +21,7 @@ from pyarrow import parquet
 from trainer.data.inspect.bad_pictures import one_line
 from trainer.data.inspect.kinds import kind_by_name
 from trainer.data.tables.files import ARROW_ENDING, JSON_ENDINGS, PARQUET_ENDINGS, TEXT_ENDINGS, TableFile
-from trainer.values import TrainerError
+from trainer.values import TrainerError, half_in
 
 _log = logging.getLogger("trainer")
 BATCH_ROWS = 64
@@ -202,7 +202,7 @@ class JsonLines(Format):
             try:
                 for number, part in parts:
                     if self._is_list or part.strip():
-                        yield number, part if isinstance(part, dict) else _object_of(part)
+                        yield number, _object_of(part)
             except UnicodeError as error:
                 raise self.error(f"is no UTF-8: {error}") from None
 
@@ -395,7 +395,12 @@ def _object_of(line: Any) -> dict[str, Any] | BadRow:
         found = json.loads(line) if isinstance(line, str) else line
     except (ValueError, RecursionError) as error:
         return BadRow(f"no JSON ({error})")
-    return found if isinstance(found, dict) else BadRow("no JSON object")
+    if not isinstance(found, dict):
+        return BadRow("no JSON object")
+    # As escapes JSON may hold what is no text, and what no file can be called by or be written with.
+    if half := half_in(json.dumps(found, ensure_ascii=False, default=str)):
+        return BadRow(f"half of a character ({half})")
+    return found
 
 
 def _has_field(kind: pa.DataType, name: str) -> bool:
