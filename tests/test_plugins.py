@@ -439,6 +439,21 @@ def test_a_command_reads_a_plugin_once_and_runs_what_it_read(tmp_path, monkeypat
         forget_plugins()
 
 
+def test_a_run_that_was_moved_has_its_plugins_where_it_is_now(tmp_path):
+    copies = tmp_path / "now" / "plugins"
+    copies.mkdir(parents=True)
+    (copies / "mine.py").write_text("")
+    was = tmp_path / "before" / "plugins" / "mine.py"
+    with plugins.apart():
+        [plugin] = plugins.load_plugins([str(was)], copies=copies)
+        assert plugin.path == copies / "mine.py"
+        # Who asks again in the same command need not know of the folder.
+        assert plugins.load_plugins([str(was)]) == [plugin]
+    for text, place in ((str(was), None), (str(tmp_path / "mine.py"), copies)):
+        with plugins.apart(), pytest.raises(UsageError, match="No such file"):
+            plugins.load_plugins([text], copies=place)
+
+
 def test_what_could_not_be_loaded_from_its_copy_is_refused_at_once(tmp_path, monkeypatch):
     folder = tmp_path / "parts_of_mine"
     (folder / "deep").mkdir(parents=True)

@@ -67,8 +67,13 @@ def apart() -> Iterator[None]:
         _of_command.reset(token)
 
 
-def load_plugins(texts: Sequence[str]) -> list[Plugin]:
+def load_plugins(texts: Sequence[str], *, copies: Path | None = None) -> list[Plugin]:
     """Loads what --plugin names, each once, in order; in a command (`apart`), as it was read the first time.
+
+    Args:
+      texts: files or modules.
+      copies: the folder of copies of the run in --workdir. The flagfile of a run that was moved names them
+        where they were.
 
     Raises:
       UsageError: there is no such file or module, it is more than one file, two have one name, or it fails
@@ -77,7 +82,7 @@ def load_plugins(texts: Sequence[str]) -> list[Plugin]:
     plugins: list[Plugin] = []
     for text in texts:
         flag = f"--plugin={text}"
-        plugin = _found(text, flag=flag)
+        plugin = _found(text, flag=flag, copies=copies)
         if any(other.name == plugin.name for other in plugins):
             raise UsageError(f"{flag}: there is another plugin called {plugin.name}: give one another name")
         plugins.append(plugin)
@@ -132,13 +137,17 @@ def _is_path(text: str) -> bool:
     return text.endswith(".py") or "/" in text
 
 
-def _found(text: str, *, flag: str) -> Plugin:
+def _found(text: str, *, flag: str, copies: Path | None) -> Plugin:
     path = local_path(text, flag=flag) if _is_path(text) else _file_of_module(text, flag=flag)
     read = _of_command.get()
     if read is not None and path in read:
         return read[path]
     try:
-        plugin = Plugin(path.name, path, path.read_bytes())
+        place = path
+        if copies and path.parent.name == copies.name and not path.exists() and (copies / path.name).exists():
+            place = copies / path.name
+            _log.info("plugin:      %s is gone, %s is taken", path, place)
+        plugin = Plugin(path.name, place, place.read_bytes())
     except OSError as error:
         raise UsageError(f"{flag}: {error.strerror}") from None
     # The copy that a run keeps is one file, of no package.

@@ -11,6 +11,7 @@ import shlex
 import sys
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
 from trainer import plugins, register
@@ -61,7 +62,7 @@ def _run(line: CommandLine) -> int:
     # Before TensorFlow, whose import takes seconds in which a signal may come, too.
     with StopSignal.installed(signals, max_minutes=run.max_minutes) as stop:
         room = start(line.command)
-        plugins.load_plugins(run.plugin)
+        plugins.load_plugins(run.plugin, copies=_copies(line))
         return room.run(line, stop)
 
 
@@ -146,10 +147,15 @@ def _tell_alone(command: str) -> None:
 
 def _load_plugins(line: CommandLine) -> None:
     """Loads what --plugin names, and what the run was trained with."""
-    plugins.load_plugins(line.config.run.plugin)
+    plugins.load_plugins(line.config.run.plugin, copies=_copies(line))
     workdir = Workdir(line.config.run.workdir)
     if line.config.run.workdir and workdir.run_json.exists():
         plugins.load_copies(workdir.plugins, workdir.read_facts().get("plugins", []))
+
+
+def _copies(line: CommandLine) -> Path | None:
+    """Returns where the run in --workdir, if any is asked for, keeps its plugins."""
+    return Workdir(line.config.run.workdir).plugins if line.config.run.workdir else None
 
 
 def named_help(argv: Sequence[str], *, about: str = "") -> str:
