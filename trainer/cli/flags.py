@@ -156,7 +156,7 @@ def parse(argv: Sequence[str]) -> CommandLine:
     """
     values = make_flags()
     # From Python; no shell gives it.
-    if half := half_in("".join(argv)):
+    if half := half_in("".join(map(str, argv))):
         raise UsageError(f"half of a character ({half}) is in the value of an option")
     try:
         arguments, is_dry = _without_dry_run(_with_flagfiles(argv[1:]))
