@@ -1,5 +1,7 @@
 """`inspect`: what a run is, in lines that can be read whatever there is to say."""
 
+import shutil
+
 import numpy as np
 from PIL import Image
 
@@ -68,3 +70,21 @@ def test_who_has_few_pictures_need_not_know_of_batches(tmp_path, tiny_backbone, 
     assert "plan: 1 steps an epoch, 10 in all" in out
     status, _, err = run_main(*options, "--batch_size=16", "--dry_run")
     assert (status, "--batch_size=16 is larger than the data: there are 12 pictures" in err) == (2, True)
+
+
+def test_a_dry_run_refuses_what_training_would(colours, tmp_path, run_main):
+    workdir = colours.copy(tmp_path)
+    flagfile = (f"--flagfile={workdir / 'flagfile.flags'}", f"--workdir={workdir}")
+    for options in ([*flagfile, "--seed=77"], [f"--workdir={workdir}"]):
+        status, _, told = run_main("train", *options)
+        assert status in (1, 2)
+        assert run_main("train", *options, "--dry_run") == (status, "", told)
+    assert "no --source is given: write it, or" in told
+    # What inspect shows of a run with other options is no refusal, nor are those of the run itself.
+    assert run_main("inspect", *flagfile, "--seed=77")[0] == 0
+    status, out, _ = run_main(*flagfile, "--dry_run")
+    assert (status, "plan: " in out) == (0, True)
+    # What saved nothing binds nobody.
+    (tmp_path / "none").mkdir()
+    shutil.copy(workdir / "run.json", tmp_path / "none")
+    assert run_main(flagfile[0], "--seed=77", f"--workdir={tmp_path / 'none'}", "--dry_run")[0] == 0

@@ -136,13 +136,14 @@ class _Real(absl_flags.FloatParser):
 class CommandLine:
     """What was asked for. `given` holds only the options that were set, by flag name.
 
-    `paths` are the arguments behind a command that takes some.
+    `paths` are the arguments behind a command that takes some; `is_dry` of `inspect` is --dry_run of `train`.
     """
 
     command: str
     config: Config
     given: dict[str, Any]
     paths: tuple[str, ...] = ()
+    is_dry: bool = False
 
 
 def parse(argv: Sequence[str]) -> CommandLine:
@@ -185,7 +186,7 @@ def parse(argv: Sequence[str]) -> CommandLine:
     given = {name: flat[name] for name in flat if values[name].present}
     config = Config.from_flat(flat).with_given(given)
     config.require_unruled(given)
-    line = CommandLine(command, config, given, tuple(extra))
+    line = CommandLine(command, config, given, tuple(extra), is_dry)
     _check_meant(line)
     _check_paths(line)
     return line

@@ -5,11 +5,12 @@ import math
 from collections.abc import Mapping, Sequence
 
 from trainer.cli.config import Config
-from trainer.cli.declare import budget_secs
+from trainer.cli.declare import NETWORK, PICTURES, RUN, SPLITS, budget_secs
 from trainer.cli.flags import CommandLine
 from trainer.cli.phase_specs import PhaseSpec
 from trainer.loop.optimizers import multipliers
 from trainer.model.freezing import Row, format_table, group_lines, summary
+from trainer.record.checkpoints import Checkpoints
 from trainer.record.workdir import Workdir
 from trainer.report.shortening import MOST_LETTERS, shortened_apart
 from trainer.run.experiment import Experiment
@@ -25,7 +26,8 @@ def run(line: CommandLine) -> int:
     """Prints what the configuration amounts to, and returns the exit status."""
     config = line.config
     if config.run.workdir:
-        config = Workdir(config.run.workdir).or_run(config, line.given)
+        workdir = Workdir(config.run.workdir)
+        config = _as_trained(workdir, line) if line.is_dry else workdir.or_run(config, line.given)
     is_begun = config.run.workdir and Workdir(config.run.workdir).run_json.exists()
     experiment = Experiment(config)
     verbose = config.inspect.verbose
@@ -37,6 +39,22 @@ def run(line: CommandLine) -> int:
     else:
         print("\n--verbose shows all options, variables and what is cached")
     return 0
+
+
+def _as_trained(workdir: Workdir, line: CommandLine) -> Config:
+    """Returns the options that `train` would go by.
+
+    Raises:
+      UsageError: it would refuse them in this workdir, or
+      TrainerError: as those of another run.
+    """
+    if not Checkpoints(workdir.checkpoints, keep=1).exist():
+        return line.config  # An attempt that saved nothing binds nobody.
+    if "source" not in line.given:
+        workdir.require_unnamed(line.config.data.source)
+    config = workdir.as_begun(line.config, line.given)
+    workdir.check_same_run(config, found_out=(PICTURES, SPLITS, NETWORK, RUN))
+    return config
 
 
 def _overview(experiment: Experiment, *, verbose: bool) -> str:

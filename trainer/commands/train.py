@@ -46,7 +46,7 @@ from trainer.run.stages import Stages
 from trainer.run.team import team, together
 from trainer.runtime import Stopping
 from trainer.store.provenance import code
-from trainer.values import CommonError, TrainerError, UsageError
+from trainer.values import CommonError, TrainerError
 
 _log = logging.getLogger("trainer")
 
@@ -118,12 +118,8 @@ def _tell_drawn(config: Config, workdir: Workdir) -> None:
         _log.info(
             "pictures:    no --source, so they are drawn (%s); of your own, --source=folder:PATH", source
         )
-    elif (was := workdir.read_config().data.source) != source:
-        flagfile = shlex.quote(f"--flagfile={workdir.flagfile}")
-        raise UsageError(
-            f"{workdir.root} holds a run on --source={was}, and no --source is given: write it, or "
-            f"{flagfile}, which has all options of the run"
-        )
+    else:
+        workdir.require_unnamed(source)
 
 
 def _is_finished(config: Config, workdir: Workdir) -> bool:

@@ -454,6 +454,19 @@ class Workdir:
         # Of when there was no rule, and the default was another one.
         return config if "schedule" in given else config.replace(schedule=was["schedule"], by_hand=())
 
+    def require_unnamed(self, source: str) -> None:
+        """Makes sure that the run here is on `source`, which a command line without --source has.
+
+        Raises:
+          UsageError: it is on others; the message says how to name them.
+        """
+        if (was := self.read_config().data.source) != source:
+            flagfile = shlex.quote(f"--flagfile={self.flagfile}")
+            raise UsageError(
+                f"{self.root} holds a run on --source={was}, and no --source is given: write it, or "
+                f"{flagfile}, which has all options of the run"
+            )
+
     def finished(self) -> dict[str, Any] | None:
         """Returns what the report of a finished run says; None where there is no end, or no whole report.
 
