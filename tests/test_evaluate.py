@@ -14,6 +14,8 @@ from sklearn import metrics as sk_metrics
 from tensorflow.python.summary.summary_iterator import summary_iterator
 
 from tests.conftest import call_main, make_flower_folder
+from tests.helpers.feature_runs import TinyNet, tiny_net
+from tests.helpers.undrawn import PLAIN
 
 pytestmark = pytest.mark.usefixtures("figures_undrawn")
 
@@ -305,3 +307,26 @@ def test_pictures_of_no_class_of_the_run_are_refused(evaluate, tmp_path):
     status, _, err = evaluate(f"--source=folder:{tmp_path / 'new'}")
     assert status == 2
     assert "black is none of the classes of the run, which are blue, green, red. Classes are matched" in err
+
+
+@pytest.mark.slow
+def test_weights_that_a_run_began_with_are_needed_no_more(run_main, tmp_path):
+    photos, began_with = make_flower_folder(tmp_path / "photos"), tmp_path / "net.weights.h5"
+    with tiny_net():
+        TinyNet(include_top=False, weights=None, input_shape=(8, 8, 3), pooling="avg").save_weights(
+            began_with
+        )
+        status, *_ = run_main(
+            "train", f"--source=folder:{photos}", "--backbone=keras:TinyNet", f"--weights={began_with}",
+            "--image_size=8", "--phase=for=2steps; train=all; lr=0.1; optimizer=sgd", "--batch_size=4",
+            "--precision=float32", f"--workdir={tmp_path / 'run'}", *PLAIN,
+        )  # fmt: skip
+        assert status == 0
+        began_with.unlink()
+        status, _, err = run_main(
+            "evaluate", f"--workdir={tmp_path / 'run'}", f"--report_dir={tmp_path / 'again'}"
+        )
+        assert (status, err) == (0, "")
+        assert rows_of(tmp_path / "again") == rows_of(tmp_path / "run" / "report")
+        status, _, err = run_main("export", f"--workdir={tmp_path / 'run'}", "--formats=saved_model")
+        assert (status, err) == (0, "")

@@ -42,7 +42,7 @@ from trainer.loop.losses import class_weights_from, make_loss
 from trainer.loop.metrics import make_metrics
 from trainer.loop.objectives import OBJECTIVES, Recipe
 from trainer.loop.phases import Plan, make_plan
-from trainer.model.backbones import Backbone, keep_rounding, open_backbone
+from trainer.model.backbones import Backbone, keep_rounding, open_backbone, weights_of_checkpoint
 from trainer.model.classifier import Classifier
 from trainer.model.cuts import Cut
 from trainer.model.heads import make_head
@@ -138,7 +138,8 @@ class Experiment:
 
         Args:
           config: as it was asked for.
-          of_run: a run whose pictures are to be found again as it recorded them; None: they are divided.
+          of_run: a run whose pictures are to be found again as it recorded them, and whose checkpoint has all
+            weights; None: pictures are divided.
           pictures: of --source, where they have been looked at.
           pictures_only: whether the network is not wanted.
           chosen: what --schedule=recommended is to come to, by name of the option; None: what the run in
@@ -523,7 +524,8 @@ class Experiment:
             wanted = parse_pair(model.value_range, flag="--value_range", what="numbers such as -1,1")
         self.backbone = open_backbone(
             model.backbone,
-            weights=model.weights,
+            # Who finds the pictures of a run again reads its checkpoint, too.
+            weights=weights_of_checkpoint(model.backbone, model.weights) if self._of_run else model.weights,
             image_size=model.image_size,
             value_range=wanted,
             cache_dir=run.cache_dir,

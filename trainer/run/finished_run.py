@@ -12,8 +12,7 @@ import tensorflow as tf
 
 from trainer.cli.config import Config
 from trainer.loop.phases import make_plan
-from trainer.model.backbones import BACKBONES, Backbone, keep_rounding, open_backbone
-from trainer.model.backbones.base import names
+from trainer.model.backbones import Backbone, keep_rounding, open_backbone, weights_of_checkpoint
 from trainer.model.classifier import Classifier
 from trainer.model.cuts import WHOLE, Cut, whole_cut
 from trainer.model.weights import assign_weights, scored_weights
@@ -243,11 +242,9 @@ def open_network(workdir: Workdir, config: Config) -> Network:
 def _open_backbone(config: Config, recorded: Contract) -> Backbone:
     """Opens the network of a run, at the size and range of pixels that it was trained with."""
     model = config.model
-    has_weights = names(BACKBONES.choose(model.backbone).entry, "weights")
     backbone = open_backbone(
         model.backbone,
-        # All weights come from the checkpoint: others would be fetched for nothing.
-        weights="none" if has_weights else model.weights,
+        weights=weights_of_checkpoint(model.backbone, model.weights),
         # What had a choice of sizes took one that is square.
         image_size=recorded.height_px if recorded.any_size else model.image_size,
         value_range=recorded.value_range if model.value_range else None,

@@ -7,7 +7,14 @@ often a `KerasBackbone`.
 # All of them, so that they are registered.
 from trainer.model.backbones import efficientnet_lite, hub, keras, kerashub
 from trainer.model.backbones import hub as savedmodel
-from trainer.model.backbones.base import BACKBONES, Backbone, keep_rounding, libraries_of, open_backbone
+from trainer.model.backbones.base import (
+    BACKBONES,
+    Backbone,
+    keep_rounding,
+    libraries_of,
+    open_backbone,
+    weights_of_checkpoint,
+)
 from trainer.model.backbones.keras import KerasBackbone
 from trainer.model.initializers import reseed
 
@@ -24,4 +31,5 @@ __all__ = [
     "open_backbone",
     "reseed",
     "savedmodel",
+    "weights_of_checkpoint",
 ]

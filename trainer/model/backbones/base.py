@@ -196,6 +196,14 @@ def _check_options(
         raise UsageError(f"--features={features}: {address} has features of one kind; only {usages} has more")
 
 
+def weights_of_checkpoint(address: str, weights: str) -> str:
+    """Returns by which --weights to open a network that gets all of its weights from a checkpoint.
+
+    Where there is a choice, none: others would be fetched for nothing, or might be gone.
+    """
+    return "none" if names(BACKBONES.choose(address).entry, "weights") else weights
+
+
 def names(entry: Entry[Backbone], option: str) -> bool:
     """Returns whether what opens a network takes an option, such as `weights`."""
     return bool({option, "**"} & entry.offered)
