@@ -16,8 +16,8 @@ class Distillation:
     """Learns the labels, and what another run says of the same pictures.
 
     (1 - weight) loss + weight T^2 KL(softmax(teacher / T), softmax(student / T)). Before the first update the
-    teacher sees each training picture once, at its own size, as it is. Its logits, a row for each picture of
-    the source, are in every checkpoint: nobody asks for the teacher again.
+    teacher sees each training picture once, at its own size, as it is. Its logits, a row for each of these
+    pictures, are in every checkpoint: nobody asks for the teacher again.
     """
 
     metric_names = ("teacher_divergence",)
@@ -25,11 +25,12 @@ class Distillation:
     def __init__(self, teacher: str, weight: Annotated[float, Bounds(above=0, at_most=1)] = 0.9,
                  temperature: Annotated[float, Bounds(above=0)] = 4.0, *, loss, experiment):  # fmt: skip
         self._teacher, self._temperature, self._weight = teacher, temperature, weight
-        self._loss, self._source, self._splits = loss, experiment.source, experiment.splits
+        self._loss, self._source, self._train = loss, experiment.source, experiment.splits.indices["train"]
         for spec in (phase.spec for phase in experiment.plan.phases):
             if (augment := experiment.augment(spec)) and augment.mixes:
                 raise UsageError(f"phase {spec.name}: the teacher has not seen the mixtures of {augment}")
-        rows = [len(self._source.ids), len(self._source.class_names)]
+        rows = [len(self._train), len(self._source.class_names)]
+        self._row_of = tf.scatter_nd(self._train[:, None], tf.range(rows[0]), [len(self._source.ids)])
         self._logits = tf.Variable(tf.zeros(rows), trainable=False)
         self.variables = {"teacher_logits": self._logits}
 
@@ -38,13 +39,13 @@ class Distillation:
         if missing := set(source.class_names) - set(teacher.class_names):
             raise UsageError(f"the teacher {self._teacher} does not know the class {min(missing)}")
         source.load()
-        logits, train = self._logits.numpy(), self._splits.indices["train"].tolist()
-        said = teacher.predict_encoded((source.ids[i], source.read(i)) for i in train)
-        for i, one in zip(train, said, strict=True):
+        logits = self._logits.numpy()
+        said = teacher.predict_encoded((source.ids[i], source.read(i)) for i in self._train.tolist())
+        for row, one in zip(logits, said, strict=True):
             if told := one.error or (one.labels is not None and "it gives any number of classes"):
                 raise UsageError(f"the teacher {self._teacher} cannot teach {one.path}: {told}")
             # Logits but for a constant, in which no softmax differs; by name, whatever their order.
-            logits[i] = np.log([max(one.probabilities[name], 1e-37) for name in source.class_names])
+            row[:] = np.log([max(one.probabilities[name], 1e-37) for name in source.class_names])
         self._logits.assign(logits)
 
     def __call__(self, forward, batch, seed):
@@ -54,6 +55,6 @@ class Distillation:
             divergence = self._temperature**2 * tf.reduce_sum(tf.exp(theirs) * (theirs - ours), axis=-1)
             return logits, self._loss(logits, labels, None), divergence
 
-        teacher = tf.gather(self._logits, tf.maximum(batch["id"], 0))
+        teacher = tf.gather(self._logits, tf.gather(self._row_of, tf.maximum(batch["id"], 0)))
         logits, hard, far = forward.float32(terms, forward.features(batch["image"]), batch["label"], teacher)
         return Terms((1 - self._weight) * hard + self._weight * far, logits, {"teacher_divergence": far})
