@@ -91,6 +91,9 @@ def test_pictures_that_are_named(trained, explain, tmp_path):
         # The network is linear in its pictures.
         assert line["method"] == "integrated_gradients"
         assert abs(line["completeness_error"]) < 1e-4
+    # How many make a batch is no matter of the run.
+    status, _, err, _ = explain("--batch_size=1", *paths)
+    assert (status, err) == (0, "")
 
 
 @pytest.mark.parametrize(("label", "left", "right"), [("red", 0.0, 0.5), ("green", 0.5, 1.0)])
