@@ -10,12 +10,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tf_keras
 from sklearn import metrics as sk_metrics
 from tensorflow.python.summary.summary_iterator import summary_iterator
 
 from tests.conftest import call_main, make_flower_folder
 from tests.helpers.feature_runs import TinyNet, tiny_net
 from tests.helpers.undrawn import PLAIN
+from trainer.model.initializers import reseed
 
 pytestmark = pytest.mark.usefixtures("figures_undrawn")
 
@@ -330,3 +332,37 @@ def test_weights_that_a_run_began_with_are_needed_no_more(run_main, tmp_path):
         assert rows_of(tmp_path / "again") == rows_of(tmp_path / "run" / "report")
         status, _, err = run_main("export", f"--workdir={tmp_path / 'run'}", "--formats=saved_model")
         assert (status, err) == (0, "")
+
+
+def ScaledNet(*, include_top, weights, input_shape, pooling):
+    """As EfficientNet in Keras: for its ImageNet weights it is built otherwise, without a variable more."""
+    assert (include_top, pooling) == (False, "avg")
+    images = tf_keras.Input(input_shape)
+    x = images * 0.25 if weights == "imagenet" else images
+    x = tf_keras.layers.Conv2D(4, 3, activation="relu", name="stem")(x)
+    network = tf_keras.Model(images, tf_keras.layers.GlobalAveragePooling2D(name="average")(x))
+    reseed(network, seed=1)
+    return network
+
+
+@pytest.mark.slow
+def test_a_network_that_keras_builds_otherwise_for_its_imagenet_weights(run_main, tmp_path, monkeypatch):
+    monkeypatch.setattr(ScaledNet, "__module__", "tests.helpers.feature_runs")  # It has `preprocess_input`.
+    monkeypatch.setattr(tf_keras.applications, "ScaledNet", ScaledNet, raising=False)
+    photos, run = make_flower_folder(tmp_path / "photos"), tmp_path / "run"
+    status, *_ = run_main(
+        "train", f"--source=folder:{photos}", "--backbone=keras:ScaledNet", "--image_size=8",
+        "--batch_size=4", "--phase=for=2steps; train=all; lr=0.1; optimizer=sgd", "--precision=float32",
+        f"--workdir={run}", *PLAIN,
+    )  # fmt: skip
+    assert status == 0
+    status, _, err = run_main("evaluate", f"--workdir={run}", f"--report_dir={tmp_path / 'again'}")
+    assert (status, err) == (0, "")
+    known = rows_of(run / "report")
+    assert rows_of(tmp_path / "again") == known
+    status, out, _ = run_main("predict", f"--workdir={run}", "--format=jsonl", photos / known[0]["id"])
+    assert status == 0
+    said = json.loads(out.splitlines()[-1])
+    assert said["label"] == known[0]["prediction"]
+    highest = max(float(value) for name, value in known[0].items() if name.startswith("probability_"))
+    assert said["probability"] == pytest.approx(highest, abs=1e-6)

@@ -246,6 +246,10 @@ class Workdir:
         if changed and (not was or any(was.get(name) != digest for name, digest in found.items())):
             raise self._other_run(config, changed)
 
+    def network_function(self) -> str:
+        """Returns the fingerprint of the network the run began with; empty: it does not say."""
+        return str(self.read_facts().get("network", {}).get("function", ""))
+
     def check_start(self, config: Config) -> None:
         """Makes sure that --init_from means the run whose weights this one began with, wherever it is now.
 

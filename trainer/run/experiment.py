@@ -42,7 +42,7 @@ from trainer.loop.losses import class_weights_from, make_loss
 from trainer.loop.metrics import make_metrics
 from trainer.loop.objectives import OBJECTIVES, Recipe
 from trainer.loop.phases import Plan, make_plan
-from trainer.model.backbones import Backbone, keep_rounding, open_backbone, weights_of_checkpoint
+from trainer.model.backbones import Backbone, keep_rounding, open_backbone, open_for_checkpoint
 from trainer.model.classifier import Classifier
 from trainer.model.cuts import Cut
 from trainer.model.heads import make_head
@@ -522,17 +522,21 @@ class Experiment:
         wanted = None
         if model.value_range:
             wanted = parse_pair(model.value_range, flag="--value_range", what="numbers such as -1,1")
-        self.backbone = open_backbone(
-            model.backbone,
-            # Who finds the pictures of a run again reads its checkpoint, too.
-            weights=weights_of_checkpoint(model.backbone, model.weights) if self._of_run else model.weights,
-            image_size=model.image_size,
-            value_range=wanted,
-            cache_dir=run.cache_dir,
-            features=model.features,
-            resize=model.resize,
-            antialias=model.antialias,
-        )
+        options: dict[str, Any] = {
+            "weights": model.weights,
+            "image_size": model.image_size,
+            "value_range": wanted,
+            "cache_dir": run.cache_dir,
+            "features": model.features,
+            "resize": model.resize,
+            "antialias": model.antialias,
+        }
+        # Who finds the pictures of a run again reads its checkpoint, too.
+        if self._of_run:
+            function = self._of_run.network_function()
+            self.backbone = open_for_checkpoint(model.backbone, function=function, **options)
+        else:
+            self.backbone = open_backbone(model.backbone, **options)
         workdir = self._workdir()
         if workdir and (facts := workdir.read_facts()):
             keep_rounding(self.backbone, Contract.from_json(facts["contract"]))

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from trainer.cli.config import Config
 from trainer.loop.phases import make_plan
-from trainer.model.backbones import Backbone, keep_rounding, open_backbone, weights_of_checkpoint
+from trainer.model.backbones import Backbone, keep_rounding, open_for_checkpoint
 from trainer.model.classifier import Classifier
 from trainer.model.cuts import WHOLE, Cut, whole_cut
 from trainer.model.weights import assign_weights, scored_weights
@@ -226,7 +226,7 @@ def open_network(workdir: Workdir, config: Config) -> Network:
         contract = Contract.from_json(facts["contract"])
     except ValueError as error:
         raise TrainerError(f"{workdir.run_json} is damaged: {error}") from None
-    backbone = _open_backbone(config, contract)
+    backbone = _open_backbone(config, contract, function=workdir.network_function())
     workdir.check_network(config, {"function": backbone.fingerprint})
     # Of those that a head keeps.
     num_examples = len(workdir.read_splits()["train"]) if config.fitted_head else 0
@@ -239,12 +239,13 @@ def open_network(workdir: Workdir, config: Config) -> Network:
     return Network(classifier, class_names, step, precision, engine)
 
 
-def _open_backbone(config: Config, recorded: Contract) -> Backbone:
+def _open_backbone(config: Config, recorded: Contract, *, function: str) -> Backbone:
     """Opens the network of a run, at the size and range of pixels that it was trained with."""
     model = config.model
-    backbone = open_backbone(
+    backbone = open_for_checkpoint(
         model.backbone,
-        weights=weights_of_checkpoint(model.backbone, model.weights),
+        weights=model.weights,
+        function=function,
         # What had a choice of sizes took one that is square.
         image_size=recorded.height_px if recorded.any_size else model.image_size,
         value_range=recorded.value_range if model.value_range else None,

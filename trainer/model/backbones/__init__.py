@@ -13,7 +13,7 @@ from trainer.model.backbones.base import (
     keep_rounding,
     libraries_of,
     open_backbone,
-    weights_of_checkpoint,
+    open_for_checkpoint,
 )
 from trainer.model.backbones.keras import KerasBackbone
 from trainer.model.initializers import reseed
@@ -29,7 +29,7 @@ __all__ = [
     "kerashub",
     "libraries_of",
     "open_backbone",
+    "open_for_checkpoint",
     "reseed",
     "savedmodel",
-    "weights_of_checkpoint",
 ]

@@ -1,8 +1,9 @@
 """What a pretrained network is, and where each kind is registered."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Collection
-from typing import Protocol
+from typing import Any, Protocol
 
 import tensorflow as tf
 import tf_keras
@@ -196,12 +197,25 @@ def _check_options(
         raise UsageError(f"--features={features}: {address} has features of one kind; only {usages} has more")
 
 
-def weights_of_checkpoint(address: str, weights: str) -> str:
-    """Returns by which --weights to open a network that gets all of its weights from a checkpoint.
+def open_for_checkpoint(address: str, *, weights: str, function: str, **options: Any) -> Backbone:
+    """Opens a network all weights of which come from a checkpoint; see `open_backbone`.
 
-    Where there is a choice, none: others would be fetched for nothing, or might be gone.
+    Those that the run began with would be fetched for nothing, or may be gone. But some networks of Keras are
+    built otherwise for their ImageNet weights, with which they are opened here, too.
+
+    Args:
+      address: the value of --backbone.
+      weights: the value of --weights.
+      function: fingerprint that the run recorded; empty: it did not.
+      **options: the others.
     """
-    return "none" if names(BACKBONES.choose(address).entry, "weights") else weights
+    if names(BACKBONES.choose(address).entry, "weights"):
+        # What a plugin calls its weights is its own affair.
+        with contextlib.suppress(UsageError):
+            backbone = open_backbone(address, weights="none", **options)
+            if backbone.fingerprint == function or (not function and weights != "imagenet"):
+                return backbone
+    return open_backbone(address, weights=weights, **options)
 
 
 def names(entry: Entry[Backbone], option: str) -> bool:
