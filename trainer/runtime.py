@@ -3,6 +3,7 @@
 import contextlib
 import faulthandler
 import functools
+import importlib.util
 import json
 import logging
 import os
@@ -55,13 +56,18 @@ def leave(status: int) -> NoReturn:
     """Ends the process at once: all files are closed, and taking TensorFlow apart takes up to a second.
 
     Nothing that was left for the end of Python is done but one thing: AutoGraph's files of source code do not
-    stay in the folder for temporary files.
+    stay in the folder for temporary files, nor what Python has compiled of them.
     """
     for name, module in [*sys.modules.items()]:
         if name.startswith("__autograph_generated_file") and module.__file__:
             # Whatever has become of it, the process ends as it was to.
             with contextlib.suppress(OSError):
                 os.remove(module.__file__)
+            with contextlib.suppress(OSError, NotImplementedError):
+                compiled = importlib.util.cache_from_source(module.__file__)
+                os.remove(compiled)
+                # It goes with the last one of all processes.
+                os.rmdir(os.path.dirname(compiled))
     os._exit(status)
 
 
