@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,11 +25,13 @@ from trainer.cli.flags import parse
 from trainer.precision import choice as choice_module
 from trainer.precision import choose_engine, openvino
 from trainer.precision.choice import Choice
+from trainer.record.workdir import Workdir
 from trainer.run import arithmetic as arithmetic_module
 from trainer.run import run_times
 from trainer.run.arithmetic import Arithmetic
 from trainer.run.engines import Engines, compiled
 from trainer.run.experiment import Experiment
+from trainer.run.finished_run import engine_at
 from trainer.run.session import make_stages
 from trainer.values import UsageError
 
@@ -186,7 +189,11 @@ def test_where_updates_run_the_network_validation_is_tensorflows_as_well(tmp_pat
     assert (
         caplog.text.count("tensorflow, which runs the network in updates, computes validation as well") == 1
     )
-    assert stages.arithmetic.decided["0-frozen/features"]["precision"] == "tensorflow-float32"
+    recorded = stages.arithmetic.decided
+    assert recorded["0-frozen/features"]["precision"] == "tensorflow-float32"
+    # So it stays: where the best step is of another phase, and for a process that goes on.
+    again = make_stages(stages.experiment, decided=recorded)
+    assert (again.current().engine, again.arithmetic.decided) == ("tensorflow", recorded)
 
 
 # --- What it cannot run
@@ -317,9 +324,9 @@ def test_a_run_that_began_without_it_goes_on_without(train, monkeypatch):
     assert list(decided(first.workdir)) == ["0-frozen"]
 
 
-def engines(*, several_devices=False, decided=(), **options):
+def engines(*, several_devices=False, decided=(), on_decision=lambda decided: None, **options):
     config = Config().replace(**options)
-    arithmetic = Arithmetic("auto", decided=dict(decided), cache_dir="", on_decision=lambda decided: None)
+    arithmetic = Arithmetic("auto", decided=dict(decided), cache_dir="", on_decision=on_decision)
     return Engines(config, arithmetic=arithmetic, several_devices=several_devices)
 
 
@@ -350,6 +357,28 @@ def test_where_nothing_is_measured(monkeypatch, caplog):
     with caplog.at_level("INFO", "trainer"):
         assert decide(engines(engine="openvino", several_devices=True)) == "tensorflow"
     assert "OpenVINO is for one device, and there are several" in caplog.text
+
+
+def test_what_tensorflow_took_over_stays_with_it(monkeypatch):
+    """What it was measured for, another command may ask OpenVINO for."""
+    monkeypatch.setattr(openvino, "version", lambda: "1.2")
+    monkeypatch.setattr(openvino, "precisions", lambda: ("float32",))
+    monkeypatch.setattr(openvino, "require_installed", lambda *, flag: None)
+    alone = Choice("openvino-float32", {}, "", {"openvino": "1.2"}, "")
+    both = replace(alone, step_secs={"tensorflow-bfloat16": 3.0, "openvino-float32": 2.0})
+    config, workdir = Config().replace(engine="openvino", schedule="auto"), Workdir("none")
+    for choice, precision, engine in (
+        (alone, "tensorflow-float32", "tensorflow"),
+        (both, "tensorflow-bfloat16", "openvino-float32"),
+    ):
+        recorded = {}
+        left = engines(decided={"0-head/features": choice.to_json()}, on_decision=recorded.update)
+        left.leave(HEAD, "features")
+        assert recorded["0-head/features"]["precision"] == precision
+        assert decide(engines(decided=recorded)) == "tensorflow"
+        assert decide(engines(decided=recorded, engine="openvino")) == engine
+        monkeypatch.setattr(workdir, "read_facts", lambda recorded=recorded: {"precision": recorded})
+        assert engine_at(config, workdir, 1) == engine
 
 
 def test_what_cannot_be_had_is_refused(monkeypatch):

@@ -5,6 +5,7 @@ measured. What OpenVINO cannot run is run by TensorFlow, which is said in a line
 """
 
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
@@ -107,7 +108,7 @@ class Engines:
                 _log.info("engine:      tensorflow: OpenVINO is for one device, and there are several")
             return TENSORFLOW
         recorded = self._recorded(name)
-        if recorded and (self.asked == "auto" or recorded != TENSORFLOW):
+        if recorded and (self.asked == "auto" or recorded != TENSORFLOW or self._is_left(name)):
             return recorded
         if not recorded and self.asked == "auto" and not self._is_considered():
             return TENSORFLOW
@@ -132,8 +133,15 @@ class Engines:
         name = name_of(phase, place)
         if name in self._arithmetic.decided:
             was = Choice.recorded(self._arithmetic.decided[name])
+            # Where both were measured, another command may still ask for OpenVINO: see `is_left`.
+            measured = next((one for one in was.step_secs if one.startswith(TENSORFLOW)), "")
             self._arithmetic.note(
-                name, Choice(_of_tensorflow("float32"), {}, was.what, was.machine, was.measured_at)
+                name,
+                dataclasses.replace(
+                    was,
+                    precision=measured or _of_tensorflow("float32"),
+                    step_secs=was.step_secs if measured else {},
+                ),
             )
 
     def step_secs(self, phase: Phase, place: str, engine: str) -> float | None:
@@ -147,6 +155,9 @@ class Engines:
             return ""
         phase = name.partition("/")[0].partition("-")[2]
         return usable(Choice.recorded(self._arithmetic.decided[name]), what=f"phase {phase}")
+
+    def _is_left(self, name: str) -> bool:
+        return is_left(Choice.recorded(self._arithmetic.decided[name]))
 
     def _is_considered(self) -> bool:
         """Returns whether OpenVINO is measured where nobody has asked for it."""
@@ -174,6 +185,11 @@ class Engines:
 def name_of(phase: Phase, place: str) -> str:
     """Returns under which name a run records what runs a phase's network up to a cut."""
     return f"{phase.index}-{phase.spec.name}/{place}"
+
+
+def is_left(choice: Choice) -> bool:
+    """Returns whether TensorFlow runs what was OpenVINO's without having been measured to be faster."""
+    return _engine(choice) == TENSORFLOW and not choice.step_secs
 
 
 def usable(choice: Choice, *, what: str) -> str:

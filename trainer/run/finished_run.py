@@ -20,7 +20,7 @@ from trainer.precision import Choice, in_precision, openvino, supported
 from trainer.record.calibration import settled_task
 from trainer.record.checkpoints import Checkpoints
 from trainer.record.workdir import Workdir
-from trainer.run.engines import asked_engine, compiled, tell_unusable, usable
+from trainer.run.engines import asked_engine, compiled, is_left, tell_unusable, usable
 from trainer.run.experiment import Experiment, make_classifier
 from trainer.tasks import Task, make_task
 from trainer.values import OPENVINO, TENSORFLOW, Contract, TrainerError, composed, failure_in_words
@@ -287,7 +287,7 @@ def engine_at(config: Config, workdir: Workdir, step: int) -> str:
     """Returns what is to run the network: what is asked for, or what ran all of it in the phase of a step.
 
     Where OpenVINO is asked for, it is in the precision that is asked for or that the run chose for it, else
-    in float32.
+    in float32; TensorFlow, where it has taken over in the run.
 
     Raises:
       UsageError: it is asked for, not by the run, and cannot be had.
@@ -297,8 +297,9 @@ def engine_at(config: Config, workdir: Workdir, step: int) -> str:
     if asked == TENSORFLOW or not (decided or asked == OPENVINO):
         return TENSORFLOW
     recorded = decided.get(f"{_phase_at(config, workdir, step)}/{WHOLE}")
-    engine = usable(Choice.recorded(recorded), what="the run") if recorded else TENSORFLOW
-    if asked == "auto" or engine != TENSORFLOW:
+    choice = Choice.recorded(recorded) if recorded else None
+    engine = usable(choice, what="the run") if choice else TENSORFLOW
+    if asked == "auto" or engine != TENSORFLOW or (choice and is_left(choice)):
         return engine
     return f"{OPENVINO}-{'float32' if precision == 'auto' else precision}"
 
