@@ -7,8 +7,12 @@ import pytest
 
 from tests.conftest import make_flower_folder
 from tests.helpers.undrawn import PLAIN
+from trainer.cli.config import Config
 from trainer.record import progress
+from trainer.run import scoring
 from trainer.run.stages import Stage
+from trainer.run.team import Team
+from trainer.values import CommonError
 
 pytestmark = pytest.mark.usefixtures("figures_undrawn")
 
@@ -94,3 +98,22 @@ def test_a_long_wait_for_a_score_is_counted(train, monkeypatch):
     assert [line.partition(" pictures")[0] for line in told] == [
         f"scoring test: {done} of 9" for done in (4, 8, 9)
     ]
+
+
+def test_a_worker_whose_score_is_too_low_fails_when_all_have_written(monkeypatch):
+    """It takes the others along, whatever they are at."""
+    seen = []
+
+    class Two(Team):
+        def exchange(self, what, value):
+            seen.append(what)
+            return [value] * 2
+
+    monkeypatch.setattr(scoring, "team", Two)
+    report = {"split": "test", "accuracy": 0.5}
+    scoring.require_scores(report, Config().run)
+    assert not seen
+    for options in ({"assert_accuracy_at_least": 0.9}, {"assert_at_least": "accuracy=0.9"}):
+        with pytest.raises(CommonError, match=r"0\.5"):
+            scoring.require_scores(report, Config().replace(**options).run)
+        assert seen.pop()

@@ -28,6 +28,7 @@ from trainer.run.experiment import Experiment
 from trainer.run.fitting import compared, told_compared
 from trainer.run.introduction import draw_curves
 from trainer.run.stages import Stages
+from trainer.run.team import team
 from trainer.tasks import Task
 from trainer.values import CommonError, UsageError, close_names, is_it
 
@@ -73,21 +74,29 @@ _ASSERTED = {"macro_f1": ("macro", "f1"), "micro_f1": ("micro", "f1"), "samples_
 def require_scores(report: Mapping[str, Any], run: RunConfig) -> None:
     """Fails where a score, as `score` returns it, is below --assert_accuracy_at_least or --assert_at_least.
 
+    Of several workers, all have come to this before one fails: it ends the others, which may still write.
+
     Raises:
       CommonError: it is; or there is no such number.
     """
+    if why := _too_low(report, run):
+        team().exchange("scores that are too low", why)
+        raise CommonError(why)
+
+
+def _too_low(report: Mapping[str, Any], run: RunConfig) -> str:
+    """Returns which score is below what is asked for; empty: none."""
     split, at_least = report["split"], run.assert_accuracy_at_least
     if report["accuracy"] < at_least:
-        raise CommonError(
-            f"{split} accuracy {report['accuracy']:.4f} is below --assert_accuracy_at_least={at_least:g}"
-        )
+        return f"{split} accuracy {report['accuracy']:.4f} is below --assert_accuracy_at_least={at_least:g}"
     for name, floor in floors_of(run.assert_at_least).items():
         found: Any = report
         for key in _ASSERTED.get(name, (name,)):
             found = found[key]
         if found is None or found < floor:
             told = "is not defined" if found is None else f"{found:.4f} is below {floor:g}"
-            raise CommonError(f"--assert_at_least={run.assert_at_least}: {split} {name} {told}")
+            return f"--assert_at_least={run.assert_at_least}: {split} {name} {told}"
+    return ""
 
 
 def main_split(splits: Collection[str]) -> str:
