@@ -328,6 +328,25 @@ def test_what_all_come_to_is_said_by_all(monkeypatch, capsys):
     assert sorted(capsys.readouterr().err.splitlines()) == sorted(line for _, line in SAID.values())
 
 
+@pytest.mark.parametrize(
+    ("asked", "error", "of_all"),
+    [
+        ({"engine": "openvino"}, "--engine=openvino needs OpenVINO, which is not installed here", False),
+        ({"precision": "float16"}, "--precision=float16 has no effect on this machine", False),
+        ({"batch_size": 3}, "--batch_size=3 must be a multiple of 2", True),
+    ],
+)
+def test_what_one_machine_lacks_is_not_said_of_all(asked, error, of_all, tmp_path, monkeypatch):
+    config = Config().replace(workdir=str(tmp_path / "run"), cache_dir=str(tmp_path / "cache"), **asked)
+    told = []
+    with monkeypatch.context() as patch:
+        tell_all = team_module.tell_all
+        patch.setattr(team_module, "tell_all", lambda to, **said: told.append(said) or tell_all(to, **said))
+        with pytest.raises(UsageError), as_worker_1(config, monkeypatch):
+            raise UsageError(error)
+    assert [said["of_all"] for said in told if said.get("leaving") == error] == [of_all]
+
+
 @contextlib.contextmanager
 def as_worker_1(config, monkeypatch, *, stands=None):
     """Gives the options of a worker beside a chief that has the same of everything, and lets both part."""
@@ -337,6 +356,8 @@ def as_worker_1(config, monkeypatch, *, stands=None):
     def answer():
         while True:
             message = theirs.receive(60.0) or {}
+            if "leaving" in message:
+                return
             if "given" in message:
                 theirs.send(agreed=message["given"], value=[message["value"]] * 2)
             elif "done" in message:

@@ -45,6 +45,8 @@ _GRACE_SECS = 3.0
 _PART_BYTES = 2**18
 # Each worker may have its own.
 _OF_A_WORKER = {"workdir", "cache_dir", "data_dir", "progress", "stop_signals", "plugin", "strategy"}
+# The same for all, and a machine may lack what it asks for.
+_OF_A_MACHINE = {"engine", "precision"}
 # What decides by times of one machine before all is made, and would have to be agreed on.
 REFUSED = {"budget": ""}
 """{option: its value without effect} of those that one worker alone may use."""
@@ -183,7 +185,8 @@ def together(config: Config, stop: Stopping) -> Iterator[Config]:
     _log.info("workers:     %s of %d, by %s", cluster.told(cluster.index), count, cluster.named_by)
     facts = facts_of(config)
     links = meet(cluster, facts=facts, limit_secs=config.run.wait_for_workers_secs)
-    joined = Joined(cluster, links, own_options={name for name in config.flat() if f"--{name}" not in facts})
+    own_options = _OF_A_MACHINE | {name for name in config.flat() if f"--{name}" not in facts}
+    joined = Joined(cluster, links, own_options=own_options)
     with contextlib.ExitStack() as stack:
         stack.enter_context(joined.leaving())
         # As long as no worker has what the chief shares, only that one knows.
@@ -294,7 +297,7 @@ class Joined(Team):
     """Several workers, of whom this process is one."""
 
     def __init__(self, cluster: Cluster, links: list[Link], *, own_options: Collection[str] = ()):
-        """Begins to hear the others; `own_options` are those that each worker may have its own of."""
+        """Begins to hear the others; `own_options` are those that may be wrong at one worker alone."""
         self._cluster, self._links, self._own_options = cluster, links, frozenset(own_options)
         self.index, self.count = cluster.index, len(cluster.addresses)
         self.is_chief = cluster.index == 0
