@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import trainer
 from tests.conftest import call_main, changed, make_flower_folder
 from tests.helpers.feature_runs import assert_same_numbers, computed, left, predictions, tiny_net
 from tests.helpers.undrawn import PLAIN
@@ -29,7 +30,7 @@ from trainer.record.workdir import Workdir
 from trainer.run import arithmetic as arithmetic_module
 from trainer.run import run_times
 from trainer.run.arithmetic import Arithmetic
-from trainer.run.engines import Engines, compiled
+from trainer.run.engines import Engines, asked_engine, compiled
 from trainer.run.experiment import Experiment
 from trainer.run.finished_run import engine_at
 from trainer.run.session import make_stages
@@ -381,6 +382,18 @@ def test_what_tensorflow_took_over_stays_with_it(monkeypatch):
         assert engine_at(config, workdir, 1) == engine
 
 
+def test_a_run_that_was_moved_goes_on_where_its_engine_is_gone(tmp_path, elsewhere, monkeypatch):
+    began, here = (
+        Config().replace(engine="openvino", workdir=str(tmp_path / "before")),
+        Workdir(str(tmp_path)),
+    )
+    here.run_json.touch()
+    monkeypatch.setattr(here, "read_config", lambda: began)
+    assert asked_engine(began, here) == "tensorflow"
+    with pytest.raises(UsageError, match="not installed here"):
+        asked_engine(began, Workdir(began.run.workdir))
+
+
 def test_what_cannot_be_had_is_refused(monkeypatch):
     monkeypatch.setattr(openvino, "version", lambda: "")
     with pytest.raises(
@@ -482,6 +495,11 @@ def test_what_a_run_asked_for_and_is_not_there(by_openvino, elsewhere, train, ru
     picture = Path(folder) / before[0][0][0]
     status, out, err = run_main("predict", f"--workdir={workdir}", f"--cache_dir={cache}", picture)
     assert (status, out.count("\n"), err.count(gone)) == (0, 1, 1)
+    # From Python, the folder where the run was made is not asked for.
+    run_json = json.loads((workdir / "run.json").read_text())
+    run_json["config"]["workdir"] = str(tmp_path / "before")
+    (workdir / "run.json").write_text(json.dumps(run_json))
+    assert len(trainer.load(workdir).predict([picture])) == 1
     again = train("--engine=openvino", "--frozen_for=3epochs", "--extend", workdir=workdir, cache=cache)
     assert (again.out + again.err).count(gone) == 1
 

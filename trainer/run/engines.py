@@ -44,16 +44,19 @@ def require_engine(config: Config) -> None:
         )
 
 
-def asked_engine(config: Config) -> str:
+def asked_engine(config: Config, run: Workdir | None) -> str:
     """Returns the value of --engine; TensorFlow, which is said, where a run began with another that is gone.
 
+    Args:
+      config: what is asked for.
+      run: its folder, which may have been moved; None: there is to be none.
+
     Raises:
-      UsageError: it cannot be had here, and no run in --workdir began with it.
+      UsageError: it cannot be had here, and the run, if there is one, did not begin with it.
     """
     try:
         require_engine(config)
     except UsageError:
-        run = Workdir(config.run.workdir) if config.run.workdir else None
         if not run or not run.run_json.exists() or run.read_config().speed.engine != OPENVINO:
             raise
         _log.warning(
@@ -77,7 +80,8 @@ class Engines:
         Raises:
           UsageError: it cannot be had.
         """
-        self.asked, self._precision = asked_engine(config), config.speed.precision
+        run = Workdir(config.run.workdir) if config.run.workdir else None
+        self.asked, self._precision = asked_engine(config, run), config.speed.precision
         self._cache_dir, self._arithmetic = config.run.cache_dir, arithmetic
         self._several_devices = several_devices
 

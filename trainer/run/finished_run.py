@@ -292,7 +292,7 @@ def engine_at(config: Config, workdir: Workdir, step: int) -> str:
     Raises:
       UsageError: it is asked for, not by the run, and cannot be had.
     """
-    asked, precision = asked_engine(config), config.speed.precision
+    asked, precision = asked_engine(config, workdir), config.speed.precision
     decided = workdir.read_facts().get("precision", {})
     if asked == TENSORFLOW or not (decided or asked == OPENVINO):
         return TENSORFLOW
