@@ -309,6 +309,22 @@ def test_several_workers_compute_nothing_that_is_too_large_to_be_kept(train, mon
     assert computed(failed.out) == []
 
 
+def test_several_workers_remove_what_they_use_last_too(copied, options, monkeypatch):
+    monkeypatch.setattr(feature_cache, "team", Two)
+    limit = sum(path.stat().st_size for path in copied.glob("features/*/features.npy"))
+    given = (f"--cache_dir={copied}", "--workdir=none", f"--cache_limit_gb={limit / 1e9}")
+    experiment = Experiment(parse(["trainer", *options, *given]).config)
+    stage = make_stages(experiment, decided={}).current()
+    assert stage.cut_of("train")
+    used = entry_of(copied, "train")
+    os.utime(used / "entry.json", (0, 0))
+    # Others, for which something must go.
+    experiment.backbone.libraries = {"keras-hub": "0.1"}
+    assert stage.cut_of("validation")
+    assert used.exists()
+    assert len(entries(copied)) == len(SPLITS)
+
+
 # --- Damage, death and company
 
 

@@ -264,6 +264,7 @@ class FeatureCache:
 
         Never within a lock of the store: who waits for it could not take part.
         """
+        self._store.note_use(key)
         found = self._store.find(key, **size)
         if not all(team().exchange("features", found is not None)):
             # The same for all.

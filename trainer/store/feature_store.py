@@ -187,7 +187,7 @@ _log = logging.getLogger("trainer")
 class FeatureStore:
     """A folder of arrays of at most `limit_bytes` together; those used longest ago go first.
 
-    Those that it gave itself are in use, and go last.
+    Those that it gave by `get`, or is told of by `note_use`, are in use, and go last.
     """
 
     def __init__(
@@ -204,7 +204,7 @@ class FeatureStore:
         """
         self._root, self._limit_bytes, self._name = root, limit_bytes, name
         self._while_waiting = while_waiting
-        # What `get` gave goes last, however long ago it was opened.
+        # It goes last, however long ago it was opened.
         self._in_use: set[str] = set()
 
     def get(
@@ -266,6 +266,10 @@ class FeatureStore:
         with contextlib.suppress(Damaged, FeatureCacheError):
             return self._open(Wanted(key, shape=(num_rows, *shape), describe=""))
         return None
+
+    def note_use(self, key: Mapping[str, Any]) -> None:
+        """Notes that what belongs to a key is in use, as what `get` gave is, wherever it comes from."""
+        self._in_use.add(_digest(_canonical(key)))
 
     def has(self, key: Mapping[str, Any]) -> bool:
         """Returns whether there is an entry of a key; it is not read, and may be damaged."""
