@@ -77,14 +77,16 @@ class FeatureCache:
     def __init__(self, experiment: Experiment, *, watch: Watch, between_batches: Callable[[], None]):
         """Notes what to do; `between_batches` may raise to end the work, of which nothing is kept then.
 
-        It is asked as well while another process does that work, unless several workers share it.
+        It is asked as well while another process does that work, but not of several workers: there, who waits
+        does so to the end, whether another worker copies what all have computed, or a run of one process
+        computes the same.
         """
         self._experiment, self._watch, self._between_batches = experiment, watch, between_batches
         run, speed = experiment.config.run, experiment.config.speed
         self._store = FeatureStore(
             feature_folder(run.cache_dir),
             limit_bytes=int(speed.cache_limit_gb * 1e9),
-            # Several workers ask each other at the same batches, and wait for no more than a copy.
+            # Several workers ask each other, at the same batches: one of them cannot ask while it waits.
             while_waiting=between_batches if team().count == 1 else None,
         )
 
