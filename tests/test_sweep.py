@@ -12,8 +12,11 @@ from tests.conftest import make_flower_folder
 from tests.helpers.processes import Program
 from tests.record.events import scalars
 from trainer.cli.flags import parse
-from trainer.commands.sweep import _gpu_of, _Watch
+from trainer.cli.search import read_space
+from trainer.commands import sweep as of_sweep
+from trainer.commands.sweep import _first_that_begins, _gpu_of, _Watch
 from trainer.store.files import read_json
+from trainer.values import MachineError, TrainerError, UsageError
 
 SEARCH = [
     "--search=frozen_learning_rate=log(1e-3,1e-1)", "--search=dropout=uniform(0.1,0.6)",
@@ -275,6 +278,33 @@ def test_what_is_wrong_with_all_trials_is_told_before_the_first(base, tmp_path, 
     assert message in err
     assert len(err.splitlines()) == bool(message)
     assert (tmp_path / "sweep" / "study.journal").exists() == (not message)
+
+
+@pytest.mark.parametrize(
+    ("errors", "told"),
+    [
+        ({"0": TrainerError("no weights")}, ""),
+        ({"0": MemoryError("no 9 GB"), "0.1": UsageError("does not fit")}, ""),
+        ({"0": MemoryError("no 9 GB"), "0.1": UsageError("b"), "0.2": TrainerError("c")}, "out of memory"),
+        ({"0": MachineError("no room")}, "no room"),
+        ({"0": KeyError("a fault of ours")}, "a fault of ours"),
+    ],
+)
+def test_an_end_of_the_space_that_cannot_be_opened_is_a_trial_that_fails(monkeypatch, tmp_path, errors, told):
+    def opened(config):
+        if error := errors.get(f"{config.model.dropout:g}"):
+            raise error
+        return config
+
+    monkeypatch.setattr(of_sweep, "Experiment", opened)
+    asked_of = pytest.importorskip("trainer.run.sweep").Asked
+    line = parse(["trainer", "sweep", f"--workdir={tmp_path}", "--search=dropout=0,0.1,0.2"])
+    asked = asked_of(line.config, line.given, read_space(line.config.sweep.search, ""))
+    if told:
+        with pytest.raises(Exception, match=told):
+            _first_that_begins(asked)
+    else:
+        assert f"{_first_that_begins(asked).model.dropout:g}" not in errors
 
 
 @pytest.mark.parametrize(

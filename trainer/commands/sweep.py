@@ -22,6 +22,7 @@ from trainer.cli.declare import budget_secs
 from trainer.cli.flags import CommandLine
 from trainer.cli.search import check_space, corners, read_space
 from trainer.commands import train
+from trainer.plugins import failures_named
 from trainer.record.workdir import Workdir
 from trainer.run.combinations import check_options
 from trainer.run.experiment import Experiment
@@ -29,7 +30,7 @@ from trainer.run.head_trials import OF_HEADS, HeadTrials, Outcome, Told, why_not
 from trainer.run.scoring import measure_names, require_metric
 from trainer.runtime import StopSignal
 from trainer.store.files import set_mode, write_text
-from trainer.values import Interrupted, TrainerError, UsageError
+from trainer.values import Interrupted, MachineError, TrainerError, UsageError, in_words, lacks_memory
 
 if TYPE_CHECKING:
     from trainer.run.sweep import Asked
@@ -111,16 +112,27 @@ def _trains_head(config: Config) -> bool:
 def _first_that_begins(asked: "Asked") -> Experiment:
     """Opens pictures and network of a trial, so that what is wrong with all trials is told before the first.
 
+    A corner that cannot be opened, such as one whose weights are missing, is a trial that fails, as long as
+    another one can be.
+
     Raises:
-      UsageError: of no end of the space options, pictures and network fit one another.
-      TrainerError: pictures or network cannot be had.
+      MachineError: the machine is in the way.
+      TrainerError: no end of the space can be opened; it is what is wrong with the first.
     """
-    why: UsageError | None = None
+    why: TrainerError | None = None
     for texts in corners(asked.space):
         try:
-            return Experiment(asked.of_trial(texts, asked.folder / "trials" / "first"))
-        except UsageError as error:
+            with failures_named():
+                return Experiment(asked.of_trial(texts, asked.folder / "trials" / "first"))
+        except MachineError:
+            raise
+        except TrainerError as error:
             why = why or error
+        except Exception as error:
+            if not lacks_memory(error):
+                raise
+            # Of the error itself nothing is kept: it holds what there is too little memory for.
+            why = why or TrainerError(in_words(error))
     assert why
     raise why
 
