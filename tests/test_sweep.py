@@ -324,16 +324,18 @@ def test_each_job_has_one_of_the_gpus_that_the_user_lets_be_seen(monkeypatch, vi
 
 
 class Stop:
-    def requested(self):
-        return ""
-
     def received(self):
         return ""
 
 
 def test_a_run_is_watched_by_its_record(tmp_path):
     told = []
-    watch = _Watch(Stop(), tmp_path / "metrics.jsonl", lambda n, v: told.append((n, v)) or "worse" * (n == 2))
+
+    def tell(count, values):
+        told.append((count, values))
+        return "worse" * (count == 2)
+
+    watch = _Watch(Stop(), tmp_path / "metrics.jsonl", tell, str)
     assert watch.requested() == ""
     for step, split in ((5, "train"), (5, "validation"), (10, "validation")):
         with open(tmp_path / "metrics.jsonl", "a") as file:

@@ -100,6 +100,26 @@ def test_stopped_and_continued_trials_are_drawn_and_end_early_as_without(study_o
     assert all_of("b", dies=True) == without
 
 
+def test_a_trial_that_another_machine_makes_again_is_begun_there_for_the_first_time(study_of, monkeypatch):
+    # What a lost machine had come to is in its own folder.
+    monkeypatch.setattr(of_study.Taken, "leave", lambda taken: None)
+    for number in range(of_study.LOSSES + 1):
+        study = study_of(f"machine {number}", url="sweeps.db")
+        with study.take(1) as taken:
+            if number == of_study.LOSSES:
+                assert taken is None
+                break
+            assert taken.number == number
+            assert study.trials()[0].user_attrs["begun"] == [1, 0, number]
+        study.storage.set_trial_state_values(taken.trial_id, TrialState.FAIL)
+        study.storage.get_heartbeat_stale_trial_callback()(
+            study.optuna, study.storage.get_trial(taken.trial_id)
+        )
+    [trial] = study.trials()
+    assert trial.state == TrialState.FAIL
+    assert trial.user_attrs["why"].startswith("its process was lost 10 times, each time with its machine: ")
+
+
 def test_half_a_line_of_the_record_is_in_nobodys_way(study_of, tmp_path):
     living = study_of()
     with living.take(9) as taken:

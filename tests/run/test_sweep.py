@@ -26,7 +26,7 @@ def pictures(tmp_path_factory):
 def sweep_of(pictures, tmp_path):
     """sweep_of(train, *flags) -> a sweep in a folder, whose trials are what `train` makes of a Config."""
 
-    def make(train, *flags, trials=4):
+    def make(train, *flags, trials=4, requested=str):
         search = f"--search=seed={','.join(map(str, range(trials)))}"
         usual = ["trainer", "sweep", f"--source=folder:{pictures}", f"--workdir={tmp_path / 'sweep'}"]
         line = parse([*usual, "--sampler=grid", "--repeat_seeds=0", search, *flags])
@@ -34,9 +34,10 @@ def sweep_of(pictures, tmp_path):
         space = read_space(line.config.sweep.search, "")
 
         def trained(config, *, told, requested):
+            requested()
             return Outcome({"loss": 1.0, "accuracy": train(config)}, step=1)
 
-        return Sweep(Asked(line.config, line.given, space), heads=None, train=trained, requested=str)
+        return Sweep(Asked(line.config, line.given, space), heads=None, train=trained, requested=requested)
 
     return make
 
@@ -179,6 +180,34 @@ def test_a_trial_whose_process_dies_each_time_has_failed_after_the_third(sweep_o
     told = sweep.study.trials()[1].user_attrs.get("why", "")
     assert told.startswith("its process was killed 3 times" if is_dead else "")
     assert bool(told) == is_dead
+
+
+def test_a_trial_that_is_killed_after_it_was_asked_to_stop_has_not_died(sweep_of, monkeypatch):
+    asked, die = [], [True]
+
+    def train(config):
+        if die[0]:
+            raise Killed
+        return 0.5
+
+    def requested():
+        asked.append(1)
+        # Between trials it is not.
+        return "SIGTERM" if len(asked) == 2 and die[0] else ""
+
+    real = Taken.leave
+    for _ in range(4):
+        asked.clear()
+        sweep = sweep_of(train, requested=requested)
+        with monkeypatch.context() as patched:
+            # Who is killed says nothing more.
+            patched.setattr(Taken, "leave", lambda taken: real(taken) if len(asked) == 2 else None)
+            with pytest.raises(Killed):
+                sweep.work()
+    die[0] = False
+    sweep = sweep_of(train, requested=requested)
+    sweep.work()
+    assert [state for _, state in states(sweep)] == ["COMPLETE"] * 4
 
 
 def test_options_that_differ_are_named(sweep_of):

@@ -167,7 +167,7 @@ class _Runs:
 
     def __call__(self, config: Config, *, told: Told, requested: Callable[[], str]) -> Outcome:
         workdir = Workdir(config.run.workdir)
-        watch = _Watch(self._stop, workdir.metrics_jsonl, told)
+        watch = _Watch(self._stop, workdir.metrics_jsonl, told, requested)
         _log.info("trial:       %s", workdir.root)
         try:
             line = CommandLine("train", config, dict(self._given))
@@ -189,8 +189,8 @@ class _Runs:
 class _Watch:
     """A stop signal that also ends a run when what is told of its evaluations says so."""
 
-    def __init__(self, stop: StopSignal, metrics: Path, told: Told):
-        self._stop, self._metrics, self._told = stop, metrics, told
+    def __init__(self, stop: StopSignal, metrics: Path, told: Told, requested: Callable[[], str]):
+        self._stop, self._metrics, self._told, self._asked = stop, metrics, told, requested
         self._size, self._count = -1, 0
         self.ended = ""
 
@@ -204,7 +204,7 @@ class _Watch:
 
     def requested(self) -> str:
         self.ended = self.ended or self._look()
-        return self._stop.requested() or self.ended
+        return self._asked() or self.ended
 
     def _look(self) -> str:
         """Tells of evaluations that nobody has been told of, and returns why the run is to end."""

@@ -38,6 +38,8 @@ PATIENCE_SECS = 600.0
 """How long a database may not answer."""
 BEGINNINGS = 3
 """How often a trial is begun whose process dies each time without having come further."""
+LOSSES = 10
+"""How often a trial is begun anew by another machine, which finds nothing of what it had come to."""
 ASKED = "asked.json"
 VALUES = "values"
 """Of what a study is asked for: what says more of something else in it, and makes it no other study."""
@@ -125,6 +127,7 @@ class Taken:
         self.number = trial.number
         self.is_lost = False
         """Whether it was given to another process, for which this one was dead."""
+        self._is_left = False
 
     def texts(self, space: Space) -> dict[str, str]:
         """Returns the options of the trial, chosen now as far as they have not been."""
@@ -161,15 +164,34 @@ class Taken:
         for name, fact in facts.items():
             self._unless_lost(lambda name=name, fact=fact: self._trial.set_user_attr(name, fact))  # type: ignore[misc]
 
-    def facts(self) -> dict[str, Any]:
-        """Returns what `note` has recorded, also in other processes."""
-        return dict(patiently(lambda: self._study.storage.get_trial(self.trial_id)).user_attrs)
+    def begin(self, size: int) -> str:
+        """Notes that it is begun; returns why it is not to be, if its process has died too often.
+
+        Args:
+          size: of what its folder tells of how far it came.
+        """
+        frozen = patiently(lambda: self._study.storage.get_trial(self.trial_id))
+        begun, reached, number = (*frozen.user_attrs.get("begun", (0, 0)), self.number)[:3]
+        if number != self.number or size > reached:
+            # Of a trial that another machine was at, the folder is elsewhere: how far it came is not known.
+            begun, reached = 0, size
+        losses = len(frozen.system_attrs.get("retry_history", ()))
+        if begun < BEGINNINGS and losses < LOSSES:
+            self.note(begun=[begun + 1, reached, self.number])
+            return ""
+        times = f"killed {begun} times, each time before it had come further"
+        if losses >= LOSSES:
+            times = f"lost {losses} times, each time with its machine"
+        return f"its process was {times}: there may be too little memory for its options"
 
     def leave(self) -> None:
-        """Takes back that it was begun, as far as the record can be reached at once."""
+        """Takes back that it was begun, once, as far as the record can be reached at once."""
+        if self._is_left:
+            return
+        self._is_left = True
         with contextlib.suppress(Exception):
-            begun, reached = self._study.storage.get_trial(self.trial_id).user_attrs["begun"]
-            self._trial.set_user_attr("begun", [begun - 1, reached])
+            begun, *rest = self._study.storage.get_trial(self.trial_id).user_attrs["begun"]
+            self._trial.set_user_attr("begun", [begun - 1, *rest])
 
     def finish(self, value: float | None, *, pruned: bool = False) -> None:
         """Records how the trial ended; no value, and not pruned: it failed."""
@@ -264,19 +286,10 @@ class Study:
     def _next(self, held: contextlib.ExitStack, count: int) -> Taken | None:
         """Takes a trial; those whose process died each time have failed, and are not."""
         while taken := self._dead(held) or self._new(held, count):
-            begun, reached = taken.facts().get("begun", (0, 0))
             # What a run has written down tells how far it came; a head has nothing, and begins anew.
             metrics = Workdir(str(self.folder_of(taken.number))).metrics_jsonl
-            size = metrics.stat().st_size if metrics.exists() else 0
-            if size > reached:
-                begun = 0
-            if begun < BEGINNINGS:
-                taken.note(begun=[begun + 1, max(size, reached)])
+            if not (why := taken.begin(metrics.stat().st_size if metrics.exists() else 0)):
                 return taken
-            why = (
-                f"its process was killed {begun} times, each time before it had come further: "
-                "there may be too little memory for its options"
-            )
             taken.note(why=why)
             taken.finish(None)
             _log.warning("trial %d failed: %s", taken.number + 1, why)

@@ -158,9 +158,15 @@ class Sweep:
             value = _value(values, asked.metric)
             return "pruned" if has_pruner and math.isfinite(value) and taken.report(count, value) else ""
 
+        def requested() -> str:
+            if why := self._requested():
+                # Whatever ends this process now is no fault of the trial.
+                taken.leave()
+            return why
+
         try:
             config = asked.of_trial(texts, self.study.folder_of(taken.number))
-            outcome = self._outcome(config, told)
+            outcome = self._outcome(config, told, requested)
             value = _value(outcome.best, asked.metric)
             self._show(config, texts, outcome)
         except TrainerError as error:
@@ -218,11 +224,16 @@ class Sweep:
         taken.finish(None)
         _log.warning("trial %d of %d failed with %s: %s", taken.number + 1, self._count, shown, why)
 
-    def _outcome(self, config: Config, told: Callable[[int, Mapping[str, float]], str]) -> Outcome:
+    def _outcome(
+        self,
+        config: Config,
+        told: Callable[[int, Mapping[str, float]], str],
+        requested: Callable[[], str],
+    ) -> Outcome:
         try:
             train = self._heads.run if self._heads else self._train
             with failures_named():
-                return train(config, told=told, requested=self._requested)
+                return train(config, told=told, requested=requested)
         except Interrupted as stopped:
             # Of a single run, it says how to go on with that one.
             self._leave_if_asked(str(stopped).partition(":")[0])
@@ -286,7 +297,7 @@ class Sweep:
         folder = self.study.folder_of(number).with_name(f"{number:04d}-seed-{seed}")
         try:
             config = asked.of_trial({**texts, "seed": str(seed)}, folder)
-            outcome = self._outcome(config, lambda count, values: "")
+            outcome = self._outcome(config, lambda count, values: "", self._requested)
             self._show(config, texts, outcome)
             value: float | None = _value(outcome.best, asked.metric)
             value = value if value is not None and math.isfinite(value) else None
