@@ -269,14 +269,20 @@ def test_a_repeat_that_failed_by_what_passes_is_made_when_the_sweep_goes_on(swee
     assert repeats() == (([2, 2], [[0.5, 0.5]] * 2) if passes else ([], [[0.5], [0.5]]))
 
 
-@pytest.mark.parametrize("flags", [["--metrics=error(2)"], ["--search=metrics=error(2)|confidence"]])
+@pytest.mark.parametrize(
+    "flags",
+    [["--metrics=error(2)"], ["--search=metrics=error(2)|confidence"], ["--task=judged"]],
+)
 def test_the_least_of_a_metric_of_a_plugin_is_the_best_where_it_says_so(
     sweep_of, tmp_path, without_plugins, flags
 ):
     plugin = tmp_path / "mine.py"
     plugin.write_text(
-        "import trainer\n@trainer.register.metric('error', less_is_better=True)\n"
+        "import trainer\nfrom trainer.tasks import SingleLabel\n"
+        "@trainer.register.metric('error', less_is_better=True)\n"
         "def error(power=1):\n    'How far off it is.'\n    return None\n"
+        "@trainer.register.task('judged')\nclass Judged(SingleLabel):\n"
+        "    'One class, judged by how far off it is.'\n    metrics = 'accuracy,error(2)'\n"
     )
     load_plugins([str(plugin)])
     sweep = sweep_of(lambda config: 0.5, f"--plugin={plugin}", "--metric=validation_error(power=2)", *flags)

@@ -53,15 +53,17 @@ def make_metrics(text: str, *, task: Task = SINGLE_LABEL) -> dict[str, Metric]:
     return {str(choice): choice(task=task) for choice in (*own, *asked)}
 
 
-def is_less_better(name: str, text: str) -> bool:
+def is_less_better(name: str, text: str, *, task: Task = SINGLE_LABEL) -> bool:
     """Returns whether less is better of a number of validation.
 
     Args:
       name: of the number: the loss, a metric, or what the task tells.
       text: value of --metrics.
+      task: whose own metrics are told, too.
     """
-    asked = {str(choice): choice.entry.facts for choice in map(METRICS.choose, parse_calls(text))}
-    return name == "loss" or bool(asked.get(name, {}).get("less_is_better"))
+    calls = (*parse_calls(task.metrics), *parse_calls(text))
+    told = {str(choice): choice.entry.facts for choice in map(METRICS.choose, calls)}
+    return name == "loss" or bool(told.get(name, {}).get("less_is_better"))
 
 
 def require_names(names: Iterable[str]) -> list[str]:

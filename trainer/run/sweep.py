@@ -24,6 +24,7 @@ from trainer.run.head_trials import HeadTrials, Outcome
 from trainer.run.scoring import require_metric
 from trainer.run.study import VALUES, Study, Taken, make_sampler
 from trainer.store.lock import file_lock
+from trainer.tasks import make_task
 from trainer.values import (
     Interrupted,
     MachineError,
@@ -63,9 +64,10 @@ class Asked:
 
     @functools.cached_property
     def maximize(self) -> bool:
-        # --metrics may be searched, too.
+        # --metrics and --task may be searched, too.
         ends = check_space(self.config, self.given, self.space)
-        return not any(is_less_better(self.metric, end.update.metrics) for end in ends)
+        pairs = {(end.update.metrics, end.data.task) for end in ends}
+        return not any(is_less_better(self.metric, text, task=make_task(task)) for text, task in pairs)
 
     @property
     def folder(self) -> Path:
