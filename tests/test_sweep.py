@@ -14,6 +14,7 @@ from tests.record.events import scalars
 from trainer.cli.flags import parse
 from trainer.cli.search import read_space
 from trainer.commands import sweep as of_sweep
+from trainer.commands import train
 from trainer.commands.sweep import _first_that_begins, _gpu_of, _Watch
 from trainer.store.files import read_json
 from trainer.values import MachineError, TrainerError, UsageError
@@ -157,6 +158,36 @@ def test_trials_that_are_runs_have_the_same_numbers(swept, flags, tmp_path, run_
     assert [one["options"] for one in mine] == [one["options"] for one in others]
     assert [one["value"] for one in mine] == pytest.approx([one["value"] for one in others], rel=1e-5)
     assert (folder / "trials" / "0001" / "report" / "index.html").exists()
+
+
+@pytest.mark.slow
+def test_pictures_that_come_while_a_sweep_trains_runs_end_it_until_they_go(
+    base, tmp_path, run_main, monkeypatch
+):
+    pictures, real = make_flower_folder(tmp_path / "pictures", n=8), train.run
+    first = next(pictures.rglob("*.*"))
+    copy = first.with_name(f"new{first.suffix}")
+
+    def run_and_add(line, *args, **options):
+        status = real(line, *args, **options)
+        if line.config.run.workdir.endswith("0000"):
+            copy.write_bytes(first.read_bytes() + b" ")
+        return status
+
+    monkeypatch.setattr(train, "run", run_and_add)
+    command = [
+        "sweep", *base[1:], f"--source=folder:{pictures}", f"--workdir={tmp_path / 'sweep'}",
+        "--search=dropout=0,0.1", "--sampler=grid", "--repeat_seeds=0", "--feature_cache=off",
+        "--frozen_for=1epochs",
+    ]  # fmt: skip
+    status, _, err = run_main(*command)
+    assert status == 1
+    told = "the pictures are not those that the sweep in .* began with: .*this one counts no more"
+    assert re.search(told, err), err
+    copy.unlink()
+    status, _, err = run_main(*command)
+    assert (status, err) == (0, "")
+    assert [one["state"] for one in trials(tmp_path / "sweep")[0]] == ["done"] * 2
 
 
 def test_all_combinations_and_a_median_that_ends_some_early(base, tmp_path, run_main):

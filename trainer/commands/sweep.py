@@ -25,7 +25,7 @@ from trainer.commands import train
 from trainer.plugins import failures_named
 from trainer.record.workdir import Workdir
 from trainer.run.combinations import check_options
-from trainer.run.experiment import Experiment
+from trainer.run.experiment import Experiment, told_pictures
 from trainer.run.head_trials import OF_HEADS, HeadTrials, Outcome, Told, why_not_alone
 from trainer.run.scoring import measure_names, require_metric
 from trainer.runtime import StopSignal
@@ -67,13 +67,21 @@ def run(line: CommandLine, stop: StopSignal) -> int:
     with stop.deferred():
         experiment = _first_that_begins(asked)
         _check_metric(asked, experiment)
-        heads, pictures = _heads(asked, experiment), experiment.told_pictures()
+        heads = _heads(asked, experiment)
+        # Where options of the pictures are searched, trials are not of the same ones.
+        pictures = None if _searches_pictures(asked) else experiment.told_pictures()
         if heads is None:
             # Trials open their own.
             del experiment
             tf_keras.backend.clear_session()
-        sweep = Sweep(asked, heads=heads, train=_Runs(line.given, stop), requested=stop.requested)
-        sweep.study.require_pictures(pictures)
+
+        def require(now: Mapping[str, Sequence[Any]]) -> None:
+            if pictures is not None:
+                sweep.study.require_pictures(now)
+
+        train_run = _Runs(line.given, stop, require)
+        sweep = Sweep(asked, heads=heads, train=train_run, requested=stop.requested)
+        require(pictures or {})
         # What is set by hand there is what is set by hand here: trials differ by it.
         write_text(workdir.root / FLAGFILE, config.flags_of([name for name in line.given if name != "jobs"]))
         # The address of a database may have a password in it.
@@ -143,13 +151,18 @@ def _check_metric(asked: "Asked", experiment: Experiment) -> None:
     Raises:
       UsageError: it is one.
     """
-    of_pictures = {field.name for field in dataclasses.fields(asked.config.data)}
-    if of_pictures & {dimension.option for dimension in _dimensions(asked.space)}:
+    if _searches_pictures(asked):
         return
     ends = check_space(asked.config, asked.given, asked.space)
     found = [measure_names(experiment, metrics) for metrics in {end.update.metrics: None for end in ends}]
     names = list(dict.fromkeys(name for of_one in found for name in of_one))
     require_metric(asked.metric, names)
+
+
+def _searches_pictures(asked: "Asked") -> bool:
+    """Returns whether an option is searched that says which pictures there are, or how they are divided."""
+    of_pictures = {field.name for field in dataclasses.fields(asked.config.data)}
+    return bool(of_pictures & {dimension.option for dimension in _dimensions(asked.space)})
 
 
 def _dimensions(space: Any) -> Iterator[Any]:
@@ -162,12 +175,28 @@ def _dimensions(space: Any) -> Iterator[Any]:
 class _Runs:
     """Trains a trial as a run of its own, which goes on where it was stopped."""
 
-    def __init__(self, given: Mapping[str, Any], stop: StopSignal):
-        self._given, self._stop = given, stop
+    def __init__(
+        self,
+        given: Mapping[str, Any],
+        stop: StopSignal,
+        require: Callable[[Mapping[str, Sequence[Any]]], None],
+    ):
+        """Notes what all runs have in common; `require` refuses pictures that are not those of the sweep."""
+        self._given, self._stop, self._require = given, stop, require
 
     def __call__(self, config: Config, *, told: Told, requested: Callable[[], str]) -> Outcome:
         workdir = Workdir(config.run.workdir)
-        watch = _Watch(self._stop, workdir.metrics_jsonl, told, requested)
+        is_checked = False
+
+        def asked() -> str:
+            nonlocal is_checked
+            if not is_checked and workdir.run_json.exists():
+                # Early: as long as there is no checkpoint, the folder is not one of these pictures.
+                self._require(_pictures_of(workdir))
+                is_checked = True
+            return requested()
+
+        watch = _Watch(self._stop, workdir.metrics_jsonl, told, asked)
         _log.info("trial:       %s", workdir.root)
         try:
             line = CommandLine("train", config, dict(self._given))
@@ -178,12 +207,19 @@ class _Runs:
         finally:
             # A trial leaves its graphs behind.
             tf_keras.backend.clear_session()
+        self._require(_pictures_of(workdir))
         values = _validations(workdir.metrics_jsonl)
         if watch.ended:
             step = max(values)
             return Outcome(values[step], step, watch.ended)
         step = workdir.read_facts()["finished"]["best_step"]
         return Outcome(values[step], step)
+
+
+def _pictures_of(workdir: Workdir) -> dict[str, tuple[int, str]]:
+    """Returns what `told_pictures` says of those of a run."""
+    names, weights = workdir.read_facts()["class_names"], workdir.read_weights_digest()
+    return told_pictures(workdir.read_splits(), class_names=names, weights=weights)
 
 
 class _Watch:

@@ -511,6 +511,10 @@ class Workdir:
         """Returns in words how the pictures were divided."""
         return str(self._read(self.splits_json, _SPLITS).get("how", ""))
 
+    def read_weights_digest(self) -> str:
+        """Returns a digest of what the pictures weigh; empty: they weigh the same."""
+        return str(self._read(self.splits_json, _SPLITS).get("weights", ""))
+
     def read_num_shared(self) -> int:
         """Returns how many pictures were in two splits when the pictures were divided."""
         return len(self._read(self.splits_json, _SPLITS).get("shared", []))

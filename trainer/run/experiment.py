@@ -93,6 +93,24 @@ _OF_NEAR_DUPLICATES = {
 }
 
 
+def told_pictures(
+    record: Mapping[str, Sequence[Sequence[str]]], *, class_names: Sequence[str], weights: str
+) -> dict[str, tuple[int, str]]:
+    """Returns {split: (how many pictures, digest of them, their classes and what they weigh)}.
+
+    Args:
+      record: {split: [(id, class name, SHA-256)]}; what pictures are called makes no difference.
+      class_names: of the source.
+      weights: digest of what the pictures weigh; empty: they weigh the same.
+    """
+    around = [[*map(composed, class_names)], weights]
+    texts = {split: json.dumps([around, [[*row[1:]] for row in rows]]) for split, rows in record.items()}
+    return {
+        split: (len(record[split]), hashlib.sha256(text.encode()).hexdigest())
+        for split, text in texts.items()
+    }
+
+
 class Experiment:
     """Everything a configuration names, opened and checked against one another."""
 
@@ -604,14 +622,8 @@ class Experiment:
 
     def told_pictures(self) -> dict[str, tuple[int, str]]:
         """Returns {split: (how many pictures, digest of them, their classes and what they weigh)}."""
-        around = [[*map(composed, self.source.class_names)], self.weights_digest()]
-        return {
-            split: (
-                len(rows),
-                hashlib.sha256(json.dumps([around, [r[1:] for r in rows]]).encode()).hexdigest(),
-            )
-            for split, rows in self.split_record().items()
-        }
+        names, weights = self.source.class_names, self.weights_digest()
+        return told_pictures(self.split_record(), class_names=names, weights=weights)
 
     def weights_digest(self) -> str:
         """Returns a digest of what --weight_column says of the pictures of all splits; empty without one."""

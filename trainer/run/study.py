@@ -399,7 +399,7 @@ class Study:
           pictures: {split: [how many, digest]}.
 
         Raises:
-          TrainerError: they are others; the message names the splits.
+          MachineError: they are others, as they are for all trials; the message names the splits.
         """
         now = {name: list(of_split) for name, of_split in pictures.items()}
         with file_lock(self._folder / "study.lock", stays=True):
@@ -413,7 +413,7 @@ class Study:
                 f"{name} has {b:,}" + (f", and had {a:,}" if a != b else ", but not the same")
                 for name, a, b in counts
             )
-            raise TrainerError(
+            raise MachineError(
                 f"the pictures are not those that the sweep in {self._folder} began with: {told}. Restore "
                 "them, or choose another --workdir"
             )
