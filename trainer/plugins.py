@@ -223,6 +223,10 @@ def _execute(plugin: Plugin, name: str) -> None:
     exec(code, made.__dict__)
 
 
+class PluginFailure(TrainerError):
+    """What a plugin does not do is by its own code; exit status 1."""
+
+
 @contextlib.contextmanager
 def failures_named() -> Iterator[None]:
     """Has what fails in a block in a plugin told by the line of the plugin, and the rest as it was raised.
@@ -230,7 +234,7 @@ def failures_named() -> Iterator[None]:
     Of what fails while TensorFlow traces, AutoGraph makes another error, whose message is the way to it.
 
     Raises:
-      TrainerError: a plugin failed; its cause has the whole traceback.
+      PluginFailure: a plugin failed; its cause has the whole traceback.
     """
     try:
         yield
@@ -245,7 +249,7 @@ def failures_named() -> Iterator[None]:
             raise
         name, line = lines[-1]
         told = textwrap.shorten(f"{type(raised).__name__}: {raised}", 300, placeholder=" ...")
-        raise TrainerError(f"the plugin failed at {name}, line {line}: {told}") from error
+        raise PluginFailure(f"the plugin failed at {name}, line {line}: {told}") from error
 
 
 def _as_raised(error: BaseException) -> BaseException:

@@ -6,10 +6,10 @@ import tensorflow as tf
 from tests.conftest import make_flower_folder
 from trainer.cli.flags import parse
 from trainer.cli.search import read_space
-from trainer.plugins import load_plugins
+from trainer.plugins import PluginFailure, load_plugins
 from trainer.record.workdir import Workdir
 from trainer.run.head_trials import Outcome
-from trainer.values import MachineError, TrainerError, UsageError
+from trainer.values import CommonError, MachineError, TrainerError, UsageError
 
 pytest.importorskip("optuna")
 
@@ -246,14 +246,30 @@ def test_the_best_three_that_are_repeated_are_three_recipes(sweep_of):
     assert [result.texts(number)["dropout"] for number in result.repeats] == ["0", "0.1", "0.2"]
 
 
-@pytest.mark.parametrize("passes", [True, False])
-def test_a_repeat_that_failed_by_what_passes_is_made_when_the_sweep_goes_on(sweep_of, passes):
+@pytest.mark.parametrize(
+    ("error", "has_begun", "passes"),
+    [
+        (TrainerError("there is no network"), False, True),
+        (TrainerError("somebody else is at it"), True, True),
+        (PluginFailure("no module"), False, True),
+        (PluginFailure("no number"), True, False),
+        (UsageError("too much"), False, False),
+        (CommonError("it is not the batch"), True, False),
+        (MemoryError("no 9 GB"), False, False),
+    ],
+)
+def test_a_repeat_that_failed_by_what_passes_is_made_when_the_sweep_goes_on(
+    sweep_of, error, has_begun, passes
+):
     begun, is_away = [], [True]
 
     def train(config):
         begun.append(config.run.seed)
         if config.run.seed == 2 and is_away[0]:
-            raise (TrainerError if passes else UsageError)("there is no network")
+            if has_begun:
+                Workdir(config.run.workdir).make()
+                Workdir(config.run.workdir).run_json.write_text("{}")
+            raise error
         return 0.5
 
     def repeats():

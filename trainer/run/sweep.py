@@ -17,7 +17,7 @@ from trainer.cli.search import Space, apply, check_space, describe, sweepless
 from trainer.loop.metrics import is_less_better
 from trainer.loop.standard_callbacks import NonFinite
 from trainer.metrics.repeats import Spread, spread_of
-from trainer.plugins import failures_named, load_plugins
+from trainer.plugins import PluginFailure, failures_named, load_plugins
 from trainer.record.summaries import Summaries
 from trainer.record.workdir import Workdir
 from trainer.run.head_trials import HeadTrials, Outcome
@@ -26,6 +26,7 @@ from trainer.run.study import VALUES, Study, Taken, make_sampler
 from trainer.store.lock import file_lock
 from trainer.tasks import make_task
 from trainer.values import (
+    CommonError,
     Interrupted,
     MachineError,
     TrainerError,
@@ -308,12 +309,19 @@ class Sweep:
         except TrainerError as error:
             value = None
             _log.warning("trial %d with --seed=%d failed: %s", number + 1, seed, error)
-            if not isinstance(error, UsageError | NonFinite):
+            if not self._comes_again(error, folder):
                 self._not_repeated.add((number, seed))
                 return
         self.study.note(_repeat_name(number, seed), value)
         if value is not None:
             _log.info("trial %d again, with --seed=%d: %s %.4f", number + 1, seed, asked.metric, value)
+
+    def _comes_again(self, error: TrainerError, folder: Path) -> bool:
+        """Returns whether a repeat fails by its options, so that it would at every start of the sweep."""
+        if isinstance(error, PluginFailure):
+            return self._heads is not None or Workdir(str(folder)).run_json.exists()
+        is_memory = error.__cause__ is not None and lacks_memory(error.__cause__)
+        return is_memory or isinstance(error, UsageError | NonFinite | CommonError)
 
     def ranked(self) -> list[Any]:
         """Returns the trials that came to their end, the best first."""
