@@ -4,10 +4,11 @@ import logging
 from types import SimpleNamespace
 
 import numpy as np
+import tensorflow as tf
 
 from trainer.model.fits import Labelled
 from trainer.run.audit import fold_numbers, judge_labels
-from trainer.tasks import make_task
+from trainer.tasks import SingleLabel, make_task
 
 
 def test_classes_of_one_chain_of_near_duplicates_are_not_all_in_one_fold(tmp_path, caplog):
@@ -30,3 +31,24 @@ def test_classes_of_one_chain_of_near_duplicates_are_not_all_in_one_fold(tmp_pat
         assert "labels of 8 pictures are not judged" in caplog.text
     _, judged = judge_labels(every, np.tile([0, 1], 4), experiment, "off")
     assert judged.all()
+
+
+class Reversed(SingleLabel):
+    """The lower a logit is, the more probable is its class."""
+
+    def activation(self, logits):
+        return tf.nn.softmax(-logits)
+
+
+def test_what_is_fitted_is_judged_by_its_softmax(tmp_path):
+    experiment = SimpleNamespace(
+        task=Reversed(),
+        source=SimpleNamespace(class_names=("a", "b")),
+        config=SimpleNamespace(run=SimpleNamespace(cache_dir=str(tmp_path))),
+    )
+    labels = np.tile([0, 0, 1, 1], 2)
+    noise = np.random.default_rng(0).normal(size=[8, 2])
+    every = Labelled((3 * np.eye(2)[labels] + 0.1 * noise).astype(np.float32), labels)
+    shares, judged = judge_labels(every, np.tile([0, 1], 4), experiment, "off")
+    assert judged.all()
+    assert (shares[np.arange(8), labels] > 0.5).all()

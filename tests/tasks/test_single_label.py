@@ -175,3 +175,15 @@ def test_scores_go_by_the_probabilities_of_the_task():
     # As the note beside it says: softmax(log(p) / temperature).
     assert found["calibration"]["log_loss_scaled"] == pytest.approx(-np.log([2 / 6, 3 / 5]).mean())
     assert SINGLE_LABEL.softmax_logits(logits) is logits
+
+
+def test_probabilities_that_a_task_has_made_do_not_go_through_its_activation_again():
+    task, logits = Sparse(), np.array([[1, 3, 2], [3, 1, 1]], np.float32)
+    shares, plain = task.probabilities(logits), task.plain()
+    again = plain.logits_of(shares)
+    np.testing.assert_allclose(plain.probabilities(again), shares)
+    given = {"temperature": 2.0, "temperature_from": "here"}
+    found, wanted = plain.scores(LABELS, again, NAMES, **given), task.scores(LABELS, logits, NAMES, **given)
+    for name in ("log_loss", "brier_score", "roc_auc"):
+        assert found[name] == pytest.approx(wanted[name])
+    assert task.probabilities(logits) == pytest.approx(shares)

@@ -138,7 +138,7 @@ def fit_probe(probe: Probe, train: Labelled, validation: Labelled, *, num_classe
         kernel[:, present], bias[present] = weights / scale[:, None], intercepts
         bias[present] -= mean @ kernel[:, present]
         found = Fitted(kernel.astype(np.float32), bias.astype(np.float32), strength, len(train.labels))
-        loss = task.means(validation.labels, validation.features @ found.kernel + found.bias)["loss"]
+        loss = task.plain().means(validation.labels, validation.features @ found.kernel + found.bias)["loss"]
         if best is not None and not loss < best_loss:
             break
         best, best_loss = found, loss

@@ -153,7 +153,7 @@ def judge_labels(
                 probe = _with_strength(rest, part, given)
             for text in (probe, *HEADS[1:]):
                 head, _ = fitted_head(text, rest, part, **given)
-                found[inside] += task.probabilities(logits_of(head, part.features)) / len(HEADS)
+                found[inside] += task.plain().probabilities(logits_of(head, part.features)) / len(HEADS)
             judged[inside] = np.isin(part.labels, rest.labels)
             done(1)
     if unjudged:

@@ -97,6 +97,8 @@ def put_together(config: Config, root: str, *, asked: RunConfig) -> None:
     first = Workdir(str(folders[0]))
     experiment = Experiment(first.read_config())
     task, told_thresholds = _settled(experiment, reports)
+    # What the folds wrote are probabilities, which their `activation` has made.
+    task = task.plain()
     scored, digests = _pooled(folders, experiment, task=task)
     scored = dataclasses.replace(scored, metrics={**scored.metrics, **_pooled_metrics(reports)})
     pooled = write_scores(

@@ -189,7 +189,7 @@ def logits_of(head: Head | NeighbourHead, features: np.ndarray) -> np.ndarray:
 
 
 def _score(head: Any, given: Labelled, task: Task, class_names: Sequence[str]) -> dict[str, Any]:
-    logits = logits_of(head, given.features)
+    task, logits = task.plain(), logits_of(head, given.features)
     right = task.right(task.predicted(logits), given.labels)
     loss = task.means(given.labels, logits)["loss"]
     found: dict[str, Any] = {

@@ -127,4 +127,4 @@ def _parts(train: Labelled, sizes: list[int], task: Task, *, seed: list[int]) ->
 
 def _right(head: Any, scored: Labelled, task: Task) -> np.ndarray:
     """Returns which pictures a head is right on, [M] bool."""
-    return task.right(task.predicted(logits_of(head, scored.features)), scored.labels)
+    return task.right(task.plain().predicted(logits_of(head, scored.features)), scored.labels)

@@ -128,12 +128,17 @@ class Task(abc.ABC):
         """Returns the loss of --loss=cross_entropy; without smoothing, it is what evaluations measure."""
 
     def logits_of(self, probabilities: np.ndarray) -> np.ndarray:
-        """Maps probabilities [N, K] float64 back to logits that have them."""
-        least = np.finfo(np.float64).tiny
-        logits = np.log(np.maximum(probabilities, least))
-        if self.excludes:
-            return logits
-        return logits - np.log(np.maximum(1.0 - probabilities, least))
+        """Maps probabilities [N, K] float64 back to logits that have them, by the task of `plain`."""
+        logits = _logarithms(probabilities)
+        return logits if self.excludes else logits - _logarithms(1.0 - probabilities)
+
+    def plain(self) -> "Task":
+        """Returns the task for logits that no network with its `activation` has made.
+
+        Such are those that `logits_of` gives, and those of what is fitted to features. Of one class an
+        example, their probabilities are the softmax, whatever `activation` is.
+        """
+        return self
 
     def softmax_logits(self, logits: np.ndarray) -> np.ndarray:
         """Returns logits [N, K] whose softmax `probabilities` is: those given, where it is theirs.
@@ -143,7 +148,7 @@ class Task(abc.ABC):
         probabilities = self.probabilities(logits)
         if np.allclose(probabilities, softmax(logits), rtol=1e-9, atol=0.0, equal_nan=True):
             return logits
-        return self.logits_of(probabilities)
+        return _logarithms(probabilities)
 
     # Predictions.
 
@@ -299,3 +304,8 @@ class Task(abc.ABC):
     def fit_temperature(self, labels: np.ndarray, logits: np.ndarray) -> float | None:
         """Returns by what to divide logits so that probabilities hold; None: this task has no such number."""
         return None
+
+
+def _logarithms(probabilities: np.ndarray) -> np.ndarray:
+    """Returns finite logarithms, also of 0."""
+    return np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))

@@ -1,5 +1,6 @@
 """One class an example: probabilities are the softmax of the logits, and the highest one is predicted."""
 
+import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,6 +25,8 @@ class OneClass(Task):
     watched = ("loss", "accuracy", "auc")
     excludes = True
     one_of = "one of {count} classes"
+    is_plain = False
+    """Whether probabilities are the softmax of the logits, whatever `activation` is."""
     calibration_note = (
         "It is not applied: the probabilities are those of the plain softmax. To apply it, take "
         "softmax(log(p) / temperature)."
@@ -98,9 +101,14 @@ class OneClass(Task):
         return loss
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        if type(self).activation is not OneClass.activation:
-            return super().probabilities(logits)
-        return softmax(logits)
+        if self.is_plain or type(self).activation is OneClass.activation:
+            return softmax(logits)
+        return super().probabilities(logits)
+
+    def plain(self) -> "OneClass":
+        task = copy.copy(self)
+        task.is_plain = True
+        return task
 
     def right(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
         return predictions == labels
