@@ -11,15 +11,17 @@ from html.parser import HTMLParser
 import numpy as np
 import pyarrow.parquet
 import pytest
+import tensorflow as tf
 from PIL import Image
 from sklearn import metrics as sk_metrics
 
 from trainer.metrics.scores import scores
+from trainer.report import writer
 from trainer.report.page import thumbnail
 from trainer.report.scored import find_reports
 from trainer.report.sections import Predictions
 from trainer.report.writer import write_report
-from trainer.tasks import SINGLE_LABEL
+from trainer.tasks import SINGLE_LABEL, SingleLabel
 
 # Rows are examples. Predictions: a a b c c c b; one example of a goes to b, one of b to c.
 CHANCES = np.array([[8, 1, 1], [6, 2, 2], [1, 8, 1], [1, 2, 7], [2, 1, 7], [1, 1, 8], [2, 6, 2]]) / 10
@@ -387,6 +389,22 @@ def test_the_curve_of_two_classes(tmp_path):
     report = write(tmp_path, labels=np.array([0, 1, 0, 1, 0]), logits=logits, class_names=("cat", "dog"))
     assert report.values["roc_auc"] == pytest.approx(5.5 / 6)
     assert size_of(report.figures["roc_curve"]) == (500, 500)
+
+
+class Reversed(SingleLabel):
+    """The lower a logit is, the more probable is its class."""
+
+    def activation(self, logits):
+        return tf.nn.softmax(-logits)
+
+
+def test_the_curve_is_that_of_the_area_where_a_task_has_an_activation_of_its_own(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(writer, "roc_figure", lambda curves, **words: drawn.extend(curves) or b"")
+    logits, labels = np.array([[2, 1], [1, 2], [3, 1], [1, 3]], np.float32), np.array([1, 0, 1, 0])
+    report = write(tmp_path, labels=labels, logits=logits, class_names=("cat", "dog"), task=Reversed())
+    [(_, false, true)] = drawn
+    assert sk_metrics.auc(false, true) == report.values["roc_auc"] == 1.0
 
 
 def test_figures_of_many_classes(tmp_path):

@@ -177,6 +177,12 @@ def test_scores_go_by_the_probabilities_of_the_task():
     assert SINGLE_LABEL.softmax_logits(logits) is logits
 
 
+def test_the_area_of_validation_goes_by_the_probabilities_of_the_task():
+    # By the logits themselves, no picture of the second class is above one of the first.
+    labels, logits = np.array([0, 1, 0, 1]), np.array([[2, 1], [-1, -3], [2, 1], [-1, -3]], np.float32)
+    assert Sparse().split_metrics(labels, logits, ("a", "b"))["auc"] == 1.0
+
+
 def test_probabilities_that_a_task_has_made_do_not_go_through_its_activation_again():
     task, logits = Sparse(), np.array([[1, 3, 2], [3, 1, 1]], np.float32)
     shares, plain = task.probabilities(logits), task.plain()

@@ -212,6 +212,8 @@ def _figures(values: Mapping[str, Any], given: Predictions) -> dict[str, bytes]:
         figures["reliability"] = reliability_figure(panels, title=f"{split}: do the probabilities hold?")
     areas = [(k, values["classes"][name]["roc_auc"]) for k, name in enumerate(names)]
     known = [(k, area) for k, area in areas if area is not None]
+    # As the areas do, the curves go by the probabilities of the task.
+    logits = given.task.softmax_logits(logits)
     if len(names) == 2 and known:
         title = f"{split}: area under the curve {values['roc_auc']:.4f}"
         curve = (names[1], *roc_curve(labels, logits, positive=1))

@@ -28,7 +28,7 @@ class OneClass(Task):
     is_plain = False
     """Whether probabilities are the softmax of the logits, whatever `activation` is."""
     calibration_note = (
-        "It is not applied: the probabilities are those of the plain softmax. To apply it, take "
+        "It is not applied: the probabilities p are as the model gives them. To apply it, take "
         "softmax(log(p) / temperature)."
     )
 
@@ -147,7 +147,9 @@ class OneClass(Task):
         from trainer.metrics.ranking import roc_auc  # Late: it takes most of a second to import.
 
         values = {}
-        if (auc := roc_auc(labels, logits)) is not None:
+        # Of the probabilities, which more than two classes need not make for it.
+        of_two = self.softmax_logits(logits) if len(class_names) == 2 else logits
+        if (auc := roc_auc(labels, of_two)) is not None:
             values["auc"] = auc
         if len(class_names) <= MOST_CLASS_SCALARS:
             said = self.predicted(logits)
