@@ -1,5 +1,7 @@
 """The record of a sweep that others share, and a database that is away for a while."""
 
+import contextlib
+
 import pytest
 
 pytest.importorskip("optuna")
@@ -100,9 +102,41 @@ def test_stopped_and_continued_trials_are_drawn_and_end_early_as_without(study_o
     assert all_of("b", dies=True) == without
 
 
+def test_a_trial_killed_before_it_is_noted_that_it_is_over_is_over_when_it_is_asked_again(
+    study_of, monkeypatch
+):
+    class Killed(BaseException):
+        pass
+
+    def all_of(folder, *, dies):
+        real, died = optuna.trial.Trial.set_user_attr, set()
+
+        def note(trial, name, fact):
+            if dies and name == "ended" and trial.number not in died:
+                died.add(trial.number)
+                raise Killed
+            real(trial, name, fact)
+
+        study = study_of(folder, pruner="hyperband")
+        monkeypatch.setattr(optuna.trial.Trial, "set_user_attr", note)
+        while len(study.trials(TrialState.COMPLETE, TrialState.PRUNED)) < 16:
+            with contextlib.suppress(Killed), study.take(16) as taken:
+                # Worse and worse, and one in three better again.
+                quality = 1 - taken.number / 99 + (taken.number % 3 == 2) / 9
+                is_over = any(taken.report(count, quality * count) for count in range(1, 10))
+                taken.finish(quality, pruned=is_over)
+        monkeypatch.setattr(optuna.trial.Trial, "set_user_attr", real)
+        assert not dies or len(died) > 4
+        return [(trial.state.name, trial.last_step) for trial in study.trials()]
+
+    assert all_of("b", dies=True) == all_of("a", dies=False)
+
+
+@pytest.mark.slow
 def test_a_trial_that_another_machine_makes_again_is_begun_there_for_the_first_time(study_of, monkeypatch):
     # What a lost machine had come to is in its own folder.
     monkeypatch.setattr(of_study.Taken, "leave", lambda taken: None)
+    monkeypatch.setattr(of_study, "LOSSES", of_study.BEGINNINGS + 1)
     for number in range(of_study.LOSSES + 1):
         study = study_of(f"machine {number}", url="sweeps.db")
         with study.take(1) as taken:
@@ -117,7 +151,7 @@ def test_a_trial_that_another_machine_makes_again_is_begun_there_for_the_first_t
         )
     [trial] = study.trials()
     assert trial.state == TrialState.FAIL
-    assert trial.user_attrs["why"].startswith("its process was lost 10 times, each time with its machine: ")
+    assert trial.user_attrs["why"].startswith("its process was lost 4 times, each time with its machine: ")
 
 
 def test_half_a_line_of_the_record_is_in_nobodys_way(study_of, tmp_path):

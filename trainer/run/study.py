@@ -5,21 +5,25 @@ is free is dead. In a database that many machines share, Optuna's heartbeat tell
 elsewhere.
 """
 
+import bisect
 import contextlib
 import hashlib
+import itertools
 import json
 import logging
+import math
 import os
 import threading
 import time
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.pruners import BasePruner, HyperbandPruner
+from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
@@ -38,6 +42,8 @@ PATIENCE_SECS = 600.0
 """How long a database may not answer."""
 BEGINNINGS = 3
 """How often a trial is begun whose process dies each time without having come further."""
+REDUCTION = 3
+"""Hyperband lets one trial of so many go on, each so many times as long as it was up to there."""
 LOSSES = 10
 """How often a trial is begun anew by another machine, which finds nothing of what it had come to."""
 ASKED = "asked.json"
@@ -105,18 +111,58 @@ def _place(study: optuna.Study, trial: FrozenTrial) -> int:
 
 
 class _Hyperband(BasePruner):
-    """Hyperband that keeps nothing in this process: it goes by the first trial that came to its end.
+    """Hyperband (Li et al., 2018), asynchronous as Optuna's, that keeps nothing anywhere.
 
-    Samplers see the trials of all its brackets, also before and after a process has begun anew.
+    How long trials are it takes from the first that came to its end, and what others came to at a rung from
+    their values. So who is asked twice of an evaluation says the same, which one that notes who has passed a
+    rung does not, and samplers see the trials of all brackets.
     """
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        trials = study.get_trials(deepcopy=False)
         done = [
             (other.datetime_complete, other.number, other.last_step)
-            for other in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-            if other.datetime_complete and other.last_step
+            for other in trials
+            if other.state == TrialState.COMPLETE and other.datetime_complete and other.last_step
         ]
-        return bool(done) and HyperbandPruner(max_resource=min(done)[2] + 1).prune(study, trial)
+        if not done or trial.last_step is None:
+            return False
+        num_brackets = _num_rungs(min(done)[2] + 1)
+
+        def bracket_of(other: FrozenTrial) -> int:
+            return _bracket(f"{study.study_name}_{other.number}", num_brackets)
+
+        bracket, now = bracket_of(trial), trial.last_step
+        before = max((step for step in trial.intermediate_values if step < now), default=0)
+        others = [one for one in trials if one.number != trial.number and bracket_of(one) == bracket]
+        sign = 1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else -1
+        own = sign * trial.intermediate_values[now]
+        # Rungs that were passed before are decided.
+        for rung in (REDUCTION**n for n in range(bracket, _num_rungs(now))):
+            if rung > before:
+                values = [sign * value for other in others for value in _at(rung, other)]
+                values = sorted([*values, own], reverse=True)
+                if own < values[max(len(values) // REDUCTION - 1, 0)]:
+                    return True
+        return False
+
+
+def _num_rungs(last: int) -> int:
+    """Returns how many powers of `REDUCTION`, beginning with 1, are not above a number of evaluations."""
+    return next(n for n in itertools.count() if REDUCTION**n > last)
+
+
+def _bracket(name: str, count: int) -> int:
+    """Returns in which of the brackets a trial is: of those that judge early, more trials are."""
+    shares = [math.ceil(count * REDUCTION**left / (left + 1)) for left in reversed(range(count))]
+    place = zlib.crc32(name.encode()) % sum(shares)
+    return bisect.bisect_right([*itertools.accumulate(shares)], place)
+
+
+def _at(rung: int, trial: FrozenTrial) -> list[float]:
+    """Returns the value of a trial at a rung, if it has come so far."""
+    values = trial.intermediate_values
+    return [values[min(steps)]] if (steps := [step for step in values if step >= rung]) else []
 
 
 class Taken:
