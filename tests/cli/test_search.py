@@ -155,6 +155,18 @@ def test_a_phase_is_searched_whole_or_by_its_fields_in_a_file_too(tmp_path):
         space("phase=lr=1|lr=2", file=str(file))
 
 
+def test_a_phase_is_searched_whole_beside_one_value_and_by_its_fields_beside_another(tmp_path):
+    file = tmp_path / "space.yaml"
+    file.write_text("dropout: {0: {phase.1.lr: [1, 2]}, 0.1: {phase: [lr=1, lr=2]}}\n")
+    assert len(all_of(space(file=str(file)))) == 4
+    # Neither is beside the first value, and one trial has both.
+    file.write_text(
+        "dropout: {0: , 0.1: {phase.1.lr: [1, 2]}}\nseed: {0: , 1: {momentum: {0: , 1: {phase: [a, b]}}}}\n"
+    )
+    with pytest.raises(UsageError, match=r"^--phase is searched whole, so phase\.1\.lr cannot be"):
+        space(file=str(file))
+
+
 def test_a_grid_refuses_what_has_no_end():
     with pytest.raises(UsageError, match="--sampler=grid tries all values, and dropout has no end of them"):
         all_of(space("dropout=uniform(0,0.5)"))

@@ -102,10 +102,9 @@ def read_space(search: Sequence[str], file: str) -> Space:
     names = [dimension.option for dimension in found]
     if twice := [name for i, name in enumerate(names) if name in names[:i]]:
         raise UsageError(f"--search={twice[0]}=...: it is searched twice; give all its values in one")
-    every = list(_options(found))
-    if "phase" in every and (fields := [name for name in every if name.startswith("phase.")]):
+    if both := sorted(field for is_whole, field in _of_phases(found) if is_whole and field):
         raise UsageError(
-            f"--phase is searched whole, so {fields[0]} cannot be searched besides: give its ranges in the "
+            f"--phase is searched whole, so {both[0]} cannot be searched besides: give its ranges in the "
             "values of phase, such as lr=log(1e-5,1e-3)"
         )
     if not found:
@@ -113,12 +112,19 @@ def read_space(search: Sequence[str], file: str) -> Space:
     return tuple(found)
 
 
-def _options(space: Sequence[Dimension]) -> Iterator[str]:
-    """Yields all options of a space, also those that are searched beside some value of another only."""
+def _of_phases(space: Sequence[Dimension]) -> set[tuple[bool, str]]:
+    """Returns {(whether phase is searched, a field of one that is, or '')}, one for each kind of trial."""
+    found = {(False, "")}
     for dimension in space:
-        yield dimension.option
-        for one in dimension.alternatives:
-            yield from _options(one.then)
+        is_whole = dimension.option == "phase"
+        field = dimension.option if dimension.option.startswith("phase.") else ""
+        inner = {pair for one in dimension.alternatives for pair in _of_phases(one.then)}
+        found = {
+            (is_whole or before[0] or then[0], field or before[1] or then[1])
+            for before in found
+            for then in inner
+        }
+    return found
 
 
 def pick(space: Space, draw: Draw, *, within: str = "") -> dict[str, str]:
