@@ -80,6 +80,14 @@ def test_a_dry_run_refuses_what_training_would(colours, tmp_path, run_main):
         assert status in (1, 2)
         assert run_main("train", *options, "--dry_run") == (status, "", told)
     assert "no --source is given: write it, or" in told
+    # These are found out by what is in the pictures, and of plugins by their bytes.
+    (tmp_path / "idea.py").write_text("# Nothing yet.\n")
+    for option in ("--splits=60%,20%,20%", f"--plugin={tmp_path / 'idea.py'}"):
+        status, _, told = run_main("train", *flagfile, option)
+        assert (status, "holds a run with other" in told) == (1, True)
+        before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+        assert run_main("train", *flagfile, option, "--dry_run") == (status, "", told)
+        assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
     # What inspect shows of a run with other options is no refusal, nor are those of the run itself.
     assert run_main("inspect", *flagfile, "--seed=77")[0] == 0
     status, out, _ = run_main(*flagfile, "--dry_run")

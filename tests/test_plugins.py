@@ -217,6 +217,8 @@ def test_another_plugin_is_another_run(run, tmp_path, run_main):
         status, _, err = run_main(*options, other, *ideas)
         assert status in (1, 2)
         assert "holds a run with other" in err or "is not one of" in err, (told, err)
+        forget_plugins()
+        assert run_main(*options, other, *ideas, "--dry_run")[::2] == (status, err)
     forget_plugins()
     copy = workdir / "plugins" / "mine.py"
     copy.write_text(copy.read_text() + "\nraise SystemError\n")

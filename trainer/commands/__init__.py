@@ -146,10 +146,10 @@ def _tell_alone(command: str) -> None:
 
 
 def _load_plugins(line: CommandLine) -> None:
-    """Loads what --plugin names, and what the run was trained with."""
+    """Loads what --plugin names, and what the run was trained with: of a dry run, what `train` would."""
     plugins.load_plugins(line.config.run.plugin, copies=_copies(line))
     workdir = Workdir(line.config.run.workdir)
-    if line.config.run.workdir and workdir.run_json.exists():
+    if line.config.run.workdir and workdir.run_json.exists() and not line.is_dry:
         plugins.load_copies(workdir.plugins, workdir.read_facts().get("plugins", []))
 
 

@@ -15,6 +15,7 @@ from trainer.record.workdir import Workdir
 from trainer.report.shortening import MOST_LETTERS, shortened_apart
 from trainer.run.experiment import Experiment
 from trainer.run.feature_cache import feature_folder, why_uncached
+from trainer.run.introduction import check_network, check_record
 from trainer.store.feature_store import FeatureStore
 
 # A line with the counts of more is longer than anybody reads.
@@ -25,12 +26,13 @@ ENDS_SHOWN = 3
 def run(line: CommandLine) -> int:
     """Prints what the configuration amounts to, and returns the exit status."""
     config = line.config
-    if config.run.workdir:
-        workdir = Workdir(config.run.workdir)
-        config = _as_trained(workdir, line) if line.is_dry else workdir.or_run(config, line.given)
-    is_begun = config.run.workdir and Workdir(config.run.workdir).run_json.exists()
-    experiment = Experiment(config)
-    verbose = config.inspect.verbose
+    workdir = Workdir(config.run.workdir) if config.run.workdir else None
+    if workdir and line.is_dry:
+        experiment = _as_trained(workdir, line)
+    else:
+        experiment = Experiment(workdir.or_run(config, line.given) if workdir else config)
+    is_begun = workdir and workdir.run_json.exists()
+    verbose = experiment.asked.inspect.verbose
     if "source" not in line.given and not is_begun:
         print("no --source, so the pictures are drawn; of your own, --source=folder:PATH")
     print(_overview(experiment, verbose=verbose))
@@ -41,20 +43,23 @@ def run(line: CommandLine) -> int:
     return 0
 
 
-def _as_trained(workdir: Workdir, line: CommandLine) -> Config:
-    """Returns the options that `train` would go by.
+def _as_trained(workdir: Workdir, line: CommandLine) -> Experiment:
+    """Returns what `train` would go by; what it would write is compared with what is there.
 
     Raises:
-      UsageError: it would refuse them in this workdir, or
-      TrainerError: as those of another run.
+      UsageError: it would refuse the options in this workdir, or
+      TrainerError: as those, or the pictures, network or plugins, of another run.
     """
     if not Checkpoints(workdir.checkpoints, keep=1).exist():
-        return line.config  # An attempt that saved nothing binds nobody.
+        return Experiment(line.config)  # An attempt that saved nothing binds nobody.
     if "source" not in line.given:
         workdir.require_unnamed(line.config.data.source)
     config = workdir.as_begun(line.config, line.given)
     workdir.check_same_run(config, found_out=(PICTURES, SPLITS, NETWORK, RUN))
-    return config
+    experiment = Experiment(config)
+    check_network(experiment, workdir)
+    check_record(experiment, workdir, writes=False)
+    return experiment
 
 
 def _overview(experiment: Experiment, *, verbose: bool) -> str:

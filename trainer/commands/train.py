@@ -14,7 +14,7 @@ from trainer.cli.flags import CommandLine
 from trainer.cli.options import GuardConfig
 from trainer.loop.objectives import start
 from trainer.loop.standard_callbacks import NonFinite
-from trainer.model.weights import network_digests, values_digest
+from trainer.model.weights import values_digest
 from trainer.precision import leaving_out, left_out
 from trainer.record.checkpoints import Checkpoints
 from trainer.record.progress import Progress
@@ -28,6 +28,7 @@ from trainer.run.extending import extend, may_grow
 from trainer.run.finished_run import take_weights, tell_seen_before
 from trainer.run.foresight import LEAST_WORK, foresee, work
 from trainer.run.introduction import (
+    check_network,
     check_record,
     introduce,
     record,
@@ -258,12 +259,8 @@ def _begin(
     experiment: Experiment, workdir: Workdir, checkpoints: Checkpoints, summaries: Summaries
 ) -> Stages:
     """Makes the state of the run: where its latest checkpoint is, else at the beginning."""
-    specs = [phase.spec for phase in experiment.plan.phases]
-    workdir.check_layers(len(experiment.classifier.named_layers), specs)
-    # As it comes, before a checkpoint or another run gives it weights.
-    network = network_digests(experiment.backbone)
-    workdir.check_network(experiment.asked, network)
-    workdir.check_start(experiment.asked)
+    # Before a checkpoint or another run gives it weights.
+    network = check_network(experiment, workdir)
     team().require_same("weights of the network", network["weights"])
     stages = make_stages(
         experiment,

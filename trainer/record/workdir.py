@@ -293,6 +293,13 @@ class Workdir:
         Raises:
           TrainerError: the run began with others.
         """
+        now = self.check_plugins(plugins)
+        for name, source in plugins.items():
+            write_bytes(self.plugins / name, source)
+        return now
+
+    def check_plugins(self, plugins: Mapping[str, bytes]) -> list[dict[str, str]]:
+        """Does as `keep_plugins`, but writes nothing."""
         now = [
             {"name": name, "sha256": hashlib.sha256(source).hexdigest()} for name, source in plugins.items()
         ]
@@ -305,8 +312,6 @@ class Workdir:
                 f"{', '.join(others) or 'none'}. Those it began with are in {self.plugins}; choose another "
                 "--workdir for others"
             )
-        for name, source in plugins.items():
-            write_bytes(self.plugins / name, source)
         return now
 
     def check_layers(self, count: int, phases: Sequence[PhaseSpec]) -> None:

@@ -20,6 +20,7 @@ from trainer.loop.monitoring import profile_range, real_values
 from trainer.loop.phases import Phase, Plan
 from trainer.loop.state import TrainState
 from trainer.model.backbones import libraries_of
+from trainer.model.weights import network_digests
 from trainer.plugins import load_plugins
 from trainer.precision import left_out
 from trainer.record.summaries import Summaries
@@ -102,8 +103,30 @@ def record(experiment: Experiment, workdir: Workdir, stages: Stages, *, network:
     )  # fmt: skip
 
 
-def check_record(experiment: Experiment, workdir: Workdir) -> list[dict[str, Any]]:
+def check_network(experiment: Experiment, workdir: Workdir) -> dict[str, str]:
+    """Makes sure that the network, as it comes, is the one that a run here began with.
+
+    Returns:
+      Digests of it, by name.
+
+    Raises:
+      TrainerError: the network, its layers or the run in --init_from are others.
+    """
+    specs = [phase.spec for phase in experiment.plan.phases]
+    workdir.check_layers(len(experiment.classifier.named_layers), specs)
+    network = network_digests(experiment.backbone)
+    workdir.check_network(experiment.asked, network)
+    workdir.check_start(experiment.asked)
+    return network
+
+
+def check_record(experiment: Experiment, workdir: Workdir, *, writes: bool = True) -> list[dict[str, Any]]:
     """Writes who is in which split, and the plugins, or compares with what an earlier start wrote.
+
+    Args:
+      experiment: of the run.
+      workdir: of the run.
+      writes: whether what is not there is written; else only what is there is compared.
 
     Returns:
       What is recorded of the plugins.
@@ -117,10 +140,13 @@ def check_record(experiment: Experiment, workdir: Workdir) -> list[dict[str, Any
             f"{workdir.root} tells {told_classes(was)} apart, in this order, and the pictures have "
             f"{told_classes(now)}: its head means something else; choose another --workdir"
         )
-    plugins = load_plugins(experiment.asked.run.plugin)
-    recorded = workdir.keep_plugins({plugin.name: plugin.source for plugin in plugins})
+    plugins = {plugin.name: plugin.source for plugin in load_plugins(experiment.asked.run.plugin)}
+    recorded = workdir.keep_plugins(plugins) if writes else workdir.check_plugins(plugins)
     weights = experiment.weights_digest()
-    keep_table(experiment.asked, workdir)
+    if writes:
+        keep_table(experiment.asked, workdir)
+    elif not workdir.splits_json.exists():
+        return recorded
     workdir.write_or_check_splits(
         experiment.split_record(),
         config=experiment.asked,
