@@ -160,6 +160,9 @@ def test_a_split_is_scored_without_the_others(moved, run_main):
     before, splits = report_of(workdir), read_json(workdir / "splits.json")["splits"]
     (pictures / splits["train"][0][0]).unlink()
     (pictures / splits["validation"][0][0]).unlink()
+    seen = {"test": {"train": 2, "validation": 1}}
+    facts = {**read_json(workdir / "run.json"), "init_from": {"seen_before": seen}}
+    (workdir / "run.json").write_text(json.dumps(facts))
     flags = ["evaluate", f"--workdir={workdir}", f"--source=folder:{pictures}"]
     status, out, err = run_main(*flags, "--eval_split=test")
     assert (status, err) == (0, "")
@@ -167,6 +170,8 @@ def test_a_split_is_scored_without_the_others(moved, run_main):
     found = report_of(workdir)
     assert (found["split"], found["pictures_sha256"]) == ("test", before["pictures_sha256"])
     assert found["loss"] == pytest.approx(before["loss"], rel=1e-5)
+    # What its run began with had learnt from these, wherever they are.
+    assert found["seen_before"] == seen["test"]
     status, _, err = run_main(*flags, "--eval_split=validation")
     assert status == 1
     assert f"has not a picture of this run: {splits['validation'][0][0]} in validation is missing" in err

@@ -14,7 +14,7 @@ from trainer.record.workdir import Workdir
 from trainer.report.sections import Predictions, as_parquet
 from trainer.run import cross_validation
 from trainer.run.cross_validation import check_folds
-from trainer.store.files import make_folder, write_bytes, write_json
+from trainer.store.files import make_folder, read_json, write_bytes, write_json
 from trainer.tasks import SingleLabel
 from trainer.values import UsageError
 
@@ -88,6 +88,17 @@ def pooled(tmp_path, monkeypatch):
         return task.probabilities(logits), written
 
     return run
+
+
+def test_what_the_run_that_all_folds_begin_with_has_seen_is_added_up(pooled, tmp_path):
+    _, given = pooled(SingleLabel(), seen_before={"train": 1, "validation": 2})
+    result = read_json(tmp_path / "cross_validation.json")
+    assert given["seen_before"] == result["seen_before"] == {"train": 2, "validation": 4}
+    told = (tmp_path / "cross_validation.md").read_text()
+    assert "\n\n2 of the test pictures are among those that the run in --init_from was trained with" in told
+    pooled(SingleLabel())
+    assert "seen_before" not in read_json(tmp_path / "cross_validation.json")
+    assert "--init_from" not in (tmp_path / "cross_validation.md").read_text()
 
 
 def test_all_folds_together_have_the_probabilities_of_each(pooled):

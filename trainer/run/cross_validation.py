@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from trainer.record.spreadsheets import unique_names
 from trainer.record.workdir import Workdir
 from trainer.run.combinations import check_evaluations
 from trainer.run.experiment import Experiment
+from trainer.run.finished_run import told_learnt_before
 from trainer.run.scoring import recipe_facts, require_scores, thumbnails, write_scores
 from trainer.store.files import read_json, write_json, write_text
 from trainer.tasks import Task, make_task
@@ -122,6 +124,7 @@ def put_together(config: Config, root: str, *, asked: RunConfig) -> None:
         **recipe_facts(experiment.config, first),
         **told_thresholds,
         left_out_pictures=[list(picture) for picture in experiment.left_out],
+        **_seen_before(reports),
     ).values
     result = _summed_up(reports, pooled)
     folder = Workdir(root).root
@@ -151,6 +154,7 @@ def _summed_up(reports: Sequence[Mapping[str, Any]], pooled: Mapping[str, Any]) 
             "num_examples": pooled["num_examples"],
             "accuracy_95_percent_interval": pooled["accuracy_95_percent_interval"],
         },
+        **_seen_before(reports),
     }
 
 
@@ -177,6 +181,7 @@ def told(result: Mapping[str, Any]) -> str:
     return "\n".join(lines) + (
         f"\n\nAccuracy of all predictions together: {told_pooled}. The spread of the folds is not the error "
         "of their mean: they share training pictures.\n"
+        + (f"\n{told_learnt_before(seen, 'test')}.\n" if (seen := result.get("seen_before")) else "")
     )
 
 
@@ -230,6 +235,14 @@ def _pooled_metrics(reports: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         totals = [math.nan if v is None else v * size for v, size in zip(of_folds, sizes, strict=True)]
         means[name] = sum(totals) / sum(sizes)
     return means
+
+
+def _seen_before(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns how many pictures of all folds the run in --init_from learnt from; empty: none."""
+    counts: Counter[str] = Counter()
+    for report in reports:
+        counts.update(report.get("seen_before", {}))
+    return {"seen_before": dict(counts)} if counts else {}
 
 
 def _read_predictions(path: Path, class_names: Sequence[str]) -> tuple[list[str], np.ndarray, list[str]]:

@@ -104,11 +104,16 @@ def tell_seen_before(taken: Mapping[str, Any], *, scored: str) -> None:
       scored: the split that the report is of.
     """
     if seen := taken.get("seen_before", {}).get(scored):
-        _log.warning(
-            "%d of the %s pictures are among those that the run in --init_from was trained with, and %d "
-            "among those that its best weights were chosen by: read the score as too good",
-            seen.get("train", 0), scored, seen.get("validation", 0),
-        )  # fmt: skip
+        _log.warning("%s", told_learnt_before(seen, scored))
+
+
+def told_learnt_before(seen: Mapping[str, int], scored: str) -> str:
+    """Returns in words what `seen_before` counted of the split `scored`."""
+    return (
+        f"{seen.get('train', 0)} of the {scored} pictures are among those that the run in --init_from was "
+        f"trained with, and {seen.get('validation', 0)} among those that its best weights were chosen by: "
+        "read the score as too good"
+    )
 
 
 def _told(names: Any) -> str:

@@ -30,6 +30,7 @@ from trainer.run.finished_run import Network, open_network
 from trainer.run.fitting import compared
 from trainer.run.relabelling import relabelled
 from trainer.run.scoring import (
+    learnt_before,
     main_split,
     measures,
     recipe_facts,
@@ -125,8 +126,10 @@ def evaluate_pictures(
     pipeline, logits, asked = _scored(network, source, scan, config, indices, labels=labels, metrics=metrics)
     means = {**task.means(labels, logits), **asked}
     scored = Evaluation(means.pop("loss"), indices, labels, logits, means)
-    seen_before = {} if split else {"seen_before": _seen_before(workdir, scan.digests)}
-    more = {"pretrained": compared(workdir, split)} if split else seen_before
+    if split:
+        more = {"pretrained": compared(workdir, split), **learnt_before(workdir, split)}
+    else:
+        more = {"seen_before": _seen_before(workdir, scan.digests)}
     report = write_scores(
         folder,
         workdir,

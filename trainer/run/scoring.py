@@ -150,7 +150,7 @@ def score(
         left_out_batches=workdir.read_facts()["rollbacks"],
         missing_classes=experiment.missing,
         pretrained=compared(workdir, split, right=task.right(task.predicted(scored.logits), scored.labels)),
-        **_seen_before(workdir, split),
+        **learnt_before(workdir, split),
         shared_pictures=[names for names in experiment.still_shared if any(f"({split})" in n for n in names)],
     )
     if summaries:
@@ -230,7 +230,7 @@ def _decided_by(task: Task, scored: Evaluation) -> Evaluation:
     return dataclasses.replace(scored, metrics=decided)
 
 
-def _seen_before(workdir: Workdir, split: str) -> dict[str, Any]:
+def learnt_before(workdir: Workdir, split: str) -> dict[str, Any]:
     """Returns what a report says of pictures that the run in --init_from learnt from; empty: of none."""
     seen = workdir.read_facts().get("init_from", {}).get("seen_before", {}).get(split)
     return {"seen_before": seen} if seen else {}
