@@ -218,15 +218,14 @@ def test_options_that_differ_are_named(sweep_of):
 
 
 def test_a_sweep_goes_on_over_the_pictures_that_it_began_with(sweep_of):
-    train = lambda config: 0.5  # noqa: E731
     began = {"train": (6, "aa"), "validation": (2, "bb"), "test": (2, "cc")}
     for _ in range(2):
-        sweep_of(train).study.require_pictures(began)
+        sweep_of(lambda config: 0.5).study.require_pictures(began)
     told = (
         r"/sweep began with: train has 7, and had 6; test has 2, but not the same\. Restore them, or choose"
     )
     with pytest.raises(TrainerError, match=told):
-        sweep_of(train).study.require_pictures({**began, "train": (7, "dd"), "test": (2, "ee")})
+        sweep_of(lambda config: 0.5).study.require_pictures({**began, "train": (7, "dd"), "test": (2, "ee")})
 
 
 def test_the_best_three_that_are_repeated_are_three_recipes(sweep_of):

@@ -7,6 +7,7 @@ elsewhere.
 
 import bisect
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
@@ -208,7 +209,7 @@ class Taken:
     def note(self, **facts: Any) -> None:
         """Records something about the trial."""
         for name, fact in facts.items():
-            self._unless_lost(lambda name=name, fact=fact: self._trial.set_user_attr(name, fact))  # type: ignore[misc]
+            self._unless_lost(functools.partial(self._trial.set_user_attr, name, fact))
 
     def begin(self, size: int) -> str:
         """Notes that it is begun; returns why it is not to be, if its process has died too often.
