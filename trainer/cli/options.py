@@ -373,7 +373,7 @@ class PlanConfig:
     )
     batch_size: int = option(
         32,
-        "Examples per update, over all devices.",
+        "In predict and explain, pictures at a time; else, examples per update, over all devices.",
         short=True,
         bounds=AT_LEAST_1,
     )
